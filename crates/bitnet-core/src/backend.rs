@@ -1,0 +1,196 @@
+//! The dozen operations that the transformer is written over.
+
+use crate::{Matrix, ShapeError};
+
+/// How a ternary product treats its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationPrecision {
+    /// Per-token absmax int8 (W1.58A8), as BitNet models are trained.
+    Int8,
+    /// Activations stay f32 (weight-only models).
+    Float,
+}
+
+/// The nonlinearity of a gated feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `max(g, 0)^2 * u`.
+    Relu2,
+    /// `g / (1 + exp(-g)) * u`.
+    Silu,
+}
+
+/// Element type of the key and value cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum KvType {
+    F32,
+    F16,
+    BF16,
+}
+
+impl KvType {
+    /// Bytes an element takes.
+    pub fn size_bytes(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+}
+
+/// Heads and their size. `q` rows are `[heads * head_dim]`, `k` and `v` rows `[kv_heads * head_dim]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; query head `j` reads kv head `j / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Elements a head.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// Width of the stacked `q, k, v` row.
+    pub fn qkv_cols(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+}
+
+/// What a key-value cache of one sequence has to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvSpec {
+    /// Transformer layers.
+    pub layers: usize,
+    /// Heads and their size.
+    pub shape: AttentionShape,
+    /// Positions.
+    pub capacity: usize,
+    /// Type of keys.
+    pub key: KvType,
+    /// Type of values.
+    pub value: KvType,
+}
+
+/// Cosines and sines of the positions of one step, each `[m, head_dim/2]`, row-major.
+#[derive(Clone, Copy, Debug)]
+pub struct RopeRows<'a> {
+    /// Cosines.
+    pub cos: &'a [f32],
+    /// Sines.
+    pub sin: &'a [f32],
+}
+
+/// Why a backend could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// Stacked matrices do not fit together.
+    #[error("matrices stacked into one product differ in {what}: {a} and {b}")]
+    Stack {
+        /// What differs.
+        what: &'static str,
+        /// First value.
+        a: usize,
+        /// Second value.
+        b: usize,
+    },
+    /// A shape and its data disagree.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The key-value cache is full.
+    #[error("the key-value cache holds {capacity} positions, {need} were asked for")]
+    CacheFull {
+        /// Positions it holds.
+        capacity: usize,
+        /// Positions that were needed.
+        need: usize,
+    },
+    /// A row id outside the embedding.
+    #[error("id {id} is outside the vocabulary of {rows}")]
+    IdOutOfRange {
+        /// The id.
+        id: u32,
+        /// Rows of the table.
+        rows: usize,
+    },
+    /// A weight holds NaN or infinity.
+    #[error("a weight is not finite ({value})")]
+    NotFinite {
+        /// What was found.
+        value: f32,
+    },
+    /// The host would not give the memory.
+    #[error("could not allocate {bytes} bytes for {what}")]
+    OutOfMemory {
+        /// Size of the request.
+        bytes: usize,
+        /// What it was for.
+        what: &'static str,
+    },
+    /// The backend has no way to do this.
+    #[error("{backend} cannot do {what}; {hint}")]
+    Unsupported {
+        /// Name of the backend.
+        backend: &'static str,
+        /// The request.
+        what: String,
+        /// What would work.
+        hint: &'static str,
+    },
+}
+
+/// A device that can run the transformer.
+///
+/// Shapes: `m` tokens of one step, `n` output features, `k` input features. Tensors are f32, row-major `[m, n]`, and a
+/// caller may reuse an output tensor of another size: operations resize it. Every float result follows the one defined
+/// order of operations of `docs/numerics.md`, so it does not depend on threads, batching or instruction set.
+pub trait Backend: Sized + Send + Sync + 'static {
+    /// Activations, `[m, n]` f32.
+    type Tensor: Send;
+    /// A norm weight, `[n]` f32.
+    type Vector: Send + Sync;
+    /// Prepared matrices, `[n, k]`.
+    type Weight: Send + Sync;
+    /// The key-value cache of one sequence, all layers.
+    type Kv: Send;
+
+    /// An empty tensor, to be filled by an operation.
+    fn tensor(&self) -> Self::Tensor;
+    /// Uploads a norm weight.
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector, BackendError>;
+    /// Stacks matrices by rows (q, k, v become one product) and puts them into the backend's own layout. A dense matrix
+    /// must be alone.
+    fn prepare(&self, stacked: &[Matrix], act: ActivationPrecision) -> Result<Self::Weight, BackendError>;
+    /// Bytes that a prepared weight occupies, and how many of them are still in the file's own memory map.
+    fn weight_bytes(&self, w: &Self::Weight) -> (usize, usize);
+    /// An empty cache.
+    fn kv(&self, spec: KvSpec) -> Result<Self::Kv, BackendError>;
+
+    /// `out[i] = w[ids[i]]`, dequantized.
+    fn embed(&self, w: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<(), BackendError>;
+    /// `out = x / rms(x) * w` for every row; `out` may not alias `x`.
+    fn rms_norm(&self, x: &Self::Tensor, w: &Self::Vector, eps: f32, out: &mut Self::Tensor);
+    /// RMSNorm of `count` neighbouring heads of every row in place, beginning with head `first` (rows are heads of
+    /// `head_dim` elements, `w` is `[head_dim]`).
+    fn rms_norm_heads(&self, x: &mut Self::Tensor, first: usize, count: usize, head_dim: usize, w: &Self::Vector, eps: f32);
+    /// `out[m, n] = x[m, k] * w[n, k]^T`, with the activation precision the weight was prepared for.
+    fn linear(&self, x: &Self::Tensor, w: &Self::Weight, out: &mut Self::Tensor);
+    /// Rotates q and k of the stacked rows `qkv [m, qkv_cols]` (half-split pairs `i, i + d/2`), writes k and v of positions
+    /// `start..start + m` of `layer` into the cache, and leaves the rotated q in `qkv`.
+    fn rope_append(
+        &self,
+        qkv: &mut Self::Tensor,
+        rope: RopeRows<'_>,
+        kv: &mut Self::Kv,
+        layer: usize,
+        start: usize,
+    ) -> Result<(), BackendError>;
+    /// Causal attention of the `m` queries at positions `start..` over the cache: `out [m, heads * head_dim]`.
+    fn attend(&self, qkv: &Self::Tensor, kv: &Self::Kv, layer: usize, start: usize, out: &mut Self::Tensor);
+    /// `out[m, i] = act(gate) * up` from stacked rows `[gate | up]`, `[m, 2i]`.
+    fn gate(&self, gate_up: &Self::Tensor, act: Activation, out: &mut Self::Tensor);
+    /// `x += y`.
+    fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
+    /// Keeps the rows from `first` on, dropping the ones before.
+    fn keep_rows(&self, x: &mut Self::Tensor, first: usize);
+    /// Copies a tensor to the host, row-major.
+    fn download(&self, x: &Self::Tensor, out: &mut Vec<f32>);
+}
