@@ -1,0 +1,1 @@
+//! How real weights become trits.

@@ -1,0 +1,1 @@
+//! Dense element and block types, dequantized.

@@ -1,0 +1,1 @@
+//! How files pack trits.
