@@ -1,0 +1,136 @@
+//! Dense products over rows in the type of the file: head, embedding, dense layers (rule 13 of `docs/numerics.md`).
+
+mod formats;
+
+use crate::Isa;
+use crate::kernels::norm::padded;
+use crate::pool::Pool;
+use crate::simd::{Kernel, Lanes, dispatch};
+use bitnet_core::{DenseMatrix, DenseType};
+use formats::{Bf16, F16, F32, Q4_0, Q6K, Q8_0, RowFormat};
+
+/// Rows whose dot products run side by side, to hide the latency of each row's single chain.
+const ROWS: usize = 4;
+/// Rows of one piece of parallel work.
+const PIECE: usize = 64;
+
+/// `y[rows, m] = w[first.., k] * x[m, k]^T` for the rows of `y`.
+struct Dot<'a> {
+    w: &'a DenseMatrix,
+    first: usize,
+    x: &'a [f32],
+    m: usize,
+    y: &'a mut [f32],
+}
+
+impl Dot<'_> {
+    #[inline(always)]
+    fn rows<L: Lanes, R: RowFormat>(self, l: L) {
+        let (k, m) = (self.w.cols(), self.m);
+        for (i, y) in self.y.chunks_mut(ROWS * m).enumerate() {
+            let row = self.first + i * ROWS;
+            let last = row + y.len() / m - 1;
+            let rows: [&[u8]; ROWS] = std::array::from_fn(|r| self.w.row((row + r).min(last)));
+            for (t, x) in self.x.chunks_exact(k).enumerate() {
+                let (blocks, tail) = x.as_chunks::<16>();
+                let mut sum = [l.splat(0.0); ROWS];
+                for (b, x) in blocks.iter().enumerate() {
+                    let x = l.load(x);
+                    for r in 0..ROWS {
+                        sum[r] = l.fma(R::lanes(l, rows[r], b), x, sum[r]);
+                    }
+                }
+                if !tail.is_empty() {
+                    let x = l.load(&padded(tail));
+                    for r in 0..ROWS {
+                        sum[r] = l.fma(R::tail(l, rows[r], blocks.len(), tail.len()), x, sum[r]);
+                    }
+                }
+                for (r, y) in y.chunks_exact_mut(m).enumerate() {
+                    y[t] = l.fold(sum[r]);
+                }
+            }
+        }
+    }
+}
+
+impl Kernel for Dot<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        match self.w.dtype() {
+            DenseType::F32 => self.rows::<L, F32>(l),
+            DenseType::F16 => self.rows::<L, F16>(l),
+            DenseType::BF16 => self.rows::<L, Bf16>(l),
+            DenseType::Q8_0 => self.rows::<L, Q8_0>(l),
+            DenseType::Q4_0 => self.rows::<L, Q4_0>(l),
+            DenseType::Q6_K => self.rows::<L, Q6K>(l),
+        }
+    }
+}
+
+/// `y[m, n] = x[m, k] * w[n, k]^T`.
+pub(crate) fn dense_linear(isa: Isa, pool: &Pool, w: &DenseMatrix, x: &[f32], m: usize, y: &mut [f32]) {
+    let n = w.rows();
+    if m == 1 {
+        pool.chunks_mut(y, PIECE, &|i, y| dispatch(isa, Dot { w, first: i * PIECE, x, m, y }));
+        return;
+    }
+    // Each row of weights is read once for all tokens, so the product comes out transposed.
+    let mut transposed = vec![0.0; n * m];
+    pool.chunks_mut(&mut transposed, PIECE * m, &|i, y| dispatch(isa, Dot { w, first: i * PIECE, x, m, y }));
+    pool.chunks_mut(y, n, &|t, y| {
+        for (row, y) in y.iter_mut().enumerate() {
+            *y = transposed[row * m + t];
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Noise, for_each_isa_and_pool};
+    use bitnet_quant::{dense::dequantize_row, spec};
+
+    /// Random bytes make valid blocks of every type once the scales are finite.
+    fn random(dtype: DenseType, n: usize, k: usize) -> DenseMatrix {
+        let mut noise = Noise(n as u32 + k as u32);
+        let (values, block) = dtype.block();
+        let mut data = Vec::new();
+        for _ in 0..n * k / values {
+            let mut bytes: Vec<u8> = (0..block).map(|_| noise.next() as u8).collect();
+            let small = half::f16::from_f32(noise.floats(1, 0.1)[0]).to_le_bytes();
+            match dtype {
+                DenseType::F32 => bytes.copy_from_slice(&noise.floats(1, 1.0)[0].to_le_bytes()),
+                DenseType::F16 => bytes.copy_from_slice(&small),
+                DenseType::BF16 => bytes.copy_from_slice(&noise.floats(1, 1.0)[0].to_le_bytes()[2..]),
+                DenseType::Q8_0 | DenseType::Q4_0 => bytes[..2].copy_from_slice(&small),
+                DenseType::Q6_K => bytes[208..].copy_from_slice(&small),
+            }
+            data.extend(bytes);
+        }
+        DenseMatrix::new(n, k, dtype, data.into()).unwrap()
+    }
+
+    #[test]
+    fn equals_dequantized_rows_and_l16() {
+        use DenseType::{BF16, F16, F32, Q4_0, Q6_K, Q8_0};
+        for_each_isa_and_pool(|isa, pool| {
+            for (dtype, k) in [(F32, 100), (F32, 7), (F16, 130), (BF16, 96), (Q8_0, 96), (Q4_0, 160), (Q6_K, 768)] {
+                for (n, m) in [(1, 1), (70, 1), (67, 3)] {
+                    let w = random(dtype, n, k);
+                    let x = Noise(9).floats(m * k, 2.0);
+                    let mut got = vec![f32::NAN; m * n];
+                    dense_linear(isa, pool, &w, &x, m, &mut got);
+                    for (i, got) in got.iter().enumerate() {
+                        let (t, row) = (i / n, i % n);
+                        let mut weights = vec![0.0; k];
+                        dequantize_row(dtype, w.row(row), &mut weights);
+                        let want = spec::dense_dot(&weights, &x[t * k..][..k]);
+                        assert_eq!(got.to_bits(), want.to_bits(), "{isa} {dtype:?} {n} x {k}");
+                    }
+                }
+            }
+        });
+    }
+}

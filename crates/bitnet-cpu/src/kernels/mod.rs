@@ -1,0 +1,9 @@
+//! One folder an operation.
+
+pub(crate) mod attend;
+pub(crate) mod dense;
+pub(crate) mod gate;
+pub(crate) mod norm;
+pub(crate) mod quantize;
+pub(crate) mod rope;
+pub(crate) mod ternary;

@@ -1,0 +1,81 @@
+//! Rotation of queries and keys (rule 8), and rounding into the cache (rule 12 of `docs/numerics.md`).
+
+use crate::Isa;
+use crate::kv::{KvCache, KvElement, LayerKv, Store};
+use crate::pool::Pool;
+use bitnet_core::RopeRows;
+use bitnet_quant::spec::rotate_half;
+
+/// Rotates the query heads of `qkv [m, cols]` in place and writes keys and values of positions `start..` of a layer.
+pub(crate) fn rope_append(
+    _isa: Isa,
+    pool: &Pool,
+    qkv: &mut [f32],
+    rope: RopeRows<'_>,
+    cache: &mut KvCache,
+    layer: usize,
+    start: usize,
+) {
+    let shape = cache.spec.shape;
+    let (d, cols) = (shape.head_dim, shape.qkv_cols());
+    let angles = |t: usize| (&rope.cos[t * d / 2..][..d / 2], &rope.sin[t * d / 2..][..d / 2]);
+    pool.chunks_mut(qkv, cols, &|t, row| {
+        let (cos, sin) = angles(t);
+        for head in row[..(shape.heads + shape.kv_heads) * d].chunks_exact_mut(d) {
+            rotate_half(head, cos, sin);
+        }
+    });
+    let qkv = &*qkv;
+    let m = qkv.len() / cols;
+    let row = |t: usize, head: usize| &qkv[t * cols + head * d..][..d];
+    let LayerKv { keys, values } = &mut cache.layers[layer];
+    let (key_stride, value_stride) = (cache.key_stride, cache.value_stride);
+    each_store(keys, pool, key_stride, &Writer { m, start, width: d, row: &|t, h| row(t, shape.heads + h), tiled: true });
+    each_store(values, pool, value_stride, &Writer {
+        m,
+        start,
+        width: d.next_multiple_of(16),
+        row: &|t, h| row(t, shape.heads + shape.kv_heads + h),
+        tiled: false,
+    });
+}
+
+/// Where the rows of one step go.
+struct Writer<'a> {
+    m: usize,
+    start: usize,
+    /// Elements a position takes in the store.
+    width: usize,
+    row: &'a (dyn Fn(usize, usize) -> &'a [f32] + Sync),
+    /// Keys lie in tiles of 16 positions, transposed; values row by row.
+    tiled: bool,
+}
+
+impl Writer<'_> {
+    fn write<E: KvElement>(&self, pool: &Pool, store: &mut [E], stride: usize) {
+        pool.chunks_mut(store, stride, &|head, store| {
+            for t in 0..self.m {
+                let position = self.start + t;
+                let row = (self.row)(t, head);
+                if self.tiled {
+                    let tile = &mut store[position / 16 * 16 * self.width..][..16 * self.width];
+                    for (lanes, x) in tile.chunks_exact_mut(16).zip(row) {
+                        lanes[position % 16] = E::round(*x);
+                    }
+                } else {
+                    for (out, x) in store[position * self.width..].iter_mut().zip(row) {
+                        *out = E::round(*x);
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn each_store(store: &mut Store, pool: &Pool, stride: usize, writer: &Writer<'_>) {
+    match store {
+        Store::F32(s) => writer.write(pool, s, stride),
+        Store::F16(s) => writer.write(pool, s, stride),
+        Store::BF16(s) => writer.write(pool, s, stride),
+    }
+}

@@ -1,0 +1,119 @@
+//! The key-value cache of one sequence.
+//!
+//! Keys lie in tiles of 16 positions, transposed: `[kv_head][position / 16][d][16]`, so that one vector holds a dimension
+//! of sixteen positions. Values lie row by row, `[kv_head][position][d padded to 16]`. The memory is asked for zeroed and
+//! whole, so pages become resident only as positions are written.
+
+use crate::simd::Lanes;
+use bitnet_core::{BackendError, KvSpec, KvType};
+use half::{bf16, f16};
+
+/// An element type of the cache.
+pub(crate) trait KvElement: Copy + Default + Send + Sync {
+    /// Rule 12: rounds to the cache type, ties to even.
+    fn round(x: f32) -> Self;
+    /// Widens sixteen elements.
+    fn lanes<L: Lanes>(l: L, x: &[Self; 16]) -> L::F;
+}
+
+impl KvElement for f32 {
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn lanes<L: Lanes>(l: L, x: &[Self; 16]) -> L::F {
+        l.load(x)
+    }
+}
+
+/// IEEE half precision; values beyond its range saturate.
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+pub(crate) struct F16(u16);
+
+impl KvElement for F16 {
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        Self(f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits())
+    }
+    #[inline(always)]
+    fn lanes<L: Lanes>(l: L, x: &[Self; 16]) -> L::F {
+        l.load_f16(&x.map(|x| x.0))
+    }
+}
+
+/// The upper half of an f32.
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+pub(crate) struct BF16(u16);
+
+impl KvElement for BF16 {
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        Self(bf16::from_f32(x).to_bits())
+    }
+    #[inline(always)]
+    fn lanes<L: Lanes>(l: L, x: &[Self; 16]) -> L::F {
+        l.load_bf16(&x.map(|x| x.0))
+    }
+}
+
+/// Elements of one type.
+pub(crate) enum Store {
+    F32(Vec<f32>),
+    F16(Vec<F16>),
+    BF16(Vec<BF16>),
+}
+
+impl Store {
+    fn new(ty: KvType, len: usize) -> Result<Self, BackendError> {
+        Ok(match ty {
+            KvType::F32 => Self::F32(zeroed(len)?),
+            KvType::F16 => Self::F16(zeroed::<u16>(len)?.into_iter().map(F16).collect()),
+            KvType::BF16 => Self::BF16(zeroed::<u16>(len)?.into_iter().map(BF16).collect()),
+        })
+    }
+}
+
+/// Zeroed memory, after a check that the host would give it.
+fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>, BackendError> {
+    let mut probe = Vec::<T>::new();
+    probe
+        .try_reserve_exact(len)
+        .map_err(|_| BackendError::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()), what: "the key-value cache" })?;
+    drop(probe);
+    Ok(vec![T::default(); len])
+}
+
+pub(crate) struct LayerKv {
+    pub(crate) keys: Store,
+    pub(crate) values: Store,
+}
+
+/// Keys and values of one sequence, all layers.
+pub struct KvCache {
+    pub(crate) spec: KvSpec,
+    pub(crate) layers: Vec<LayerKv>,
+    /// Elements of a head's keys.
+    pub(crate) key_stride: usize,
+    /// Elements of a head's values.
+    pub(crate) value_stride: usize,
+}
+
+impl KvCache {
+    pub(crate) fn new(spec: KvSpec) -> Result<Self, BackendError> {
+        let positions = spec.capacity.next_multiple_of(16);
+        let key_stride = positions * spec.shape.head_dim;
+        let value_stride = positions * spec.shape.head_dim.next_multiple_of(16);
+        let layers = (0..spec.layers)
+            .map(|_| {
+                Ok(LayerKv {
+                    keys: Store::new(spec.key, key_stride * spec.shape.kv_heads)?,
+                    values: Store::new(spec.value, value_stride * spec.shape.kv_heads)?,
+                })
+            })
+            .collect::<Result<_, BackendError>>()?;
+        Ok(Self { spec, layers, key_stride, value_stride })
+    }
+}

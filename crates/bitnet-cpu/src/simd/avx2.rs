@@ -1,0 +1,134 @@
+//! Lanes as two ymm registers: the first holds lanes 0 to 7.
+
+use super::{Kernel, Lanes};
+use crate::Isa;
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX2, FMA and F16C. Made in [`run`] alone.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+/// Runs `kernel` compiled for AVX2.
+pub(super) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn inner<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx2(()))
+    }
+    assert!(isa.is_available(), "{isa} is not available");
+    // SAFETY: the assertion above has seen every feature that `inner` enables.
+    unsafe { inner(kernel) }
+}
+
+/// States the promise of every intrinsic below once: a value of [`Avx2`] exists only inside [`run`].
+macro_rules! lane {
+    ($e:expr) => {
+        // SAFETY: `self` proves that the processor has the instructions, and every pointer below comes from an array
+        // reference of the full width, offset by at most half of it.
+        unsafe { $e }
+    };
+}
+
+/// Two registers, each by the same one-register operation.
+macro_rules! both {
+    ($f:ident, $a:ident $(, $b:ident)*) => {
+        lane!(($f($a.0 $(, $b.0)*), $f($a.1 $(, $b.1)*)))
+    };
+}
+
+impl Lanes for Avx2 {
+    type F = (__m256, __m256);
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        lane!((_mm256_set1_ps(x), _mm256_set1_ps(x)))
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; 16]) -> Self::F {
+        lane!((_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))))
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F, out: &mut [f32; 16]) {
+        lane!({
+            _mm256_storeu_ps(out.as_mut_ptr(), x.0);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), x.1);
+        })
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        both!(_mm256_fmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        both!(_mm256_fnmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    fn zero_unless_positive(self, t: Self::F, y: Self::F) -> Self::F {
+        let one = |t, y| lane!(_mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(t, _mm256_setzero_ps()), y));
+        (one(t.0, y.0), one(t.1, y.1))
+    }
+    #[inline(always)]
+    fn round(self, a: Self::F) -> Self::F {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        lane!((_mm256_round_ps::<NEAREST>(a.0), _mm256_round_ps::<NEAREST>(a.1)))
+    }
+    #[inline(always)]
+    fn exp2_int(self, k: Self::F) -> Self::F {
+        let one = |k| {
+            lane!({
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            })
+        };
+        (one(k.0), one(k.1))
+    }
+    #[inline(always)]
+    fn half_floor(self, k: Self::F) -> Self::F {
+        let one = |k| lane!(_mm256_cvtepi32_ps(_mm256_srai_epi32::<1>(_mm256_cvtps_epi32(k))));
+        (one(k.0), one(k.1))
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; 16]) -> Self::F {
+        lane!({
+            let p: *const __m128i = x.as_ptr().cast();
+            (_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1))))
+        })
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; 16]) -> Self::F {
+        let one = |half| lane!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half))));
+        let p: *const __m128i = x.as_ptr().cast();
+        (one(lane!(_mm_loadu_si128(p))), one(lane!(_mm_loadu_si128(p.add(1)))))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> Self::F {
+        lane!({
+            let all = _mm_loadu_si128(x.as_ptr().cast());
+            let high = _mm_srli_si128::<8>(all);
+            (_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)))
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! Lanes as one zmm register.
+
+use super::{Kernel, Lanes};
+use crate::Isa;
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX-512 F, BW, VL, DQ and VNNI, AVX2, FMA and F16C. Made in [`run`] alone.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+/// Runs `kernel` compiled for AVX-512.
+pub(super) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    fn inner<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx512(()))
+    }
+    assert!(isa.is_available(), "{isa} is not available");
+    // SAFETY: the assertion above has seen every feature that `inner` enables.
+    unsafe { inner(kernel) }
+}
+
+/// States the promise of every intrinsic below once: a value of [`Avx512`] exists only inside [`run`].
+macro_rules! lane {
+    ($e:expr) => {
+        // SAFETY: `self` proves that the processor has the instructions, and every pointer below comes from an array
+        // reference of the full width.
+        unsafe { $e }
+    };
+}
+
+impl Lanes for Avx512 {
+    type F = __m512;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        lane!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; 16]) -> Self::F {
+        lane!(_mm512_loadu_ps(x.as_ptr()))
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F, out: &mut [f32; 16]) {
+        lane!(_mm512_storeu_ps(out.as_mut_ptr(), x))
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        lane!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        lane!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        lane!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        lane!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        lane!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        lane!(_mm512_fnmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        lane!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        lane!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn zero_unless_positive(self, t: Self::F, y: Self::F) -> Self::F {
+        lane!(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(t, _mm512_setzero_ps()), y))
+    }
+    #[inline(always)]
+    fn round(self, a: Self::F) -> Self::F {
+        lane!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+    #[inline(always)]
+    fn exp2_int(self, k: Self::F) -> Self::F {
+        lane!({
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(k), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn half_floor(self, k: Self::F) -> Self::F {
+        lane!(_mm512_cvtepi32_ps(_mm512_srai_epi32::<1>(_mm512_cvtps_epi32(k))))
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; 16]) -> Self::F {
+        lane!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; 16]) -> Self::F {
+        lane!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; 16]) -> Self::F {
+        lane!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+}

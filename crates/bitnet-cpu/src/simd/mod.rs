@@ -1,0 +1,92 @@
+//! Sixteen f32 lanes on every instruction set: one zmm, two ymm, or an array.
+//!
+//! A kernel's float part is written once over [`Lanes`] and compiled for each instruction set by [`dispatch`]. All
+//! implementations round every operation in the same way, so the results are the same bits.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+
+use crate::Isa;
+
+/// Sixteen f32 lanes. A value of an implementing type proves that the processor has its instructions.
+pub(crate) trait Lanes: Copy {
+    /// Sixteen lanes.
+    type F: Copy;
+
+    fn splat(self, x: f32) -> Self::F;
+    fn load(self, x: &[f32; 16]) -> Self::F;
+    fn store(self, x: Self::F, out: &mut [f32; 16]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `c - a * b`, rounded once.
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }` in every lane.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }` in every lane.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if t > 0 { y } else { +0 }` in every lane.
+    fn zero_unless_positive(self, t: Self::F, y: Self::F) -> Self::F;
+    /// Rounds to the nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// `2^k` of lanes that hold integers from -126 to 127.
+    fn exp2_int(self, k: Self::F) -> Self::F;
+    /// Halves of integers, rounded down.
+    fn half_floor(self, k: Self::F) -> Self::F;
+    /// Widens f16 bits.
+    fn load_f16(self, x: &[u16; 16]) -> Self::F;
+    /// Widens bf16 bits.
+    fn load_bf16(self, x: &[u16; 16]) -> Self::F;
+    /// Widens signed bytes.
+    fn load_i8(self, x: &[i8; 16]) -> Self::F;
+
+    /// Rule 2: folds the lanes by +8, +4, +2, +1.
+    #[inline(always)]
+    fn fold(self, x: Self::F) -> f32 {
+        let mut lanes = [0.0; 16];
+        self.store(x, &mut lanes);
+        bitnet_quant::spec::fold16(lanes)
+    }
+
+    /// Rule 9 in every lane, operation for operation as `bitnet_quant::spec::exp`.
+    #[inline(always)]
+    fn exp(self, x: Self::F) -> Self::F {
+        use bitnet_quant::spec::{EXP_C, EXP_HI, EXP_LN2_HI, EXP_LN2_LO, EXP_LO, EXP_LOG2E};
+        let x = self.min(self.max(x, self.splat(EXP_LO)), self.splat(EXP_HI));
+        let k = self.round(self.mul(x, self.splat(EXP_LOG2E)));
+        let r = self.fnma(k, self.splat(EXP_LN2_HI), x);
+        let r = self.fnma(k, self.splat(EXP_LN2_LO), r);
+        let mut p = self.splat(EXP_C[4]);
+        for c in [EXP_C[3], EXP_C[2], EXP_C[1], EXP_C[0], 1.0, 1.0] {
+            p = self.fma(p, r, self.splat(c));
+        }
+        let low = self.half_floor(k);
+        let high = self.sub(k, low);
+        self.mul(self.mul(p, self.exp2_int(low)), self.exp2_int(high))
+    }
+}
+
+/// A piece of work that is compiled once for each instruction set.
+pub(crate) trait Kernel {
+    /// What the work returns.
+    type Output;
+    /// Does the work. Implementations are `#[inline(always)]`, so that they take on the instruction set of the caller.
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+/// Runs `kernel` with the lanes of `isa`.
+pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        Isa::Scalar => kernel.run(scalar::Scalar),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::run(isa, kernel),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::run(isa, kernel),
+    }
+}
