@@ -117,13 +117,14 @@ impl Pool {
 
     /// Calls `f(i, chunk)` for every chunk of `len` elements (the last may be shorter), spread over the threads.
     pub(crate) fn chunks_mut<T: Send>(&self, data: &mut [T], len: usize, f: &(dyn Fn(usize, &mut [T]) + Sync)) {
-        let (total, start) = (data.len(), Shares(data.as_mut_ptr()));
+        let total = data.len();
+        let shares = Shares::new(data);
         let len = len.max(1);
         self.ranges_one_by_one(total.div_ceil(len), &|i| {
             let from = i * len;
             // SAFETY: `i` is handed out once, so the chunks `from..min(from + len, total)` of `data` are disjoint, and
             // `data` stays mutably borrowed until all calls have returned.
-            f(i, unsafe { std::slice::from_raw_parts_mut(start.at(from), len.min(total - from)) });
+            f(i, unsafe { shares.slice(from, len.min(total - from)) });
         });
     }
 
@@ -133,16 +134,30 @@ impl Pool {
     }
 }
 
-/// A pointer whose targets are shared out among threads.
-struct Shares<T>(*mut T);
+/// A mutable slice whose disjoint parts are shared out among threads.
+pub(crate) struct Shares<'a, T> {
+    start: *mut T,
+    len: usize,
+    borrow: std::marker::PhantomData<&'a mut [T]>,
+}
 
-// SAFETY: the elements behind it are `Send`, and each is reached by one thread.
-unsafe impl<T: Send> Sync for Shares<T> {}
+// SAFETY: the elements are `Send`, and each is reached by one thread (see `Shares::slice`).
+unsafe impl<T: Send> Sync for Shares<'_, T> {}
 
-impl<T> Shares<T> {
-    fn at(&self, i: usize) -> *mut T {
-        // `chunks_mut` asks for places inside its slice alone.
-        self.0.wrapping_add(i)
+impl<'a, T> Shares<'a, T> {
+    pub(crate) fn new(data: &'a mut [T]) -> Self {
+        Self { start: data.as_mut_ptr(), len: data.len(), borrow: std::marker::PhantomData }
+    }
+
+    /// Elements `from..from + len`; panics when they do not lie inside.
+    ///
+    /// # Safety
+    /// While the returned slice lives, no other slice that overlaps it may exist.
+    #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    pub(crate) unsafe fn slice(&self, from: usize, len: usize) -> &mut [T] {
+        assert!(from <= self.len && len <= self.len - from, "{from}+{len} lies outside {}", self.len);
+        // SAFETY: the range lies inside the borrowed slice, and the caller promises that it is not aliased.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
     }
 }
 

@@ -131,4 +131,26 @@ impl Lanes for Avx2 {
             (_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)))
         })
     }
+    #[inline(always)]
+    fn store_i8(self, x: Self::F, out: &mut [i8; 16]) {
+        lane!({
+            let (a, b) = (_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
+            let (a, b) = (
+                _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a)),
+                _mm_packs_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256::<1>(b)),
+            );
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packs_epi16(a, b));
+        })
+    }
+    #[inline(always)]
+    fn trits(self, words: &[u32; 16], shift: u32) -> Self::F {
+        let one = |words: *const u32| {
+            lane!({
+                let codes = _mm256_srl_epi32(_mm256_loadu_si256(words.cast()), _mm_cvtsi32_si128(shift as i32));
+                let codes = _mm256_and_si256(codes, _mm256_set1_epi32(3));
+                _mm256_sub_ps(_mm256_cvtepi32_ps(codes), _mm256_set1_ps(1.0))
+            })
+        };
+        (one(words.as_ptr()), one(words[8..].as_ptr()))
+    }
 }

@@ -109,4 +109,17 @@ impl Lanes for Avx512 {
     fn load_i8(self, x: &[i8; 16]) -> Self::F {
         lane!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
     }
+    #[inline(always)]
+    fn store_i8(self, x: Self::F, out: &mut [i8; 16]) {
+        lane!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))))
+    }
+    #[inline(always)]
+    fn trits(self, words: &[u32; 16], shift: u32) -> Self::F {
+        lane!({
+            let words = _mm512_loadu_si512(words.as_ptr().cast());
+            let codes = _mm512_srl_epi32(words, _mm_cvtsi32_si128(shift as i32));
+            let codes = _mm512_and_si512(codes, _mm512_set1_epi32(3));
+            _mm512_sub_ps(_mm512_cvtepi32_ps(codes), _mm512_set1_ps(1.0))
+        })
+    }
 }

@@ -46,6 +46,11 @@ pub(crate) trait Lanes: Copy {
     /// Widens signed bytes.
     fn load_i8(self, x: &[i8; 16]) -> Self::F;
 
+    /// Narrows lanes that hold integers from -128 to 127.
+    fn store_i8(self, x: Self::F, out: &mut [i8; 16]);
+    /// The trits of two-bit codes at bits `shift..shift + 2` of sixteen words.
+    fn trits(self, words: &[u32; 16], shift: u32) -> Self::F;
+
     /// Rule 2: folds the lanes by +8, +4, +2, +1.
     #[inline(always)]
     fn fold(self, x: Self::F) -> f32 {

@@ -87,4 +87,12 @@ impl Lanes for Scalar {
     fn load_i8(self, x: &[i8; 16]) -> Self::F {
         x.map(f32::from)
     }
+    #[inline(always)]
+    fn store_i8(self, x: Self::F, out: &mut [i8; 16]) {
+        *out = x.map(|x| x as i8)
+    }
+    #[inline(always)]
+    fn trits(self, words: &[u32; 16], shift: u32) -> Self::F {
+        words.map(|w| ((w >> shift) & 3) as f32 - 1.0)
+    }
 }

@@ -13,7 +13,10 @@ pub fn quantize_row(x: &[f32], q: &mut [i8]) -> f32 {
     let absmax = x.iter().fold(ACT_FLOOR, |m, v| if v.abs() > m { v.abs() } else { m });
     let s = 127.0 / absmax;
     for (q, &x) in q.iter_mut().zip(x) {
-        *q = (x * s).round_ties_even().clamp(-128.0, 127.0) as i8;
+        let z = (x * s).round_ties_even();
+        // Written as comparisons so that what is not a number has a defined result, -128.
+        let z = if z > -128.0 { z } else { -128.0 };
+        *q = if z < 127.0 { z } else { 127.0 } as i8;
     }
     1.0 / s
 }

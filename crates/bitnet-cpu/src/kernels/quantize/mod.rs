@@ -1,0 +1,89 @@
+//! Per-token int8 activations (rule 4 of `docs/numerics.md`).
+
+use crate::Isa;
+use crate::kernels::norm::padded;
+use crate::pool::Pool;
+use crate::simd::{Kernel, Lanes, dispatch};
+
+/// Int8 activations of `m` tokens.
+#[derive(Default)]
+pub(crate) struct Quantized {
+    /// `[m, stride]`, every token padded with zeros to a multiple of 16.
+    pub(crate) q: Vec<i8>,
+    /// Elements a token takes in `q`.
+    pub(crate) stride: usize,
+    /// `[m]`: what an integer is multiplied with to be real again.
+    pub(crate) d: Vec<f32>,
+}
+
+struct QuantizeRow<'a> {
+    x: &'a [f32],
+    q: &'a mut [i8],
+}
+
+impl Kernel for QuantizeRow<'_> {
+    type Output = f32;
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> f32 {
+        let (blocks, tail) = self.x.as_chunks::<16>();
+        let last = padded(tail);
+        let zero = l.splat(0.0);
+        let mut max = zero;
+        for x in blocks.iter().chain([&last]) {
+            let x = l.load(x);
+            max = l.max(l.max(x, l.sub(zero, x)), max);
+        }
+        let mut lanes = [0.0; 16];
+        l.store(max, &mut lanes);
+        let absmax = lanes.iter().fold(bitnet_quant::spec::ACT_FLOOR, |m, v| if *v > m { *v } else { m });
+        let s = 127.0 / absmax;
+        for (x, q) in blocks.iter().chain([&last]).zip(self.q.as_chunks_mut::<16>().0) {
+            let z = l.round(l.mul(l.load(x), l.splat(s)));
+            l.store_i8(l.min(l.max(z, l.splat(-128.0)), l.splat(127.0)), q);
+        }
+        1.0 / s
+    }
+}
+
+/// Quantizes `x [m, k]` into `out`, whose memory is reused.
+pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Quantized) {
+    let m = x.len() / k;
+    out.stride = k.next_multiple_of(16);
+    out.q.resize(m * out.stride, 0);
+    out.d.resize(m, 0.0);
+    let stride = out.stride;
+    let d = crate::pool::Shares::new(&mut out.d);
+    pool.chunks_mut(&mut out.q, stride, &|t, q| {
+        let scale = dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q });
+        // SAFETY: `t` is visited once.
+        unsafe { d.slice(t, 1) }[0] = scale;
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Noise, for_each_isa_and_pool};
+
+    #[test]
+    fn equals_the_specification() {
+        for_each_isa_and_pool(|isa, pool| {
+            for k in [1, 16, 31, 200, 2560] {
+                let mut x = Noise(k as u32).floats(5 * k, 4.0);
+                x[..k].fill(0.0);
+                x[k] = f32::NAN;
+                x[2 * k] = f32::INFINITY;
+                x[3 * k..4 * k].fill(1e-7);
+                let mut got = Quantized::default();
+                quantize(isa, pool, &x, k, &mut got);
+                for (t, x) in x.chunks(k).enumerate() {
+                    let mut want = vec![0; k];
+                    let d = bitnet_quant::spec::quantize_row(x, &mut want);
+                    assert_eq!(&got.q[t * got.stride..][..k], want, "{isa} {k} token {t}");
+                    assert_eq!(got.d[t].to_bits(), d.to_bits());
+                    assert!(got.q[t * got.stride + k..(t + 1) * got.stride].iter().all(|q| *q == 0));
+                }
+            }
+        });
+    }
+}

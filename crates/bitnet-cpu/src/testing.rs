@@ -1,0 +1,28 @@
+//! What the tests of this crate share.
+
+use crate::{Isa, pool::Pool};
+
+/// A small linear congruential generator: test data that is the same everywhere.
+pub(crate) struct Noise(pub(crate) u32);
+
+impl Noise {
+    pub(crate) fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.0 >> 8
+    }
+
+    /// Values from `-limit` to `limit`.
+    pub(crate) fn floats(&mut self, len: usize, limit: f32) -> Vec<f32> {
+        (0..len).map(|_| (self.next() as f32 / 8_388_608.0 - 1.0) * limit).collect()
+    }
+}
+
+/// Every available instruction set with one, two and three threads.
+pub(crate) fn for_each_isa_and_pool(test: impl Fn(Isa, &Pool)) {
+    for threads in [1, 2, 3] {
+        let pool = Pool::new(threads).unwrap();
+        for isa in Isa::available() {
+            test(isa, &pool);
+        }
+    }
+}
