@@ -1,1 +1,15 @@
-//! Placeholder
+//! The CPU backend: one weight layout, kernels for each operation and instruction set, and a thread pool.
+//!
+//! It knows instruction sets and memory layouts; it knows no file format and no model. Every kernel equals the scalar
+//! specification in `bitnet_quant::spec` bit for bit, whatever the instruction set and the number of threads.
+
+mod isa;
+mod kernels;
+mod kv;
+mod layout;
+mod pool;
+mod simd;
+#[cfg(test)]
+mod testing;
+
+pub use isa::{Isa, UnknownIsa};

@@ -8,7 +8,7 @@ use crate::simd::{Kernel, Lanes, dispatch};
 /// Int8 activations of `m` tokens.
 #[derive(Default)]
 pub(crate) struct Quantized {
-    /// `[m, stride]`, every token padded with zeros to a multiple of 16.
+    /// `[m, stride]`, every token padded with zeros.
     pub(crate) q: Vec<i8>,
     /// Elements a token takes in `q`.
     pub(crate) stride: usize,
@@ -48,15 +48,18 @@ impl Kernel for QuantizeRow<'_> {
 /// Quantizes `x [m, k]` into `out`, whose memory is reused.
 pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Quantized) {
     let m = x.len() / k;
-    out.stride = k.next_multiple_of(16);
+    // An odd number of cache lines: tokens that a register tile reads side by side then never share a cache set.
+    out.stride = (k.div_ceil(64) | 1) * 64;
     out.q.resize(m * out.stride, 0);
     out.d.resize(m, 0.0);
     let stride = out.stride;
     let d = crate::pool::Shares::new(&mut out.d);
     pool.chunks_mut(&mut out.q, stride, &|t, q| {
         let scale = dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q });
+        q[k.next_multiple_of(16)..].fill(0);
         // SAFETY: `t` is visited once.
-        unsafe { d.slice(t, 1) }[0] = scale;
+        let d = unsafe { d.slice(t, 1) };
+        d[0] = scale;
     });
 }
 
