@@ -75,6 +75,11 @@ impl TernaryMatrix {
         Ok(Self { rows, cols, codes, scale })
     }
 
+    /// The same trits with another scale.
+    pub fn with_scale(self, scale: Scale) -> Result<Self, ShapeError> {
+        Self::new(self.rows, self.cols, self.codes, scale)
+    }
+
     /// Packs row-major trits `[rows, cols]`; any positive value counts as +1 and any negative one as -1.
     pub fn from_trits(rows: usize, cols: usize, trits: &[i8], scale: Scale) -> Result<Self, ShapeError> {
         if trits.len() != rows * cols {
