@@ -156,8 +156,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn tensor(&self) -> Self::Tensor;
     /// Uploads a norm weight.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector, BackendError>;
-    /// Stacks matrices by rows (q, k, v become one product) and puts them into the backend's own layout. A dense matrix
-    /// must be alone.
+    /// Stacks matrices by rows (q, k, v become one product) and puts them into the backend's own layout.
     fn prepare(&self, stacked: &[Matrix], act: ActivationPrecision) -> Result<Self::Weight, BackendError>;
     /// Bytes that a prepared weight occupies, and how many of them are still in the file's own memory map.
     fn weight_bytes(&self, w: &Self::Weight) -> (usize, usize);

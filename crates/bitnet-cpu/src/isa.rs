@@ -32,7 +32,9 @@ impl Isa {
             Self::Scalar => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
@@ -89,6 +91,10 @@ fn names() -> String {
 impl FromStr for Isa {
     type Err = UnknownIsa;
     fn from_str(name: &str) -> Result<Self, UnknownIsa> {
-        Self::ALL.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| UnknownIsa { name: name.to_owned() })
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|isa| isa.name() == name)
+            .ok_or_else(|| UnknownIsa { name: name.to_owned() })
     }
 }

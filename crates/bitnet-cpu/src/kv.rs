@@ -79,9 +79,10 @@ impl Store {
 /// Zeroed memory, after a check that the host would give it.
 fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>, BackendError> {
     let mut probe = Vec::<T>::new();
-    probe
-        .try_reserve_exact(len)
-        .map_err(|_| BackendError::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()), what: "the key-value cache" })?;
+    probe.try_reserve_exact(len).map_err(|_| BackendError::OutOfMemory {
+        bytes: len.saturating_mul(size_of::<T>()),
+        what: "the key-value cache",
+    })?;
     drop(probe);
     Ok(vec![T::default(); len])
 }

@@ -163,7 +163,8 @@ mod tests {
             let mut noise = Noise(7);
             let matrix = |rows: usize, noise: &mut Noise| {
                 let trits: Vec<i8> = (0..rows * cols).map(|_| (noise.next() % 3) as i8 - 1).collect();
-                let scale = Scale::Groups { size: 32, values: noise.floats(rows * cols.div_ceil(32), 1.0).into() };
+                let scale =
+                    Scale::Groups { size: 32, values: noise.floats(rows * cols.div_ceil(32), 1.0).into() };
                 TernaryMatrix::from_trits(rows, cols, &trits, scale).unwrap()
             };
             let (a, b) = (matrix(rows, &mut noise), matrix(3, &mut noise));

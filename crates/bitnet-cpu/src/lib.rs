@@ -3,6 +3,8 @@
 //! It knows instruction sets and memory layouts; it knows no file format and no model. Every kernel equals the scalar
 //! specification in `bitnet_quant::spec` bit for bit, whatever the instruction set and the number of threads.
 
+mod backend;
+mod cores;
 mod isa;
 mod kernels;
 mod kv;
@@ -11,5 +13,9 @@ mod pool;
 mod simd;
 #[cfg(test)]
 mod testing;
+mod weight;
 
+pub use backend::{CpuBackend, CpuError, CpuOptions, CpuTensor, MAX_THREADS};
 pub use isa::{Isa, UnknownIsa};
+pub use kv::KvCache;
+pub use weight::CpuWeight;

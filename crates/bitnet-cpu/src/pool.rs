@@ -101,7 +101,9 @@ impl Pool {
     pub(crate) fn ranges(&self, items: usize, grain: usize, f: &(dyn Fn(Range<usize>) + Sync)) {
         let grain = grain.max(1);
         if items <= grain || self.workers.is_empty() {
-            return if items > 0 { f(0..items) };
+            return if items > 0 {
+                f(0..items)
+            };
         }
         let next = AtomicUsize::new(0);
         self.run(&|_, _| {
@@ -116,7 +118,12 @@ impl Pool {
     }
 
     /// Calls `f(i, chunk)` for every chunk of `len` elements (the last may be shorter), spread over the threads.
-    pub(crate) fn chunks_mut<T: Send>(&self, data: &mut [T], len: usize, f: &(dyn Fn(usize, &mut [T]) + Sync)) {
+    pub(crate) fn chunks_mut<T: Send>(
+        &self,
+        data: &mut [T],
+        len: usize,
+        f: &(dyn Fn(usize, &mut [T]) + Sync),
+    ) {
         let total = data.len();
         let shares = Shares::new(data);
         let len = len.max(1);

@@ -146,7 +146,8 @@ impl Lanes for Avx2 {
     fn trits(self, words: &[u32; 16], shift: u32) -> Self::F {
         let one = |words: *const u32| {
             lane!({
-                let codes = _mm256_srl_epi32(_mm256_loadu_si256(words.cast()), _mm_cvtsi32_si128(shift as i32));
+                let codes =
+                    _mm256_srl_epi32(_mm256_loadu_si256(words.cast()), _mm_cvtsi32_si128(shift as i32));
                 let codes = _mm256_and_si256(codes, _mm256_set1_epi32(3));
                 _mm256_sub_ps(_mm256_cvtepi32_ps(codes), _mm256_set1_ps(1.0))
             })

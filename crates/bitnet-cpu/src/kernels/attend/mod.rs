@@ -109,7 +109,15 @@ impl<K: KvElement, V: KvElement> Kernel for Head<'_, K, V> {
 }
 
 /// `out [m, heads * d]`: the queries of `qkv [m, cols]` at positions `start..` over all earlier positions and themselves.
-pub(crate) fn attend(isa: Isa, pool: &Pool, qkv: &[f32], cache: &KvCache, layer: usize, start: usize, out: &mut [f32]) {
+pub(crate) fn attend(
+    isa: Isa,
+    pool: &Pool,
+    qkv: &[f32],
+    cache: &KvCache,
+    layer: usize,
+    start: usize,
+    out: &mut [f32],
+) {
     let kv = &cache.layers[layer];
     match &kv.keys {
         Store::F32(k) => with_values(isa, pool, qkv, cache, k, &kv.values, start, out),
@@ -152,13 +160,16 @@ fn heads<K: KvElement, V: KvElement>(
     pool.chunks_mut(out, d, &|i, out| {
         let (t, head) = (i / shape.heads, i % shape.heads);
         let group = head / (shape.heads / shape.kv_heads);
-        dispatch(isa, Head {
-            q: &qkv[t * cols + head * d..][..d],
-            keys: &keys[group * cache.key_stride..][..cache.key_stride],
-            values: &values[group * cache.value_stride..][..cache.value_stride],
-            n: start + t + 1,
-            out,
-        });
+        dispatch(
+            isa,
+            Head {
+                q: &qkv[t * cols + head * d..][..d],
+                keys: &keys[group * cache.key_stride..][..cache.key_stride],
+                values: &values[group * cache.value_stride..][..cache.value_stride],
+                n: start + t + 1,
+                out,
+            },
+        );
     });
 }
 

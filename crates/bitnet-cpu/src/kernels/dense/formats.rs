@@ -43,7 +43,9 @@ impl RowFormat for F32 {
     #[inline(always)]
     fn lanes<L: Lanes>(l: L, row: &[u8], block: usize) -> L::F {
         let raw: &[u8; 64] = bytes(row, 64 * block);
-        l.load(&std::array::from_fn(|i| f32::from_le_bytes([raw[4 * i], raw[4 * i + 1], raw[4 * i + 2], raw[4 * i + 3]])))
+        l.load(&std::array::from_fn(|i| {
+            f32::from_le_bytes([raw[4 * i], raw[4 * i + 1], raw[4 * i + 2], raw[4 * i + 3]])
+        }))
     }
     #[inline(always)]
     fn tail<L: Lanes>(l: L, row: &[u8], block: usize, len: usize) -> L::F {

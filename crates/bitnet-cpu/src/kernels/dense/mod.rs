@@ -116,7 +116,9 @@ mod tests {
     fn equals_dequantized_rows_and_l16() {
         use DenseType::{BF16, F16, F32, Q4_0, Q6_K, Q8_0};
         for_each_isa_and_pool(|isa, pool| {
-            for (dtype, k) in [(F32, 100), (F32, 7), (F16, 130), (BF16, 96), (Q8_0, 96), (Q4_0, 160), (Q6_K, 768)] {
+            for (dtype, k) in
+                [(F32, 100), (F32, 7), (F16, 130), (BF16, 96), (Q8_0, 96), (Q4_0, 160), (Q6_K, 768)]
+            {
                 for (n, m) in [(1, 1), (70, 1), (67, 3)] {
                     let w = random(dtype, n, k);
                     let x = Noise(9).floats(m * k, 2.0);

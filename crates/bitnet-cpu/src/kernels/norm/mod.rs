@@ -54,7 +54,15 @@ pub(crate) fn rms_norm(isa: Isa, pool: &Pool, x: &[f32], w: &[f32], eps: f32, y:
 }
 
 /// RMSNorm of heads `first..first + count` of every row of `x [m, cols]`, in place; `w` is `[head_dim]`.
-pub(crate) fn rms_norm_heads(isa: Isa, pool: &Pool, x: &mut [f32], cols: usize, heads: (usize, usize), w: &[f32], eps: f32) {
+pub(crate) fn rms_norm_heads(
+    isa: Isa,
+    pool: &Pool,
+    x: &mut [f32],
+    cols: usize,
+    heads: (usize, usize),
+    w: &[f32],
+    eps: f32,
+) {
     let (first, count) = heads;
     let d = w.len();
     pool.chunks_mut(x, cols, &|_, row| {

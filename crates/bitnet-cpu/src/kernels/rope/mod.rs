@@ -30,14 +30,24 @@ pub(crate) fn rope_append(
     let row = |t: usize, head: usize| &qkv[t * cols + head * d..][..d];
     let LayerKv { keys, values } = &mut cache.layers[layer];
     let (key_stride, value_stride) = (cache.key_stride, cache.value_stride);
-    each_store(keys, pool, key_stride, &Writer { m, start, width: d, row: &|t, h| row(t, shape.heads + h), tiled: true });
-    each_store(values, pool, value_stride, &Writer {
-        m,
-        start,
-        width: d.next_multiple_of(16),
-        row: &|t, h| row(t, shape.heads + shape.kv_heads + h),
-        tiled: false,
-    });
+    each_store(
+        keys,
+        pool,
+        key_stride,
+        &Writer { m, start, width: d, row: &|t, h| row(t, shape.heads + h), tiled: true },
+    );
+    each_store(
+        values,
+        pool,
+        value_stride,
+        &Writer {
+            m,
+            start,
+            width: d.next_multiple_of(16),
+            row: &|t, h| row(t, shape.heads + shape.kv_heads + h),
+            tiled: false,
+        },
+    );
 }
 
 /// Where the rows of one step go.

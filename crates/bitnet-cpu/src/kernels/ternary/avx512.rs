@@ -90,15 +90,18 @@ fn register_tile<const TILES: usize, const T: usize>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn gemm_tiles<const TILES: usize>(blocks: &[Block], width: usize, q: &[i8], stride: usize, out: &mut [[i32; TILE]]) {
+fn gemm_tiles<const TILES: usize>(
+    blocks: &[Block],
+    width: usize,
+    q: &[i8],
+    stride: usize,
+    out: &mut [[i32; TILE]],
+) {
     let m = q.len() / stride;
     CODES.with_borrow_mut(|scratch| {
         scratch.clear();
         for k in 0..width {
-            let fields: [[__m512i; 4]; TILES] = std::array::from_fn(|i| {
-                // SAFETY: closures do not inherit the instruction set; the function around this one has it.
-                unsafe { unpack(&blocks[i * width + k]) }
-            });
+            let fields: [[__m512i; 4]; TILES] = std::array::from_fn(|i| unpack(&blocks[i * width + k]));
             for f in 0..4 {
                 scratch.extend(fields.map(|fields| fields[f]));
             }
@@ -107,23 +110,20 @@ fn gemm_tiles<const TILES: usize>(blocks: &[Block], width: usize, q: &[i8], stri
         let mut t = 0;
         while t < m {
             let (q, out) = (&q[t * stride..], &mut out[t..]);
-            // SAFETY: as above.
-            unsafe {
-                t += match m - t {
-                    TOKENS.. => {
-                        register_tile::<TILES, TOKENS>(codes, q, stride, out, m);
-                        TOKENS
-                    }
-                    4.. => {
-                        register_tile::<TILES, 4>(codes, q, stride, out, m);
-                        4
-                    }
-                    _ => {
-                        register_tile::<TILES, 1>(codes, q, stride, out, m);
-                        1
-                    }
-                };
-            }
+            t += match m - t {
+                TOKENS.. => {
+                    register_tile::<TILES, TOKENS>(codes, q, stride, out, m);
+                    TOKENS
+                }
+                4.. => {
+                    register_tile::<TILES, 4>(codes, q, stride, out, m);
+                    4
+                }
+                _ => {
+                    register_tile::<TILES, 1>(codes, q, stride, out, m);
+                    1
+                }
+            };
         }
     });
 }

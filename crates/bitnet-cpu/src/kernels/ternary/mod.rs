@@ -54,7 +54,14 @@ thread_local! {
 }
 
 /// `y[m, n] = x[m, k] * w[n, k]^T` with int8 activations; `quantized` is scratch.
-pub(crate) fn ternary_linear(isa: Isa, pool: &Pool, w: &Panels, x: &[f32], quantized: &mut Quantized, y: &mut [f32]) {
+pub(crate) fn ternary_linear(
+    isa: Isa,
+    pool: &Pool,
+    w: &Panels,
+    x: &[f32],
+    quantized: &mut Quantized,
+    y: &mut [f32],
+) {
     let m = x.len() / w.cols.max(1);
     quantize(isa, pool, x, w.cols, quantized);
     let kernel = kernel(isa);
@@ -113,10 +120,10 @@ fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
         SUMS.with_borrow_mut(|sums| {
             sums.resize(range.len(), [0; TILE]);
             let blocks = &out.w.blocks[range.start * out.w.width..range.end * out.w.width];
-            for t in 0..m {
+            for (t, zero) in zeros.iter().enumerate().take(m) {
                 (kernel.gemv)(blocks, out.w.width, out.token(t), sums);
                 for (tile, sum) in range.clone().zip(&*sums) {
-                    out.rescale(out.row_scales(), tile, t, sum, zeros[t]);
+                    out.rescale(out.row_scales(), tile, t, sum, *zero);
                 }
             }
         });

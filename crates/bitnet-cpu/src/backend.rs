@@ -1,0 +1,273 @@
+//! The `Backend` of this crate: every operation checks shapes and hands slices to a kernel.
+
+use crate::Isa;
+use crate::cores::physical_cores;
+use crate::kernels::{attend, gate, norm, rope};
+use crate::kv::KvCache;
+use crate::pool::Pool;
+use crate::weight::{CpuWeight, Scratch};
+use bitnet_core::{Activation, ActivationPrecision, Backend, BackendError, KvSpec, Matrix, RopeRows};
+use std::sync::{Mutex, PoisonError};
+
+/// What the backend runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuOptions {
+    /// Instruction set; the fastest one of the processor when `None`.
+    pub isa: Option<Isa>,
+    /// Threads; one a physical core when `None`.
+    pub threads: Option<usize>,
+}
+
+/// Why the backend could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CpuError {
+    /// The processor lacks the instruction set that was asked for.
+    #[error("this processor has no {isa}; it has {}", available())]
+    NoSuchIsa {
+        /// What was asked for.
+        isa: Isa,
+    },
+    /// A thread count that makes no sense.
+    #[error("{threads} threads were asked for; 1 to {MAX_THREADS} can be had")]
+    Threads {
+        /// What was asked for.
+        threads: usize,
+    },
+    /// The operating system would not start a thread.
+    #[error("could not start {threads} threads")]
+    Spawn {
+        /// What was asked for.
+        threads: usize,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn available() -> String {
+    Isa::available().iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// The largest thread count that is taken as meant.
+pub const MAX_THREADS: usize = 1024;
+
+/// Activations `[rows, cols]`, row-major.
+#[derive(Default)]
+pub struct CpuTensor {
+    cols: usize,
+    data: Vec<f32>,
+}
+
+impl CpuTensor {
+    fn rows(&self) -> usize {
+        self.data.len() / self.cols.max(1)
+    }
+
+    /// Gives the tensor a shape; what it held is undefined.
+    fn shape(&mut self, rows: usize, cols: usize) -> &mut [f32] {
+        self.cols = cols;
+        self.data.resize(rows * cols, 0.0);
+        &mut self.data
+    }
+}
+
+/// Kernels of one instruction set on a pool of threads.
+pub struct CpuBackend {
+    isa: Isa,
+    pool: Pool,
+    scratch: Mutex<Scratch>,
+}
+
+impl CpuBackend {
+    /// Starts the threads.
+    pub fn new(options: CpuOptions) -> Result<Self, CpuError> {
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        if !isa.is_available() {
+            return Err(CpuError::NoSuchIsa { isa });
+        }
+        let threads = options.threads.unwrap_or_else(physical_cores);
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(CpuError::Threads { threads });
+        }
+        let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
+        Ok(Self { isa, pool, scratch: Mutex::default() })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads in use, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+impl Backend for CpuBackend {
+    type Tensor = CpuTensor;
+    type Vector = Vec<f32>;
+    type Weight = CpuWeight;
+    type Kv = KvCache;
+
+    fn tensor(&self) -> CpuTensor {
+        CpuTensor::default()
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Vec<f32>, BackendError> {
+        match values.iter().find(|v| !v.is_finite()) {
+            Some(value) => Err(BackendError::NotFinite { value: *value }),
+            None => Ok(values.to_vec()),
+        }
+    }
+
+    fn prepare(&self, stacked: &[Matrix], act: ActivationPrecision) -> Result<CpuWeight, BackendError> {
+        CpuWeight::new(&self.pool, stacked, act)
+    }
+
+    fn weight_bytes(&self, w: &CpuWeight) -> (usize, usize) {
+        w.bytes()
+    }
+
+    fn kv(&self, spec: KvSpec) -> Result<KvCache, BackendError> {
+        KvCache::new(spec)
+    }
+
+    fn embed(&self, w: &CpuWeight, ids: &[u32], out: &mut CpuTensor) -> Result<(), BackendError> {
+        let row = |id: u32| usize::try_from(id).ok().filter(|row| *row < w.rows);
+        if let Some(id) = ids.iter().find(|id| row(**id).is_none()) {
+            return Err(BackendError::IdOutOfRange { id: *id, rows: w.rows });
+        }
+        let out = out.shape(ids.len(), w.cols);
+        self.pool.chunks_mut(out, w.cols, &|i, out| w.row(ids[i] as usize, out));
+        Ok(())
+    }
+
+    fn rms_norm(&self, x: &CpuTensor, w: &Vec<f32>, eps: f32, out: &mut CpuTensor) {
+        assert_eq!(x.cols, w.len(), "norm weight");
+        norm::rms_norm(self.isa, &self.pool, &x.data, w, eps, out.shape(x.rows(), x.cols));
+    }
+
+    fn rms_norm_heads(
+        &self,
+        x: &mut CpuTensor,
+        first: usize,
+        count: usize,
+        head_dim: usize,
+        w: &Vec<f32>,
+        eps: f32,
+    ) {
+        assert_eq!(w.len(), head_dim, "norm weight");
+        let cols = x.cols;
+        norm::rms_norm_heads(self.isa, &self.pool, &mut x.data, cols, (first, count), w, eps);
+    }
+
+    fn linear(&self, x: &CpuTensor, w: &CpuWeight, out: &mut CpuTensor) {
+        assert_eq!(x.cols, w.cols, "input features");
+        let m = x.rows();
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        w.linear(self.isa, &self.pool, &x.data, m, &mut scratch, out.shape(m, w.rows));
+    }
+
+    fn rope_append(
+        &self,
+        qkv: &mut CpuTensor,
+        rope: RopeRows<'_>,
+        kv: &mut KvCache,
+        layer: usize,
+        start: usize,
+    ) -> Result<(), BackendError> {
+        assert_eq!(qkv.cols, kv.spec.shape.qkv_cols(), "stacked q, k, v");
+        let need = start + qkv.rows();
+        if need > kv.spec.capacity {
+            return Err(BackendError::CacheFull { capacity: kv.spec.capacity, need });
+        }
+        rope::rope_append(self.isa, &self.pool, &mut qkv.data, rope, kv, layer, start);
+        Ok(())
+    }
+
+    fn attend(&self, qkv: &CpuTensor, kv: &KvCache, layer: usize, start: usize, out: &mut CpuTensor) {
+        let shape = kv.spec.shape;
+        assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
+        let out = out.shape(qkv.rows(), shape.heads * shape.head_dim);
+        attend::attend(self.isa, &self.pool, &qkv.data, kv, layer, start, out);
+    }
+
+    fn gate(&self, gate_up: &CpuTensor, act: Activation, out: &mut CpuTensor) {
+        let n = gate_up.cols / 2;
+        gate::gate(self.isa, &self.pool, &gate_up.data, n, act, out.shape(gate_up.rows(), n));
+    }
+
+    fn add(&self, x: &mut CpuTensor, y: &CpuTensor) {
+        assert_eq!(x.data.len(), y.data.len(), "sum of tensors");
+        for (x, y) in x.data.iter_mut().zip(&y.data) {
+            *x += y;
+        }
+    }
+
+    fn keep_rows(&self, x: &mut CpuTensor, first: usize) {
+        x.data.drain(..first * x.cols);
+    }
+
+    fn download(&self, x: &CpuTensor, out: &mut Vec<f32>) {
+        out.clear();
+        out.extend_from_slice(&x.data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Noise;
+    use bitnet_core::{DenseMatrix, DenseType, Scale, TernaryMatrix};
+    use bitnet_quant::spec;
+
+    fn backend() -> CpuBackend {
+        CpuBackend::new(CpuOptions { isa: None, threads: Some(2) }).unwrap()
+    }
+
+    fn dense(values: &[f32], rows: usize) -> Matrix {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Matrix::Dense(DenseMatrix::new(rows, values.len() / rows, DenseType::F32, bytes.into()).unwrap())
+    }
+
+    #[test]
+    fn a_mixed_stack_gives_every_part_its_columns() {
+        let (b, mut noise, k) = (backend(), Noise(3), 64);
+        let mut ternary = |rows: usize, scale: Scale| {
+            let trits: Vec<i8> = (0..rows * k).map(|_| (noise.next() % 3) as i8 - 1).collect();
+            TernaryMatrix::from_trits(rows, k, &trits, scale).unwrap()
+        };
+        let a = ternary(5, Scale::Tensor(0.5));
+        let g = ternary(3, Scale::Groups { size: 32, values: vec![0.25; 6].into() });
+        let d = Noise(4).floats(2 * k, 1.0);
+        let stack = [Matrix::Ternary(a.clone()), dense(&d, 2), Matrix::Ternary(g.clone())];
+        let w = b.prepare(&stack, ActivationPrecision::Float).unwrap();
+        let x = Noise(5).floats(2 * k, 1.0);
+        let input = CpuTensor { cols: k, data: x.clone() };
+        let (mut out, mut got) = (b.tensor(), Vec::new());
+        b.linear(&input, &w, &mut out);
+        b.download(&out, &mut got);
+        for (x, got) in x.chunks(k).zip(got.chunks(10)) {
+            let mut want = [0.0; 10];
+            spec::bitlinear_float(&a, x, &mut want[..5]);
+            for row in 0..2 {
+                want[5 + row] = spec::dense_dot(&d[row * k..][..k], x);
+            }
+            spec::bitlinear_float(&g, x, &mut want[7..]);
+            assert_eq!(got, want);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let b = backend();
+        let nan = dense(&[0.0, f32::NAN], 1);
+        assert!(matches!(b.prepare(&[nan], ActivationPrecision::Int8), Err(BackendError::NotFinite { .. })));
+        assert!(b.vector(&[f32::INFINITY]).is_err());
+        let w = b.prepare(&[dense(&[1.0, 2.0], 1)], ActivationPrecision::Int8).unwrap();
+        let mut out = b.tensor();
+        assert!(matches!(b.embed(&w, &[1], &mut out), Err(BackendError::IdOutOfRange { id: 1, rows: 1 })));
+        assert!(CpuBackend::new(CpuOptions { isa: None, threads: Some(0) }).is_err());
+    }
+}
