@@ -56,7 +56,9 @@ fn activation_quantization_equals_torch() {
 fn weight_quantization_equals_torch() {
     let bytes = vectors();
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
-    for (master, ternary, rows, cols) in [("w.master", "w.ternary", 16, 256), ("tie.master", "tie.ternary", 4, 8)] {
+    for (master, ternary, rows, cols) in
+        [("w.master", "w.ternary", 16, 256), ("tie.master", "tie.ternary", 4, 8)]
+    {
         let t = file.tensor(master).expect(master);
         let values: Vec<f32> = t
             .data()
