@@ -1,0 +1,100 @@
+//! What every file format is read into: named tensors in the type of the file, and the header beside them.
+
+use bitnet_core::{Bytes, DenseType};
+use bitnet_quant::packing::Packing;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// What the bytes of a tensor are.
+#[derive(Clone, Copy, Debug)]
+pub enum TensorType {
+    /// Floats, or blocks of quantized floats.
+    Dense(DenseType),
+    /// Packed trits.
+    Ternary(&'static Packing),
+    /// Bytes without a meaning of their own: packed Hugging Face weights.
+    U8,
+    /// Any other element type, by its name in the file. It is carried, never computed with.
+    Other(&'static str),
+}
+
+impl TensorType {
+    /// The name of the type, as tools print it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Dense(d) => d.name(),
+            Self::Ternary(p) => p.name,
+            Self::U8 => "U8",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// One tensor: headers are read, the data is touched when it is used.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Name in the file.
+    pub name: String,
+    /// Shape, rows first (slowest dimension first) whatever the file's own order.
+    pub shape: Vec<usize>,
+    /// Type of the data.
+    pub ttype: TensorType,
+    /// The data, in place in the file's memory map where there is one.
+    pub data: Bytes,
+}
+
+/// What stands beside the tensors.
+#[derive(Clone, Debug)]
+pub enum Header {
+    /// A Hugging Face directory.
+    HuggingFace {
+        /// The directory.
+        dir: PathBuf,
+        /// `config.json`.
+        config: Value,
+        /// `generation_config.json`, `Null` when there is none.
+        generation_config: Value,
+    },
+    /// A GGUF file.
+    Gguf {
+        /// Version of the file format.
+        version: u32,
+        /// Keys and values in file order.
+        metadata: crate::gguf::Metadata,
+    },
+}
+
+/// A model on disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What was opened.
+    pub path: PathBuf,
+    /// Configuration and everything that is no tensor.
+    pub header: Header,
+    tensors: Vec<Tensor>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Joins tensors and header; a name that stands twice is returned as the error.
+    pub fn new(path: &Path, header: Header, tensors: Vec<Tensor>) -> Result<Self, String> {
+        let mut by_name = HashMap::with_capacity(tensors.len());
+        for (i, t) in tensors.iter().enumerate() {
+            if by_name.insert(t.name.clone(), i).is_some() {
+                return Err(t.name.clone());
+            }
+        }
+        Ok(Self { path: path.to_owned(), header, tensors, by_name })
+    }
+
+    /// All tensors in file order.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The tensor of a name.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.by_name.get(name).map(|&i| &self.tensors[i])
+    }
+}

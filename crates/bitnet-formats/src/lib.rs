@@ -1,0 +1,43 @@
+//! Checkpoint files: Hugging Face directories, safetensors and GGUF.
+//!
+//! [`open`] maps the files, reads headers and checks every word of them against the bytes that are there; tensor data is
+//! touched when it is used. This crate knows no model and no device.
+#![deny(unsafe_code)]
+
+mod atomic;
+mod checkpoint;
+mod error;
+pub mod gguf;
+mod huggingface;
+mod map;
+pub mod safetensors_file;
+
+pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
+pub use error::FormatError;
+
+use std::path::Path;
+
+/// Opens a model: a Hugging Face directory, a `.safetensors` file with its `config.json` beside it, or a GGUF file.
+///
+/// # Errors
+/// [`FormatError`] names the file and what is wrong with it.
+pub fn open(path: &Path) -> Result<Checkpoint, FormatError> {
+    let kind = std::fs::metadata(path).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
+    if kind.is_dir() {
+        return huggingface::open_dir(path);
+    }
+    let bytes = map::map(path)?;
+    if bytes.starts_with(&gguf::MAGIC) {
+        return gguf::read(path, bytes);
+    }
+    if bytes.starts_with(&gguf::MAGIC_BIG_ENDIAN) {
+        return Err(FormatError::gguf(path, "it is big-endian, which is not supported"));
+    }
+    if bytes.is_empty() {
+        return Err(FormatError::Unrecognized { path: path.to_owned(), what: "the file is empty" });
+    }
+    if safetensors_file::looks_like(&bytes) {
+        return huggingface::open_file(path, bytes);
+    }
+    Err(FormatError::Unrecognized { path: path.to_owned(), what: "the file is neither GGUF nor safetensors" })
+}

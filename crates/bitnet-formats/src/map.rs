@@ -1,0 +1,47 @@
+//! Read-only memory maps.
+#![allow(unsafe_code, reason = "mapping a file and giving its pages back")]
+
+use crate::FormatError;
+use bitnet_core::{Bytes, Storage};
+use memmap2::Mmap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+struct MappedFile(Mmap);
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Storage for MappedFile {
+    #[cfg(unix)]
+    fn release(&self, range: Range<usize>) {
+        const PAGE: usize = 4096;
+        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        if start < end {
+            // SAFETY: the map is shared with the file and never written, so dropping its pages loses nothing: the next
+            // read brings them back from the file.
+            let advice = unsafe {
+                self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+            };
+            // Advice that is not taken costs memory and nothing else (pages larger than 4096 bytes, for one).
+            let _ = advice;
+        }
+    }
+}
+
+/// Maps a file. An empty one is an empty heap.
+pub(crate) fn map(path: &Path) -> Result<Bytes, FormatError> {
+    let file = File::open(path).map_err(FormatError::io(path))?;
+    if file.metadata().map_err(FormatError::io(path))?.len() == 0 {
+        return Ok(Vec::new().into());
+    }
+    // SAFETY: the map is read-only. Whoever truncates or rewrites a model file while it is in use gets a signal or other
+    // numbers; that is the contract of every program that maps its weights.
+    let map = unsafe { Mmap::map(&file) }.map_err(FormatError::io(path))?;
+    Ok(Bytes::new(Arc::new(MappedFile(map))))
+}
