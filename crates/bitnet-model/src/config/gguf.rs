@@ -1,0 +1,118 @@
+//! GGUF metadata. Keys begin with the name of the architecture.
+
+use super::{Masters, ModelConfig, Rope, ScaleMeaning, bad};
+use crate::load::dense_values;
+use crate::{Architecture, ModelError, Origin};
+use bitnet_core::AttentionShape;
+use bitnet_formats::Checkpoint;
+use bitnet_formats::gguf::Metadata;
+
+struct Keys<'a> {
+    metadata: &'a Metadata,
+    arch: &'a str,
+}
+
+impl Keys<'_> {
+    fn whole(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        let Some(v) = self.metadata.get(key) else { return Ok(None) };
+        match v.as_u64().and_then(|n| usize::try_from(n).ok()) {
+            Some(n) => Ok(Some(n)),
+            None => Err(bad(key, format!("{v:?}"), "it must be a whole number of at least 0")),
+        }
+    }
+
+    fn size(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        self.whole(&format!("{}.{key}", self.arch))
+    }
+
+    fn need(&self, key: &str) -> Result<usize, ModelError> {
+        self.size(key)?.ok_or_else(|| ModelError::MissingKey { key: format!("{}.{key}", self.arch) })
+    }
+
+    fn float(&self, key: &str) -> Result<Option<f64>, ModelError> {
+        let key = format!("{}.{key}", self.arch);
+        let Some(v) = self.metadata.get(&key) else { return Ok(None) };
+        v.as_f64().map(Some).ok_or_else(|| bad(&key, format!("{v:?}"), "it must be a float"))
+    }
+
+    fn id(&self, key: &str) -> Option<u32> {
+        self.metadata.u32(key)
+    }
+}
+
+pub(super) fn read(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<ModelConfig, ModelError> {
+    let mut keys = Keys { metadata, arch: "" };
+    let name = keys
+        .metadata
+        .str("general.architecture")
+        .ok_or_else(|| ModelError::MissingKey { key: "general.architecture".to_owned() })?;
+    let arch = Architecture::find(Origin::Gguf, name)
+        .ok_or_else(|| ModelError::UnknownArchitecture { name: name.to_owned() })?;
+    keys.arch = arch.name;
+    let hidden = keys.need("embedding_length")?;
+    let heads = keys.need("attention.head_count")?;
+    let head_dim = match keys.size("attention.key_length")? {
+        Some(d) => d,
+        None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
+        None => {
+            return Err(bad(
+                "attention.head_count",
+                heads,
+                "it must divide embedding_length, or key_length be given",
+            ));
+        }
+    };
+    if let Some(v) = keys.size("attention.value_length")?.filter(|v| *v != head_dim) {
+        return Err(bad("attention.value_length", v, "it must equal key_length"));
+    }
+    if let Some(d) = keys.size("rope.dimension_count")?.filter(|d| *d != head_dim) {
+        return Err(bad("rope.dimension_count", d, "only rotation of whole heads is supported"));
+    }
+    if let Some(kind) = metadata.str(&format!("{}.rope.scaling.type", arch.name)).filter(|k| *k != "none") {
+        return Err(bad(
+            "rope.scaling.type",
+            kind,
+            "none is known, besides the factors of a rope_freqs tensor",
+        ));
+    }
+    let embedding = checkpoint
+        .tensor(arch.names.embedding)
+        .ok_or_else(|| ModelError::MissingTensor { name: arch.names.embedding.to_owned() })?;
+    let factors =
+        checkpoint.tensor("rope_freqs.weight").map(|t| dense_values(t, &[head_dim / 2])).transpose()?;
+    let ends = ["eos", "eot", "eom"].map(|end| keys.id(&format!("tokenizer.ggml.{end}_token_id")));
+    let mut eos: Vec<u32> = Vec::new();
+    for id in ends.into_iter().flatten() {
+        if !eos.contains(&id) {
+            eos.push(id);
+        }
+    }
+    Ok(ModelConfig {
+        arch,
+        name: metadata.str("general.name").map(str::to_owned),
+        hidden,
+        ffn: keys.need("feed_forward_length")?,
+        layers: keys.need("block_count")?,
+        shape: AttentionShape {
+            heads,
+            kv_heads: keys.size("attention.head_count_kv")?.unwrap_or(heads),
+            head_dim,
+        },
+        vocab: match keys.size("vocab_size")? {
+            Some(v) => v,
+            None => embedding.shape.first().copied().unwrap_or(0),
+        },
+        eps: keys.float("attention.layer_norm_rms_epsilon")?.ok_or_else(|| ModelError::MissingKey {
+            key: format!("{}.attention.layer_norm_rms_epsilon", arch.name),
+        })? as f32,
+        context: keys.need("context_length")?,
+        rope: Rope { theta: keys.float("rope.freq_base")?.unwrap_or(10_000.0), scaling: None, factors },
+        activation: arch.activation,
+        tied: None,
+        bos: keys.id("tokenizer.ggml.bos_token_id"),
+        eos,
+        masters: if arch.ternary { Masters::Absmean } else { Masters::Dense },
+        dense_modules: Vec::new(),
+        scale_meaning: ScaleMeaning::Multiplier,
+    })
+}

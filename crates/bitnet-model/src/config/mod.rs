@@ -1,0 +1,160 @@
+//! Hyper-parameters, from `config.json` or GGUF metadata.
+
+mod gguf;
+mod huggingface;
+mod quantization;
+
+pub(crate) use quantization::{Masters, ScaleMeaning};
+
+use crate::{Architecture, ModelError};
+use bitnet_core::{Activation, AttentionShape};
+use bitnet_formats::{Checkpoint, Header};
+use bitnet_quant::spec;
+
+/// Positions beyond this are not exact in f32, which the rotation needs.
+const MAX_CONTEXT: usize = 1 << 24;
+
+/// Scaling of rotary frequencies as Llama 3.1 does it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Llama3Scaling {
+    /// What long wavelengths are divided by.
+    pub factor: f32,
+    /// Wavelengths above `original_context / low_freq_factor` are long.
+    pub low_freq_factor: f32,
+    /// Wavelengths below `original_context / high_freq_factor` stay.
+    pub high_freq_factor: f32,
+    /// The context before scaling.
+    pub original_context: f32,
+}
+
+/// Rotary position embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Scaling by wavelength.
+    pub scaling: Option<Llama3Scaling>,
+    /// What each of the `head_dim/2` frequencies is divided by (GGUF's `rope_freqs.weight`).
+    pub factors: Option<Vec<f32>>,
+}
+
+/// What a model is, whatever file it came from.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// The architecture's row.
+    pub arch: &'static Architecture,
+    /// Name of the model, where the file has one.
+    pub name: Option<String>,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the feed-forward block.
+    pub ffn: usize,
+    /// Transformer layers.
+    pub layers: usize,
+    /// Attention heads.
+    pub shape: AttentionShape,
+    /// Rows of the embedding.
+    pub vocab: usize,
+    /// Epsilon of every RMSNorm.
+    pub eps: f32,
+    /// Positions the model was made for.
+    pub context: usize,
+    /// Position embedding.
+    pub rope: Rope,
+    /// Nonlinearity of the feed-forward block.
+    pub activation: Activation,
+    /// Whether the head is the embedding; `None` where the presence of a head decides.
+    pub tied: Option<bool>,
+    /// Beginning of text.
+    pub bos: Option<u32>,
+    /// Every id that ends a text.
+    pub eos: Vec<u32>,
+    /// What float projections and scales in the file mean.
+    pub(crate) masters: Masters,
+    /// Projections that stay dense, by the end of their module's name.
+    pub(crate) dense_modules: Vec<String>,
+    /// What `weight_scale` tensors mean.
+    pub(crate) scale_meaning: ScaleMeaning,
+}
+
+impl ModelConfig {
+    /// Reads the configuration of a checkpoint.
+    pub fn read(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
+        let config = match &checkpoint.header {
+            Header::HuggingFace { config, generation_config, .. } => {
+                huggingface::read(config, generation_config, checkpoint)?
+            }
+            Header::Gguf { metadata, .. } => gguf::read(metadata, checkpoint)?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Frequencies of the rotation, `[head_dim/2]`.
+    pub(crate) fn inverse_frequencies(&self) -> Vec<f32> {
+        let mut inverse = spec::inverse_frequencies(self.rope.theta, self.shape.head_dim);
+        if let Some(factors) = &self.rope.factors {
+            inverse.iter_mut().zip(factors).for_each(|(inv, factor)| *inv /= factor);
+        }
+        if let Some(s) = self.rope.scaling {
+            for inv in &mut inverse {
+                let wavelength = 2.0 * std::f32::consts::PI / *inv;
+                if wavelength > s.original_context / s.low_freq_factor {
+                    *inv /= s.factor;
+                } else if wavelength >= s.original_context / s.high_freq_factor {
+                    let range = s.high_freq_factor - s.low_freq_factor;
+                    let smooth = (s.original_context / wavelength - s.low_freq_factor) / range;
+                    *inv = (1.0 - smooth) * *inv / s.factor + smooth * *inv;
+                }
+            }
+        }
+        inverse
+    }
+
+    /// Refuses what no model has, so that sizes computed from these numbers cannot overflow.
+    fn check(&self) -> Result<(), ModelError> {
+        let AttentionShape { heads, kv_heads, head_dim } = self.shape;
+        for (key, value) in [
+            ("hidden size", self.hidden),
+            ("feed-forward size", self.ffn),
+            ("attention heads", heads),
+            ("key and value heads", kv_heads),
+            ("head size", head_dim),
+            ("vocabulary size", self.vocab),
+            ("layers", self.layers),
+            ("context length", self.context),
+        ] {
+            within(key, value, MAX_CONTEXT)?;
+        }
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(bad("key and value heads", kv_heads, "it must divide the number of heads"));
+        }
+        if !head_dim.is_multiple_of(2) {
+            return Err(bad("head size", head_dim, "it must be even"));
+        }
+        if !(self.eps >= 0.0 && self.eps.is_finite()) {
+            return Err(bad("norm epsilon", self.eps, "it must be a number of at least 0"));
+        }
+        if !(self.rope.theta > 0.0 && self.rope.theta.is_finite()) {
+            return Err(bad("rope theta", self.rope.theta, "it must be a positive number"));
+        }
+        if self.inverse_frequencies().iter().any(|inv| !inv.is_finite()) {
+            return Err(bad("rope scaling", "not finite", "its factors must be positive numbers"));
+        }
+        Ok(())
+    }
+}
+
+fn within(key: &str, value: usize, max: usize) -> Result<(), ModelError> {
+    if value == 0 || value > max {
+        return Err(bad(key, value, "it must be at least 1 and at most 16777216"));
+    }
+    Ok(())
+}
+
+pub(crate) fn bad(key: &str, value: impl ToString, need: &'static str) -> ModelError {
+    ModelError::BadValue { key: key.to_owned(), value: value.to_string(), need }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! Configuration, architectures and the transformer, written once over `bitnet_core::Backend`.
+//!
+//! [`ModelConfig::read`] finds the architecture's row in [`ARCHS`] and translates the file's configuration; [`load`]
+//! prepares one tensor after the other; [`Transformer`] runs steps behind the [`Decoder`] trait, below which everything is
+//! static and above which everything is host data.
+#![forbid(unsafe_code)]
+
+mod arch;
+mod config;
+mod decoder;
+mod error;
+mod load;
+mod transformer;
+
+pub use arch::{ARCHS, Architecture, Origin};
+pub use config::{Llama3Scaling, ModelConfig, Rope};
+pub use decoder::{Decoder, Rows, StepOutput};
+pub use error::ModelError;
+pub use load::{LoadOptions, LoadReport, load};
+pub use transformer::Transformer;

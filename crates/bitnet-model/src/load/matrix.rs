@@ -1,0 +1,99 @@
+//! Tensors as matrices and vectors.
+
+use crate::ModelError;
+use bitnet_core::{DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
+use bitnet_formats::{Tensor, TensorType};
+use bitnet_quant::dense::dequantize_row;
+use std::sync::Arc;
+
+/// All values of a float tensor of a given shape.
+pub(crate) fn dense_values(tensor: &Tensor, need: &[usize]) -> Result<Vec<f32>, ModelError> {
+    if tensor.shape != need {
+        let (name, got) = (tensor.name.clone(), tensor.shape.clone());
+        return Err(ModelError::TensorShape { name, got, need: need.to_vec() });
+    }
+    to_f32(tensor)
+}
+
+/// The values of a scale tensor: one dimension or none.
+pub(super) fn scalar_values(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+    to_f32(tensor)
+}
+
+/// All values of a tensor of floats.
+pub(super) fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let dtype = match tensor.ttype {
+        TensorType::Dense(dtype @ (DenseType::F32 | DenseType::F16 | DenseType::BF16)) => dtype,
+        other => {
+            let got = other.name().to_owned();
+            return Err(ModelError::TensorType {
+                name: tensor.name.clone(),
+                got,
+                need: "it must be F32, F16 or BF16",
+            });
+        }
+    };
+    let mut values = vec![0.0; tensor.data.len() / dtype.block().1];
+    dequantize_row(dtype, &tensor.data, &mut values);
+    Ok(values)
+}
+
+/// A dense matrix in place.
+pub(super) fn dense_matrix(
+    tensor: &Tensor,
+    rows: usize,
+    cols: usize,
+    dtype: DenseType,
+) -> Result<DenseMatrix, ModelError> {
+    Ok(DenseMatrix::new(rows, cols, dtype, tensor.data.clone())?)
+}
+
+/// The one magnitude that every value but zero has; `None` when there are several, or none.
+pub(super) fn one_magnitude(values: &[f32]) -> Option<f32> {
+    let magnitude = values.iter().map(|v| v.abs()).find(|v| *v != 0.0)?;
+    values.iter().all(|v| *v == 0.0 || v.abs() == magnitude).then_some(magnitude)
+}
+
+/// Values of `-magnitude`, 0 and `magnitude` as trits; `None` when there are others.
+pub(super) fn ternary_values(
+    values: &[f32],
+    rows: usize,
+    cols: usize,
+    magnitude: f32,
+) -> Option<TernaryMatrix> {
+    let trits: Option<Vec<i8>> = values
+        .iter()
+        .map(|v| match *v {
+            0.0 => Some(0),
+            v if v == magnitude => Some(1),
+            v if v == -magnitude => Some(-1),
+            _ => None,
+        })
+        .collect();
+    TernaryMatrix::from_trits(rows, cols, &trits?, Scale::Tensor(magnitude)).ok()
+}
+
+/// The matrix whose row `r` is row `from(r)` of another.
+pub(super) fn reorder(m: &Matrix, from: impl Fn(usize) -> usize) -> Result<Matrix, ModelError> {
+    let order = || (0..m.rows()).map(&from);
+    Ok(match m {
+        Matrix::Dense(m) => {
+            let data: Vec<u8> = order().flat_map(|r| m.row(r)).copied().collect();
+            Matrix::Dense(DenseMatrix::new(m.rows(), m.cols(), m.dtype(), data.into())?)
+        }
+        Matrix::Ternary(m) => {
+            let codes: Vec<u8> = order().flat_map(|r| m.row_codes(r)).copied().collect();
+            let scale = match m.scale() {
+                Scale::Tensor(s) => Scale::Tensor(*s),
+                Scale::Rows(v) => Scale::Rows(order().map(|r| v[r]).collect()),
+                Scale::Groups { size, values } => {
+                    let groups = m.cols().div_ceil(*size);
+                    let values: Arc<[f32]> =
+                        order().flat_map(|r| &values[r * groups..(r + 1) * groups]).copied().collect();
+                    Scale::Groups { size: *size, values }
+                }
+            };
+            Matrix::Ternary(TernaryMatrix::new(m.rows(), m.cols(), codes.into(), scale)?)
+        }
+    })
+}

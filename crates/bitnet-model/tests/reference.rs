@@ -1,0 +1,146 @@
+//! Every fixture model against the reference implementation, and against itself: one prompt gives the same bits however it
+//! is cut, on every instruction set and any number of threads.
+
+use bitnet_core::{ActivationPrecision, KvType};
+use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
+use bitnet_model::{Decoder, LoadOptions, Rows, StepOutput, Transformer, load};
+use bitnet_testkit::golden::{self, MODELS};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+const KV: KvType = KvType::F32;
+
+fn open(path: &str, cpu: CpuOptions, act: Option<ActivationPrecision>) -> Transformer<CpuBackend> {
+    let checkpoint = bitnet_formats::open(&golden::fixtures().join(path)).unwrap();
+    let options = LoadOptions { act, context: None, key: KV, value: KV };
+    load(Arc::new(CpuBackend::new(cpu).unwrap()), &checkpoint, &options, &mut |_, _| {}).unwrap()
+}
+
+fn model(path: &str) -> Transformer<CpuBackend> {
+    open(path, CpuOptions { isa: None, threads: Some(2) }, None)
+}
+
+/// Logits of every position, the prompt fed in steps of `chunk`.
+fn logits(model: &mut dyn Decoder, ids: &[u32], chunk: usize) -> Vec<f32> {
+    model.rewind(0);
+    let mut out = StepOutput { rows: Rows::All, ..StepOutput::default() };
+    let mut all = Vec::new();
+    for ids in ids.chunks(chunk) {
+        model.step(ids, &mut out).unwrap();
+        all.extend_from_slice(&out.logits);
+    }
+    all
+}
+
+#[test]
+fn logits_and_perplexities_equal_the_reference() {
+    for name in MODELS {
+        let mut model = model(name);
+        for prompt in golden::prompts(name) {
+            let want = prompt.logits(name);
+            let got = logits(&mut model, &prompt.ids, usize::MAX);
+            let (firm, loose) = prompt.compare(&got, &want);
+            let perplexity = golden::perplexity(&got, &prompt.ids);
+            let relative = (perplexity / prompt.perplexity - 1.0).abs();
+            assert!(relative <= 5e-3, "{name} {}: {perplexity} for {}", prompt.name, prompt.perplexity);
+            println!(
+                "{name} {}: {firm:.1e} firm, {loose:.1e} loose, perplexity off by {relative:.1e}",
+                prompt.name
+            );
+        }
+    }
+}
+
+#[test]
+fn hidden_states_equal_the_reference() {
+    for name in MODELS {
+        let mut model = model(name);
+        let prompt = golden::prompts(name).into_iter().find(|p| p.name == "strict0").unwrap();
+        let mut out = StepOutput { rows: Rows::Last, keep_hidden: true, ..StepOutput::default() };
+        model.step(&prompt.ids, &mut out).unwrap();
+        let layers = model.config().layers;
+        assert_eq!(out.hidden.len(), layers + 2);
+        for (i, got) in out.hidden.iter().enumerate() {
+            let stage = match i {
+                0 => "embed".to_owned(),
+                i if i <= layers => format!("layer{}", i - 1),
+                _ => "final_norm".to_owned(),
+            };
+            let want =
+                golden::floats(&format!("{name}/reference.safetensors"), &format!("hidden.strict0.{stage}"));
+            let diff = golden::max_diff(got, &want);
+            assert!(diff <= 2e-4, "{name} {stage}: {diff}");
+        }
+        let vocab = model.config().vocab;
+        assert!(
+            golden::max_diff(&out.logits, &prompt.logits(name)[(prompt.ids.len() - 1) * vocab..]) <= 2e-4
+        );
+    }
+}
+
+#[test]
+fn greedy_tokens_equal_the_reference() {
+    for name in MODELS {
+        let mut model = model(name);
+        let greedy = &golden::json(&format!("{name}/reference.json"))["greedy"];
+        let (prompt, want) = (golden::ids(&greedy["prompt_ids"]), golden::ids(&greedy["tokens"]));
+        let mut out = StepOutput::default();
+        model.step(&prompt, &mut out).unwrap();
+        let mut got = Vec::new();
+        for _ in 0..want.len() {
+            let id = golden::argmax(&out.logits) as u32;
+            got.push(id);
+            model.step(&[id], &mut out).unwrap();
+        }
+        assert_eq!(got, want, "{name}");
+        assert_eq!(want.len(), 64);
+    }
+}
+
+#[test]
+fn gguf_files_equal_the_reference() {
+    for entry in golden::json("gguf/manifest.json").as_array().unwrap() {
+        let file = entry["file"].as_str().unwrap();
+        let path = format!("gguf/{file}");
+        let expected = format!("gguf/{}", file.replace(".gguf", ".expected.safetensors"));
+        let (last, strict) = (golden::ids(&entry["prompt_ids"]), golden::ids(&entry["strict_ids"]));
+        let mut int8 = model(&path);
+        let got = logits(&mut int8, &strict, usize::MAX);
+        let diff = golden::max_diff(&got, &golden::floats(&expected, "logits.strict0.int8_act"));
+        assert!(diff <= 2e-4, "{file} strict: {diff}");
+        for (act, name) in [(ActivationPrecision::Int8, "int8"), (ActivationPrecision::Float, "float")] {
+            let mut model = open(&path, CpuOptions::default(), Some(act));
+            let mut out = StepOutput::default();
+            model.step(&last, &mut out).unwrap();
+            let diff =
+                golden::max_diff(&out.logits, &golden::floats(&expected, &format!("logits_last.{name}_act")));
+            let limit = if act == ActivationPrecision::Float { 2e-4 } else { 0.3 };
+            assert!(diff <= limit, "{file} {name}: {diff}");
+            println!("{file} {name}: {diff:.1e}");
+        }
+    }
+}
+
+fn hash(values: &[f32]) -> String {
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[test]
+fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
+    for name in MODELS.iter().copied().chain(["gguf/bitnet-packed-k256-tq1_0.gguf"]) {
+        let prompts = golden::prompts(if name.contains('/') { "bitnet-packed-k256" } else { name });
+        let prompt = prompts.iter().max_by_key(|p| p.ids.len()).unwrap();
+        let mut first = None;
+        for isa in Isa::available() {
+            for threads in [1, 2] {
+                let mut model = open(name, CpuOptions { isa: Some(isa), threads: Some(threads) }, None);
+                for chunk in [usize::MAX, 1, 2, 5, 13] {
+                    let sum = hash(&logits(&mut model, &prompt.ids, chunk));
+                    let want = first.get_or_insert_with(|| sum.clone());
+                    assert_eq!(&sum, want, "{name} {isa} {threads} threads, chunks of {chunk}");
+                }
+            }
+        }
+    }
+}
