@@ -1,0 +1,54 @@
+//! What can be wrong with a vocabulary or a template.
+
+/// Why a tokenizer could not be built or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// The operating system refused.
+    #[error("{path}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{what} is not valid: {why}")]
+    Invalid {
+        /// What was read.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// A GGUF vocabulary of a kind that is not known.
+    #[error("the vocabulary's {key} is {value:?}; {known} are known")]
+    UnknownKind {
+        /// The metadata key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What would do.
+        known: &'static str,
+    },
+    /// Text could not be encoded.
+    #[error("the text could not be encoded: {0}")]
+    Encode(String),
+    /// Ids could not be decoded.
+    #[error("the ids could not be decoded: {0}")]
+    Decode(String),
+    /// The chat template beside the tokenizer is not valid.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+/// Why a chat template could not be parsed or rendered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TemplateError {
+    /// The template is no valid Jinja.
+    #[error("the chat template does not parse: {0}")]
+    Parse(String),
+    /// Rendering failed, or the template itself raised an error.
+    #[error("the chat template could not be rendered: {0}")]
+    Render(String),
+}

@@ -1,0 +1,153 @@
+//! The vocabulary inside a GGUF file, of the `gpt2` (byte-level BPE) and the `llama` (SentencePiece BPE) kind.
+
+use crate::sentencepiece::{Piece, PieceKind, bpe_from_pieces};
+use crate::{Tokenizer, TokenizerError};
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inner};
+
+/// What the `tokenizer.ggml.*` keys of a file hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GgufVocab<'a> {
+    /// `model`: `gpt2` or `llama`.
+    pub model: &'a str,
+    /// `pre`: how text is cut into words (`gpt2` only).
+    pub pre: Option<&'a str>,
+    /// `tokens`, by id.
+    pub tokens: &'a [String],
+    /// `token_type`, by id; all normal where empty.
+    pub token_types: &'a [i32],
+    /// `scores`, by id (`llama` only).
+    pub scores: &'a [f32],
+    /// `merges`, best first (`gpt2` only): two tokens with a space between.
+    pub merges: &'a [String],
+    /// `bos_token_id`.
+    pub bos: Option<u32>,
+    /// `eos_token_id`.
+    pub eos: Option<u32>,
+    /// `unknown_token_id`.
+    pub unk: Option<u32>,
+    /// `add_bos_token`; where absent, a `llama` vocabulary and those cut like Llama 3's add one.
+    pub add_bos: Option<bool>,
+    /// `add_space_prefix` (`llama` only).
+    pub add_space_prefix: Option<bool>,
+}
+
+/// Types of tokens in GGUF files that matter here.
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// How text is cut into words.
+struct Pre {
+    names: &'static [&'static str],
+    pattern: &'static str,
+    /// Words that are tokens are not taken apart and merged again.
+    ignore_merges: bool,
+    nfc: bool,
+    add_bos: bool,
+}
+
+static PRES: &[Pre] = &[
+    Pre {
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3"],
+        pattern: LLAMA3,
+        ignore_merges: true,
+        nfc: false,
+        add_bos: true,
+    },
+    Pre { names: &["qwen2", "qwen3"], pattern: QWEN2, ignore_merges: false, nfc: true, add_bos: false },
+    Pre { names: &["gpt-2", "gpt2"], pattern: GPT2, ignore_merges: false, nfc: false, add_bos: false },
+];
+
+/// Size of Llama 3's vocabulary, which older files of BitNet 2B-4T have without saying how text is cut.
+const LLAMA3_TOKENS: usize = 128_256;
+
+impl Tokenizer {
+    /// Builds the tokenizer of a GGUF file.
+    pub fn from_gguf(vocab: GgufVocab<'_>) -> Result<Self, TokenizerError> {
+        let mut tokenizer = match vocab.model {
+            "gpt2" => byte_level(&vocab)?,
+            "llama" => sentencepiece(&vocab)?,
+            other => {
+                let (key, value) = ("tokenizer.ggml.model", other.to_owned());
+                return Err(TokenizerError::UnknownKind { key, value, known: "gpt2 and llama" });
+            }
+        };
+        let exists = |id: &u32| usize::try_from(*id).is_ok_and(|id| id < vocab.tokens.len());
+        tokenizer.bos = vocab.bos.filter(exists);
+        tokenizer.eos = vocab.eos.filter(exists);
+        let added = |kind: i32, special: bool| -> Vec<AddedToken> {
+            let of_kind = vocab.tokens.iter().zip(vocab.token_types).filter(|(_, t)| **t == kind);
+            of_kind.map(|(token, _)| AddedToken::from(token.clone(), special).normalized(false)).collect()
+        };
+        tokenizer.inner.add_special_tokens(added(CONTROL, true)).map_err(invalid)?;
+        tokenizer.inner.add_tokens(added(USER_DEFINED, false)).map_err(invalid)?;
+        Ok(tokenizer)
+    }
+}
+
+fn invalid(e: impl std::fmt::Display) -> TokenizerError {
+    TokenizerError::Invalid { what: "the vocabulary in the GGUF file", why: e.to_string() }
+}
+
+fn byte_level(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
+    let name = match vocab.pre {
+        Some(name) if name != "default" => name,
+        _ if vocab.tokens.len() == LLAMA3_TOKENS => "llama-bpe",
+        _ => "gpt-2",
+    };
+    let pre = PRES.iter().find(|p| p.names.contains(&name)).ok_or_else(|| TokenizerError::UnknownKind {
+        key: "tokenizer.ggml.pre",
+        value: name.to_owned(),
+        known: "llama-bpe, llama3, llama-v3, falcon3, qwen2, qwen3 and gpt-2",
+    })?;
+    let mut ids = Vocab::default();
+    for (token, id) in vocab.tokens.iter().zip(0u32..) {
+        ids.entry(token.clone()).or_insert(id);
+    }
+    let merges = vocab
+        .merges
+        .iter()
+        // Neither half is empty, so the space that divides them is not the first character.
+        .map(|m| m.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| (m[..at].to_owned(), m[at + 1..].to_owned())))
+        .collect::<Option<Merges>>()
+        .ok_or_else(|| invalid("a merge is not two tokens with a space between"))?;
+    let model =
+        BPE::builder().vocab_and_merges(ids, merges).ignore_merges(pre.ignore_merges).build().map_err(invalid)?;
+    let mut inner = Inner::new(model);
+    let split = Split::new(SplitPattern::Regex(pre.pattern.to_owned()), SplitDelimiterBehavior::Isolated, false);
+    let bytes = ByteLevel::new(false, true, false);
+    let sequence = [PreTokenizerWrapper::Split(split.map_err(invalid)?), PreTokenizerWrapper::ByteLevel(bytes)];
+    inner.with_pre_tokenizer(Some(Sequence::new(sequence.into())));
+    inner.with_decoder(Some(bytes));
+    if pre.nfc {
+        inner.with_normalizer(Some(NFC)).map_err(invalid)?;
+    }
+    let add_bos = Some(vocab.add_bos.unwrap_or(pre.add_bos));
+    Ok(Tokenizer { inner, kind: "GGUF, byte-level BPE", bos: None, eos: None, add_bos, template: None })
+}
+
+fn sentencepiece(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
+    let pieces: Vec<Piece> = vocab
+        .tokens
+        .iter()
+        .enumerate()
+        .map(|(i, text)| Piece {
+            text: text.clone(),
+            score: vocab.scores.get(i).copied().unwrap_or(0.0),
+            kind: PieceKind::from_number(vocab.token_types.get(i).copied().unwrap_or(1).into()),
+        })
+        .collect();
+    let unk = vocab.unk.and_then(|id| usize::try_from(id).ok());
+    let inner = bpe_from_pieces(&pieces, unk, vocab.add_space_prefix.unwrap_or(true)).map_err(invalid)?;
+    let add_bos = Some(vocab.add_bos.unwrap_or(true));
+    Ok(Tokenizer { inner, kind: "GGUF, SentencePiece", bos: None, eos: None, add_bos, template: None })
+}

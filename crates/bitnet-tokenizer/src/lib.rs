@@ -1,0 +1,21 @@
+//! Text to token ids and back, and conversations to text.
+//!
+//! Three kinds of vocabulary become one [`Tokenizer`]: `tokenizer.json`, SentencePiece's `tokenizer.model`, and the one inside
+//! a GGUF file. The algorithms are those of the `tokenizers` crate; what is ours is reading the other two kinds, decoding
+//! as a stream ([`DecodeStream`]) and chat templates as transformers renders them ([`ChatTemplate`]).
+#![forbid(unsafe_code)]
+
+mod directory;
+mod error;
+mod gguf;
+mod python_json;
+mod sentencepiece;
+mod stream;
+mod template;
+mod tokenizer;
+
+pub use error::{TemplateError, TokenizerError};
+pub use gguf::GgufVocab;
+pub use stream::DecodeStream;
+pub use template::{BITNET_2B_4T_TEMPLATE, ChatTemplate, SpecialTokens};
+pub use tokenizer::Tokenizer;
