@@ -10,8 +10,7 @@ fn folder() -> PathBuf {
     std::env::var_os("BITNET_TOKENIZERS").expect("BITNET_TOKENIZERS names the folder of the tokenizer files").into()
 }
 
-fn check(file: &str, cases: &str) {
-    let tokenizer = Tokenizer::from_file(&folder().join(file)).unwrap();
+fn check(tokenizer: &Tokenizer, cases: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(cases);
     let cases: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let ids = |v: &Value| -> Vec<u32> { serde_json::from_value(v.clone()).unwrap() };
@@ -34,17 +33,18 @@ fn check(file: &str, cases: &str) {
 #[test]
 #[ignore = "needs files of scripts/check-real-tokenizers"]
 fn llama3() {
-    check("llama3.json", "tokenizer_llama3_cases.json");
+    check(&Tokenizer::from_file(&folder().join("llama3.json")).unwrap(), "tokenizer_llama3_cases.json");
 }
 
 #[test]
 #[ignore = "needs files of scripts/check-real-tokenizers"]
 fn byte_fallback() {
-    check("bytefallback.json", "tokenizer_bytefallback_cases.json");
+    check(&Tokenizer::from_file(&folder().join("bytefallback.json")).unwrap(), "tokenizer_bytefallback_cases.json");
 }
 
 #[test]
 #[ignore = "needs files of scripts/check-real-tokenizers"]
 fn llama2() {
-    check("llama2.json", "tokenizer_llama2_cases.json");
+    let model = std::fs::read(folder().join("llama2.model")).unwrap();
+    check(&Tokenizer::from_sentencepiece(&model).unwrap(), "tokenizer_llama2_cases.json");
 }
