@@ -98,6 +98,11 @@ impl Tokenizer {
         self.kind
     }
 
+    /// The same tokenizer with a chat template.
+    pub fn with_template(self, template: ChatTemplate) -> Self {
+        Self { template: Some(template), ..self }
+    }
+
     /// The chat template beside the vocabulary.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()

@@ -1,0 +1,65 @@
+//! What can go wrong on the way to text.
+
+use crate::sample::{OptionError, SampleError};
+use bitnet_cpu::CpuError;
+use bitnet_formats::FormatError;
+use bitnet_model::ModelError;
+use bitnet_tokenizer::TokenizerError;
+
+/// Why a model could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The files.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// What is in them.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The vocabulary.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] CpuError),
+}
+
+/// Why text could not be generated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// The prompt has no tokens.
+    #[error("the prompt is empty, and the model has no token to begin a text with")]
+    EmptyPrompt,
+    /// The prompt fills the context.
+    #[error("the prompt has {tokens} tokens, the context holds {capacity} and needs room for an answer; a larger --ctx-size or a shorter prompt would fit")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Positions of the cache.
+        capacity: usize,
+    },
+    /// An id that is no token.
+    #[error("id {id} is outside the vocabulary of {vocab}")]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// The model has no tokenizer, so text means nothing to it.
+    #[error("the model has no tokenizer; give token ids with --tokens")]
+    NoTokenizer,
+    /// A sampling option.
+    #[error(transparent)]
+    Options(#[from] OptionError),
+    /// The sampler.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The vocabulary.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}

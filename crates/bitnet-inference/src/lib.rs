@@ -1,0 +1,29 @@
+//! Running a model: opening it on a device, sampling, stopping, text as it comes.
+//!
+//! ```no_run
+//! use bitnet_inference::{GenerateOptions, Model, OpenOptions};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut model = Model::open("model.gguf".as_ref(), &OpenOptions::default(), &mut |_, _| {})?;
+//! let prompt = model.encode("The capital of France is")?;
+//! for piece in model.generate(&prompt, GenerateOptions::default())? {
+//!     print!("{}", piece?.text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod device;
+mod error;
+mod generate;
+mod model;
+pub mod sample;
+pub mod stop;
+mod vocabulary;
+
+pub use bitnet_model::{LoadOptions, ModelConfig};
+pub use device::{DeviceInfo, DeviceOptions};
+pub use error::{GenerateError, OpenError};
+pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
+pub use model::{Model, OpenOptions};
+pub use vocabulary::tokenizer;
