@@ -169,7 +169,15 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn rms_norm(&self, x: &Self::Tensor, w: &Self::Vector, eps: f32, out: &mut Self::Tensor);
     /// RMSNorm of `count` neighbouring heads of every row in place, beginning with head `first` (rows are heads of
     /// `head_dim` elements, `w` is `[head_dim]`).
-    fn rms_norm_heads(&self, x: &mut Self::Tensor, first: usize, count: usize, head_dim: usize, w: &Self::Vector, eps: f32);
+    fn rms_norm_heads(
+        &self,
+        x: &mut Self::Tensor,
+        first: usize,
+        count: usize,
+        head_dim: usize,
+        w: &Self::Vector,
+        eps: f32,
+    );
     /// `out[m, n] = x[m, k] * w[n, k]^T`, with the activation precision the weight was prepared for.
     fn linear(&self, x: &Self::Tensor, w: &Self::Weight, out: &mut Self::Tensor);
     /// Rotates q and k of the stacked rows `qkv [m, qkv_cols]` (half-split pairs `i, i + d/2`), writes k and v of positions

@@ -19,4 +19,4 @@ pub use backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BackendError, KvSpec, KvType, RopeRows,
 };
 pub use bytes::{Bytes, Storage};
-pub use matrix::{DenseMatrix, DenseType, Matrix, Scale, ShapeError, TernaryMatrix, ROW_ALIGN};
+pub use matrix::{DenseMatrix, DenseType, Matrix, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};

@@ -188,9 +188,13 @@ impl DenseMatrix {
         let need = dtype.row_bytes(cols).and_then(|r| r.checked_mul(rows));
         match need {
             Some(need) if need == data.len() => Ok(Self { rows, cols, dtype, data }),
-            _ => {
-                Err(ShapeError { what: "dense bytes", rows, cols, need: need.unwrap_or(usize::MAX), got: data.len() })
-            }
+            _ => Err(ShapeError {
+                what: "dense bytes",
+                rows,
+                cols,
+                need: need.unwrap_or(usize::MAX),
+                got: data.len(),
+            }),
         }
     }
     /// Output features, `n`.

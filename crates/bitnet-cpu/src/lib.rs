@@ -10,6 +10,7 @@ mod kernels;
 mod kv;
 mod layout;
 mod pool;
+mod self_test;
 mod simd;
 #[cfg(test)]
 mod testing;
@@ -18,4 +19,5 @@ mod weight;
 pub use backend::{CpuBackend, CpuError, CpuOptions, CpuTensor, MAX_THREADS};
 pub use isa::{Isa, UnknownIsa};
 pub use kv::KvCache;
+pub use self_test::{SelfTest, self_test};
 pub use weight::CpuWeight;

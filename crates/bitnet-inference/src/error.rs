@@ -32,7 +32,9 @@ pub enum GenerateError {
     #[error("the prompt is empty, and the model has no token to begin a text with")]
     EmptyPrompt,
     /// The prompt fills the context.
-    #[error("the prompt has {tokens} tokens, the context holds {capacity} and needs room for an answer; a larger --ctx-size or a shorter prompt would fit")]
+    #[error(
+        "the prompt has {tokens} tokens, the context holds {capacity} and needs room for an answer; a larger --ctx-size or a shorter prompt would fit"
+    )]
     PromptTooLong {
         /// Tokens of the prompt.
         tokens: usize,

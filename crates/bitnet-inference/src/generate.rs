@@ -120,7 +120,11 @@ pub struct Generation<'a> {
 }
 
 impl<'a> Generation<'a> {
-    pub(crate) fn new(model: &'a mut Model, prompt: &[u32], mut options: GenerateOptions) -> Result<Self, GenerateError> {
+    pub(crate) fn new(
+        model: &'a mut Model,
+        prompt: &[u32],
+        mut options: GenerateOptions,
+    ) -> Result<Self, GenerateError> {
         model.check(prompt, 1)?;
         let end_ids = model.end_ids();
         let vocab = model.config().vocab;

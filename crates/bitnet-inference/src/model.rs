@@ -96,7 +96,11 @@ impl Model {
     }
 
     /// Continues a prompt. What the cache holds of it already is not computed again, which changes no bit.
-    pub fn generate(&mut self, prompt: &[u32], options: GenerateOptions) -> Result<Generation<'_>, GenerateError> {
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        options: GenerateOptions,
+    ) -> Result<Generation<'_>, GenerateError> {
         Generation::new(self, prompt, options)
     }
 

@@ -26,8 +26,10 @@ fn from_metadata(metadata: &Metadata) -> Result<Option<Tokenizer>, TokenizerErro
         })
     };
     let (tokens, merges) = (strings("tokens")?, strings("merges")?);
-    let types: Vec<i32> =
-        array("token_type").iter().map(|v| if let Value::I32(t) = v { *t } else { v.as_u64().unwrap_or(1) as i32 }).collect();
+    let types: Vec<i32> = array("token_type")
+        .iter()
+        .map(|v| if let Value::I32(t) = v { *t } else { v.as_u64().unwrap_or(1) as i32 })
+        .collect();
     let scores: Vec<f32> = array("scores").iter().map(|v| v.as_f64().unwrap_or(0.0) as f32).collect();
     let id = |name: &str| metadata.u32(&key(&format!("{name}_token_id")));
     let mut tokenizer = Tokenizer::from_gguf(GgufVocab {
@@ -45,8 +47,12 @@ fn from_metadata(metadata: &Metadata) -> Result<Option<Tokenizer>, TokenizerErro
     })?;
     if let Some(source) = metadata.str("tokenizer.chat_template") {
         let text = |id: Option<u32>| id.and_then(|id| tokens.get(id as usize).cloned());
-        let special =
-            SpecialTokens { bos: text(id("bos")), eos: text(id("eos")), unk: text(id("unknown")), pad: text(id("padding")) };
+        let special = SpecialTokens {
+            bos: text(id("bos")),
+            eos: text(id("eos")),
+            unk: text(id("unknown")),
+            pad: text(id("padding")),
+        };
         tokenizer = tokenizer.with_template(ChatTemplate::new(source, special)?);
     }
     Ok(Some(tokenizer))

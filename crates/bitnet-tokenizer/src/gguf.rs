@@ -117,15 +117,25 @@ fn byte_level(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
         .merges
         .iter()
         // Neither half is empty, so the space that divides them is not the first character.
-        .map(|m| m.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| (m[..at].to_owned(), m[at + 1..].to_owned())))
+        .map(|m| {
+            m.char_indices()
+                .skip(1)
+                .find(|(_, c)| *c == ' ')
+                .map(|(at, _)| (m[..at].to_owned(), m[at + 1..].to_owned()))
+        })
         .collect::<Option<Merges>>()
         .ok_or_else(|| invalid("a merge is not two tokens with a space between"))?;
-    let model =
-        BPE::builder().vocab_and_merges(ids, merges).ignore_merges(pre.ignore_merges).build().map_err(invalid)?;
+    let model = BPE::builder()
+        .vocab_and_merges(ids, merges)
+        .ignore_merges(pre.ignore_merges)
+        .build()
+        .map_err(invalid)?;
     let mut inner = Inner::new(model);
-    let split = Split::new(SplitPattern::Regex(pre.pattern.to_owned()), SplitDelimiterBehavior::Isolated, false);
+    let split =
+        Split::new(SplitPattern::Regex(pre.pattern.to_owned()), SplitDelimiterBehavior::Isolated, false);
     let bytes = ByteLevel::new(false, true, false);
-    let sequence = [PreTokenizerWrapper::Split(split.map_err(invalid)?), PreTokenizerWrapper::ByteLevel(bytes)];
+    let sequence =
+        [PreTokenizerWrapper::Split(split.map_err(invalid)?), PreTokenizerWrapper::ByteLevel(bytes)];
     inner.with_pre_tokenizer(Some(Sequence::new(sequence.into())));
     inner.with_decoder(Some(bytes));
     if pre.nfc {

@@ -4,11 +4,11 @@
 
 use crate::{Tokenizer, TokenizerError};
 use std::collections::HashMap;
+use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
-use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::replace::Replace;
@@ -100,7 +100,8 @@ fn message<'a>(mut data: &'a [u8], mut f: impl FnMut(u64, Field<'a>)) -> Result<
     let len = data.len();
     while !data.is_empty() {
         let at = len - data.len();
-        let (number, value) = field(&mut data).ok_or_else(|| invalid(format!("no field at byte {at} of a message")))?;
+        let (number, value) =
+            field(&mut data).ok_or_else(|| invalid(format!("no field at byte {at} of a message")))?;
         f(number, value);
     }
     Ok(())
@@ -142,7 +143,8 @@ fn parse(data: &[u8]) -> Result<Model<'_>, TokenizerError> {
             (3, Field::Number(v)) => kind = PieceKind::from_number(i64::try_from(v).unwrap_or(0)),
             _ => {}
         })?;
-        let text = std::str::from_utf8(text).map_err(|e| invalid(format!("a piece is not UTF-8: {e}")))?.to_owned();
+        let text =
+            std::str::from_utf8(text).map_err(|e| invalid(format!("a piece is not UTF-8: {e}")))?.to_owned();
         model.pieces.push(Piece { text, score, kind });
     }
     // An id that is not used is stored as -1.
@@ -177,17 +179,27 @@ impl Tokenizer {
         let mut inner = match model.algorithm {
             1 => unigram(&model.pieces, unk)?,
             2 => bpe(&model.pieces, unk)?,
-            other => return Err(invalid(format!("its algorithm is number {other}; unigram (1) and BPE (2) are known"))),
+            other => {
+                return Err(invalid(format!(
+                    "its algorithm is number {other}; unigram (1) and BPE (2) are known"
+                )));
+            }
         };
         finish(&mut inner, &model.pieces, model.add_dummy_prefix, model.charsmap)?;
-        let id = |id: Option<u64>| id.and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < model.pieces.len());
+        let id = |id: Option<u64>| {
+            id.and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < model.pieces.len())
+        };
         let (bos, eos) = (id(model.bos), id(model.eos));
         Ok(Self { inner, kind: "SentencePiece", bos, eos, add_bos: Some(true), template: None })
     }
 }
 
 /// SentencePiece's BPE from pieces, with normalizer, decoder and special tokens.
-pub(crate) fn bpe_from_pieces(pieces: &[Piece], unk: Option<usize>, prefix: bool) -> Result<Inner, TokenizerError> {
+pub(crate) fn bpe_from_pieces(
+    pieces: &[Piece],
+    unk: Option<usize>,
+    prefix: bool,
+) -> Result<Inner, TokenizerError> {
     let mut inner = bpe(pieces, unk)?;
     finish(&mut inner, pieces, prefix, &[])?;
     Ok(inner)
@@ -217,7 +229,8 @@ fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
     cuts.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2, a.3).cmp(&(b.1, b.2, b.3))));
     let merges: Merges = cuts.iter().map(|c| (c.4.to_owned(), c.5.to_owned())).collect();
     let byte_fallback = pieces.iter().any(|p| p.kind == PieceKind::Byte);
-    let mut builder = BPE::builder().vocab_and_merges(vocab, merges).fuse_unk(true).byte_fallback(byte_fallback);
+    let mut builder =
+        BPE::builder().vocab_and_merges(vocab, merges).fuse_unk(true).byte_fallback(byte_fallback);
     if let Some(unk) = unk.and_then(|id| pieces.get(id)) {
         builder = builder.unk_token(unk.text.clone());
     }
@@ -256,7 +269,11 @@ fn finish(inner: &mut Inner, pieces: &[Piece], prefix: bool, charsmap: &[u8]) ->
     inner.with_decoder(Some(Decoders::new(decoders)));
     let of_kind = |kinds: &[PieceKind], special: bool| -> Vec<AddedToken> {
         let kind = |p: &&Piece| kinds.contains(&p.kind) && !p.text.is_empty();
-        pieces.iter().filter(kind).map(|p| AddedToken::from(p.text.clone(), special).normalized(false)).collect()
+        pieces
+            .iter()
+            .filter(kind)
+            .map(|p| AddedToken::from(p.text.clone(), special).normalized(false))
+            .collect()
     };
     inner.add_special_tokens(of_kind(&[PieceKind::Control, PieceKind::Unknown], true)).map_err(invalid)?;
     inner.add_tokens(of_kind(&[PieceKind::UserDefined], false)).map_err(invalid)?;

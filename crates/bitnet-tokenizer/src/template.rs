@@ -88,7 +88,11 @@ impl ChatTemplate {
                 context.insert(name.to_owned(), token.as_str().into());
             }
         }
-        self.environment.get_template("chat").map_err(failed)?.render(Value::from(Serde(context))).map_err(failed)
+        self.environment
+            .get_template("chat")
+            .map_err(failed)?
+            .render(Value::from(Serde(context)))
+            .map_err(failed)
     }
 }
 

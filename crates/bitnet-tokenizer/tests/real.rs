@@ -7,7 +7,9 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 fn folder() -> PathBuf {
-    std::env::var_os("BITNET_TOKENIZERS").expect("BITNET_TOKENIZERS names the folder of the tokenizer files").into()
+    std::env::var_os("BITNET_TOKENIZERS")
+        .expect("BITNET_TOKENIZERS names the folder of the tokenizer files")
+        .into()
 }
 
 fn check(tokenizer: &Tokenizer, cases: &str) {
@@ -20,7 +22,11 @@ fn check(tokenizer: &Tokenizer, cases: &str) {
         let want = ids(&case["ids"]);
         assert_eq!(tokenizer.encode(text, false).unwrap(), want, "{text:?}");
         if case["ids_with_special"].is_array() {
-            assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&case["ids_with_special"]), "{text:?} with special");
+            assert_eq!(
+                tokenizer.encode(text, true).unwrap(),
+                ids(&case["ids_with_special"]),
+                "{text:?} with special"
+            );
         }
         // `decoded` stands there only where it is not the text.
         let decoded = case["decoded"].as_str().unwrap_or(text);
@@ -39,7 +45,10 @@ fn llama3() {
 #[test]
 #[ignore = "needs files of scripts/check-real-tokenizers"]
 fn byte_fallback() {
-    check(&Tokenizer::from_file(&folder().join("bytefallback.json")).unwrap(), "tokenizer_bytefallback_cases.json");
+    check(
+        &Tokenizer::from_file(&folder().join("bytefallback.json")).unwrap(),
+        "tokenizer_bytefallback_cases.json",
+    );
 }
 
 #[test]

@@ -81,9 +81,21 @@ static CHAIN: &[Stage] = &[
     Stage { name: "logit-bias", active: |o| !o.logit_bias.is_empty(), run: Run::Adjust(bias::adjust) },
     Stage { name: "penalties", active: penalties::active, run: Run::Adjust(penalties::adjust) },
     Stage { name: "top-k", active: |o| o.temperature > 0.0, run: Run::Select(top_k::select) },
-    Stage { name: "typical-p", active: |o| o.temperature > 0.0 && o.typical_p < 1.0, run: Run::Narrow(typical::narrow) },
-    Stage { name: "top-p", active: |o| o.temperature > 0.0 && o.top_p < 1.0, run: Run::Narrow(top_p::narrow) },
-    Stage { name: "min-p", active: |o| o.temperature > 0.0 && o.min_p > 0.0, run: Run::Narrow(min_p::narrow) },
+    Stage {
+        name: "typical-p",
+        active: |o| o.temperature > 0.0 && o.typical_p < 1.0,
+        run: Run::Narrow(typical::narrow),
+    },
+    Stage {
+        name: "top-p",
+        active: |o| o.temperature > 0.0 && o.top_p < 1.0,
+        run: Run::Narrow(top_p::narrow),
+    },
+    Stage {
+        name: "min-p",
+        active: |o| o.temperature > 0.0 && o.min_p > 0.0,
+        run: Run::Narrow(min_p::narrow),
+    },
     Stage { name: "temperature", active: |o| o.temperature > 0.0, run: Run::Narrow(temperature::narrow) },
 ];
 

@@ -80,7 +80,12 @@ impl SamplerOptions {
     pub fn validate(&self, vocab: usize) -> Result<(), OptionError> {
         let share = |v: f64| (0.0..=1.0).contains(&v);
         let checks: [(&'static str, f64, &'static str, bool); 7] = [
-            ("temp", self.temperature, "a finite number, 0 or more", self.temperature.is_finite() && self.temperature >= 0.0),
+            (
+                "temp",
+                self.temperature,
+                "a finite number, 0 or more",
+                self.temperature.is_finite() && self.temperature >= 0.0,
+            ),
             ("top-p", self.top_p, "between 0 and 1", share(self.top_p)),
             ("min-p", self.min_p, "between 0 and 1", share(self.min_p)),
             ("typical-p", self.typical_p, "between 0 and 1", share(self.typical_p)),
@@ -96,7 +101,12 @@ impl SamplerOptions {
                 "between -1e6 and 1e6",
                 self.frequency_penalty.abs() <= 1e6,
             ),
-            ("presence-penalty", self.presence_penalty, "between -1e6 and 1e6", self.presence_penalty.abs() <= 1e6),
+            (
+                "presence-penalty",
+                self.presence_penalty,
+                "between -1e6 and 1e6",
+                self.presence_penalty.abs() <= 1e6,
+            ),
         ];
         for (name, value, range, good) in checks {
             if !good {

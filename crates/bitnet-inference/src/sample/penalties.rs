@@ -7,7 +7,8 @@ use super::{Context, SamplerOptions};
 use std::collections::BTreeMap;
 
 pub(super) fn active(o: &SamplerOptions) -> bool {
-    o.repeat_last_n > 0 && (o.repeat_penalty != 1.0 || o.frequency_penalty != 0.0 || o.presence_penalty != 0.0)
+    o.repeat_last_n > 0
+        && (o.repeat_penalty != 1.0 || o.frequency_penalty != 0.0 || o.presence_penalty != 0.0)
 }
 
 pub(super) fn adjust(logits: &mut [f64], context: &Context<'_>) {

@@ -30,7 +30,10 @@ fn logits(p: &[f64]) -> Vec<f32> {
 #[test]
 fn philox_gives_the_published_words() {
     assert_eq!(philox4x32([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-    assert_eq!(philox4x32([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    assert_eq!(
+        philox4x32([u32::MAX; 4], [u32::MAX; 2]),
+        [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+    );
 }
 
 #[test]
@@ -47,7 +50,10 @@ fn each_sampler_keeps_what_its_definition_says() {
     assert_eq!(keep(SamplerOptions { typical_p: 0.2, ..plain() }), [1]);
     assert_eq!(keep(SamplerOptions { typical_p: 0.5, ..plain() }), [0, 1]);
     assert_eq!(keep(SamplerOptions { temperature: 0.01, ..plain() }), [0]);
-    assert_eq!(keep(SamplerOptions { logit_bias: vec![(0, f64::NEG_INFINITY), (4, 9.0)], min_p: 0.5, ..plain() }), [4]);
+    assert_eq!(
+        keep(SamplerOptions { logit_bias: vec![(0, f64::NEG_INFINITY), (4, 9.0)], min_p: 0.5, ..plain() }),
+        [4]
+    );
 }
 
 #[test]
@@ -78,7 +84,11 @@ fn draws_follow_the_distribution() {
         sampler.seed = u64::from(position);
         counts[sampler.sample(&row, &history).unwrap() as usize] += 1;
     }
-    let chi2: f64 = p.iter().zip(counts).map(|(p, c)| (f64::from(c) - p * f64::from(n)).powi(2) / (p * f64::from(n))).sum();
+    let chi2: f64 = p
+        .iter()
+        .zip(counts)
+        .map(|(p, c)| (f64::from(c) - p * f64::from(n)).powi(2) / (p * f64::from(n)))
+        .sum();
     // Three degrees of freedom: 16.3 is exceeded once in a thousand seeds, and this one is fixed.
     assert!(chi2 < 16.3, "{chi2}");
 }

@@ -68,7 +68,8 @@ fn the_same_vocabulary_in_a_gguf_file_gives_the_same_ids() {
         unk: Some(0),
         ..GgufVocab::default()
     };
-    let (gguf, twin) = (Tokenizer::from_gguf(vocab).unwrap(), Tokenizer::from_sentencepiece(&model(2)).unwrap());
+    let (gguf, twin) =
+        (Tokenizer::from_gguf(vocab).unwrap(), Tokenizer::from_sentencepiece(&model(2)).unwrap());
     for text in ["abc", "aab  cc", "é</s>a", "", "zz"] {
         assert_eq!(gguf.encode(text, true).unwrap(), twin.encode(text, true).unwrap(), "{text:?}");
     }

@@ -46,7 +46,8 @@ fn chats_are_rendered_and_encoded_as_in_the_reference() {
     };
     for case in cases["cases"].as_array().unwrap() {
         let name = case["template"].as_str().unwrap();
-        let template = ChatTemplate::verbatim(cases["templates"][name].as_str().unwrap(), tokens(case)).unwrap();
+        let template =
+            ChatTemplate::verbatim(cases["templates"][name].as_str().unwrap(), tokens(case)).unwrap();
         let prompt = case["add_generation_prompt"].as_bool().unwrap();
         let text = template.render(&case["messages"], prompt, &serde_json::Map::new()).unwrap();
         assert_eq!(text, case["text"], "{name}");
@@ -85,7 +86,12 @@ fn a_gguf_vocabulary_equals_its_twin() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|m| m.as_str().map_or_else(|| format!("{} {}", m[0].as_str().unwrap(), m[1].as_str().unwrap()), str::to_owned))
+        .map(|m| {
+            m.as_str().map_or_else(
+                || format!("{} {}", m[0].as_str().unwrap(), m[1].as_str().unwrap()),
+                str::to_owned,
+            )
+        })
         .collect();
     let vocab = GgufVocab {
         model: "gpt2",
@@ -98,13 +104,20 @@ fn a_gguf_vocabulary_equals_its_twin() {
         ..GgufVocab::default()
     };
     let tokenizer = Tokenizer::from_gguf(vocab).unwrap();
-    for text in ["ships at night", "I'LL  have 1234 of\r\n\nthem<|eot_id|>", "Привет 世界 🚀", "", " ", "\u{0}"] {
+    for text in
+        ["ships at night", "I'LL  have 1234 of\r\n\nthem<|eot_id|>", "Привет 世界 🚀", "", " ", "\u{0}"]
+    {
         for special in [true, false] {
-            assert_eq!(tokenizer.encode(text, special).unwrap(), twin.encode(text, special).unwrap(), "{text:?}");
+            assert_eq!(
+                tokenizer.encode(text, special).unwrap(),
+                twin.encode(text, special).unwrap(),
+                "{text:?}"
+            );
         }
     }
     assert_eq!(tokenizer.end_tokens(), twin.end_tokens());
-    let unknown = Tokenizer::from_gguf(GgufVocab { pre: Some("klingon"), ..vocab }).err().unwrap().to_string();
+    let unknown =
+        Tokenizer::from_gguf(GgufVocab { pre: Some("klingon"), ..vocab }).err().unwrap().to_string();
     assert!(unknown.contains("klingon"));
     let broken = ["nospace".to_owned()];
     assert!(Tokenizer::from_gguf(GgufVocab { merges: &broken, ..vocab }).is_err());
@@ -114,7 +127,9 @@ fn a_gguf_vocabulary_equals_its_twin() {
 
 #[test]
 fn files_that_are_no_tokenizers_are_refused() {
-    for bytes in [&b""[..], b"{}", b"[]", b"\xff\xfe", br#"{"model":{"type":"BPE","vocab":{"a":0},"merges":["a b"]}}"#] {
+    for bytes in
+        [&b""[..], b"{}", b"[]", b"\xff\xfe", br#"{"model":{"type":"BPE","vocab":{"a":0},"merges":["a b"]}}"#]
+    {
         assert!(Tokenizer::from_json(bytes).is_err());
     }
     let empty = std::env::temp_dir();

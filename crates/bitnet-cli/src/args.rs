@@ -1,0 +1,297 @@
+//! Flags that several commands share. Names and defaults are llama.cpp's where it has them.
+
+use crate::failure::Failure;
+use crate::terminal::Progress;
+use bitnet_core::{ActivationPrecision, KvType};
+use bitnet_cpu::Isa;
+use bitnet_inference::sample::SamplerOptions;
+use bitnet_inference::{DeviceOptions, GenerateOptions, LoadOptions, Model, OpenOptions};
+use clap::{Args, ValueEnum};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// llama.cpp has short flags of several letters; clap knows them by their long names.
+pub fn spell_out(arg: OsString) -> OsString {
+    match arg.to_str() {
+        Some("-ctk") => "--cache-type-k".into(),
+        Some("-ctv") => "--cache-type-v".into(),
+        _ => arg,
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CacheType {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<CacheType> for KvType {
+    fn from(t: CacheType) -> Self {
+        match t {
+            CacheType::F32 => Self::F32,
+            CacheType::F16 => Self::F16,
+            CacheType::Bf16 => Self::BF16,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Act {
+    /// Per-token int8, as BitNet models are trained
+    Int8,
+    /// Not quantized, as weight-only models are made for
+    Float,
+}
+
+/// How a model is loaded and where it runs.
+#[derive(Args, Clone, Debug)]
+pub struct ModelFlags {
+    /// Instruction set: scalar, avx2 or avx512 [default: the best one of this processor]
+    #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
+    isa: Option<Isa>,
+    /// Threads [default: physical cores]
+    #[arg(short, long, env = "BITNET_THREADS", help_heading = "Device")]
+    threads: Option<usize>,
+    /// Tokens of context [default: the model's own, at most 4096]
+    #[arg(short, long, env = "BITNET_CTX_SIZE", help_heading = "Device")]
+    ctx_size: Option<usize>,
+    /// Tokens of one prefill step; changes speed and memory, never the result
+    #[arg(short, long, default_value_t = 512, env = "BITNET_BATCH_SIZE", help_heading = "Device")]
+    pub batch_size: usize,
+    /// Type of cached keys and values
+    #[arg(long, value_enum, default_value_t = CacheType::F16, env = "BITNET_CACHE_TYPE", help_heading = "Device")]
+    cache_type: CacheType,
+    /// Type of cached keys alone (also -ctk)
+    #[arg(long, value_enum, env = "BITNET_CACHE_TYPE_K", help_heading = "Device")]
+    cache_type_k: Option<CacheType>,
+    /// Type of cached values alone (also -ctv)
+    #[arg(long, value_enum, env = "BITNET_CACHE_TYPE_V", help_heading = "Device")]
+    cache_type_v: Option<CacheType>,
+    /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
+    #[arg(long, value_enum, env = "BITNET_ACT", help_heading = "Device")]
+    act: Option<Act>,
+}
+
+impl ModelFlags {
+    fn options(&self) -> Result<OpenOptions, Failure> {
+        if self.batch_size == 0 {
+            return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
+        }
+        Ok(OpenOptions {
+            device: DeviceOptions { isa: self.isa, threads: self.threads },
+            load: LoadOptions {
+                act: self.act.map(|act| match act {
+                    Act::Int8 => ActivationPrecision::Int8,
+                    Act::Float => ActivationPrecision::Float,
+                }),
+                // 0 is the model's own context in llama.cpp.
+                context: self.ctx_size.filter(|c| *c > 0),
+                key: self.cache_type_k.unwrap_or(self.cache_type).into(),
+                value: self.cache_type_v.unwrap_or(self.cache_type).into(),
+            },
+        })
+    }
+
+    /// Opens a model with a bar while it loads, and says what it is.
+    pub fn open(&self, path: &Path, quiet: bool) -> Result<Model, Failure> {
+        let options = self.options()?;
+        let checkpoint = bitnet_formats::open(path)?;
+        let mut progress = Progress::new("loading", quiet);
+        let model = Model::from_checkpoint(&checkpoint, &options, &mut |done, all| progress.at(done, all))?;
+        progress.finish();
+        if !quiet {
+            eprintln!("{}", self.start_line(path, &checkpoint, &model));
+        }
+        Ok(model)
+    }
+
+    /// Model, format, bits per weight, kernels, threads, context, template.
+    fn start_line(&self, path: &Path, checkpoint: &bitnet_formats::Checkpoint, model: &Model) -> String {
+        let (report, device) = (model.report(), model.device());
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let format = match checkpoint.header {
+            bitnet_formats::Header::HuggingFace { .. } => "safetensors",
+            bitnet_formats::Header::Gguf { .. } => "GGUF",
+        };
+        let weights = report.ternary_weights + report.dense_weights;
+        let bits = report.weight_bytes as f64 * 8.0 / weights.max(1) as f64;
+        let act = match report.act {
+            ActivationPrecision::Int8 => "int8 activations",
+            ActivationPrecision::Float => "float activations",
+        };
+        let template = match model.tokenizer() {
+            None => "no tokenizer",
+            Some(t) if t.template().is_some() => "chat template",
+            Some(_) => "no chat template",
+        };
+        format!(
+            "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads; context {}, {template}",
+            model.config().arch.name,
+            count(weights),
+            device.device,
+            device.isa,
+            device.threads,
+            model.capacity(),
+        )
+    }
+}
+
+/// A number with a unit of thousands.
+pub fn count(n: u64) -> String {
+    match n {
+        0..10_000 => n.to_string(),
+        10_000..10_000_000 => format!("{:.1} K", n as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.1} G", n as f64 / 1e9),
+    }
+}
+
+/// Token ids on the command line: `1,2,3` or `1 2 3`.
+pub fn ids(text: &str) -> Result<Vec<u32>, Failure> {
+    let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|p| !p.is_empty());
+    let id = |p: &str| p.parse().map_err(|_| Failure::Usage(format!("{p:?} is no token id")));
+    parts.map(id).collect()
+}
+
+/// How an answer is sampled and when it ends.
+#[derive(Args, Clone, Debug)]
+pub struct SamplingFlags {
+    /// Tokens to generate at most; -1 is as many as the context holds
+    #[arg(
+        short = 'n',
+        long,
+        default_value_t = 512,
+        allow_negative_numbers = true,
+        env = "BITNET_PREDICT",
+        help_heading = "Sampling"
+    )]
+    predict: i64,
+    /// Temperature; 0 is greedy
+    #[arg(
+        long,
+        default_value_t = 0.8,
+        allow_negative_numbers = true,
+        env = "BITNET_TEMP",
+        help_heading = "Sampling"
+    )]
+    temp: f64,
+    /// Keep the K most likely tokens; 0 keeps all
+    #[arg(long, default_value_t = 40, env = "BITNET_TOP_K", help_heading = "Sampling")]
+    top_k: usize,
+    /// Keep the most likely tokens that reach this probability together; 1 keeps all
+    #[arg(long, default_value_t = 0.95, env = "BITNET_TOP_P", help_heading = "Sampling")]
+    top_p: f64,
+    /// Keep tokens at least this fraction as likely as the best; 0 keeps all
+    #[arg(long, default_value_t = 0.05, env = "BITNET_MIN_P", help_heading = "Sampling")]
+    min_p: f64,
+    /// Keep the tokens of typical surprise that reach this probability together; 1 keeps all
+    #[arg(
+        long,
+        visible_alias = "typical-p",
+        default_value_t = 1.0,
+        env = "BITNET_TYPICAL",
+        help_heading = "Sampling"
+    )]
+    typical: f64,
+    /// Penalty for repeated tokens; 1 is none
+    #[arg(long, default_value_t = 1.0, env = "BITNET_REPEAT_PENALTY", help_heading = "Sampling")]
+    repeat_penalty: f64,
+    /// How many of the last tokens the penalties look at; -1 is all, 0 none
+    #[arg(
+        long,
+        default_value_t = 64,
+        allow_negative_numbers = true,
+        env = "BITNET_REPEAT_LAST_N",
+        help_heading = "Sampling"
+    )]
+    repeat_last_n: i64,
+    /// Subtracted from a token's logit for each time it was seen lately
+    #[arg(
+        long,
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        env = "BITNET_FREQUENCY_PENALTY",
+        help_heading = "Sampling"
+    )]
+    frequency_penalty: f64,
+    /// Subtracted from a token's logit if it was seen lately
+    #[arg(
+        long,
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        env = "BITNET_PRESENCE_PENALTY",
+        help_heading = "Sampling"
+    )]
+    presence_penalty: f64,
+    /// Add to a token's logit, as ID+BIAS or ID-BIAS (15043+1, 15043-1, 15043-inf); may be repeated
+    #[arg(short, long, value_name = "ID+BIAS", help_heading = "Sampling")]
+    logit_bias: Vec<String>,
+    /// Seed; -1 takes a new one
+    #[arg(short, long, default_value_t = -1, allow_negative_numbers = true, env = "BITNET_SEED", help_heading = "Sampling")]
+    seed: i64,
+    /// End the answer before this text; may be repeated
+    #[arg(
+        short = 'r',
+        long = "stop",
+        visible_alias = "reverse-prompt",
+        value_name = "TEXT",
+        help_heading = "Sampling"
+    )]
+    stop: Vec<String>,
+    /// Never end at an end token: they are banned
+    #[arg(long, help_heading = "Sampling")]
+    ignore_eos: bool,
+}
+
+impl SamplingFlags {
+    pub fn options(&self, flags: &ModelFlags) -> Result<GenerateOptions, Failure> {
+        let sampling = SamplerOptions {
+            temperature: self.temp.max(0.0),
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            typical_p: self.typical,
+            repeat_penalty: self.repeat_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            repeat_last_n: usize::try_from(self.repeat_last_n).unwrap_or(usize::MAX),
+            logit_bias: self.logit_bias.iter().map(|b| bias(b)).collect::<Result<_, _>>()?,
+            seed: u64::try_from(self.seed).ok(),
+        };
+        Ok(GenerateOptions {
+            sampling,
+            max_tokens: usize::try_from(self.predict).ok(),
+            stop: self.stop.clone(),
+            ignore_eos: self.ignore_eos,
+            batch: flags.batch_size,
+            cancel: None,
+        })
+    }
+}
+
+fn bias(text: &str) -> Result<(u32, f64), Failure> {
+    let at = text.find(['+', '-']).unwrap_or(text.len());
+    let (id, value) = text.split_at(at);
+    match (id.parse(), value.parse()) {
+        (Ok(id), Ok(value)) => Ok((id, value)),
+        _ => Err(Failure::Usage(format!("--logit-bias {text:?} is not of the form ID+BIAS or ID-BIAS"))),
+    }
+}
+
+/// A model by position or by `-m`.
+#[derive(Args, Clone, Debug)]
+pub struct ModelPath {
+    /// GGUF file, Hugging Face directory, or safetensors file with its config.json beside it
+    #[arg(value_name = "MODEL", required_unless_present = "model")]
+    path: Option<PathBuf>,
+    /// The model, by name
+    #[arg(short, long, value_name = "MODEL", env = "BITNET_MODEL", conflicts_with = "path")]
+    model: Option<PathBuf>,
+}
+
+impl ModelPath {
+    pub fn get(&self) -> &Path {
+        self.path.as_deref().or(self.model.as_deref()).unwrap_or(Path::new(""))
+    }
+}

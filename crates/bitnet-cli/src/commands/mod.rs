@@ -1,0 +1,12 @@
+//! One file a command.
+
+pub mod bench;
+pub mod chat;
+pub mod detokenize;
+pub mod doctor;
+pub mod inspect;
+pub mod logits;
+pub mod run;
+pub mod template;
+pub mod tokenize;
+mod vocabulary;

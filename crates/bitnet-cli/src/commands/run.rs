@@ -1,0 +1,161 @@
+//! `bitnet run`: continue a prompt.
+
+use crate::args::{ModelFlags, SamplingFlags, ids};
+use crate::commands::chat::Chat;
+use crate::failure::Failure;
+use crate::terminal::interrupt;
+use bitnet_inference::{FinishReason, Generation, Model};
+use clap::Args;
+use serde_json::json;
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  bitnet run model.gguf \"The capital of France is\"
+  echo \"Once upon a time\" | bitnet run model.gguf -n 100
+  bitnet run model.gguf --tokens 128000,791,6864 --temp 0 --json")]
+pub struct Run {
+    /// GGUF file, Hugging Face directory, or safetensors file with its config.json beside it
+    #[arg(value_name = "MODEL", required_unless_present = "model_flag")]
+    model: Option<PathBuf>,
+    /// Text to continue; standard input when absent and not a terminal
+    #[arg(value_name = "PROMPT")]
+    prompt: Option<String>,
+    /// The model, by name; a single position is then the prompt
+    #[arg(short, long = "model", id = "model_flag", value_name = "MODEL", env = "BITNET_MODEL")]
+    model_flag: Option<PathBuf>,
+    /// The prompt, by name
+    #[arg(short, long = "prompt", id = "prompt_flag", value_name = "PROMPT", conflicts_with = "prompt")]
+    prompt_flag: Option<String>,
+    /// Token ids instead of a text, as given: nothing is put in front
+    #[arg(long, value_name = "IDS", conflicts_with_all = ["prompt", "prompt_flag"])]
+    tokens: Option<String>,
+    /// Print one JSON object at the end instead of text as it comes
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model_flags: ModelFlags,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+}
+
+enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+impl Run {
+    pub fn execute(mut self, quiet: bool) -> Result<(), Failure> {
+        if let (Some(flag), Some(first), None) = (&self.model_flag, &self.model, &self.prompt) {
+            // `run -m MODEL PROMPT`
+            self.prompt = Some(first.to_string_lossy().into_owned());
+            self.model = Some(flag.clone());
+        }
+        let path = self.model.clone().or_else(|| self.model_flag.clone()).unwrap_or_default();
+        let mut options = self.sampling.options(&self.model_flags)?;
+        let prompt = match self.prompt()? {
+            Some(prompt) => prompt,
+            None => return Chat::with(path, self.model_flags, self.sampling).execute(quiet),
+        };
+        let mut model = self.model_flags.open(&path, quiet)?;
+        let prompt = match prompt {
+            Prompt::Ids(ids) => ids,
+            Prompt::Text(text) => encode(&model, &text)?,
+        };
+        options.cancel = Some(interrupt());
+        let mut generation = model.generate(&prompt, options)?;
+        match self.json {
+            true => print_json(&prompt, &mut generation)?,
+            false => stream(&mut generation)?,
+        }
+        if !quiet {
+            eprintln!("{}", speeds(&generation));
+        }
+        match generation.finish_reason() {
+            Some(FinishReason::Cancelled) => Err(Failure::Interrupted),
+            _ => Ok(()),
+        }
+    }
+
+    fn prompt(&self) -> Result<Option<Prompt>, Failure> {
+        if let Some(tokens) = &self.tokens {
+            return Ok(Some(Prompt::Ids(ids(tokens)?)));
+        }
+        if let Some(text) = self.prompt.as_ref().or(self.prompt_flag.as_ref()) {
+            return Ok(Some(Prompt::Text(text.clone())));
+        }
+        if std::io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        std::io::stdin().read_to_end(&mut text)?;
+        let text =
+            String::from_utf8(text).map_err(|_| Failure::Usage("standard input is not UTF-8".to_owned()))?;
+        // The line end that `echo` adds is no part of the prompt.
+        Ok(Some(Prompt::Text(text.strip_suffix('\n').unwrap_or(&text).to_owned())))
+    }
+}
+
+/// An empty text begins with what begins every text.
+fn encode(model: &Model, text: &str) -> Result<Vec<u32>, Failure> {
+    let ids = model.encode(text)?;
+    if !ids.is_empty() {
+        return Ok(ids);
+    }
+    Ok(model.config().bos.into_iter().collect())
+}
+
+/// Prints text as it comes.
+pub fn stream(generation: &mut Generation<'_>) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for piece in generation.by_ref() {
+        let piece = piece?;
+        if !piece.text.is_empty() {
+            out.write_all(piece.text.as_bytes())?;
+            out.flush()?;
+        }
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+fn print_json(prompt: &[u32], generation: &mut Generation<'_>) -> Result<(), Failure> {
+    let mut text = String::new();
+    for piece in generation.by_ref() {
+        text += &piece?.text;
+    }
+    let t = generation.timings();
+    let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
+    let object = json!({
+        "prompt_tokens": prompt,
+        "tokens": generation.tokens(),
+        "text": text,
+        "finish_reason": generation.finish_reason().map(FinishReason::name),
+        "seed": generation.seed(),
+        "timings": {
+            "prompt_n": t.prompt_tokens,
+            "prompt_ms": ms(t.prompt),
+            "prompt_per_second": t.prompt_per_second(),
+            "predicted_n": t.tokens,
+            "predicted_ms": ms(t.generation),
+            "predicted_per_second": t.tokens_per_second(),
+            "cache_n": t.cached_tokens,
+        },
+    });
+    writeln!(std::io::stdout(), "{object}")?;
+    Ok(())
+}
+
+/// The last line: how fast it was.
+pub fn speeds(generation: &Generation<'_>) -> String {
+    let t = generation.timings();
+    format!(
+        "prompt: {} tokens, {:.1} tokens/s; generation: {} tokens, {:.1} tokens/s",
+        t.prompt_tokens,
+        t.prompt_per_second(),
+        t.tokens,
+        t.tokens_per_second()
+    )
+}

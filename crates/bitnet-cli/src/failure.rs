@@ -1,0 +1,130 @@
+//! What went wrong, and the exit code that says so.
+
+use bitnet_formats::FormatError;
+use bitnet_inference::{GenerateError, OpenError};
+use bitnet_model::ModelError;
+use bitnet_tokenizer::{TemplateError, TokenizerError};
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1.
+    Runtime(String),
+    /// Exit code 2.
+    Usage(String),
+    /// Exit code 3.
+    Model(String),
+    /// Exit code 130.
+    Interrupted,
+    /// Nobody reads the output any more.
+    BrokenPipe,
+}
+
+impl Failure {
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Runtime(m) | Self::Usage(m) | Self::Model(m) => m,
+            Self::Interrupted | Self::BrokenPipe => "",
+        }
+    }
+
+    pub fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Runtime(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Model(_) => 3,
+            Self::Interrupted => 130,
+            Self::BrokenPipe => 0,
+        })
+    }
+
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::BrokenPipe)
+    }
+}
+
+/// A message and what caused it.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        if e.kind() == io::ErrorKind::BrokenPipe { Self::BrokenPipe } else { Self::Runtime(e.to_string()) }
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(e: serde_json::Error) -> Self {
+        Self::from(io::Error::from(e))
+    }
+}
+
+impl From<FormatError> for Failure {
+    fn from(e: FormatError) -> Self {
+        Self::Model(chain(&e))
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(e: ModelError) -> Self {
+        match e {
+            ModelError::Context { .. } => Self::Usage(format!("{e}; --ctx-size takes less")),
+            ModelError::UnknownId { .. } | ModelError::ContextFull { .. } | ModelError::NoTokens => {
+                Self::Usage(chain(&e))
+            }
+            ModelError::Backend(_) => Self::Runtime(chain(&e)),
+            e => Self::Model(chain(&e)),
+        }
+    }
+}
+
+impl From<TokenizerError> for Failure {
+    fn from(e: TokenizerError) -> Self {
+        match e {
+            TokenizerError::Encode(_) | TokenizerError::Decode(_) => Self::Runtime(chain(&e)),
+            e => Self::Model(chain(&e)),
+        }
+    }
+}
+
+impl From<TemplateError> for Failure {
+    fn from(e: TemplateError) -> Self {
+        Self::Model(chain(&e))
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(e: OpenError) -> Self {
+        match e {
+            OpenError::Format(e) => e.into(),
+            OpenError::Model(e) => e.into(),
+            OpenError::Tokenizer(e) => e.into(),
+            OpenError::Device(e) => Self::Usage(chain(&e)),
+            e => Self::Runtime(chain(&e)),
+        }
+    }
+}
+
+impl From<GenerateError> for Failure {
+    fn from(e: GenerateError) -> Self {
+        match e {
+            GenerateError::EmptyPrompt
+            | GenerateError::PromptTooLong { .. }
+            | GenerateError::UnknownId { .. }
+            | GenerateError::NoTokenizer
+            | GenerateError::Options(_) => Self::Usage(chain(&e)),
+            GenerateError::Model(e) => e.into(),
+            e => Self::Runtime(chain(&e)),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The `bitnet` command: flags in, library calls, results on stdout, everything else on stderr.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod failure;
+mod terminal;
+
+use clap::{Parser, Subcommand};
+use commands::{bench, chat, detokenize, doctor, inspect, logits, run, template, tokenize};
+use std::process::ExitCode;
+
+/// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
+#[derive(Parser)]
+#[command(name = "bitnet", version, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print results only, no progress and no timings
+    #[arg(short, long, global = true, env = "BITNET_QUIET")]
+    quiet: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bitnet run model.gguf \"The capital of France is\"
+  bitnet run model.gguf --temp 0 -n 64 --json \"Once upon a time\"
+  bitnet chat model.gguf --system \"You answer in one sentence.\"
+  bitnet inspect model.gguf --tensors
+  bitnet bench model.gguf
+
+Exit codes: 0 done, 1 run-time failure, 2 usage, 3 model or format, 130 interrupted.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a prompt; without one on a terminal, chat
+    Run(run::Run),
+    /// Chat on the terminal with the model's own template
+    Chat(chat::Chat),
+    /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
+    Inspect(inspect::Inspect),
+    /// Write exact logits of a sequence to a safetensors file
+    Logits(logits::Logits),
+    /// Measure prefill and generation speed
+    Bench(bench::Bench),
+    /// CPU features, the kernels in use, and a self-test of every kernel
+    Doctor(doctor::Doctor),
+    /// Ids of a text
+    Tokenize(tokenize::Tokenize),
+    /// Text of ids
+    Detokenize(detokenize::Detokenize),
+    /// Render a conversation with the model's chat template
+    Template(template::Template),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(std::env::args_os().map(args::spell_out));
+    let quiet = cli.quiet;
+    let done = match cli.command {
+        Command::Run(c) => c.execute(quiet),
+        Command::Chat(c) => c.execute(quiet),
+        Command::Inspect(c) => c.execute(),
+        Command::Logits(c) => c.execute(quiet),
+        Command::Bench(c) => c.execute(quiet),
+        Command::Doctor(c) => c.execute(),
+        Command::Tokenize(c) => c.execute(),
+        Command::Detokenize(c) => c.execute(),
+        Command::Template(c) => c.execute(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads the output has seen enough.
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message().is_empty() {
+                eprintln!("error: {}", failure.message());
+            }
+            failure.code()
+        }
+    }
+}

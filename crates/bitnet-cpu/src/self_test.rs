@@ -1,0 +1,246 @@
+//! Every kernel on the machine at hand, against numbers that were fixed when it was written.
+//!
+//! The scalar specification is compiled code too, so the kernels are not compared with it but with hashes of what it gave:
+//! an instruction that a processor, an emulator or a compiler gets wrong shows here.
+
+use crate::kernels::quantize::Quantized;
+use crate::kernels::{attend, dense, gate, norm, quantize, rope, ternary};
+use crate::kv::KvCache;
+use crate::layout::Panels;
+use crate::pool::Pool;
+use crate::{CpuError, Isa};
+use bitnet_core::{
+    Activation, AttentionShape, DenseMatrix, DenseType, KvSpec, KvType, RopeRows, Scale, TernaryMatrix,
+};
+
+/// The result of one kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelfTest {
+    /// The operation.
+    pub op: &'static str,
+    /// The instruction set.
+    pub isa: Isa,
+    /// Whether its result was the expected one, to the last bit.
+    pub passed: bool,
+}
+
+/// What an operation must give, as a hash of its bits.
+struct Case {
+    op: &'static str,
+    run: fn(Isa, &Pool) -> Vec<f32>,
+    golden: u64,
+}
+
+static CASES: &[Case] = &[
+    Case { op: "rms norm", run: rms_norm, golden: 0x9c84_986b_470d_f917 },
+    Case { op: "int8 activations", run: int8, golden: 0xdba7_be28_d7c5_d802 },
+    Case {
+        op: "ternary product, 1 token",
+        run: |i, p| ternary_product(i, p, 1),
+        golden: 0x8b34_7d9a_2746_826d,
+    },
+    Case {
+        op: "ternary product, 19 tokens",
+        run: |i, p| ternary_product(i, p, 19),
+        golden: 0x828c_3e06_2000_56ca,
+    },
+    Case { op: "ternary product, group scales", run: grouped, golden: 0x7763_7932_a230_e54e },
+    Case { op: "ternary product, float activations", run: float, golden: 0x19d1_cb28_1cd2_8088 },
+    Case {
+        op: "dense product, F32",
+        run: |i, p| dense_product(i, p, DenseType::F32),
+        golden: 0x9d11_3dcf_b1c9_89d4,
+    },
+    Case {
+        op: "dense product, F16",
+        run: |i, p| dense_product(i, p, DenseType::F16),
+        golden: 0x78e3_1523_88e8_e89b,
+    },
+    Case {
+        op: "dense product, BF16",
+        run: |i, p| dense_product(i, p, DenseType::BF16),
+        golden: 0x0c48_36b6_751d_9c31,
+    },
+    Case {
+        op: "dense product, Q8_0",
+        run: |i, p| dense_product(i, p, DenseType::Q8_0),
+        golden: 0xe5be_5fb2_d0eb_b8e7,
+    },
+    Case {
+        op: "dense product, Q4_0",
+        run: |i, p| dense_product(i, p, DenseType::Q4_0),
+        golden: 0x7b84_0a47_9c13_3599,
+    },
+    Case {
+        op: "dense product, Q6_K",
+        run: |i, p| dense_product(i, p, DenseType::Q6_K),
+        golden: 0xb113_3624_7e93_5f1b,
+    },
+    Case {
+        op: "attention, F32 cache",
+        run: |i, p| attention(i, p, KvType::F32),
+        golden: 0x7494_8529_21fb_2069,
+    },
+    Case {
+        op: "attention, F16 cache",
+        run: |i, p| attention(i, p, KvType::F16),
+        golden: 0x22c5_9897_683e_d263,
+    },
+    Case {
+        op: "attention, BF16 cache",
+        run: |i, p| attention(i, p, KvType::BF16),
+        golden: 0x6ec0_4df7_76e3_4a56,
+    },
+    Case {
+        op: "gate, ReLU squared",
+        run: |i, p| gated(i, p, Activation::Relu2),
+        golden: 0xf638_4ddb_70d9_c573,
+    },
+    Case { op: "gate, SiLU", run: |i, p| gated(i, p, Activation::Silu), golden: 0xdef0_42e0_91e4_48ee },
+];
+
+/// Runs every kernel of every instruction set that this processor has.
+pub fn self_test() -> Result<Vec<SelfTest>, CpuError> {
+    let pool = Pool::new(2).map_err(|source| CpuError::Spawn { threads: 2, source })?;
+    let cases = CASES.iter().flat_map(|case| {
+        let pool = &pool;
+        Isa::available().into_iter().map(move |isa| {
+            let passed = hash(&(case.run)(isa, pool)) == case.golden;
+            SelfTest { op: case.op, isa, passed }
+        })
+    });
+    Ok(cases.collect())
+}
+
+/// FNV-1a over the bits.
+fn hash(values: &[f32]) -> u64 {
+    values
+        .iter()
+        .flat_map(|v| v.to_bits().to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// Numbers that are the same on every machine.
+struct Numbers(u32);
+
+impl Numbers {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.0 >> 8
+    }
+
+    fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.next() as f32 / 4_194_304.0 - 2.0).collect()
+    }
+
+    fn ternary(&mut self, rows: usize, cols: usize, scale: Scale) -> TernaryMatrix {
+        let trits: Vec<i8> = (0..rows * cols).map(|_| (self.next() % 3) as i8 - 1).collect();
+        TernaryMatrix::from_trits(rows, cols, &trits, scale).expect("the shape is that of the trits")
+    }
+}
+
+fn rms_norm(isa: Isa, pool: &Pool) -> Vec<f32> {
+    let mut numbers = Numbers(1);
+    let (x, w) = (numbers.floats(3 * 203), numbers.floats(203));
+    let mut y = vec![0.0; x.len()];
+    norm::rms_norm(isa, pool, &x, &w, 1e-5, &mut y);
+    y
+}
+
+fn int8(isa: Isa, pool: &Pool) -> Vec<f32> {
+    let mut out = Quantized::default();
+    quantize::quantize(isa, pool, &Numbers(2).floats(3 * 203), 203, &mut out);
+    out.q.iter().map(|q| f32::from(*q)).chain(out.d).collect()
+}
+
+fn ternary_product(isa: Isa, pool: &Pool, m: usize) -> Vec<f32> {
+    let mut numbers = Numbers(3);
+    let w = numbers.ternary(77, 203, Scale::Rows(vec![0.37; 77].into()));
+    product(isa, pool, &w, &numbers.floats(m * 203))
+}
+
+fn grouped(isa: Isa, pool: &Pool) -> Vec<f32> {
+    let mut numbers = Numbers(4);
+    let values = numbers.floats(77 * 4).into();
+    let w = numbers.ternary(77, 256, Scale::Groups { size: 64, values });
+    product(isa, pool, &w, &numbers.floats(3 * 256))
+}
+
+fn product(isa: Isa, pool: &Pool, w: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
+    let panels = Panels::new(pool, &[w]).expect("one matrix stacks with itself");
+    let mut y = vec![0.0; x.len() / w.cols() * w.rows()];
+    ternary::ternary_linear(isa, pool, &panels, x, &mut Quantized::default(), &mut y);
+    y
+}
+
+fn float(isa: Isa, pool: &Pool) -> Vec<f32> {
+    let mut numbers = Numbers(5);
+    let values = numbers.floats(77 * 4).into();
+    let w = numbers.ternary(77, 256, Scale::Groups { size: 64, values });
+    let panels = Panels::new(pool, &[&w]).expect("one matrix stacks with itself");
+    let mut y = vec![0.0; 3 * 77];
+    ternary::float_linear(isa, pool, &panels, &numbers.floats(3 * 256), &mut y);
+    y
+}
+
+fn dense_product(isa: Isa, pool: &Pool, dtype: DenseType) -> Vec<f32> {
+    let (mut numbers, rows, cols) = (Numbers(6), 21, 512);
+    let mut data = Vec::new();
+    let (values, len) = dtype.block();
+    for _ in 0..rows * cols / values {
+        let mut block: Vec<u8> = (0..len).map(|_| numbers.next() as u8).collect();
+        // A finite scale, or a finite number.
+        let scale = half::f16::from_f32(numbers.floats(1)[0]).to_le_bytes();
+        match dtype {
+            DenseType::F32 => block.copy_from_slice(&numbers.floats(1)[0].to_le_bytes()),
+            DenseType::F16 => block.copy_from_slice(&scale),
+            DenseType::BF16 => block.copy_from_slice(&numbers.floats(1)[0].to_le_bytes()[2..]),
+            DenseType::Q8_0 | DenseType::Q4_0 => block[..2].copy_from_slice(&scale),
+            DenseType::Q6_K => block[208..].copy_from_slice(&scale),
+        }
+        data.extend(block);
+    }
+    let w = DenseMatrix::new(rows, cols, dtype, data.into()).expect("the data are whole rows");
+    let mut y = vec![0.0; 3 * rows];
+    dense::dense_linear(isa, pool, &w, &numbers.floats(3 * cols), 3, &mut y);
+    y
+}
+
+/// Rotation, the cache and attention over more than one segment of positions.
+fn attention(isa: Isa, pool: &Pool, ty: KvType) -> Vec<f32> {
+    let (mut numbers, m) = (Numbers(7), 270);
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 24 };
+    let spec = KvSpec { layers: 1, shape, capacity: m, key: ty, value: ty };
+    let mut cache = KvCache::new(spec).expect("a few kilobytes");
+    let mut qkv = numbers.floats(m * shape.qkv_cols());
+    let (cos, sin) = (numbers.floats(m * 12), numbers.floats(m * 12));
+    rope::rope_append(isa, pool, &mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut cache, 0, 0);
+    let mut y = vec![0.0; m * 4 * 24];
+    attend::attend(isa, pool, &qkv, &cache, 0, 0, &mut y);
+    y
+}
+
+fn gated(isa: Isa, pool: &Pool, act: Activation) -> Vec<f32> {
+    let mut y = vec![0.0; 3 * 203];
+    gate::gate(isa, pool, &Numbers(8).floats(6 * 203), 203, act, &mut y);
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_gives_its_golden_bits() {
+        let pool = Pool::new(1).unwrap();
+        let goldens: Vec<String> = CASES
+            .iter()
+            .map(|case| (case, hash(&(case.run)(Isa::Scalar, &pool))))
+            .filter(|(case, got)| case.golden != *got)
+            .map(|(case, got)| format!("{}: {got:#018x}", case.op))
+            .collect();
+        assert!(goldens.is_empty(), "{goldens:#?}");
+        let failed: Vec<SelfTest> = self_test().unwrap().into_iter().filter(|t| !t.passed).collect();
+        assert_eq!(failed, []);
+    }
+}
