@@ -1,6 +1,7 @@
-//! Dense element and block types, dequantized.
+//! Dense element and block types, to floats and back.
 //!
-//! The formulas define what a stored weight is worth, to the last bit; blocks are those of ggml.
+//! Dequantization defines what a stored weight is worth, to the last bit; blocks are those of ggml. Quantization rounds to
+//! nearest with the scale that the largest magnitude of a block asks for.
 
 use bitnet_core::DenseType;
 use half::{bf16, f16};
@@ -61,5 +62,78 @@ fn q6_k(block: &[u8], out: &mut [f32]) {
                 out[128 * half + 32 * quarter + i] = (d * f32::from(scale)) * f32::from(q);
             }
         }
+    }
+}
+
+/// Appends a row in `dtype` to `out`; `None` when it is not whole blocks, or for `Q4_0`, which is only read.
+pub fn quantize_row(dtype: DenseType, values: &[f32], out: &mut Vec<u8>) -> Option<()> {
+    dtype.row_bytes(values.len()).filter(|_| dtype != DenseType::Q4_0)?;
+    for block in values.chunks_exact(dtype.block().0) {
+        match dtype {
+            DenseType::F32 => out.extend(block[0].to_le_bytes()),
+            DenseType::F16 => out.extend(f16::from_f32(block[0]).to_le_bytes()),
+            DenseType::BF16 => out.extend(bf16::from_f32(block[0]).to_le_bytes()),
+            DenseType::Q8_0 => {
+                let d = f16::from_f32(magnitude(block) / 127.0);
+                out.extend(d.to_le_bytes());
+                out.extend(block.iter().map(|v| level(*v, d.to_f32(), 127.0) as u8));
+            }
+            DenseType::Q6_K => q6_k_block(block, out),
+            DenseType::Q4_0 => {}
+        }
+    }
+    Some(())
+}
+
+fn magnitude(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |m, v| v.abs().max(m))
+}
+
+/// The nearest multiple of `step`, at most `limit` of them.
+fn level(value: f32, step: f32, limit: f32) -> i8 {
+    if step == 0.0 { 0 } else { (value / step).round_ties_even().clamp(-limit, limit) as i8 }
+}
+
+/// The reverse of [`q6_k`].
+fn q6_k_block(block: &[f32], out: &mut Vec<u8>) {
+    let steps: Vec<f32> = block.chunks_exact(16).map(|part| magnitude(part) / 31.0).collect();
+    let d = f16::from_f32(magnitude(&steps) / 127.0);
+    let scales: Vec<i8> = steps.iter().map(|step| level(*step, d.to_f32(), 127.0)).collect();
+    let mut bytes = [0u8; 208];
+    for (i, v) in block.iter().enumerate() {
+        let scale = scales[i / 16];
+        let q = (level(*v, d.to_f32() * f32::from(scale), 31.0) + 32) as u8;
+        let (half, quarter, i) = (i / 128, i / 32 % 4, i % 32);
+        bytes[64 * half + i + 32 * (quarter % 2)] |= (q & 15) << (4 * (quarter / 2));
+        bytes[128 + 32 * half + i] |= (q >> 4) << (2 * quarter);
+    }
+    for (byte, scale) in bytes[192..].iter_mut().zip(scales) {
+        *byte = scale as u8;
+    }
+    out.extend(bytes);
+    out.extend(d.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantized_values_are_near() {
+        let values: Vec<f32> = (0..512).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
+        for (dtype, limit) in [
+            (DenseType::F32, 0.0),
+            (DenseType::F16, 5e-4),
+            (DenseType::BF16, 4e-3),
+            (DenseType::Q8_0, 6e-3),
+            (DenseType::Q6_K, 2.3e-2),
+        ] {
+            let (mut bytes, mut back) = (Vec::new(), vec![0.0; 512]);
+            quantize_row(dtype, &values, &mut bytes).unwrap();
+            dequantize_row(dtype, &bytes, &mut back);
+            let worst = values.iter().zip(&back).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= limit, "{dtype:?}: {worst}");
+        }
+        assert!(quantize_row(DenseType::Q6_K, &values[..100], &mut Vec::new()).is_none());
     }
 }

@@ -1,0 +1,156 @@
+//! Published shapes.
+
+use super::{Item, Role};
+
+/// Which family a model belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// Microsoft's BitNet b1.58 2B-4T.
+    BitNet,
+    /// 1bitLLM's reproductions.
+    OneBitLlm,
+    /// Llama with ternary weights.
+    Llama,
+}
+
+/// Hyper-parameters.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    pub(super) family: Family,
+    pub(super) hidden: usize,
+    pub(super) ffn: usize,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) vocab: usize,
+    pub(super) context: usize,
+    pub(super) theta: f32,
+    pub(super) tied: bool,
+}
+
+pub(super) static SHAPES: &[Shape] = &[
+    Shape {
+        name: "2b-4t",
+        family: Family::BitNet,
+        hidden: 2560,
+        ffn: 6912,
+        layers: 30,
+        heads: 20,
+        kv_heads: 5,
+        head_dim: 128,
+        vocab: 128_256,
+        context: 4096,
+        theta: 500_000.0,
+        tied: true,
+    },
+    Shape {
+        name: "0.7b",
+        family: Family::OneBitLlm,
+        hidden: 1536,
+        ffn: 4096,
+        layers: 24,
+        heads: 16,
+        kv_heads: 16,
+        head_dim: 96,
+        vocab: 32_002,
+        context: 2048,
+        theta: 10_000.0,
+        tied: true,
+    },
+    Shape {
+        name: "3b",
+        family: Family::OneBitLlm,
+        hidden: 3200,
+        ffn: 8640,
+        layers: 26,
+        heads: 32,
+        kv_heads: 32,
+        head_dim: 100,
+        vocab: 32_002,
+        context: 2048,
+        theta: 10_000.0,
+        tied: true,
+    },
+    Shape {
+        name: "8b",
+        family: Family::Llama,
+        hidden: 4096,
+        ffn: 14_336,
+        layers: 32,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        vocab: 128_256,
+        context: 8192,
+        theta: 500_000.0,
+        tied: false,
+    },
+    Shape {
+        name: "tiny",
+        family: Family::BitNet,
+        hidden: 256,
+        ffn: 512,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        vocab: 1024,
+        context: 512,
+        theta: 500_000.0,
+        tied: true,
+    },
+];
+
+pub(super) fn find(name: &str) -> Result<&'static Shape, String> {
+    let names = || SHAPES.iter().map(|s| s.name).collect::<Vec<_>>().join(", ");
+    SHAPES.iter().find(|s| s.name == name).ok_or_else(|| format!("known shapes are {}", names()))
+}
+
+/// How a container calls the tensors; `{}` is the layer.
+pub(super) struct Names {
+    pub(super) embedding: &'static str,
+    pub(super) final_norm: &'static str,
+    pub(super) head: &'static str,
+    /// attention norm, q, k, v, sub-norm, o, feed-forward norm, gate, up, sub-norm, down
+    pub(super) layer: [&'static str; 11],
+}
+
+impl Shape {
+    pub(super) fn sub_norms(&self) -> bool {
+        self.family != Family::Llama
+    }
+
+    /// Every tensor, in the order of a file.
+    pub(super) fn items(&self, names: &Names) -> Vec<Item> {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let item = |name: &str, role, rows, cols| Item { name: name.to_owned(), role, rows, cols };
+        let mut items = vec![item(names.embedding, Role::Table, self.vocab, self.hidden)];
+        for l in 0..self.layers {
+            let parts = [
+                (Role::Norm, 1, self.hidden),
+                (Role::Projection, q, self.hidden),
+                (Role::Projection, kv, self.hidden),
+                (Role::Projection, kv, self.hidden),
+                (Role::Norm, 1, q),
+                (Role::Residual, self.hidden, q),
+                (Role::Norm, 1, self.hidden),
+                (Role::Projection, self.ffn, self.hidden),
+                (Role::Projection, self.ffn, self.hidden),
+                (Role::Norm, 1, self.ffn),
+                (Role::Residual, self.hidden, self.ffn),
+            ];
+            for (i, (role, rows, cols)) in parts.into_iter().enumerate() {
+                if self.sub_norms() || (i != 4 && i != 9) {
+                    items.push(item(&names.layer[i].replace("{}", &l.to_string()), role, rows, cols));
+                }
+            }
+        }
+        items.push(item(names.final_norm, Role::Norm, 1, self.hidden));
+        if !self.tied {
+            items.push(item(names.head, Role::Table, self.vocab, self.hidden));
+        }
+        items
+    }
+}
