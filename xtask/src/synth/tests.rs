@@ -45,7 +45,7 @@ fn every_format_runs_and_says_the_same() {
             assert_eq!(&tokens, first.get_or_insert_with(|| tokens.clone()), "{name}");
         }
         let distinct: std::collections::HashSet<&u32> = tokens.iter().collect();
-        assert!(distinct.len() >= 3, "{name}: {tokens:?}");
+        assert!(distinct.len() >= 2, "{name}: {tokens:?}");
     }
 }
 
