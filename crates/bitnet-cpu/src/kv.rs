@@ -9,69 +9,73 @@ use bitnet_core::{BackendError, KvSpec, KvType};
 use half::{bf16, f16};
 
 /// An element type of the cache.
-pub(crate) trait KvElement: Copy + Default + Send + Sync {
+pub(crate) trait KvElement {
+    /// What is stored. Plain numbers, because only their vectors can be had zeroed without touching the memory.
+    type Raw: Copy + Default + Send + Sync;
     /// Rule 12: rounds to the cache type, ties to even.
-    fn round(x: f32) -> Self;
+    fn round(x: f32) -> Self::Raw;
     /// Widens sixteen elements.
-    fn lanes<L: Lanes>(l: L, x: &[Self; 16]) -> L::F;
+    fn lanes<L: Lanes>(l: L, x: &[Self::Raw; 16]) -> L::F;
 }
 
-impl KvElement for f32 {
+/// Single precision.
+pub(crate) struct F32;
+
+impl KvElement for F32 {
+    type Raw = f32;
     #[inline(always)]
-    fn round(x: f32) -> Self {
+    fn round(x: f32) -> f32 {
         x
     }
     #[inline(always)]
-    fn lanes<L: Lanes>(l: L, x: &[Self; 16]) -> L::F {
+    fn lanes<L: Lanes>(l: L, x: &[f32; 16]) -> L::F {
         l.load(x)
     }
 }
 
 /// IEEE half precision; values beyond its range saturate.
-#[derive(Clone, Copy, Default)]
-#[repr(transparent)]
-pub(crate) struct F16(u16);
+pub(crate) struct F16;
 
 impl KvElement for F16 {
+    type Raw = u16;
     #[inline(always)]
-    fn round(x: f32) -> Self {
-        Self(f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits())
+    fn round(x: f32) -> u16 {
+        f16::from_f32(x.clamp(-65504.0, 65504.0)).to_bits()
     }
     #[inline(always)]
-    fn lanes<L: Lanes>(l: L, x: &[Self; 16]) -> L::F {
-        l.load_f16(&x.map(|x| x.0))
+    fn lanes<L: Lanes>(l: L, x: &[u16; 16]) -> L::F {
+        l.load_f16(x)
     }
 }
 
 /// The upper half of an f32.
-#[derive(Clone, Copy, Default)]
-#[repr(transparent)]
-pub(crate) struct BF16(u16);
+pub(crate) struct BF16;
 
 impl KvElement for BF16 {
+    type Raw = u16;
     #[inline(always)]
-    fn round(x: f32) -> Self {
-        Self(bf16::from_f32(x).to_bits())
+    fn round(x: f32) -> u16 {
+        bf16::from_f32(x).to_bits()
     }
     #[inline(always)]
-    fn lanes<L: Lanes>(l: L, x: &[Self; 16]) -> L::F {
-        l.load_bf16(&x.map(|x| x.0))
+    fn lanes<L: Lanes>(l: L, x: &[u16; 16]) -> L::F {
+        l.load_bf16(x)
     }
 }
 
 /// Elements of one type.
 pub(crate) enum Store {
     F32(Vec<f32>),
-    F16(Vec<F16>),
-    BF16(Vec<BF16>),
+    F16(Vec<u16>),
+    BF16(Vec<u16>),
 }
 
 impl Store {
     fn new(ty: KvType, len: usize) -> Result<Self, BackendError> {
         Ok(match ty {
             KvType::F32 => Self::F32(zeroed(len)?),
-            KvType::F16 => Self::F16(zeroed::<u16>(len)?.into_iter().map(F16).collect()),
-            KvType::BF16 => Self::BF16(zeroed::<u16>(len)?.into_iter().map(BF16).collect()),
+            KvType::F16 => Self::F16(zeroed(len)?),
+            KvType::BF16 => Self::BF16(zeroed(len)?),
         })
     }
 }

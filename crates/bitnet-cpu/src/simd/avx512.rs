@@ -28,6 +28,13 @@ macro_rules! lane {
     };
 }
 
+/// Signed bytes as floats.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen(bytes: __m128i) -> __m512 {
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+}
+
 impl Lanes for Avx512 {
     type F = __m512;
 
@@ -108,6 +115,32 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load_i8(self, x: &[i8; 16]) -> Self::F {
         lane!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn six_bits(self, low: &[u8; 64], high: &[u8; 32]) -> [Self::F; 8] {
+        lane!({
+            let low = _mm512_loadu_si512(low.as_ptr().cast());
+            let high = _mm512_broadcast_i64x4(_mm256_loadu_si256(high.as_ptr().cast()));
+            let (nibble, pair) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
+            // Shifts of 16-bit words: what crosses into the other byte is masked away.
+            let up = _mm512_sllv_epi16(high, _mm512_inserti64x4::<1>(_mm512_set1_epi16(4), _mm256_set1_epi16(2)));
+            let down = _mm512_srlv_epi16(high, _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(2)));
+            let first = _mm512_or_si512(_mm512_and_si512(low, nibble), _mm512_and_si512(up, pair));
+            let second = _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble);
+            let second = _mm512_or_si512(second, _mm512_and_si512(down, pair));
+            let offset = _mm512_set1_epi8(32);
+            let (first, second) = (_mm512_sub_epi8(first, offset), _mm512_sub_epi8(second, offset));
+            [
+                widen(_mm512_castsi512_si128(first)),
+                widen(_mm512_extracti32x4_epi32::<1>(first)),
+                widen(_mm512_extracti32x4_epi32::<2>(first)),
+                widen(_mm512_extracti32x4_epi32::<3>(first)),
+                widen(_mm512_castsi512_si128(second)),
+                widen(_mm512_extracti32x4_epi32::<1>(second)),
+                widen(_mm512_extracti32x4_epi32::<2>(second)),
+                widen(_mm512_extracti32x4_epi32::<3>(second)),
+            ]
+        })
     }
     #[inline(always)]
     fn store_i8(self, x: Self::F, out: &mut [i8; 16]) {

@@ -51,6 +51,23 @@ pub(crate) trait Lanes: Copy {
     /// The trits of two-bit codes at bits `shift..shift + 2` of sixteen words.
     fn trits(self, words: &[u32; 16], shift: u32) -> Self::F;
 
+    /// Half a block of `Q6_K`: 128 numbers from -32 to 31 in eight times sixteen lanes. Byte `i` of `low` has the low nibbles of
+    /// numbers `i % 32 + 32 * (i / 32)` and 64 on; byte `i` of `high` the upper bits of numbers `i`, `32 + i`, `64 + i`, `96 + i`.
+    #[inline(always)]
+    fn six_bits(self, low: &[u8; 64], high: &[u8; 32]) -> [Self::F; 8] {
+        let mut q = [0i8; 128];
+        for i in 0..64 {
+            let upper = high[i % 32] >> (2 * (i / 32));
+            q[i] = ((low[i] & 15) | ((upper & 3) << 4)) as i8 - 32;
+            q[64 + i] = ((low[i] >> 4) | ((upper >> 4 & 3) << 4)) as i8 - 32;
+        }
+        let mut out = [self.splat(0.0); 8];
+        for (out, q) in out.iter_mut().zip(q.as_chunks::<16>().0) {
+            *out = self.load_i8(q);
+        }
+        out
+    }
+
     /// Rule 2: folds the lanes by +8, +4, +2, +1.
     #[inline(always)]
     fn fold(self, x: Self::F) -> f32 {

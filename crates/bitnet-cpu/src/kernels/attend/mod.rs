@@ -1,7 +1,7 @@
 //! Causal attention over the cache (rules 10 and 11 of `docs/numerics.md`).
 
 use crate::Isa;
-use crate::kv::{KvCache, KvElement, Store};
+use crate::kv::{self, KvCache, KvElement, Store};
 use crate::pool::Pool;
 use crate::simd::{Kernel, Lanes, dispatch};
 use bitnet_quant::spec::SEGMENT;
@@ -10,13 +10,13 @@ use bitnet_quant::spec::SEGMENT;
 const TILES: usize = 4;
 
 /// One query head over positions `0..n`.
-struct Head<'a, K, V> {
+struct Head<'a, K: KvElement, V: KvElement> {
     /// `[d]`.
     q: &'a [f32],
     /// `[tiles][d][16]`.
-    keys: &'a [K],
+    keys: &'a [K::Raw],
     /// `[positions][d padded to 16]`.
-    values: &'a [V],
+    values: &'a [V::Raw],
     n: usize,
     out: &'a mut [f32],
 }
@@ -31,7 +31,7 @@ impl<K: KvElement, V: KvElement> Head<'_, K, V> {
         let mut tile = 0;
         while tile < tiles {
             let count = TILES.min(tiles - tile);
-            let base: [&[[K; 16]]; TILES] = std::array::from_fn(|i| {
+            let base: [&[[K::Raw; 16]]; TILES] = std::array::from_fn(|i| {
                 let first = (from / 16 + tile + i.min(count - 1)) * d;
                 &self.keys.as_chunks::<16>().0[first..first + d]
             });
@@ -90,8 +90,11 @@ impl<K: KvElement, V: KvElement> Kernel for Head<'_, K, V> {
         let width = self.q.len().div_ceil(16);
         let count = self.n.div_ceil(SEGMENT);
         let mut o = vec![[0.0f32; 16]; width * count];
-        let parts: Vec<(f32, f32)> =
-            o.chunks_exact_mut(width).enumerate().map(|(i, o)| self.segment(l, i * SEGMENT, o)).collect();
+        let mut parts = Vec::with_capacity(count);
+        // A loop and not `map`: a closure would not be compiled for the instruction set.
+        for (i, o) in o.chunks_exact_mut(width).enumerate() {
+            parts.push(self.segment(l, i * SEGMENT, o));
+        }
         let max = parts.iter().fold(f32::NEG_INFINITY, |m, p| if p.0 > m { p.0 } else { m });
         let mut total = 0.0f32;
         let mut merged = vec![[0.0f32; 16]; width];
@@ -120,9 +123,9 @@ pub(crate) fn attend(
 ) {
     let kv = &cache.layers[layer];
     match &kv.keys {
-        Store::F32(k) => with_values(isa, pool, qkv, cache, k, &kv.values, start, out),
-        Store::F16(k) => with_values(isa, pool, qkv, cache, k, &kv.values, start, out),
-        Store::BF16(k) => with_values(isa, pool, qkv, cache, k, &kv.values, start, out),
+        Store::F32(k) => with_values::<kv::F32>(isa, pool, qkv, cache, k, &kv.values, start, out),
+        Store::F16(k) => with_values::<kv::F16>(isa, pool, qkv, cache, k, &kv.values, start, out),
+        Store::BF16(k) => with_values::<kv::BF16>(isa, pool, qkv, cache, k, &kv.values, start, out),
     }
 }
 
@@ -132,15 +135,15 @@ fn with_values<K: KvElement>(
     pool: &Pool,
     qkv: &[f32],
     cache: &KvCache,
-    keys: &[K],
+    keys: &[K::Raw],
     values: &Store,
     start: usize,
     out: &mut [f32],
 ) {
     match values {
-        Store::F32(v) => heads(isa, pool, qkv, cache, keys, v, start, out),
-        Store::F16(v) => heads(isa, pool, qkv, cache, keys, v, start, out),
-        Store::BF16(v) => heads(isa, pool, qkv, cache, keys, v, start, out),
+        Store::F32(v) => heads::<K, kv::F32>(isa, pool, qkv, cache, keys, v, start, out),
+        Store::F16(v) => heads::<K, kv::F16>(isa, pool, qkv, cache, keys, v, start, out),
+        Store::BF16(v) => heads::<K, kv::BF16>(isa, pool, qkv, cache, keys, v, start, out),
     }
 }
 
@@ -150,8 +153,8 @@ fn heads<K: KvElement, V: KvElement>(
     pool: &Pool,
     qkv: &[f32],
     cache: &KvCache,
-    keys: &[K],
-    values: &[V],
+    keys: &[K::Raw],
+    values: &[V::Raw],
     start: usize,
     out: &mut [f32],
 ) {
@@ -162,7 +165,7 @@ fn heads<K: KvElement, V: KvElement>(
         let group = head / (shape.heads / shape.kv_heads);
         dispatch(
             isa,
-            Head {
+            Head::<K, V> {
                 q: &qkv[t * cols + head * d..][..d],
                 keys: &keys[group * cache.key_stride..][..cache.key_stride],
                 values: &values[group * cache.value_stride..][..cache.value_stride],

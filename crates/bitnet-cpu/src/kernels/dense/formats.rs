@@ -2,16 +2,36 @@
 
 use crate::simd::Lanes;
 
-/// How a row of one dense type is read, sixteen weights at a time.
-///
-/// The formulas are those of `bitnet_quant::dense`, operation for operation.
+/// How a row of one dense type is read. The formulas are those of `bitnet_quant::dense`, operation for operation.
 pub(super) trait RowFormat {
+    /// Weights of a step, a multiple of sixteen.
+    const STEP: usize;
+    /// Adds the products of step `step` of a row with `x [STEP]` to a running L16.
+    fn accumulate<L: Lanes>(l: L, row: &[u8], step: usize, x: &[f32], sum: L::F) -> L::F;
+    /// The last `len` weights, from `16 * block` on, padded with zeros. Only unblocked types have such a tail.
+    fn tail<L: Lanes>(l: L, row: &[u8], block: usize, len: usize) -> L::F;
+}
+
+/// A type whose weights are had sixteen at a time.
+pub(super) trait Sixteen {
     /// Weights `16 * block ..` of a row.
     fn lanes<L: Lanes>(l: L, row: &[u8], block: usize) -> L::F;
-    /// The last `len` weights, from `16 * block` on, padded with zeros. Only unblocked types have such a tail.
+    /// As [`RowFormat::tail`].
     #[inline(always)]
     fn tail<L: Lanes>(l: L, _row: &[u8], _block: usize, _len: usize) -> L::F {
         l.splat(0.0)
+    }
+}
+
+impl<T: Sixteen> RowFormat for T {
+    const STEP: usize = 16;
+    #[inline(always)]
+    fn accumulate<L: Lanes>(l: L, row: &[u8], step: usize, x: &[f32], sum: L::F) -> L::F {
+        l.fma(T::lanes(l, row, step), l.load(array(x, 0)), sum)
+    }
+    #[inline(always)]
+    fn tail<L: Lanes>(l: L, row: &[u8], block: usize, len: usize) -> L::F {
+        <T as Sixteen>::tail(l, row, block, len)
     }
 }
 
@@ -19,6 +39,12 @@ pub(super) trait RowFormat {
 #[inline(always)]
 fn bytes<const N: usize>(row: &[u8], at: usize) -> &[u8; N] {
     row[at..at + N].as_array().expect("a slice of N bytes is an array of N bytes")
+}
+
+/// Sixteen floats from `16 * block`.
+#[inline(always)]
+fn array(x: &[f32], block: usize) -> &[f32; 16] {
+    &x.as_chunks::<16>().0[block]
 }
 
 #[inline(always)]
@@ -33,13 +59,14 @@ fn half_words(row: &[u8], block: usize, len: usize) -> [u16; 16] {
     words(&raw)
 }
 
+/// The f16 at a byte of a row, in every lane.
 #[inline(always)]
-fn f16_at(row: &[u8], at: usize) -> f32 {
-    half::f16::from_le_bytes(*bytes(row, at)).to_f32()
+fn f16_at<L: Lanes>(l: L, row: &[u8], at: usize) -> L::F {
+    l.load_f16(&[u16::from_le_bytes(*bytes(row, at)); 16])
 }
 
 pub(super) struct F32;
-impl RowFormat for F32 {
+impl Sixteen for F32 {
     #[inline(always)]
     fn lanes<L: Lanes>(l: L, row: &[u8], block: usize) -> L::F {
         let raw: &[u8; 64] = bytes(row, 64 * block);
@@ -56,7 +83,7 @@ impl RowFormat for F32 {
 }
 
 pub(super) struct F16;
-impl RowFormat for F16 {
+impl Sixteen for F16 {
     #[inline(always)]
     fn lanes<L: Lanes>(l: L, row: &[u8], block: usize) -> L::F {
         l.load_f16(&words(bytes(row, 32 * block)))
@@ -68,7 +95,7 @@ impl RowFormat for F16 {
 }
 
 pub(super) struct Bf16;
-impl RowFormat for Bf16 {
+impl Sixteen for Bf16 {
     #[inline(always)]
     fn lanes<L: Lanes>(l: L, row: &[u8], block: usize) -> L::F {
         l.load_bf16(&words(bytes(row, 32 * block)))
@@ -81,42 +108,48 @@ impl RowFormat for Bf16 {
 
 /// 32 weights: f16 scale, 32 signed bytes; `q * d`.
 pub(super) struct Q8_0;
-impl RowFormat for Q8_0 {
+impl Sixteen for Q8_0 {
     #[inline(always)]
     fn lanes<L: Lanes>(l: L, row: &[u8], block: usize) -> L::F {
         let start = block / 2 * 34;
         let q: &[u8; 16] = bytes(row, start + 2 + block % 2 * 16);
-        l.mul(l.load_i8(&q.map(|b| b as i8)), l.splat(f16_at(row, start)))
+        l.mul(l.load_i8(&q.map(|b| b as i8)), f16_at(l, row, start))
     }
 }
 
 /// 32 weights: f16 scale, 16 bytes; low nibbles are the first half; `(q - 8) * d`.
 pub(super) struct Q4_0;
-impl RowFormat for Q4_0 {
+impl Sixteen for Q4_0 {
     #[inline(always)]
     fn lanes<L: Lanes>(l: L, row: &[u8], block: usize) -> L::F {
         let start = block / 2 * 18;
         let raw: &[u8; 16] = bytes(row, start + 2);
         let shift = 4 * (block % 2);
-        l.mul(l.load_i8(&raw.map(|b| ((b >> shift) & 15) as i8 - 8)), l.splat(f16_at(row, start)))
+        l.mul(l.load_i8(&raw.map(|b| ((b >> shift) & 15) as i8 - 8)), f16_at(l, row, start))
     }
 }
 
 /// 256 weights: low nibbles, high bit pairs, sixteen signed scales, f16 scale; `(d * sc) * q`.
 pub(super) struct Q6K;
 impl RowFormat for Q6K {
+    const STEP: usize = 256;
     #[inline(always)]
-    fn lanes<L: Lanes>(l: L, row: &[u8], block: usize) -> L::F {
-        let raw: &[u8; 210] = bytes(row, block / 16 * 210);
-        // A half of 128 weights is four quarters of 32; each quarter is two blocks of 16 with a scale of their own.
-        let (half, quarter, side) = (block / 8 % 2, block / 2 % 4, block % 2);
-        let low: &[u8; 16] = bytes(raw, 64 * half + 32 * (quarter % 2) + 16 * side);
-        let high: &[u8; 16] = bytes(raw, 128 + 32 * half + 16 * side);
-        let (low_shift, high_shift) = (4 * (quarter / 2), 2 * quarter);
-        let q = std::array::from_fn(|i| {
-            (((low[i] >> low_shift) & 15) | (((high[i] >> high_shift) & 3) << 4)) as i8 - 32
-        });
-        let scale = f16_at(raw, 208) * f32::from(raw[192 + 8 * half + 2 * quarter + side] as i8);
-        l.mul(l.splat(scale), l.load_i8(&q))
+    fn accumulate<L: Lanes>(l: L, row: &[u8], step: usize, x: &[f32], mut sum: L::F) -> L::F {
+        let raw: &[u8; 210] = bytes(row, 210 * step);
+        let mut scales = [0.0; 16];
+        let levels: &[u8; 16] = bytes(raw, 192);
+        l.store(l.mul(f16_at(l, raw, 208), l.load_i8(&levels.map(|b| b as i8))), &mut scales);
+        for half in 0..2 {
+            let q = l.six_bits(bytes(raw, 64 * half), bytes(raw, 128 + 32 * half));
+            for i in 0..8 {
+                let weights = l.mul(l.splat(scales[8 * half + i]), q[i]);
+                sum = l.fma(weights, l.load(array(x, 8 * half + i)), sum);
+            }
+        }
+        sum
+    }
+    #[inline(always)]
+    fn tail<L: Lanes>(l: L, _row: &[u8], _block: usize, _len: usize) -> L::F {
+        l.splat(0.0)
     }
 }

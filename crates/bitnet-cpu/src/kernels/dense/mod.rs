@@ -32,18 +32,18 @@ impl Dot<'_> {
             let last = row + y.len() / m - 1;
             let rows: [&[u8]; ROWS] = std::array::from_fn(|r| self.w.row((row + r).min(last)));
             for (t, x) in self.x.chunks_exact(k).enumerate() {
-                let (blocks, tail) = x.as_chunks::<16>();
+                let steps = x.chunks_exact(R::STEP);
+                let (blocks, tail) = (k / 16, steps.remainder());
                 let mut sum = [l.splat(0.0); ROWS];
-                for (b, x) in blocks.iter().enumerate() {
-                    let x = l.load(x);
+                for (step, x) in steps.enumerate() {
                     for r in 0..ROWS {
-                        sum[r] = l.fma(R::lanes(l, rows[r], b), x, sum[r]);
+                        sum[r] = R::accumulate(l, rows[r], step, x, sum[r]);
                     }
                 }
                 if !tail.is_empty() {
                     let x = l.load(&padded(tail));
                     for r in 0..ROWS {
-                        sum[r] = l.fma(R::tail(l, rows[r], blocks.len(), tail.len()), x, sum[r]);
+                        sum[r] = l.fma(R::tail(l, rows[r], blocks, tail.len()), x, sum[r]);
                     }
                 }
                 for (r, y) in y.chunks_exact_mut(m).enumerate() {

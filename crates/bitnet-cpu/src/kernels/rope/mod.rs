@@ -1,7 +1,7 @@
 //! Rotation of queries and keys (rule 8), and rounding into the cache (rule 12 of `docs/numerics.md`).
 
 use crate::Isa;
-use crate::kv::{KvCache, KvElement, LayerKv, Store};
+use crate::kv::{self, KvCache, KvElement, LayerKv, Store};
 use crate::pool::Pool;
 use bitnet_core::RopeRows;
 use bitnet_quant::spec::rotate_half;
@@ -62,7 +62,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn write<E: KvElement>(&self, pool: &Pool, store: &mut [E], stride: usize) {
+    fn write<E: KvElement>(&self, pool: &Pool, store: &mut [E::Raw], stride: usize) {
         pool.chunks_mut(store, stride, &|head, store| {
             for t in 0..self.m {
                 let position = self.start + t;
@@ -84,8 +84,8 @@ impl Writer<'_> {
 
 fn each_store(store: &mut Store, pool: &Pool, stride: usize, writer: &Writer<'_>) {
     match store {
-        Store::F32(s) => writer.write(pool, s, stride),
-        Store::F16(s) => writer.write(pool, s, stride),
-        Store::BF16(s) => writer.write(pool, s, stride),
+        Store::F32(s) => writer.write::<kv::F32>(pool, s, stride),
+        Store::F16(s) => writer.write::<kv::F16>(pool, s, stride),
+        Store::BF16(s) => writer.write::<kv::BF16>(pool, s, stride),
     }
 }
