@@ -91,15 +91,14 @@ fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>, BackendError> {
     Ok(vec![T::default(); len])
 }
 
-pub(crate) struct LayerKv {
-    pub(crate) keys: Store,
-    pub(crate) values: Store,
-}
-
 /// Keys and values of one sequence, all layers.
 pub struct KvCache {
     pub(crate) spec: KvSpec,
-    pub(crate) layers: Vec<LayerKv>,
+    /// Every layer's keys, `kv_heads * key_stride` elements each. One allocation for all layers, since the host hands out
+    /// large ones as fresh pages and small ones from what was used before.
+    pub(crate) keys: Store,
+    /// Every layer's values, `kv_heads * value_stride` elements each.
+    pub(crate) values: Store,
     /// Elements of a head's keys.
     pub(crate) key_stride: usize,
     /// Elements of a head's values.
@@ -109,16 +108,16 @@ pub struct KvCache {
 impl KvCache {
     pub(crate) fn new(spec: KvSpec) -> Result<Self, BackendError> {
         let positions = spec.capacity.next_multiple_of(16);
+        let heads = spec.layers * spec.shape.kv_heads;
         let key_stride = positions * spec.shape.head_dim;
         let value_stride = positions * spec.shape.head_dim.next_multiple_of(16);
-        let layers = (0..spec.layers)
-            .map(|_| {
-                Ok(LayerKv {
-                    keys: Store::new(spec.key, key_stride * spec.shape.kv_heads)?,
-                    values: Store::new(spec.value, value_stride * spec.shape.kv_heads)?,
-                })
-            })
-            .collect::<Result<_, BackendError>>()?;
-        Ok(Self { spec, layers, key_stride, value_stride })
+        let keys = Store::new(spec.key, key_stride.saturating_mul(heads))?;
+        let values = Store::new(spec.value, value_stride.saturating_mul(heads))?;
+        Ok(Self { spec, keys, values, key_stride, value_stride })
+    }
+
+    /// The number of the first head of a layer, heads of all layers counted.
+    pub(crate) fn first_head(&self, layer: usize) -> usize {
+        layer * self.spec.shape.kv_heads
     }
 }

@@ -123,8 +123,12 @@ impl Lanes for Avx512 {
             let high = _mm512_broadcast_i64x4(_mm256_loadu_si256(high.as_ptr().cast()));
             let (nibble, pair) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
             // Shifts of 16-bit words: what crosses into the other byte is masked away.
-            let up = _mm512_sllv_epi16(high, _mm512_inserti64x4::<1>(_mm512_set1_epi16(4), _mm256_set1_epi16(2)));
-            let down = _mm512_srlv_epi16(high, _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(2)));
+            let up =
+                _mm512_sllv_epi16(high, _mm512_inserti64x4::<1>(_mm512_set1_epi16(4), _mm256_set1_epi16(2)));
+            let down = _mm512_srlv_epi16(
+                high,
+                _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(2)),
+            );
             let first = _mm512_or_si512(_mm512_and_si512(low, nibble), _mm512_and_si512(up, pair));
             let second = _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble);
             let second = _mm512_or_si512(second, _mm512_and_si512(down, pair));

@@ -121,11 +121,10 @@ pub(crate) fn attend(
     start: usize,
     out: &mut [f32],
 ) {
-    let kv = &cache.layers[layer];
-    match &kv.keys {
-        Store::F32(k) => with_values::<kv::F32>(isa, pool, qkv, cache, k, &kv.values, start, out),
-        Store::F16(k) => with_values::<kv::F16>(isa, pool, qkv, cache, k, &kv.values, start, out),
-        Store::BF16(k) => with_values::<kv::BF16>(isa, pool, qkv, cache, k, &kv.values, start, out),
+    match &cache.keys {
+        Store::F32(k) => with_values::<kv::F32>(isa, pool, qkv, cache, k, layer, start, out),
+        Store::F16(k) => with_values::<kv::F16>(isa, pool, qkv, cache, k, layer, start, out),
+        Store::BF16(k) => with_values::<kv::BF16>(isa, pool, qkv, cache, k, layer, start, out),
     }
 }
 
@@ -136,14 +135,14 @@ fn with_values<K: KvElement>(
     qkv: &[f32],
     cache: &KvCache,
     keys: &[K::Raw],
-    values: &Store,
+    layer: usize,
     start: usize,
     out: &mut [f32],
 ) {
-    match values {
-        Store::F32(v) => heads::<K, kv::F32>(isa, pool, qkv, cache, keys, v, start, out),
-        Store::F16(v) => heads::<K, kv::F16>(isa, pool, qkv, cache, keys, v, start, out),
-        Store::BF16(v) => heads::<K, kv::BF16>(isa, pool, qkv, cache, keys, v, start, out),
+    match &cache.values {
+        Store::F32(v) => heads::<K, kv::F32>(isa, pool, qkv, cache, keys, v, layer, start, out),
+        Store::F16(v) => heads::<K, kv::F16>(isa, pool, qkv, cache, keys, v, layer, start, out),
+        Store::BF16(v) => heads::<K, kv::BF16>(isa, pool, qkv, cache, keys, v, layer, start, out),
     }
 }
 
@@ -155,14 +154,16 @@ fn heads<K: KvElement, V: KvElement>(
     cache: &KvCache,
     keys: &[K::Raw],
     values: &[V::Raw],
+    layer: usize,
     start: usize,
     out: &mut [f32],
 ) {
+    let first = cache.first_head(layer);
     let shape = cache.spec.shape;
     let (d, cols) = (shape.head_dim, shape.qkv_cols());
     pool.chunks_mut(out, d, &|i, out| {
         let (t, head) = (i / shape.heads, i % shape.heads);
-        let group = head / (shape.heads / shape.kv_heads);
+        let group = first + head / (shape.heads / shape.kv_heads);
         dispatch(
             isa,
             Head::<K, V> {

@@ -1,10 +1,11 @@
 //! Rotation of queries and keys (rule 8), and rounding into the cache (rule 12 of `docs/numerics.md`).
 
 use crate::Isa;
-use crate::kv::{self, KvCache, KvElement, LayerKv, Store};
+use crate::kv::{self, KvCache, KvElement, Store};
 use crate::pool::Pool;
 use bitnet_core::RopeRows;
 use bitnet_quant::spec::rotate_half;
+use std::ops::Range;
 
 /// Rotates the query heads of `qkv [m, cols]` in place and writes keys and values of positions `start..` of a layer.
 pub(crate) fn rope_append(
@@ -28,18 +29,19 @@ pub(crate) fn rope_append(
     let qkv = &*qkv;
     let m = qkv.len() / cols;
     let row = |t: usize, head: usize| &qkv[t * cols + head * d..][..d];
-    let LayerKv { keys, values } = &mut cache.layers[layer];
-    let (key_stride, value_stride) = (cache.key_stride, cache.value_stride);
+    let heads = cache.first_head(layer)..cache.first_head(layer + 1);
     each_store(
-        keys,
+        &mut cache.keys,
         pool,
-        key_stride,
+        heads.clone(),
+        cache.key_stride,
         &Writer { m, start, width: d, row: &|t, h| row(t, shape.heads + h), tiled: true },
     );
     each_store(
-        values,
+        &mut cache.values,
         pool,
-        value_stride,
+        heads,
+        cache.value_stride,
         &Writer {
             m,
             start,
@@ -82,10 +84,11 @@ impl Writer<'_> {
     }
 }
 
-fn each_store(store: &mut Store, pool: &Pool, stride: usize, writer: &Writer<'_>) {
+fn each_store(store: &mut Store, pool: &Pool, heads: Range<usize>, stride: usize, writer: &Writer<'_>) {
+    let range = heads.start * stride..heads.end * stride;
     match store {
-        Store::F32(s) => writer.write::<kv::F32>(pool, s, stride),
-        Store::F16(s) => writer.write::<kv::F16>(pool, s, stride),
-        Store::BF16(s) => writer.write::<kv::BF16>(pool, s, stride),
+        Store::F32(s) => writer.write::<kv::F32>(pool, &mut s[range], stride),
+        Store::F16(s) => writer.write::<kv::F16>(pool, &mut s[range], stride),
+        Store::BF16(s) => writer.write::<kv::BF16>(pool, &mut s[range], stride),
     }
 }
