@@ -1,7 +1,10 @@
-//! What tests of several crates share: the reference data in `tests/fixtures` and its tolerances.
+//! What tests of several crates share: the reference data in `tests/fixtures` with its tolerances, an independent forward
+//! pass in double precision, and tensors made byte by byte.
 //!
-//! Helpers panic with the evidence; they run in tests only.
+//! Nothing here uses the crates under test. Functions panic with the evidence; they run in tests only.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test kit fails by panicking")]
 
 pub mod golden;
+pub mod oracle;
+pub mod tensors;

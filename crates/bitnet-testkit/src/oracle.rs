@@ -1,0 +1,177 @@
+//! The transformer in double precision, written from the papers' formulas, with no care for speed.
+
+/// Matrix `[rows, cols]` of real weights.
+#[derive(Clone, Debug)]
+pub struct Mat {
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// Row-major.
+    pub w: Vec<f64>,
+    /// Whether the input is quantized to int8, token by token.
+    pub int8: bool,
+}
+
+/// One layer.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the names are those of the architecture")]
+pub struct Layer {
+    pub attn_norm: Vec<f64>,
+    pub q: Mat,
+    pub k: Mat,
+    pub v: Mat,
+    pub qk_norms: Option<(Vec<f64>, Vec<f64>)>,
+    pub attn_sub_norm: Option<Vec<f64>>,
+    pub o: Mat,
+    pub ffn_norm: Vec<f64>,
+    pub gate: Mat,
+    pub up: Mat,
+    pub ffn_sub_norm: Option<Vec<f64>>,
+    pub down: Mat,
+}
+
+/// A model.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Attention heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Epsilon of every norm.
+    pub eps: f64,
+    /// Angle a position adds to each of the `head_dim / 2` pairs.
+    pub frequencies: Vec<f64>,
+    /// ReLU squared, else SiLU.
+    pub relu2: bool,
+    /// `[vocab, hidden]`.
+    pub embedding: Mat,
+    /// Layers.
+    pub layers: Vec<Layer>,
+    /// Before the head.
+    pub final_norm: Vec<f64>,
+    /// `[vocab, hidden]`; the embedding when `None`.
+    pub head: Option<Mat>,
+}
+
+/// `theta^(-2i/d)`.
+pub fn frequencies(theta: f64, head_dim: usize) -> Vec<f64> {
+    (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect()
+}
+
+/// Llama 3.1's scaling: `factor`, `low_freq_factor`, `high_freq_factor`, `original_max_position_embeddings`.
+pub fn llama3(frequencies: &[f64], factor: f64, low: f64, high: f64, original: f64) -> Vec<f64> {
+    let scale = |f: f64| {
+        let wavelength = 2.0 * std::f64::consts::PI / f;
+        let smooth = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0);
+        smooth * f + (1.0 - smooth) * f / factor
+    };
+    frequencies.iter().map(|f| scale(*f)).collect()
+}
+
+/// Logits, and the smallest distance of a quantized activation to a rounding boundary, in int8 steps.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// `[tokens, vocab]`.
+    pub logits: Vec<f32>,
+    /// Infinite when nothing is quantized.
+    pub gap: f64,
+}
+
+impl Mat {
+    fn apply(&self, x: &[f64], gap: &mut f64) -> Vec<f64> {
+        assert_eq!(x.len(), self.cols);
+        let (q, step) = match self.int8 {
+            false => (x.to_vec(), 1.0),
+            true => {
+                let s = 127.0 / x.iter().fold(1e-5, |m: f64, v| m.max(v.abs()));
+                for v in x {
+                    *gap = gap.min(((v * s).abs().fract() - 0.5).abs());
+                }
+                (x.iter().map(|v| (v * s).round_ties_even().clamp(-128.0, 127.0)).collect(), 1.0 / s)
+            }
+        };
+        self.w.chunks(self.cols).map(|row| row.iter().zip(&q).map(|(w, q)| w * q).sum::<f64>() * step).collect()
+    }
+}
+
+fn rms_norm(x: &[f64], w: &[f64], eps: f64) -> Vec<f64> {
+    assert_eq!(x.len(), w.len());
+    let r = 1.0 / (x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64 + eps).sqrt();
+    x.iter().zip(w).map(|(v, w)| v * r * w).collect()
+}
+
+fn add(x: &mut [f64], y: &[f64]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+impl Model {
+    /// The forward pass.
+    pub fn forward(&self, ids: &[u32]) -> Output {
+        let mut gap = f64::INFINITY;
+        let mut caches: Vec<(Vec<Vec<f64>>, Vec<Vec<f64>>)> = vec![Default::default(); self.layers.len()];
+        let mut logits = Vec::new();
+        for (position, id) in ids.iter().enumerate() {
+            let hidden = self.embedding.cols;
+            let mut h = self.embedding.w[*id as usize * hidden..][..hidden].to_vec();
+            for (layer, cache) in self.layers.iter().zip(&mut caches) {
+                let x = rms_norm(&h, &layer.attn_norm, self.eps);
+                let attended = self.attention(layer, &x, position, cache, &mut gap);
+                let attended = match &layer.attn_sub_norm {
+                    Some(w) => rms_norm(&attended, w, self.eps),
+                    None => attended,
+                };
+                add(&mut h, &layer.o.apply(&attended, &mut gap));
+                let x = rms_norm(&h, &layer.ffn_norm, self.eps);
+                let (gate, up) = (layer.gate.apply(&x, &mut gap), layer.up.apply(&x, &mut gap));
+                let act = |g: f64| if self.relu2 { g.max(0.0).powi(2) } else { g / (1.0 + (-g).exp()) };
+                let gated: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| act(*g) * u).collect();
+                let gated = match &layer.ffn_sub_norm {
+                    Some(w) => rms_norm(&gated, w, self.eps),
+                    None => gated,
+                };
+                add(&mut h, &layer.down.apply(&gated, &mut gap));
+            }
+            let x = rms_norm(&h, &self.final_norm, self.eps);
+            let row = self.head.as_ref().unwrap_or(&self.embedding).apply(&x, &mut gap);
+            logits.extend(row.iter().map(|v| *v as f32));
+        }
+        Output { logits, gap }
+    }
+
+    fn attention(
+        &self,
+        layer: &Layer,
+        x: &[f64],
+        position: usize,
+        (keys, values): &mut (Vec<Vec<f64>>, Vec<Vec<f64>>),
+        gap: &mut f64,
+    ) -> Vec<f64> {
+        let d = self.head_dim;
+        let (mut q, mut k) = (layer.q.apply(x, gap), layer.k.apply(x, gap));
+        if let Some((q_norm, k_norm)) = &layer.qk_norms {
+            q = q.chunks(d).flat_map(|head| rms_norm(head, q_norm, self.eps)).collect();
+            k = k.chunks(d).flat_map(|head| rms_norm(head, k_norm, self.eps)).collect();
+        }
+        for head in q.chunks_mut(d).chain(k.chunks_mut(d)) {
+            for (i, f) in self.frequencies.iter().enumerate() {
+                let (sin, cos) = (position as f64 * f).sin_cos();
+                let (a, b) = (head[i], head[i + d / 2]);
+                (head[i], head[i + d / 2]) = (a * cos - b * sin, b * cos + a * sin);
+            }
+        }
+        keys.push(k);
+        values.push(layer.v.apply(x, gap));
+        let mut out = Vec::new();
+        for (head, q) in q.chunks(d).enumerate() {
+            let at = head / (self.heads / self.kv_heads) * d;
+            let score = |k: &Vec<f64>| q.iter().zip(&k[at..at + d]).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt();
+            let weights: Vec<f64> = keys.iter().map(|k| score(k).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            out.extend((0..d).map(|i| weights.iter().zip(&*values).map(|(w, v)| w * v[at + i]).sum::<f64>() / total));
+        }
+        out
+    }
+}
