@@ -93,7 +93,10 @@ impl Mat {
                 (x.iter().map(|v| (v * s).round_ties_even().clamp(-128.0, 127.0)).collect(), 1.0 / s)
             }
         };
-        self.w.chunks(self.cols).map(|row| row.iter().zip(&q).map(|(w, q)| w * q).sum::<f64>() * step).collect()
+        self.w
+            .chunks(self.cols)
+            .map(|row| row.iter().zip(&q).map(|(w, q)| w * q).sum::<f64>() * step)
+            .collect()
     }
 }
 
@@ -167,10 +170,14 @@ impl Model {
         let mut out = Vec::new();
         for (head, q) in q.chunks(d).enumerate() {
             let at = head / (self.heads / self.kv_heads) * d;
-            let score = |k: &Vec<f64>| q.iter().zip(&k[at..at + d]).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt();
+            let score = |k: &Vec<f64>| {
+                q.iter().zip(&k[at..at + d]).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt()
+            };
             let weights: Vec<f64> = keys.iter().map(|k| score(k).exp()).collect();
             let total: f64 = weights.iter().sum();
-            out.extend((0..d).map(|i| weights.iter().zip(&*values).map(|(w, v)| w * v[at + i]).sum::<f64>() / total));
+            out.extend(
+                (0..d).map(|i| weights.iter().zip(&*values).map(|(w, v)| w * v[at + i]).sum::<f64>() / total),
+            );
         }
         out
     }

@@ -27,7 +27,11 @@ impl Noise {
 pub type Made = (Vec<u8>, Vec<f64>);
 
 /// `blocks` blocks of one type, each with an f16 scale of about `size / 64`.
-fn blocks(noise: &mut Noise, blocks: usize, mut one: impl FnMut(&mut Noise, &mut Vec<u8>, &mut Vec<f64>)) -> Made {
+fn blocks(
+    noise: &mut Noise,
+    blocks: usize,
+    mut one: impl FnMut(&mut Noise, &mut Vec<u8>, &mut Vec<f64>),
+) -> Made {
     let (mut bytes, mut values) = (Vec::new(), Vec::new());
     for _ in 0..blocks {
         one(noise, &mut bytes, &mut values);
