@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::terminal::Progress;
 use bitnet_core::{ActivationPrecision, KvType};
-use bitnet_cpu::Isa;
+use bitnet_cpu::{Isa, Kernel};
 use bitnet_inference::sample::SamplerOptions;
 use bitnet_inference::{DeviceOptions, GenerateOptions, LoadOptions, Model, OpenOptions};
 use clap::{Args, ValueEnum};
@@ -50,6 +50,10 @@ pub struct ModelFlags {
     /// Instruction set: scalar, avx2 or avx512 [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
+    /// Kernel of ternary products, and with it how weights lie in memory; changes speed, never the result (`doctor` lists
+    /// them) [default: the best one of the instruction set]
+    #[arg(long, value_name = "NAME", env = "BITNET_KERNEL", help_heading = "Device")]
+    kernel: Option<Kernel>,
     /// Threads [default: physical cores]
     #[arg(short, long, env = "BITNET_THREADS", help_heading = "Device")]
     threads: Option<usize>,
@@ -79,7 +83,7 @@ impl ModelFlags {
             return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
         }
         Ok(OpenOptions {
-            device: DeviceOptions { isa: self.isa, threads: self.threads },
+            device: DeviceOptions { isa: self.isa, threads: self.threads, kernel: self.kernel },
             load: LoadOptions {
                 act: self.act.map(|act| match act {
                     Act::Int8 => ActivationPrecision::Int8,
@@ -130,7 +134,7 @@ impl ModelFlags {
             model.config().arch.name,
             count(weights),
             device.device,
-            device.isa,
+            device.kernel,
             device.threads,
             model.capacity(),
         )

@@ -2,6 +2,7 @@
 
 use crate::Isa;
 use crate::cores::physical_cores;
+use crate::kernels::ternary::{self, Kernel};
 use crate::kernels::{attend, gate, norm, rope};
 use crate::kv::KvCache;
 use crate::pool::Pool;
@@ -16,6 +17,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Threads; one a physical core when `None`.
     pub threads: Option<usize>,
+    /// Ternary kernel, and with it the layout of ternary weights; the best one of the instruction set when `None`.
+    pub kernel: Option<Kernel>,
 }
 
 /// Why the backend could not be had.
@@ -27,6 +30,12 @@ pub enum CpuError {
     NoSuchIsa {
         /// What was asked for.
         isa: Isa,
+    },
+    /// The processor lacks the instructions of the ternary kernel that was asked for.
+    #[error("this processor has no {} for the kernel {kernel}; it runs {}", kernel.isa(), ternary::names())]
+    NoSuchKernel {
+        /// What was asked for.
+        kernel: Kernel,
     },
     /// A thread count that makes no sense.
     #[error("{threads} threads were asked for; 1 to {MAX_THREADS} can be had")]
@@ -74,6 +83,7 @@ impl CpuTensor {
 /// Kernels of one instruction set on a pool of threads.
 pub struct CpuBackend {
     isa: Isa,
+    kernel: Kernel,
     pool: Pool,
     scratch: Mutex<Scratch>,
 }
@@ -85,17 +95,26 @@ impl CpuBackend {
         if !isa.is_available() {
             return Err(CpuError::NoSuchIsa { isa });
         }
+        let kernel = options.kernel.unwrap_or_else(|| Kernel::of(isa));
+        if !kernel.is_available() {
+            return Err(CpuError::NoSuchKernel { kernel });
+        }
         let threads = options.threads.unwrap_or_else(physical_cores);
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(CpuError::Threads { threads });
         }
         let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
-        Ok(Self { isa, pool, scratch: Mutex::default() })
+        Ok(Self { isa, kernel, pool, scratch: Mutex::default() })
     }
 
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// The ternary kernel in use.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
     }
 
     /// Threads in use, the caller's included.
@@ -122,7 +141,7 @@ impl Backend for CpuBackend {
     }
 
     fn prepare(&self, stacked: &[Matrix], act: ActivationPrecision) -> Result<CpuWeight, BackendError> {
-        CpuWeight::new(&self.pool, stacked, act)
+        CpuWeight::new(&self.pool, self.kernel, stacked, act)
     }
 
     fn weight_bytes(&self, w: &CpuWeight) -> (usize, usize) {
@@ -223,7 +242,7 @@ mod tests {
     use bitnet_quant::spec;
 
     fn backend() -> CpuBackend {
-        CpuBackend::new(CpuOptions { isa: None, threads: Some(2) }).unwrap()
+        CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap()
     }
 
     fn dense(values: &[f32], rows: usize) -> Matrix {
@@ -268,6 +287,6 @@ mod tests {
         let w = b.prepare(&[dense(&[1.0, 2.0], 1)], ActivationPrecision::Int8).unwrap();
         let mut out = b.tensor();
         assert!(matches!(b.embed(&w, &[1], &mut out), Err(BackendError::IdOutOfRange { id: 1, rows: 1 })));
-        assert!(CpuBackend::new(CpuOptions { isa: None, threads: Some(0) }).is_err());
+        assert!(CpuBackend::new(CpuOptions { threads: Some(0), ..CpuOptions::default() }).is_err());
     }
 }

@@ -48,6 +48,12 @@ impl Isa {
         }
     }
 
+    /// Whether a processor with this instruction set runs kernels of `other` too.
+    pub fn includes(self, other: Self) -> bool {
+        // Each one so far holds those before it.
+        other <= self
+    }
+
     /// The ones this processor has, slowest first.
     pub fn available() -> Vec<Self> {
         Self::ALL.iter().copied().filter(|isa| isa.is_available()).collect()

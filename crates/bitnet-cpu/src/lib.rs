@@ -18,6 +18,7 @@ mod weight;
 
 pub use backend::{CpuBackend, CpuError, CpuOptions, CpuTensor, MAX_THREADS};
 pub use isa::{Isa, UnknownIsa};
+pub use kernels::ternary::{Kernel, UnknownKernel};
 pub use kv::KvCache;
-pub use self_test::{SelfTest, self_test};
+pub use self_test::{SelfTest, Verdict, self_test};
 pub use weight::CpuWeight;

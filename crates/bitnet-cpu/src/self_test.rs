@@ -4,9 +4,10 @@
 //! an instruction that a processor, an emulator or a compiler gets wrong shows here.
 
 use crate::kernels::quantize::Quantized;
-use crate::kernels::{attend, dense, gate, norm, quantize, rope, ternary};
+use crate::kernels::ternary::{self, Kernel};
+use crate::kernels::{attend, dense, gate, norm, quantize, rope};
 use crate::kv::KvCache;
-use crate::layout::Panels;
+use crate::layout::{Panels, TILE2};
 use crate::pool::Pool;
 use crate::{CpuError, Isa};
 use bitnet_core::{
@@ -18,98 +19,136 @@ use bitnet_core::{
 pub struct SelfTest {
     /// The operation.
     pub op: &'static str,
-    /// The instruction set.
-    pub isa: Isa,
-    /// Whether its result was the expected one, to the last bit.
-    pub passed: bool,
+    /// The instruction set, or for ternary products the kernel.
+    pub kernel: &'static str,
+    /// What came out.
+    pub verdict: Verdict,
+}
+
+/// What a self-test found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The expected result, to the last bit.
+    Passed,
+    /// Another result.
+    Wrong,
+    /// Nothing: this processor lacks the instructions.
+    NotRun,
 }
 
 /// What an operation must give, as a hash of its bits.
 struct Case {
     op: &'static str,
-    run: fn(Isa, &Pool) -> Vec<f32>,
+    run: Run,
     golden: u64,
 }
 
+enum Run {
+    /// Once for every instruction set.
+    Isa(fn(Isa, &Pool) -> Vec<f32>),
+    /// Once for every ternary kernel.
+    Kernel(fn(Kernel, &Pool) -> Vec<f32>),
+}
+
 static CASES: &[Case] = &[
-    Case { op: "rms norm", run: rms_norm, golden: 0x9c84_986b_470d_f917 },
-    Case { op: "int8 activations", run: int8, golden: 0xdba7_be28_d7c5_d802 },
+    Case { op: "rms norm", run: Run::Isa(rms_norm), golden: 0x9c84_986b_470d_f917 },
+    Case { op: "int8 activations", run: Run::Isa(int8), golden: 0xdba7_be28_d7c5_d802 },
     Case {
         op: "ternary product, 1 token",
-        run: |i, p| ternary_product(i, p, 1),
+        run: Run::Kernel(|k, p| ternary_product(k, p, 1)),
         golden: 0x8b34_7d9a_2746_826d,
     },
     Case {
         op: "ternary product, 19 tokens",
-        run: |i, p| ternary_product(i, p, 19),
+        run: Run::Kernel(|k, p| ternary_product(k, p, 19)),
         golden: 0x828c_3e06_2000_56ca,
     },
-    Case { op: "ternary product, group scales", run: grouped, golden: 0x7763_7932_a230_e54e },
-    Case { op: "ternary product, float activations", run: float, golden: 0x19d1_cb28_1cd2_8088 },
+    Case { op: "ternary product, group scales", run: Run::Kernel(grouped), golden: 0x7763_7932_a230_e54e },
+    Case { op: "ternary product, float activations", run: Run::Isa(float), golden: 0x19d1_cb28_1cd2_8088 },
     Case {
         op: "dense product, F32",
-        run: |i, p| dense_product(i, p, DenseType::F32),
+        run: Run::Isa(|i, p| dense_product(i, p, DenseType::F32)),
         golden: 0x9d11_3dcf_b1c9_89d4,
     },
     Case {
         op: "dense product, F16",
-        run: |i, p| dense_product(i, p, DenseType::F16),
+        run: Run::Isa(|i, p| dense_product(i, p, DenseType::F16)),
         golden: 0x78e3_1523_88e8_e89b,
     },
     Case {
         op: "dense product, BF16",
-        run: |i, p| dense_product(i, p, DenseType::BF16),
+        run: Run::Isa(|i, p| dense_product(i, p, DenseType::BF16)),
         golden: 0x0c48_36b6_751d_9c31,
     },
     Case {
         op: "dense product, Q8_0",
-        run: |i, p| dense_product(i, p, DenseType::Q8_0),
+        run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q8_0)),
         golden: 0xe5be_5fb2_d0eb_b8e7,
     },
     Case {
         op: "dense product, Q4_0",
-        run: |i, p| dense_product(i, p, DenseType::Q4_0),
+        run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q4_0)),
         golden: 0x7b84_0a47_9c13_3599,
     },
     Case {
         op: "dense product, Q6_K",
-        run: |i, p| dense_product(i, p, DenseType::Q6_K),
+        run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q6_K)),
         golden: 0xb113_3624_7e93_5f1b,
     },
     Case {
         op: "attention, F32 cache",
-        run: |i, p| attention(i, p, KvType::F32),
+        run: Run::Isa(|i, p| attention(i, p, KvType::F32)),
         golden: 0x7494_8529_21fb_2069,
     },
     Case {
         op: "attention, F16 cache",
-        run: |i, p| attention(i, p, KvType::F16),
+        run: Run::Isa(|i, p| attention(i, p, KvType::F16)),
         golden: 0x22c5_9897_683e_d263,
     },
     Case {
         op: "attention, BF16 cache",
-        run: |i, p| attention(i, p, KvType::BF16),
+        run: Run::Isa(|i, p| attention(i, p, KvType::BF16)),
         golden: 0x6ec0_4df7_76e3_4a56,
     },
     Case {
         op: "gate, ReLU squared",
-        run: |i, p| gated(i, p, Activation::Relu2),
+        run: Run::Isa(|i, p| gated(i, p, Activation::Relu2)),
         golden: 0xf638_4ddb_70d9_c573,
     },
-    Case { op: "gate, SiLU", run: |i, p| gated(i, p, Activation::Silu), golden: 0xdef0_42e0_91e4_48ee },
+    Case {
+        op: "gate, SiLU",
+        run: Run::Isa(|i, p| gated(i, p, Activation::Silu)),
+        golden: 0xdef0_42e0_91e4_48ee,
+    },
 ];
 
 /// Runs every kernel of every instruction set that this processor has.
 pub fn self_test() -> Result<Vec<SelfTest>, CpuError> {
     let pool = Pool::new(2).map_err(|source| CpuError::Spawn { threads: 2, source })?;
-    let cases = CASES.iter().flat_map(|case| {
-        let pool = &pool;
-        Isa::available().into_iter().map(move |isa| {
-            let passed = hash(&(case.run)(isa, pool)) == case.golden;
-            SelfTest { op: case.op, isa, passed }
-        })
-    });
-    Ok(cases.collect())
+    let mut results = Vec::new();
+    for case in CASES {
+        let mut add = |kernel, values: Option<Vec<f32>>| {
+            let verdict = match values {
+                None => Verdict::NotRun,
+                Some(values) if hash(&values) == case.golden => Verdict::Passed,
+                Some(_) => Verdict::Wrong,
+            };
+            results.push(SelfTest { op: case.op, kernel, verdict });
+        };
+        match case.run {
+            Run::Isa(run) => {
+                for isa in Isa::ALL.iter().copied() {
+                    add(isa.name(), isa.is_available().then(|| run(isa, &pool)));
+                }
+            }
+            Run::Kernel(run) => {
+                for kernel in Kernel::all() {
+                    add(kernel.name(), kernel.is_available().then(|| run(kernel, &pool)));
+                }
+            }
+        }
+    }
+    Ok(results)
 }
 
 /// FNV-1a over the bits.
@@ -153,23 +192,24 @@ fn int8(isa: Isa, pool: &Pool) -> Vec<f32> {
     out.q.iter().map(|q| f32::from(*q)).chain(out.d).collect()
 }
 
-fn ternary_product(isa: Isa, pool: &Pool, m: usize) -> Vec<f32> {
+fn ternary_product(kernel: Kernel, pool: &Pool, m: usize) -> Vec<f32> {
     let mut numbers = Numbers(3);
     let w = numbers.ternary(77, 203, Scale::Rows(vec![0.37; 77].into()));
-    product(isa, pool, &w, &numbers.floats(m * 203))
+    product(kernel, pool, &w, &numbers.floats(m * 203))
 }
 
-fn grouped(isa: Isa, pool: &Pool) -> Vec<f32> {
+fn grouped(kernel: Kernel, pool: &Pool) -> Vec<f32> {
     let mut numbers = Numbers(4);
     let values = numbers.floats(77 * 4).into();
     let w = numbers.ternary(77, 256, Scale::Groups { size: 64, values });
-    product(isa, pool, &w, &numbers.floats(3 * 256))
+    let kernel = kernel.general();
+    product(kernel, pool, &w, &numbers.floats(3 * 256))
 }
 
-fn product(isa: Isa, pool: &Pool, w: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
-    let panels = Panels::new(pool, &[w]).expect("one matrix stacks with itself");
+fn product(kernel: Kernel, pool: &Pool, w: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
+    let panels = Panels::new(pool, kernel.layout(), &[w]).expect("one matrix stacks with itself");
     let mut y = vec![0.0; x.len() / w.cols() * w.rows()];
-    ternary::ternary_linear(isa, pool, &panels, x, &mut Quantized::default(), &mut y);
+    ternary::ternary_linear(kernel.isa(), kernel, pool, &panels, x, &mut ternary::Scratch::default(), &mut y);
     y
 }
 
@@ -177,7 +217,7 @@ fn float(isa: Isa, pool: &Pool) -> Vec<f32> {
     let mut numbers = Numbers(5);
     let values = numbers.floats(77 * 4).into();
     let w = numbers.ternary(77, 256, Scale::Groups { size: 64, values });
-    let panels = Panels::new(pool, &[&w]).expect("one matrix stacks with itself");
+    let panels = Panels::new(pool, &TILE2, &[&w]).expect("one matrix stacks with itself");
     let mut y = vec![0.0; 3 * 77];
     ternary::float_linear(isa, pool, &panels, &numbers.floats(3 * 256), &mut y);
     y
@@ -235,12 +275,16 @@ mod tests {
         let pool = Pool::new(1).unwrap();
         let goldens: Vec<String> = CASES
             .iter()
-            .map(|case| (case, hash(&(case.run)(Isa::Scalar, &pool))))
+            .map(|case| match case.run {
+                Run::Isa(run) => (case, hash(&run(Isa::Scalar, &pool))),
+                Run::Kernel(run) => (case, hash(&run(Kernel::of(Isa::Scalar), &pool))),
+            })
             .filter(|(case, got)| case.golden != *got)
             .map(|(case, got)| format!("{}: {got:#018x}", case.op))
             .collect();
         assert!(goldens.is_empty(), "{goldens:#?}");
-        let failed: Vec<SelfTest> = self_test().unwrap().into_iter().filter(|t| !t.passed).collect();
+        let failed: Vec<SelfTest> =
+            self_test().unwrap().into_iter().filter(|t| t.verdict == Verdict::Wrong).collect();
         assert_eq!(failed, []);
     }
 }

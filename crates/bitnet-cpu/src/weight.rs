@@ -1,7 +1,8 @@
 //! Prepared weights: stacked matrices, each run of ternary ones in panels, dense ones as the file stores them.
 
 use crate::Isa;
-use crate::kernels::{dense, quantize::Quantized, ternary};
+use crate::kernels::ternary::Kernel;
+use crate::kernels::{dense, ternary};
 use crate::layout::Panels;
 use crate::pool::Pool;
 use bitnet_core::{ActivationPrecision, BackendError, DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
@@ -11,14 +12,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Neighbouring rows of a weight that one product computes.
 enum Part {
-    Ternary(Panels),
+    /// With the kernel that its layout was chosen for.
+    Ternary(Panels, Kernel),
     Dense(DenseMatrix),
 }
 
 impl Part {
     fn rows(&self) -> usize {
         match self {
-            Self::Ternary(p) => p.rows,
+            Self::Ternary(p, _) => p.rows,
             Self::Dense(m) => m.rows(),
         }
     }
@@ -35,13 +37,14 @@ pub struct CpuWeight {
 /// Memory that products use and leave behind for the next one.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    quantized: Quantized,
+    ternary: ternary::Scratch,
     part: Vec<f32>,
 }
 
 impl CpuWeight {
     pub(crate) fn new(
         pool: &Pool,
+        kernel: Kernel,
         stacked: &[Matrix],
         act: ActivationPrecision,
     ) -> Result<Self, BackendError> {
@@ -49,19 +52,24 @@ impl CpuWeight {
         if let Some(odd) = stacked.iter().find(|m| m.cols() != cols) {
             return Err(BackendError::Stack { what: "columns", a: cols, b: odd.cols() });
         }
+        let panels = |run: &[&TernaryMatrix]| {
+            let plain = act == ActivationPrecision::Int8 && run.iter().all(|m| group(m) == 0);
+            let kernel = if plain { kernel } else { kernel.general() };
+            Panels::new(pool, kernel.layout(), run).map(|panels| Part::Ternary(panels, kernel))
+        };
         let mut parts = Vec::new();
         let mut run: Vec<&TernaryMatrix> = Vec::new();
         for matrix in stacked {
             match matrix {
                 Matrix::Ternary(m) => {
                     if run.last().is_some_and(|last| group(last) != group(m)) {
-                        parts.push(Part::Ternary(Panels::new(pool, &std::mem::take(&mut run))?));
+                        parts.push(panels(&std::mem::take(&mut run))?);
                     }
                     run.push(m);
                 }
                 Matrix::Dense(m) => {
                     if !run.is_empty() {
-                        parts.push(Part::Ternary(Panels::new(pool, &std::mem::take(&mut run))?));
+                        parts.push(panels(&std::mem::take(&mut run))?);
                     }
                     check_finite(pool, m)?;
                     parts.push(Part::Dense(m.clone()));
@@ -69,7 +77,7 @@ impl CpuWeight {
             }
         }
         if !run.is_empty() {
-            parts.push(Part::Ternary(Panels::new(pool, &run)?));
+            parts.push(panels(&run)?);
         }
         Ok(Self { rows: parts.iter().map(Part::rows).sum(), cols, act, parts })
     }
@@ -77,7 +85,7 @@ impl CpuWeight {
     /// Bytes in all, and how many of them are the file's own.
     pub(crate) fn bytes(&self) -> (usize, usize) {
         self.parts.iter().fold((0, 0), |(all, mapped), part| match part {
-            Part::Ternary(p) => (all + p.len_bytes(), mapped),
+            Part::Ternary(p, _) => (all + p.len_bytes(), mapped),
             Part::Dense(m) => (all + m.data().len(), mapped + m.data().len()),
         })
     }
@@ -93,13 +101,13 @@ impl CpuWeight {
         y: &mut [f32],
     ) {
         if let [part] = self.parts.as_slice() {
-            return self.part(part, isa, pool, x, m, &mut scratch.quantized, y);
+            return self.part(part, isa, pool, x, m, &mut scratch.ternary, y);
         }
-        let Scratch { quantized, part: out } = scratch;
+        let Scratch { ternary, part: out } = scratch;
         let mut first = 0;
         for part in &self.parts {
             out.resize(m * part.rows(), 0.0);
-            self.part(part, isa, pool, x, m, quantized, out);
+            self.part(part, isa, pool, x, m, ternary, out);
             for (y, out) in y.chunks_exact_mut(self.rows).zip(out.chunks_exact(part.rows())) {
                 y[first..first + part.rows()].copy_from_slice(out);
             }
@@ -115,14 +123,14 @@ impl CpuWeight {
         pool: &Pool,
         x: &[f32],
         m: usize,
-        quantized: &mut Quantized,
+        scratch: &mut ternary::Scratch,
         y: &mut [f32],
     ) {
         match (part, self.act) {
-            (Part::Ternary(p), ActivationPrecision::Int8) => {
-                ternary::ternary_linear(isa, pool, p, x, quantized, y)
+            (Part::Ternary(p, kernel), ActivationPrecision::Int8) => {
+                ternary::ternary_linear(isa, *kernel, pool, p, x, scratch, y)
             }
-            (Part::Ternary(p), ActivationPrecision::Float) => ternary::float_linear(isa, pool, p, x, y),
+            (Part::Ternary(p, _), ActivationPrecision::Float) => ternary::float_linear(isa, pool, p, x, y),
             (Part::Dense(w), _) => dense::dense_linear(isa, pool, w, x, m, y),
         }
     }
@@ -132,7 +140,7 @@ impl CpuWeight {
         for part in &self.parts {
             if row < part.rows() {
                 return match part {
-                    Part::Ternary(p) => p.dequantize_row(row, out),
+                    Part::Ternary(p, _) => p.dequantize_row(row, out),
                     Part::Dense(m) => dequantize_row(m.dtype(), m.row(row), out),
                 };
             }

@@ -1,7 +1,7 @@
 //! The device table: the one place that names concrete backends.
 
 use crate::OpenError;
-use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
+use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Kernel};
 use bitnet_formats::Checkpoint;
 use bitnet_model::{Decoder, LoadOptions, load};
 use std::sync::Arc;
@@ -13,6 +13,8 @@ pub struct DeviceOptions {
     pub isa: Option<Isa>,
     /// Threads; one a physical core when `None`.
     pub threads: Option<usize>,
+    /// Ternary kernel; the best one of the instruction set when `None`.
+    pub kernel: Option<Kernel>,
 }
 
 /// What a model runs on.
@@ -22,6 +24,8 @@ pub struct DeviceInfo {
     pub device: &'static str,
     /// Instruction set of its kernels.
     pub isa: &'static str,
+    /// Its ternary kernel.
+    pub kernel: &'static str,
     /// Threads in use.
     pub threads: usize,
 }
@@ -33,7 +37,9 @@ pub(crate) fn decoder(
     options: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(Box<dyn Decoder>, DeviceInfo), OpenError> {
-    let backend = CpuBackend::new(CpuOptions { isa: device.isa, threads: device.threads })?;
-    let info = DeviceInfo { device: "cpu", isa: backend.isa().name(), threads: backend.threads() };
+    let backend =
+        CpuBackend::new(CpuOptions { isa: device.isa, threads: device.threads, kernel: device.kernel })?;
+    let (isa, kernel) = (backend.isa().name(), backend.kernel().name());
+    let info = DeviceInfo { device: "cpu", isa, kernel, threads: backend.threads() };
     Ok((Box::new(load(Arc::new(backend), checkpoint, options, progress)?), info))
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use bitnet_core::{ActivationPrecision, KvType};
-use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
+use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Kernel};
 use bitnet_model::{Decoder, LoadOptions, Rows, StepOutput, Transformer, load};
 use bitnet_testkit::golden::{self, MODELS};
 use sha2::{Digest, Sha256};
@@ -19,7 +19,7 @@ fn open(path: &str, cpu: CpuOptions, act: Option<ActivationPrecision>) -> Transf
 }
 
 fn model(path: &str) -> Transformer<CpuBackend> {
-    open(path, CpuOptions { isa: None, threads: Some(2) }, None)
+    open(path, CpuOptions { threads: Some(2), ..CpuOptions::default() }, None)
 }
 
 /// Logits of every position, the prompt fed in steps of `chunk`.
@@ -134,13 +134,16 @@ fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
         let prompts = golden::prompts(if name.contains('/') { "bitnet-packed-k256" } else { name });
         let prompt = prompts.iter().max_by_key(|p| p.ids.len()).unwrap();
         let mut first = None;
-        for isa in Isa::available() {
+        let isas = Isa::available().into_iter().map(|isa| (Some(isa), None));
+        let kernels = Kernel::available().map(|kernel| (None, Some(kernel)));
+        for (isa, kernel) in isas.chain(kernels) {
             for threads in [1, 2] {
-                let mut model = open(name, CpuOptions { isa: Some(isa), threads: Some(threads) }, None);
+                let cpu = CpuOptions { isa, threads: Some(threads), kernel };
+                let mut model = open(name, cpu, None);
                 for chunk in [usize::MAX, 1, 2, 5, 13] {
                     let sum = hash(&logits(&mut model, &prompt.ids, chunk));
                     let want = first.get_or_insert_with(|| sum.clone());
-                    assert_eq!(&sum, want, "{name} {isa} {threads} threads, chunks of {chunk}");
+                    assert_eq!(&sum, want, "{name} {cpu:?}, chunks of {chunk}");
                 }
             }
         }

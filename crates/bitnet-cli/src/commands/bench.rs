@@ -99,7 +99,7 @@ impl Bench {
         let name = model.config().arch.name;
         let weights = report.ternary_weights + report.dense_weights;
         let mib = report.weight_bytes as f64 / f64::from(1 << 20);
-        let backend = format!("{} {}", device.device, device.isa);
+        let backend = format!("{} {}", device.device, device.kernel);
         let mut out = std::io::stdout().lock();
         match self.output {
             Form::Md => {

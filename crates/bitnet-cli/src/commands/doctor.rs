@@ -1,7 +1,7 @@
 //! `bitnet doctor`: what this machine offers, and whether every kernel on it is right.
 
 use crate::failure::Failure;
-use bitnet_cpu::{CpuBackend, CpuOptions, Isa, self_test};
+use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, SelfTest, Verdict, self_test};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::io::Write;
@@ -17,27 +17,32 @@ impl Doctor {
     pub fn execute(self) -> Result<(), Failure> {
         let backend = CpuBackend::new(CpuOptions::default()).map_err(|e| Failure::Runtime(e.to_string()))?;
         let results = self_test().map_err(|e| Failure::Runtime(crate::failure::chain(&e)))?;
-        let failed = results.iter().filter(|r| !r.passed).count();
+        let failed = results.iter().filter(|r| r.verdict == Verdict::Wrong).count();
         let features = features();
-        let isas = Isa::available();
-        let mut ops: Vec<&str> = Vec::new();
-        for r in &results {
-            if !ops.contains(&r.op) {
-                ops.push(r.op);
-            }
-        }
-        let passed = |op: &str, isa: Isa| results.iter().any(|r| r.op == op && r.isa == isa && r.passed);
+        let ops: Vec<&[SelfTest]> = results.chunk_by(|a, b| a.op == b.op).collect();
+        // Ternary products have kernels of their own; all else goes by the instruction set.
+        let chosen = |tests: &[SelfTest]| {
+            let own = |t: &SelfTest| Kernel::all().any(|k| k.name() == t.kernel);
+            if tests.iter().any(own) { backend.kernel().name() } else { backend.isa().name() }
+        };
         let mut out = std::io::stdout().lock();
         if self.json {
             let kernels: Map<String, Value> = ops
                 .iter()
-                .map(|op| {
-                    let tests =
-                        isas.iter().map(|isa| (isa.name().to_owned(), json!(passed(op, *isa)))).collect();
-                    (
-                        (*op).to_owned(),
-                        json!({"chosen": backend.isa().name(), "passed": Value::Object(tests)}),
-                    )
+                .map(|tests| {
+                    let passed = tests
+                        .iter()
+                        .map(|t| {
+                            let passed = match t.verdict {
+                                Verdict::Passed => json!(true),
+                                Verdict::Wrong => json!(false),
+                                Verdict::NotRun => Value::Null,
+                            };
+                            (t.kernel.to_owned(), passed)
+                        })
+                        .collect();
+                    let object = json!({"chosen": chosen(tests), "passed": Value::Object(passed)});
+                    (tests[0].op.to_owned(), object)
                 })
                 .collect();
             let object = json!({
@@ -50,13 +55,20 @@ impl Doctor {
             writeln!(out, "CPU features     {}", if features.is_empty() { "none used" } else { &features })?;
             writeln!(out, "instruction set  {} (best of this processor)", backend.isa())?;
             writeln!(out, "threads          {} (physical cores)", backend.threads())?;
-            writeln!(out, "\n{:<36} {:<10} self-test, every instruction set", "operation", "kernel")?;
-            for op in ops {
-                let tests: Vec<String> = isas
-                    .iter()
-                    .map(|isa| format!("{isa} {}", if passed(op, *isa) { "ok" } else { "WRONG" }))
-                    .collect();
-                writeln!(out, "{op:<36} {:<10} {}", backend.isa(), tests.join(", "))?;
+            writeln!(out, "\n{:<36} {:<14} self-test of every kernel", "operation", "kernel")?;
+            for tests in ops {
+                let of = |verdict, word: &str| {
+                    let names = tests.iter().filter(|t| t.verdict == verdict).map(|t| t.kernel);
+                    let names = names.collect::<Vec<_>>().join(", ");
+                    if names.is_empty() { names } else { format!("{word}: {names}") }
+                };
+                let verdicts = [
+                    of(Verdict::Wrong, "WRONG"),
+                    of(Verdict::Passed, "ok"),
+                    of(Verdict::NotRun, "not run, no such instructions"),
+                ];
+                let verdicts = verdicts.iter().filter(|v| !v.is_empty()).cloned().collect::<Vec<_>>();
+                writeln!(out, "{:<36} {:<14} {}", tests[0].op, chosen(tests), verdicts.join("; "))?;
             }
         }
         match failed {

@@ -132,6 +132,14 @@ impl Lanes for Avx2 {
         })
     }
     #[inline(always)]
+    fn difference(self, a: &[i32; 16], b: i32) -> Self::F {
+        lane!({
+            let (p, b) = (a.as_ptr().cast::<__m256i>(), _mm256_set1_epi32(b));
+            let half = |p| _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256(p), b));
+            (half(p), half(p.add(1)))
+        })
+    }
+    #[inline(always)]
     fn store_i8(self, x: Self::F, out: &mut [i8; 16]) {
         lane!({
             let (a, b) = (_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));

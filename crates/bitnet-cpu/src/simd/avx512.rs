@@ -147,6 +147,13 @@ impl Lanes for Avx512 {
         })
     }
     #[inline(always)]
+    fn difference(self, a: &[i32; 16], b: i32) -> Self::F {
+        lane!(_mm512_cvtepi32_ps(_mm512_sub_epi32(
+            _mm512_loadu_si512(a.as_ptr().cast()),
+            _mm512_set1_epi32(b)
+        )))
+    }
+    #[inline(always)]
     fn store_i8(self, x: Self::F, out: &mut [i8; 16]) {
         lane!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))))
     }

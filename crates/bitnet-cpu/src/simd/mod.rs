@@ -46,6 +46,8 @@ pub(crate) trait Lanes: Copy {
     /// Widens signed bytes.
     fn load_i8(self, x: &[i8; 16]) -> Self::F;
 
+    /// `a - b` of integers, as floats.
+    fn difference(self, a: &[i32; 16], b: i32) -> Self::F;
     /// Narrows lanes that hold integers from -128 to 127.
     fn store_i8(self, x: Self::F, out: &mut [i8; 16]);
     /// The trits of two-bit codes at bits `shift..shift + 2` of sixteen words.

@@ -88,6 +88,10 @@ impl Lanes for Scalar {
         x.map(f32::from)
     }
     #[inline(always)]
+    fn difference(self, a: &[i32; 16], b: i32) -> Self::F {
+        a.map(|a| (a - b) as f32)
+    }
+    #[inline(always)]
     fn store_i8(self, x: Self::F, out: &mut [i8; 16]) {
         *out = x.map(|x| x as i8)
     }

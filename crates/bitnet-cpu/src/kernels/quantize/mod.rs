@@ -48,8 +48,8 @@ impl Kernel for QuantizeRow<'_> {
 /// Quantizes `x [m, k]` into `out`, whose memory is reused.
 pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Quantized) {
     let m = x.len() / k;
-    // An odd number of cache lines: tokens that a register tile reads side by side then never share a cache set.
-    out.stride = (k.div_ceil(64) | 1) * 64;
+    // Room for the columns of padding that any layout has.
+    out.stride = (k.div_ceil(64) + 1) * 64;
     out.q.resize(m * out.stride, 0);
     out.d.resize(m, 0.0);
     let stride = out.stride;

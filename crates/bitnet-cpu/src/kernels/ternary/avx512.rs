@@ -3,27 +3,22 @@
 //! A lane adds at most 4 * 2 * 128 a step; 32 bits hold that for two million columns.
 
 use crate::Isa;
-use crate::layout::{Block, TILE};
+use crate::layout::tile2::{BLOCK, COLUMNS};
+use crate::layout::{Line, TILE};
 use std::arch::x86_64::*;
-use std::cell::RefCell;
 
 /// How far ahead of the product memory is asked for. Measured: one core streams two to three times as fast with it.
 const PREFETCH_BLOCKS: usize = 64;
 /// Tokens of the register tile: with two tiles of rows it fills 24 of the 32 registers.
-const TOKENS: usize = 12;
-
-thread_local! {
-    /// Two tiles of rows, unpacked: `[width][4][tiles]` vectors of codes.
-    static CODES: RefCell<Vec<__m512i>> = const { RefCell::new(Vec::new()) };
-}
+pub(super) const TOKENS: usize = 12;
 
 /// The four fields of a block: field `f` holds columns `4f..4f + 4` of sixteen rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack(block: &Block) -> [__m512i; 4] {
+fn fields(block: &[u8; BLOCK]) -> [__m512i; 4] {
     let mask = _mm512_set1_epi8(3);
-    // SAFETY: a block is 64 bytes, aligned to 64.
-    let packed = unsafe { _mm512_load_si512(block.0.as_ptr().cast()) };
+    // SAFETY: a block is 64 bytes; `loadu` accepts any alignment.
+    let packed = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
     [
         _mm512_and_si512(packed, mask),
         _mm512_and_si512(_mm512_srli_epi16::<2>(packed), mask),
@@ -34,8 +29,8 @@ fn unpack(block: &Block) -> [__m512i; 4] {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn broadcast(q: &[i8; 4]) -> __m512i {
-    _mm512_set1_epi32(i32::from_le_bytes(q.map(|q| q as u8)))
+fn broadcast(x: &[i8; 4]) -> __m512i {
+    _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
 #[inline]
@@ -46,14 +41,14 @@ fn store(x: __m512i, out: &mut [i32; TILE]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn gemv_tiles(blocks: &[Block], width: usize, q: &[i8], out: &mut [[i32; TILE]]) {
-    for (tile, out) in blocks.chunks_exact(width).zip(out) {
+fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]) {
+    for (tile, out) in tiles.chunks_exact(tile_bytes).zip(out) {
         let mut sum = [_mm512_setzero_si512(); 4];
-        for (block, q) in tile.iter().zip(q.as_chunks::<TILE>().0) {
+        for (block, x) in tile.as_chunks::<BLOCK>().0.iter().zip(x.as_chunks::<COLUMNS>().0) {
             // A prefetch of an address outside the weights does nothing.
             _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(block).wrapping_add(PREFETCH_BLOCKS).cast());
-            for ((sum, codes), q) in sum.iter_mut().zip(unpack(block)).zip(q.as_chunks::<4>().0) {
-                *sum = _mm512_dpbusd_epi32(*sum, codes, broadcast(q));
+            for ((sum, codes), x) in sum.iter_mut().zip(fields(block)).zip(x.as_chunks::<4>().0) {
+                *sum = _mm512_dpbusd_epi32(*sum, codes, broadcast(x));
             }
         }
         let [a, b, c, d] = sum;
@@ -61,86 +56,75 @@ fn gemv_tiles(blocks: &[Block], width: usize, q: &[i8], out: &mut [[i32; TILE]])
     }
 }
 
-/// `TILES` tiles of unpacked rows times `T` tokens; sums go to `out[tile * m + token]`.
+/// For every four columns one line of each tile.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack_tiles(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+    let count = tiles.len() / tile_bytes;
+    panel.resize(tile_bytes / BLOCK * 4 * count, Line([0; 64]));
+    for (i, tile) in tiles.chunks_exact(tile_bytes).enumerate() {
+        for (block, lines) in tile.as_chunks::<BLOCK>().0.iter().zip(panel.chunks_exact_mut(4 * count)) {
+            for (codes, line) in fields(block).into_iter().zip(lines[i..].iter_mut().step_by(count)) {
+                // SAFETY: a line is 64 writable bytes, aligned to 64.
+                unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), codes) };
+            }
+        }
+    }
+}
+
+/// `TILES` tiles of unpacked rows times `T` tokens; sums go to `out[tile * T + token]`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn register_tile<const TILES: usize, const T: usize>(
-    codes: &[[__m512i; TILES]],
-    q: &[i8],
-    stride: usize,
-    out: &mut [[i32; TILE]],
-    m: usize,
-) {
-    let tokens: [&[[i8; 4]]; T] = std::array::from_fn(|t| &q[t * stride..].as_chunks().0[..codes.len()]);
+fn register_tile<const TILES: usize, const T: usize>(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]]) {
     let mut sum = [[_mm512_setzero_si512(); T]; TILES];
-    for (k, codes) in codes.iter().enumerate() {
+    for (lines, x) in panel.as_chunks::<TILES>().0.iter().zip(x.as_chunks::<4>().0.as_chunks::<T>().0) {
+        // SAFETY: a line is 64 bytes, aligned to 64.
+        let codes = lines.each_ref().map(|line| unsafe { _mm512_load_si512(line.0.as_ptr().cast()) });
         for t in 0..T {
-            // SAFETY: every slice of `tokens` is as long as `codes`.
-            let q = broadcast(unsafe { tokens[t].get_unchecked(k) });
+            let x = broadcast(&x[t]);
             for i in 0..TILES {
-                sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], codes[i], q);
+                sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], codes[i], x);
             }
         }
     }
-    for (i, sum) in sum.iter().enumerate() {
-        for (t, sum) in sum.iter().enumerate() {
-            store(*sum, &mut out[i * m + t]);
+    for (sum, out) in sum.iter().zip(out.as_chunks_mut::<T>().0) {
+        for (sum, out) in sum.iter().zip(out) {
+            store(*sum, out);
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn gemm_tiles<const TILES: usize>(
-    blocks: &[Block],
-    width: usize,
-    q: &[i8],
-    stride: usize,
-    out: &mut [[i32; TILE]],
-) {
-    let m = q.len() / stride;
-    CODES.with_borrow_mut(|scratch| {
-        scratch.clear();
-        for k in 0..width {
-            let fields: [[__m512i; 4]; TILES] = std::array::from_fn(|i| unpack(&blocks[i * width + k]));
-            for f in 0..4 {
-                scratch.extend(fields.map(|fields| fields[f]));
+fn tokens<const TILES: usize>(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], tokens: usize) {
+    macro_rules! match_tokens {
+        ($($t:literal)*) => {
+            match tokens {
+                $($t => register_tile::<TILES, $t>(panel, x, out),)*
+                n => unreachable!("{n} tokens"),
             }
-        }
-        let codes = scratch.as_chunks::<TILES>().0;
-        let mut t = 0;
-        while t < m {
-            let (q, out) = (&q[t * stride..], &mut out[t..]);
-            t += match m - t {
-                TOKENS.. => {
-                    register_tile::<TILES, TOKENS>(codes, q, stride, out, m);
-                    TOKENS
-                }
-                4.. => {
-                    register_tile::<TILES, 4>(codes, q, stride, out, m);
-                    4
-                }
-                _ => {
-                    register_tile::<TILES, 1>(codes, q, stride, out, m);
-                    1
-                }
-            };
-        }
-    });
+        };
+    }
+    match_tokens!(1 2 3 4 5 6 7 8 9 10 11 12);
 }
 
-pub(super) fn gemv(blocks: &[Block], width: usize, q: &[i8], out: &mut [[i32; TILE]]) {
+pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]) {
     assert!(Isa::Avx512.is_available());
     // SAFETY: the assertion has seen the instruction set.
-    unsafe { gemv_tiles(blocks, width, q, out) };
+    unsafe { gemv_tiles(tiles, tile_bytes, x, out) };
 }
 
-pub(super) fn gemm(blocks: &[Block], width: usize, q: &[i8], stride: usize, out: &mut [[i32; TILE]]) {
+pub(super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+    assert!(Isa::Avx512.is_available());
+    // SAFETY: the assertion has seen the instruction set.
+    unsafe { unpack_tiles(tiles, tile_bytes, panel) };
+}
+
+pub(super) fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], count: usize) {
     assert!(Isa::Avx512.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe {
-        match blocks.len() / width {
-            2 => gemm_tiles::<2>(blocks, width, q, stride, out),
-            _ => gemm_tiles::<1>(blocks, width, q, stride, out),
+        match out.len() / count {
+            2 => tokens::<2>(panel, x, out, count),
+            _ => tokens::<1>(panel, x, out, count),
         }
     }
 }

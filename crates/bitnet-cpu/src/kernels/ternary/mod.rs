@@ -3,81 +3,97 @@
 //! Kernels compute the integer sums `code * q` of whole tiles; what turns them into outputs is shared and exact. Codes are
 //! 0, 1, 2, so the sum of the activations is taken off once a token.
 
+mod arrange;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod float;
 mod scalar;
+mod table;
 
 pub(crate) use float::float_linear;
+pub(crate) use table::names;
+pub use table::{Kernel, UnknownKernel};
 
 use crate::Isa;
 use crate::kernels::quantize::{Quantized, quantize};
-use crate::layout::{Block, PanelScale, Panels, TILE};
+use crate::layout::{Line, PanelScale, Panels, TILE};
 use crate::pool::{Pool, Shares};
+use crate::simd::{self, Lanes, dispatch};
+use arrange::Arranged;
 use std::cell::RefCell;
-
-/// `out[tile][r] = sum of code * q` over the blocks of consecutive tiles, `width` blocks each, for one token `q [16 * width]`.
-type Gemv = fn(blocks: &[Block], width: usize, q: &[i8], out: &mut [[i32; TILE]]);
-
-/// The same for tokens `[m, stride]` at once; `out` is `[tiles][m]`.
-type Gemm = fn(blocks: &[Block], width: usize, q: &[i8], stride: usize, out: &mut [[i32; TILE]]);
-
-struct TernaryKernel {
-    isa: Isa,
-    gemv: Gemv,
-    gemm: Gemm,
-    /// Tiles that one call of `gemm` takes.
-    gemm_tiles: usize,
-}
-
-/// Best first.
-static TABLE: &[TernaryKernel] = &[
-    #[cfg(target_arch = "x86_64")]
-    TernaryKernel { isa: Isa::Avx512, gemv: avx512::gemv, gemm: avx512::gemm, gemm_tiles: 2 },
-    #[cfg(target_arch = "x86_64")]
-    TernaryKernel { isa: Isa::Avx2, gemv: avx2::gemv, gemm: avx2::gemm, gemm_tiles: 1 },
-    TernaryKernel { isa: Isa::Scalar, gemv: scalar::gemv, gemm: scalar::gemm, gemm_tiles: 1 },
-];
-
-fn kernel(isa: Isa) -> &'static TernaryKernel {
-    TABLE.iter().find(|k| k.isa == isa).expect("every instruction set has a row in the table")
-}
+use table::TernaryKernel;
 
 /// Tokens from which the product unpacks weights once for all of them.
 const GEMM_TOKENS: usize = 4;
 
-thread_local! {
+/// What a thread keeps between products.
+#[derive(Default)]
+struct Local {
     /// Integer sums of the tiles at hand.
-    static SUMS: RefCell<Vec<[i32; TILE]>> = const { RefCell::new(Vec::new()) };
+    sums: Vec<[i32; TILE]>,
+    /// Unpacked weights.
+    panel: Vec<Line>,
 }
 
-/// `y[m, n] = x[m, k] * w[n, k]^T` with int8 activations; `quantized` is scratch.
+thread_local! {
+    static LOCAL: RefCell<Local> = RefCell::default();
+}
+
+/// Activations in the forms that products want, kept for the next one.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    quantized: Quantized,
+    arranged: Arranged,
+}
+
+/// `y[m, n] = x[m, k] * w[n, k]^T` with int8 activations. The kernel is one of the layout of `w`.
 pub(crate) fn ternary_linear(
     isa: Isa,
+    kernel: Kernel,
     pool: &Pool,
     w: &Panels,
     x: &[f32],
-    quantized: &mut Quantized,
+    scratch: &mut Scratch,
     y: &mut [f32],
 ) {
+    assert!(std::ptr::eq(kernel.0.layout, w.layout), "{kernel} does not read {}", w.layout.name);
     let m = x.len() / w.cols.max(1);
-    quantize(isa, pool, x, w.cols, quantized);
-    let kernel = kernel(isa);
-    let out = Output { w, quantized, y: Shares::new(y) };
+    quantize(isa, pool, x, w.cols, &mut scratch.quantized);
+    let out = Output { isa, w, quantized: &scratch.quantized, y: Shares::new(y) };
     match &w.scale {
-        PanelScale::Groups { .. } => grouped(kernel, pool, m, &out),
-        PanelScale::Rows(_) if m < GEMM_TOKENS => few(kernel, pool, m, &out),
-        PanelScale::Rows(_) => many(kernel, pool, m, &out),
+        PanelScale::Groups { .. } => grouped(kernel.0, pool, m, &out),
+        PanelScale::Rows(_) if m < GEMM_TOKENS => few(kernel.0, pool, m, &out),
+        PanelScale::Rows(_) => many(kernel.0, pool, m, &out, &mut scratch.arranged),
     }
 }
 
 /// What turns integer sums into outputs.
 struct Output<'a> {
+    isa: Isa,
     w: &'a Panels,
     quantized: &'a Quantized,
     y: Shares<'a, f32>,
+}
+
+/// Rule 5 for one tile and token: `(sum - zero) * (d * scale)`.
+struct Rescale<'a> {
+    sum: &'a [i32; TILE],
+    zero: i32,
+    d: f32,
+    scale: &'a [f32; TILE],
+}
+
+impl simd::Kernel for Rescale<'_> {
+    type Output = [f32; TILE];
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> [f32; TILE] {
+        let mut out = [0.0; TILE];
+        let factor = l.mul(l.splat(self.d), l.load(self.scale));
+        l.store(l.mul(l.difference(self.sum, self.zero), factor), &mut out);
+        out
+    }
 }
 
 impl Output<'_> {
@@ -95,9 +111,8 @@ impl Output<'_> {
 
     /// Rule 5 for one tile and token; `sum` holds `code * q`, `zero` the sum of `q`.
     fn rescale(&self, scales: &[[f32; TILE]], tile: usize, t: usize, sum: &[i32; TILE], zero: i32) {
-        let d = self.quantized.d[t];
-        let scale = &scales[tile];
-        self.store(tile, t, &std::array::from_fn(|r| (sum[r] - zero) as f32 * (d * scale[r])));
+        let (d, scale) = (self.quantized.d[t], &scales[tile]);
+        self.store(tile, t, &dispatch(self.isa, Rescale { sum, zero, d, scale }));
     }
 
     fn row_scales(&self) -> &[[f32; TILE]] {
@@ -117,11 +132,10 @@ fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
     let grain = (tiles / (pool.threads() * 6)).clamp(1, 32);
     let zeros: [i32; GEMM_TOKENS] = std::array::from_fn(|t| if t < m { total(out.token(t)) } else { 0 });
     pool.ranges(tiles, grain, &|range| {
-        SUMS.with_borrow_mut(|sums| {
+        LOCAL.with_borrow_mut(|Local { sums, .. }| {
             sums.resize(range.len(), [0; TILE]);
-            let blocks = &out.w.blocks[range.start * out.w.width..range.end * out.w.width];
             for (t, zero) in zeros.iter().enumerate().take(m) {
-                (kernel.gemv)(blocks, out.w.width, out.token(t), sums);
+                (kernel.gemv)(out.w.tiles_of(range.clone()), out.w.tile_bytes, out.token(t), sums);
                 for (tile, sum) in range.clone().zip(&*sums) {
                     out.rescale(out.row_scales(), tile, t, sum, *zero);
                 }
@@ -130,19 +144,23 @@ fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
     });
 }
 
-fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
+fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arranged: &mut Arranged) {
+    let gemm = &kernel.gemm;
+    arranged.fill(pool, out.quantized, out.w.cols.next_multiple_of(4), gemm.tokens);
     let zeros: Vec<i32> = (0..m).map(|t| total(out.token(t))).collect();
-    let step = kernel.gemm_tiles;
-    pool.ranges(out.w.tiles().div_ceil(step), 1, &|range| {
-        for first in range.map(|i| i * step) {
-            let last = out.w.tiles().min(first + step);
-            SUMS.with_borrow_mut(|sums| {
-                sums.resize((last - first) * m, [0; TILE]);
-                let blocks = &out.w.blocks[first * out.w.width..last * out.w.width];
-                (kernel.gemm)(blocks, out.w.width, &out.quantized.q, out.quantized.stride, sums);
-                for (tile, sums) in (first..last).zip(sums.chunks_exact(m)) {
-                    for (t, sum) in sums.iter().enumerate() {
-                        out.rescale(out.row_scales(), tile, t, sum, zeros[t]);
+    pool.ranges(out.w.tiles().div_ceil(gemm.tiles), 1, &|range| {
+        for first in range.map(|i| i * gemm.tiles) {
+            let last = out.w.tiles().min(first + gemm.tiles);
+            LOCAL.with_borrow_mut(|Local { sums, panel }| {
+                (gemm.unpack)(out.w.tiles_of(first..last), out.w.tile_bytes, panel);
+                for from in (0..m).step_by(gemm.tokens) {
+                    let tokens = gemm.tokens.min(m - from);
+                    sums.resize((last - first) * tokens, [0; TILE]);
+                    (gemm.multiply)(panel, arranged.tokens(from, tokens), sums, tokens);
+                    for (tile, sums) in (first..last).zip(sums.chunks_exact(tokens)) {
+                        for (t, sum) in (from..).zip(sums) {
+                            out.rescale(out.row_scales(), tile, t, sum, zeros[t]);
+                        }
                     }
                 }
             });
@@ -152,12 +170,13 @@ fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
 
 /// Rule 6: a scale for every group of columns.
 fn grouped(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
-    let PanelScale::Groups { blocks, groups, values } = &out.w.scale else { return };
+    let PanelScale::Groups { cols, groups, values } = &out.w.scale else { return };
+    let group_bytes = (out.w.layout.tile_bytes)(*cols);
     pool.ranges(out.w.tiles(), 1, &|range| {
         for tile in range {
             for t in 0..m {
                 let mut y = [0.0f32; TILE];
-                let parts = out.w.tile(tile).chunks(*blocks).zip(out.token(t).chunks(*blocks * TILE));
+                let parts = out.w.tile(tile).chunks(group_bytes).zip(out.token(t).chunks(*cols));
                 for ((part, q), scale) in parts.zip(&values[tile * groups..]) {
                     let mut sum = [[0; TILE]];
                     (kernel.gemv)(part, part.len(), q, &mut sum);

@@ -1,26 +1,38 @@
 //! Plain Rust.
 
-use crate::layout::{Block, TILE};
+use crate::layout::tile2::{BLOCK, COLUMNS};
+use crate::layout::{Line, TILE};
 
-pub(super) fn gemv(blocks: &[Block], width: usize, q: &[i8], out: &mut [[i32; TILE]]) {
-    for (tile, out) in blocks.chunks_exact(width).zip(out) {
+pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]) {
+    for (tile, out) in tiles.chunks_exact(tile_bytes).zip(out) {
         *out = [0; TILE];
-        for (block, q) in tile.iter().zip(q.as_chunks::<TILE>().0) {
-            for (sum, word) in out.iter_mut().zip(&block.0) {
-                for (c, q) in q.iter().enumerate() {
-                    let code = (word >> (8 * (c % 4) + 2 * (c / 4))) & 3;
-                    *sum += code as i32 * i32::from(*q);
+        for (block, x) in tile.as_chunks::<BLOCK>().0.iter().zip(x.as_chunks::<COLUMNS>().0) {
+            for (sum, word) in out.iter_mut().zip(block.as_chunks::<4>().0) {
+                for (c, x) in x.iter().enumerate() {
+                    *sum += i32::from((word[c % 4] >> (2 * (c / 4))) & 3) * i32::from(*x);
                 }
             }
         }
     }
 }
 
-pub(super) fn gemm(blocks: &[Block], width: usize, q: &[i8], stride: usize, out: &mut [[i32; TILE]]) {
-    let m = q.len() / stride;
-    for (tile, out) in blocks.chunks_exact(width).zip(out.chunks_exact_mut(m)) {
-        for (q, out) in q.chunks_exact(stride).zip(out.chunks_exact_mut(1)) {
-            gemv(tile, width, q, out);
+/// One line for every four columns: byte `4r + j` is the code of row `r`, column `j`.
+pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+    panel.clear();
+    for block in tiles.as_chunks::<BLOCK>().0 {
+        panel.extend((0..4).map(|field| Line(block.map(|codes| (codes >> (2 * field)) & 3))));
+    }
+}
+
+pub(super) fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], _tokens: usize) {
+    for out in out {
+        *out = [0; TILE];
+        for (line, x) in panel.iter().zip(x.as_chunks::<4>().0) {
+            for (sum, codes) in out.iter_mut().zip(line.0.as_chunks::<4>().0) {
+                for (code, x) in codes.iter().zip(x) {
+                    *sum += i32::from(*code) * i32::from(*x);
+                }
+            }
         }
     }
 }

@@ -1,0 +1,153 @@
+//! The table of ternary kernels, and a kernel's name as a value.
+
+use super::{avx2, avx512, scalar};
+use crate::Isa;
+use crate::layout::{Layout, Line, TILE, TILE2};
+use std::fmt;
+use std::str::FromStr;
+
+/// `out[tile][row] = sum of code * x` over consecutive tiles of `tile_bytes` bytes, for the activations of one token, `x [at
+/// least the tile's columns, zeros behind the matrix's own]`.
+pub(super) type Gemv = fn(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]);
+
+/// `out[tile][token][row] = sum of code * x` for a panel and activations `x [columns/4][tokens][4]`.
+pub(super) type Multiply = fn(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], tokens: usize);
+
+/// The product for several tokens: weights are unpacked to bytes once, a few tiles at a time (a *panel*, which stays in the
+/// second-level cache), and every panel is multiplied with all activations, a few tokens at a time.
+pub(super) struct Gemm {
+    /// Tiles of a full panel.
+    pub(super) tiles: usize,
+    /// Tokens that `multiply` takes at most.
+    pub(super) tokens: usize,
+    /// Unpacks the tiles, at most `tiles` of them; what a panel looks like is an affair between the two functions.
+    pub(super) unpack: fn(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>),
+    /// Multiplies a panel.
+    pub(super) multiply: Multiply,
+}
+
+/// Products of one layout by one instruction set. All give the same integers.
+pub(crate) struct TernaryKernel {
+    pub(crate) name: &'static str,
+    pub(crate) layout: &'static Layout,
+    pub(crate) isa: Isa,
+    pub(super) gemv: Gemv,
+    pub(super) gemm: Gemm,
+}
+
+/// Best first.
+pub(super) static TABLE: &[TernaryKernel] = &[
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tile2-avx512",
+        layout: &TILE2,
+        isa: Isa::Avx512,
+        gemv: avx512::gemv,
+        gemm: Gemm { tiles: 2, tokens: avx512::TOKENS, unpack: avx512::unpack, multiply: avx512::multiply },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tile2-avx2",
+        layout: &TILE2,
+        isa: Isa::Avx2,
+        gemv: avx2::gemv,
+        gemm: Gemm { tiles: 1, tokens: avx2::TOKENS, unpack: avx2::unpack, multiply: avx2::multiply },
+    },
+    TernaryKernel {
+        name: "tile2-scalar",
+        layout: &TILE2,
+        isa: Isa::Scalar,
+        gemv: scalar::gemv,
+        gemm: Gemm { tiles: 1, tokens: 1, unpack: scalar::unpack, multiply: scalar::multiply },
+    },
+];
+
+/// A row of the table of ternary kernels: a weight layout and the instructions that multiply it.
+#[derive(Clone, Copy)]
+pub struct Kernel(pub(crate) &'static TernaryKernel);
+
+impl Kernel {
+    /// Every kernel of this build, best first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(Self)
+    }
+
+    /// The kernels that run on this processor, best first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::all().filter(|k| k.is_available())
+    }
+
+    /// The best kernel of an instruction set.
+    pub(crate) fn of(isa: Isa) -> Self {
+        Self::all().find(|k| isa.includes(k.isa())).expect("the scalar kernel runs everywhere")
+    }
+
+    /// The kernel for what this one's layout cannot do, which is two bits a trit: scales for groups of columns, and
+    /// activations that are not quantized.
+    pub(crate) fn general(self) -> Self {
+        let isa = self.isa();
+        Self::all()
+            .find(|k| std::ptr::eq(k.0.layout, &TILE2) && isa.includes(k.isa()))
+            .expect("the scalar kernel runs everywhere")
+    }
+
+    /// The name on the command line: layout and instruction set.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// The instruction set it needs.
+    pub fn isa(self) -> Isa {
+        self.0.isa
+    }
+
+    /// The layout of its weights.
+    pub(crate) fn layout(self) -> &'static Layout {
+        self.0.layout
+    }
+
+    /// Whether it runs on this processor.
+    pub fn is_available(self) -> bool {
+        self.isa().is_available()
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for Kernel {}
+
+/// A name that is no kernel of this build.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown kernel {name:?}, this processor runs {}", names())]
+pub struct UnknownKernel {
+    /// What was asked for.
+    pub name: String,
+}
+
+/// Names of the kernels that this processor runs.
+pub(crate) fn names() -> String {
+    Kernel::available().map(Kernel::name).collect::<Vec<_>>().join(", ")
+}
+
+impl FromStr for Kernel {
+    type Err = UnknownKernel;
+    fn from_str(name: &str) -> Result<Self, UnknownKernel> {
+        Self::all().find(|k| k.name() == name).ok_or_else(|| UnknownKernel { name: name.to_owned() })
+    }
+}

@@ -1,0 +1,177 @@
+//! How prepared ternary weights lie in memory: one file and one row of [`LAYOUTS`] for each layout.
+//!
+//! Rows come in tiles of sixteen, in every layout; what a tile looks like inside is the layout's affair. Tiles follow each
+//! other without gaps, so that a product reads one sequential stream.
+
+pub(crate) mod tile2;
+
+use crate::pool::Pool;
+use bitnet_core::{BackendError, Scale, TernaryMatrix};
+
+pub(crate) use tile2::TILE2;
+
+/// Rows of a tile.
+pub(crate) const TILE: usize = 16;
+
+/// A way to arrange sixteen rows of trits.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    /// The name in kernel names.
+    pub(crate) name: &'static str,
+    /// Bytes that sixteen rows of `cols` columns take: a multiple of 64.
+    pub(crate) tile_bytes: fn(cols: usize) -> usize,
+    /// Packs up to sixteen canonical rows, each padded with zero trits; rows that are missing become zero trits too.
+    pub(crate) pack: fn(rows: &[&[u8]], cols: usize, tile: &mut [u8]),
+    /// One code (`trit + 1`) of a packed tile.
+    pub(crate) code: fn(tile: &[u8], row: usize, col: usize) -> u8,
+}
+
+/// Every layout.
+#[cfg(test)]
+pub(crate) static LAYOUTS: &[&Layout] = &[&TILE2];
+
+/// A cache line of weights.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [u8; 64]);
+
+/// The scales of stacked matrices, arranged for sixteen rows at a time.
+pub(crate) enum PanelScale {
+    /// One scale a row, `[rows padded to 16]`.
+    Rows(Vec<[f32; 16]>),
+    /// One scale for `cols` columns of a row, `[tiles][groups]`.
+    Groups { cols: usize, groups: usize, values: Vec<[f32; 16]> },
+}
+
+/// Stacked ternary matrices in tiles.
+pub(crate) struct Panels {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) layout: &'static Layout,
+    /// Bytes of a tile.
+    pub(crate) tile_bytes: usize,
+    /// `[tiles][tile_bytes]`.
+    lines: Vec<Line>,
+    pub(crate) scale: PanelScale,
+}
+
+/// The bytes of cache lines.
+pub(crate) fn bytes(lines: &[Line]) -> &[u8] {
+    // SAFETY: a line is 64 bytes without padding, and any byte is a `u8`.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
+}
+
+fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+    // SAFETY: a line is 64 bytes without padding, and any byte may be written to it.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
+}
+
+impl Panels {
+    /// Stacks matrices of equal width by rows. Group scales may not be mixed with others.
+    pub(crate) fn new(
+        pool: &Pool,
+        layout: &'static Layout,
+        parts: &[&TernaryMatrix],
+    ) -> Result<Self, BackendError> {
+        let cols = parts.first().map_or(0, |m| m.cols());
+        if let Some(odd) = parts.iter().find(|m| m.cols() != cols) {
+            return Err(BackendError::Stack { what: "columns", a: cols, b: odd.cols() });
+        }
+        let rows: usize = parts.iter().map(|m| m.rows()).sum();
+        let (tiles, tile_bytes) = (rows.div_ceil(TILE), (layout.tile_bytes)(cols));
+        let scale = scales(parts, rows, cols)?;
+        let mut lines = reserve::<Line>(tiles * tile_bytes / 64, "ternary weights")?;
+        lines.resize(tiles * tile_bytes / 64, Line([0; 64]));
+        let sources: Vec<&[u8]> = parts.iter().flat_map(|m| (0..m.rows()).map(|r| m.row_codes(r))).collect();
+        pool.chunks_mut(bytes_mut(&mut lines), tile_bytes.max(1), &|tile, out| {
+            let first = tile * TILE;
+            (layout.pack)(&sources[first..rows.min(first + TILE)], cols, out);
+        });
+        Ok(Self { rows, cols, layout, tile_bytes, lines, scale })
+    }
+
+    /// The tiles of `range`.
+    pub(crate) fn tiles_of(&self, range: std::ops::Range<usize>) -> &[u8] {
+        &bytes(&self.lines)[range.start * self.tile_bytes..range.end * self.tile_bytes]
+    }
+
+    /// The bytes of tile `tile`.
+    pub(crate) fn tile(&self, tile: usize) -> &[u8] {
+        self.tiles_of(tile..tile + 1)
+    }
+
+    /// Tiles of sixteen rows.
+    pub(crate) fn tiles(&self) -> usize {
+        self.rows.div_ceil(TILE)
+    }
+
+    /// Bytes that codes and scales occupy.
+    pub(crate) fn len_bytes(&self) -> usize {
+        let scales = match &self.scale {
+            PanelScale::Rows(v) => v.len(),
+            PanelScale::Groups { values, .. } => values.len(),
+        };
+        size_of_val(self.lines.as_slice()) + scales * size_of::<[f32; 16]>()
+    }
+
+    /// One row, for embedding: trits times scale.
+    pub(crate) fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        let (tile, lane) = (row / TILE, row % TILE);
+        let codes = self.tile(tile);
+        for (col, out) in out.iter_mut().enumerate() {
+            let trit = f32::from((self.layout.code)(codes, lane, col)) - 1.0;
+            let scale = match &self.scale {
+                PanelScale::Rows(v) => v[tile][lane],
+                PanelScale::Groups { cols, groups, values } => values[tile * groups + col / cols][lane],
+            };
+            *out = trit * scale;
+        }
+    }
+}
+
+/// An empty vector with room for `len`, or the error that says so.
+pub(crate) fn reserve<T>(len: usize, what: &'static str) -> Result<Vec<T>, BackendError> {
+    let mut v = Vec::new();
+    v.try_reserve_exact(len)
+        .map_err(|_| BackendError::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()), what })?;
+    Ok(v)
+}
+
+fn scales(parts: &[&TernaryMatrix], rows: usize, cols: usize) -> Result<PanelScale, BackendError> {
+    let tiles = rows.div_ceil(TILE);
+    let each_row = || parts.iter().flat_map(|m| (0..m.rows()).map(move |r| (*m, r)));
+    let finite = |s: f32| if s.is_finite() { Ok(s) } else { Err(BackendError::NotFinite { value: s }) };
+    let group = |m: &TernaryMatrix| match m.scale() {
+        Scale::Groups { size, .. } => *size,
+        _ => 0,
+    };
+    let size = parts.first().map_or(0, |m| group(m));
+    if let Some(odd) = parts.iter().find(|m| group(m) != size) {
+        return Err(BackendError::Stack { what: "columns that share a scale", a: size, b: group(odd) });
+    }
+    if size == 0 {
+        let mut values = vec![[0.0; 16]; tiles];
+        for (i, (m, row)) in each_row().enumerate() {
+            values[i / TILE][i % TILE] = if cols == 0 { 0.0 } else { finite(m.scale_at(row, 0))? };
+        }
+        return Ok(PanelScale::Rows(values));
+    }
+    if !size.is_multiple_of(tile2::COLUMNS) {
+        return Err(BackendError::Unsupported {
+            backend: "cpu",
+            what: format!("scales for groups of {size} columns"),
+            hint: "groups must be a multiple of 16",
+        });
+    }
+    let groups = cols.div_ceil(size);
+    let mut values = vec![[0.0; 16]; tiles * groups];
+    for (i, (m, row)) in each_row().enumerate() {
+        for g in 0..groups {
+            values[i / TILE * groups + g][i % TILE] = finite(m.scale_at(row, g * size))?;
+        }
+    }
+    Ok(PanelScale::Groups { cols: size, groups, values })
+}
+
+#[cfg(test)]
+mod tests;
