@@ -61,7 +61,9 @@ pub(crate) fn ternary_linear(
     assert!(std::ptr::eq(kernel.0.layout, w.layout), "{kernel} does not read {}", w.layout.name);
     let m = x.len() / w.cols.max(1);
     quantize(isa, pool, x, w.cols, &mut scratch.quantized);
-    let out = Output { isa, w, quantized: &scratch.quantized, y: Shares::new(y) };
+    let quantized = &scratch.quantized;
+    let zeros = (0..m).map(|t| total(&quantized.q[t * quantized.stride..][..w.cols])).collect();
+    let out = Output { isa, w, quantized, zeros, y: Shares::new(y) };
     match &w.scale {
         PanelScale::Groups { .. } => grouped(kernel.0, pool, m, &out),
         PanelScale::Rows(_) if m < GEMM_TOKENS => few(kernel.0, pool, m, &out),
@@ -74,25 +76,44 @@ struct Output<'a> {
     isa: Isa,
     w: &'a Panels,
     quantized: &'a Quantized,
+    /// `[m]`: sums of the activations, which stand for the code of a zero trit.
+    zeros: Vec<i32>,
     y: Shares<'a, f32>,
 }
 
-/// Rule 5 for one tile and token: `(sum - zero) * (d * scale)`.
+/// Rule 5 for neighbouring tiles and tokens: `y = (sum - zero) * (d * scale)`.
 struct Rescale<'a> {
-    sum: &'a [i32; TILE],
-    zero: i32,
-    d: f32,
-    scale: &'a [f32; TILE],
+    out: &'a Output<'a>,
+    /// `[tiles][tokens]`.
+    sums: &'a [[i32; TILE]],
+    scales: &'a [[f32; TILE]],
+    tile: usize,
+    token: usize,
+    tokens: usize,
 }
 
 impl simd::Kernel for Rescale<'_> {
-    type Output = [f32; TILE];
+    type Output = ();
     #[inline(always)]
-    fn run<L: Lanes>(self, l: L) -> [f32; TILE] {
-        let mut out = [0.0; TILE];
-        let factor = l.mul(l.splat(self.d), l.load(self.scale));
-        l.store(l.mul(l.difference(self.sum, self.zero), factor), &mut out);
-        out
+    fn run<L: Lanes>(self, l: L) {
+        let tokens = self.token..self.token + self.tokens;
+        let (d, zeros) = (&self.out.quantized.d[tokens.clone()], &self.out.zeros[tokens]);
+        for (i, sums) in self.sums.chunks_exact(self.tokens).enumerate() {
+            let (tile, scale) = (self.tile + i, l.load(&self.scales[self.tile + i]));
+            for (t, ((sum, d), zero)) in sums.iter().zip(d).zip(zeros).enumerate() {
+                let y = l.mul(l.difference(sum, *zero), l.mul(l.splat(*d), scale));
+                // SAFETY: a tile is computed by one thread, and (tile, token) addresses no other output.
+                let out = unsafe { self.out.place(tile, self.token + t) };
+                match out.as_mut_array() {
+                    Some(out) => l.store(y, out),
+                    None => {
+                        let mut lanes = [0.0; TILE];
+                        l.store(y, &mut lanes);
+                        out.copy_from_slice(&lanes[..out.len()]);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -101,25 +122,22 @@ impl Output<'_> {
         &self.quantized.q[t * self.quantized.stride..][..self.quantized.stride]
     }
 
-    /// Writes the outputs of one tile and token, rows of padding left out.
-    fn store(&self, tile: usize, t: usize, values: &[f32; TILE]) {
+    /// Where the outputs of a tile and a token go: sixteen, or fewer in the last tile.
+    ///
+    /// # Safety
+    /// No other slice of the same tile and token may be in use.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    unsafe fn place(&self, tile: usize, t: usize) -> &mut [f32] {
         let first = tile * TILE;
-        let rows = TILE.min(self.w.rows - first);
-        // SAFETY: a tile is computed by one thread, and (tile, token) addresses no other output.
-        unsafe { self.y.slice(t * self.w.rows + first, rows) }.copy_from_slice(&values[..rows]);
+        // SAFETY: the caller's promise; tiles and tokens do not overlap.
+        unsafe { self.y.slice(t * self.w.rows + first, TILE.min(self.w.rows - first)) }
     }
 
-    /// Rule 5 for one tile and token; `sum` holds `code * q`, `zero` the sum of `q`.
-    fn rescale(&self, scales: &[[f32; TILE]], tile: usize, t: usize, sum: &[i32; TILE], zero: i32) {
-        let (d, scale) = (self.quantized.d[t], &scales[tile]);
-        self.store(tile, t, &dispatch(self.isa, Rescale { sum, zero, d, scale }));
-    }
-
-    fn row_scales(&self) -> &[[f32; TILE]] {
-        match &self.w.scale {
-            PanelScale::Rows(v) => v,
-            PanelScale::Groups { .. } => &[],
-        }
+    /// Rule 5 for tiles from `tile` on and tokens from `token` on; `sums [tiles][tokens]` holds `code * q`.
+    fn rescale(&self, sums: &[[i32; TILE]], tile: usize, token: usize, tokens: usize) {
+        let PanelScale::Rows(scales) = &self.w.scale else { return };
+        dispatch(self.isa, Rescale { out: self, sums, scales, tile, token, tokens });
     }
 }
 
@@ -130,15 +148,12 @@ fn total(q: &[i8]) -> i32 {
 fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
     let tiles = out.w.tiles();
     let grain = (tiles / (pool.threads() * 6)).clamp(1, 32);
-    let zeros: [i32; GEMM_TOKENS] = std::array::from_fn(|t| if t < m { total(out.token(t)) } else { 0 });
     pool.ranges(tiles, grain, &|range| {
         LOCAL.with_borrow_mut(|Local { sums, .. }| {
             sums.resize(range.len(), [0; TILE]);
-            for (t, zero) in zeros.iter().enumerate().take(m) {
+            for t in 0..m {
                 (kernel.gemv)(out.w.tiles_of(range.clone()), out.w.tile_bytes, out.token(t), sums);
-                for (tile, sum) in range.clone().zip(&*sums) {
-                    out.rescale(out.row_scales(), tile, t, sum, *zero);
-                }
+                out.rescale(sums, range.start, t, 1);
             }
         });
     });
@@ -147,7 +162,6 @@ fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
 fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arranged: &mut Arranged) {
     let gemm = &kernel.gemm;
     arranged.fill(pool, out.quantized, out.w.cols.next_multiple_of(4), gemm.tokens);
-    let zeros: Vec<i32> = (0..m).map(|t| total(out.token(t))).collect();
     pool.ranges(out.w.tiles().div_ceil(gemm.tiles), 1, &|range| {
         for first in range.map(|i| i * gemm.tiles) {
             let last = out.w.tiles().min(first + gemm.tiles);
@@ -157,11 +171,7 @@ fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arrange
                     let tokens = gemm.tokens.min(m - from);
                     sums.resize((last - first) * tokens, [0; TILE]);
                     (gemm.multiply)(panel, arranged.tokens(from, tokens), sums, tokens);
-                    for (tile, sums) in (first..last).zip(sums.chunks_exact(tokens)) {
-                        for (t, sum) in (from..).zip(sums) {
-                            out.rescale(out.row_scales(), tile, t, sum, zeros[t]);
-                        }
-                    }
+                    out.rescale(sums, first, from, tokens);
                 }
             });
         }
@@ -183,7 +193,10 @@ fn grouped(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
                     let zero = total(q);
                     y = std::array::from_fn(|r| ((sum[0][r] - zero) as f32).mul_add(scale[r], y[r]));
                 }
-                out.store(tile, t, &y.map(|y| y * out.quantized.d[t]));
+                let y = y.map(|y| y * out.quantized.d[t]);
+                // SAFETY: a tile is computed by one thread, and (tile, token) addresses no other output.
+                let out = unsafe { out.place(tile, t) };
+                out.copy_from_slice(&y[..out.len()]);
             }
         }
     });
