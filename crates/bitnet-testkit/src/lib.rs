@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test kit fails by panicking")]
 
+pub mod checkpoint;
 pub mod golden;
 pub mod oracle;
+pub mod synthetic;
 pub mod tensors;
