@@ -265,6 +265,39 @@ fn packed_directories_with_any_scale_and_shape() {
 }
 
 #[test]
+fn dense_projections_stand_between_ternary_ones() {
+    let unconverted: fn(&mut Value) = |c| {
+        c["quantization_config"]["modules_to_not_convert"] = json!(["lm_head", "k_proj", "mlp.down_proj"]);
+    };
+    let spec = Spec { dense: &["k", "down"], ffn: 128, ..Spec::default() };
+    for (name, spec) in [
+        ("masters", Spec { arch: Arch::BITNET_HF, absmean: true, edit: unconverted, ..spec }),
+        ("packed", Spec { projections: DIVISOR, head: Some(F16), edit: unconverted, ..spec }),
+        ("I2_S", Spec { arch: Arch::LLAMA, projections: Store::I2_S, ..spec }),
+        ("Q2_0", Spec { projections: G64, int8: false, arch: Arch::QWEN3, ..spec }),
+    ] {
+        check(name, &spec, None);
+    }
+}
+
+/// A norm that is left out or put in makes another model, so neither is done silently.
+#[test]
+fn sub_norms_belong_to_the_architecture() {
+    let error = |arch: Arch, config: Arch| {
+        let mut made = Spec { arch, projections: MULTIPLIER, ..Spec::default() }.build(1);
+        made.spec.arch = config;
+        let cpu = CpuOptions { isa: None, threads: Some(1) };
+        try_open(&made, cpu, LoadOptions::default()).err().expect("an error").to_string()
+    };
+    let missing = error(Arch::LLAMA_HF, Arch::BITNET_HF);
+    assert!(missing.contains("no tensor \"model.layers.0.self_attn.attn_sub_norm.weight\""), "{missing}");
+    let missing = error(Arch::BITNET_HF, Arch::ONE_BIT_LLM_HF);
+    assert!(missing.contains("no tensor \"model.layers.0.self_attn.inner_attn_ln.weight\""), "{missing}");
+    let left = error(Arch::BITNET_HF, Arch::LLAMA_HF);
+    assert!(left.contains("attn_sub_norm") && left.contains("LlamaForCausalLM"), "{left}");
+}
+
+#[test]
 fn configurations_say_it_in_several_ways() {
     let spec = Spec { projections: DIVISOR, theta: 500_000.0, ..Spec::default() };
     let move_theta: fn(&mut Value) = |c| {

@@ -94,6 +94,8 @@ pub struct Spec {
     /// Tied when `None`.
     pub head: Option<Store>,
     pub projections: Store,
+    /// Parts that are dense in BF16 whatever the other projections are.
+    pub dense: &'static [&'static str],
     /// Whether float projections are master weights, made ternary by absmean.
     pub absmean: bool,
     /// Whether inputs of ternary projections are quantized.
@@ -127,6 +129,7 @@ impl Default for Spec {
             embedding: Store::Float(Float::BF16),
             head: None,
             projections: Store::Float(Float::BF16),
+            dense: &[],
             absmean: false,
             int8: true,
             factors: false,
@@ -182,7 +185,8 @@ pub struct Synthetic {
     pub model: Model,
     /// What the file holds.
     pub tensors: Vec<Stored>,
-    spec: Spec,
+    /// What the configuration says.
+    pub spec: Spec,
 }
 
 impl Spec {
@@ -341,6 +345,8 @@ impl Maker<'_> {
 
     fn matrix(&mut self, part: &str, rows: usize, cols: usize, store: Store) -> Mat {
         let (arch, n, noise) = (self.spec.arch, rows * cols, &mut self.noise);
+        let stays_dense = self.spec.dense.contains(&part);
+        let store = if stays_dense { Store::Float(Float::BF16) } else { store };
         let name = arch.family.name(part, self.layer);
         // Files for interleaved rotation hold rows `i` and `i + d/2` of a head next to each other.
         let d = self.spec.head_dim;
@@ -395,7 +401,7 @@ impl Maker<'_> {
             }
         };
         let projection = self.layer.is_some();
-        let masters = projection && self.spec.absmean && matches!(store, Store::Float(_));
+        let masters = projection && self.spec.absmean && !stays_dense && matches!(store, Store::Float(_));
         if masters {
             values = tensors::absmean(&values);
         }
