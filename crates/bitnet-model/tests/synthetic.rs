@@ -180,6 +180,11 @@ fn ternary_types_in_every_gguf_architecture() {
         ] {
             check(&format!("{name} {}", arch.name), &Spec { projections, ..wide }, None);
         }
+        // Several groups a row, which follow their rows where those are reordered.
+        let groups = Spec { projections: G64, int8: false, ..wide };
+        check(&format!("Q2_0 {}", arch.name), &groups, None);
+        let int8 = Some(ActivationPrecision::Int8);
+        check(&format!("Q2_0 int8 {}", arch.name), &Spec { int8: true, ..groups }, int8);
         // Rows of 96 and 160: blocks of I2_S run over their ends.
         let odd = Spec { hidden: 96, heads: 3, kv_heads: 1, head_dim: 32, ffn: 160, ..wide };
         check(
@@ -319,6 +324,12 @@ fn configurations_say_it_in_several_ways() {
     ] {
         check(name, &spec, None);
     }
+    // A tied model takes its embedding, also where a head lies beside it.
+    let tie: fn(&mut Value) = |c| c["tie_word_embeddings"] = json!(true);
+    let mut made = Spec { head: Some(F16), edit: tie, projections: F32, ..Spec::default() }.build(1);
+    made.model.head = None;
+    let diff = max_diff(&logits(&mut open(&made, None), usize::MAX), &made.model.forward(&PROMPT).logits);
+    assert!(diff <= LIMIT, "tied beside a head: {diff}");
     let default_theta: fn(&mut Value) = |c| drop(c.as_object_mut().unwrap().remove("rope_theta"));
     for (arch, theta) in [(Arch::BITNET_HF, 500_000.0), (Arch::LLAMA_HF, 1e4), (Arch::ONE_BIT_LLM_HF, 1e4)] {
         let spec = Spec { arch, theta, edit: default_theta, projections: MULTIPLIER, ..Spec::default() };
@@ -386,7 +397,7 @@ fn a_llama_file_has_the_bits_of_its_hugging_face_twin() {
 
 #[test]
 fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
-    let wide = Spec { arch: Arch::LLAMA, hidden: 512, ffn: 768, heads: 8, head_dim: 64, ..Spec::default() };
+    let wide = Spec { arch: Arch::LLAMA, hidden: 512, ffn: 512, heads: 8, head_dim: 64, ..Spec::default() };
     for (name, spec, act) in [
         ("groups, int8", bonsai(G64, None), ActivationPrecision::Int8),
         ("groups, floats", bonsai(G128, None), ActivationPrecision::Float),
@@ -399,14 +410,18 @@ fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
         ),
     ] {
         let made = spec.build(3);
-        for kv in [KvType::F32, KvType::F16, KvType::BF16] {
+        for (kv, chunks) in [
+            (KvType::F32, [usize::MAX, 1, 2, 5].as_slice()),
+            (KvType::F16, &[usize::MAX, 5]),
+            (KvType::BF16, &[usize::MAX, 5]),
+        ] {
             let mut first = None;
             for isa in Isa::available() {
                 for threads in [1, 2, 3] {
                     let cpu = CpuOptions { isa: Some(isa), threads: Some(threads) };
                     let mut model = try_open(&made, cpu, options(Some(act), kv)).unwrap();
-                    for chunk in [usize::MAX, 1, 2, 5] {
-                        let bits: Vec<u32> = logits(&mut model, chunk).iter().map(|v| v.to_bits()).collect();
+                    for chunk in chunks {
+                        let bits: Vec<u32> = logits(&mut model, *chunk).iter().map(|v| v.to_bits()).collect();
                         let want = first.get_or_insert_with(|| bits.clone());
                         assert!(*want == bits, "{name} {kv:?} {isa} {threads} threads, steps of {chunk}");
                     }
