@@ -108,7 +108,7 @@ impl<B: Backend> Loader<'_, B> {
         let n: &Names = c.arch.names;
         let embedding = self.source.table(n.embedding, c.vocab, c.hidden)?;
         // Whatever the type, the head sees activations as they are: BitNet models are trained so.
-        let embedding = self.prepare(n.embedding, vec![embedding], ActivationPrecision::Float)?;
+        let mut embedding = self.prepare(n.embedding, vec![embedding], ActivationPrecision::Float)?;
         let mut layers = Vec::new();
         for l in 0..c.layers {
             progress(l, c.layers);
@@ -120,13 +120,14 @@ impl<B: Backend> Loader<'_, B> {
             Some(tied) => !tied,
             None => self.source.has(n.head),
         };
-        let head = if own_head {
-            let head = self.source.table(n.head, c.vocab, c.hidden)?;
-            Some(self.prepare(n.head, vec![head], ActivationPrecision::Float)?)
+        let mut head = None;
+        if own_head {
+            let matrix = self.source.table(n.head, c.vocab, c.hidden)?;
+            head = Some(self.prepare(n.head, vec![matrix], ActivationPrecision::Float)?);
         } else {
             self.source.ignore(n.head);
-            None
-        };
+        }
+        self.backend.prepare_head(head.as_mut().unwrap_or(&mut embedding))?;
         self.source.finish()?;
         Ok(Weights { embedding, layers, final_norm, head })
     }
