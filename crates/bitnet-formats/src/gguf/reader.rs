@@ -152,7 +152,11 @@ struct Description {
     offset: usize,
 }
 
-pub(crate) fn read(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
+/// Reads a whole file; `path` is what errors call it.
+///
+/// # Errors
+/// [`FormatError`] names what is wrong.
+pub fn read(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
     let mut cursor = Cursor { path, bytes: &bytes, at: 0, elements: MAX_ELEMENTS };
     cursor.take(MAGIC.len())?;
     let version = cursor.u32()?;
