@@ -12,14 +12,16 @@ impl Tokenizer {
         let mut tokenizer = if dir.join("tokenizer.json").exists() {
             Self::from_file(&dir.join("tokenizer.json"))?
         } else if dir.join("tokenizer.model").exists() {
-            Self::from_sentencepiece(&read(&dir.join("tokenizer.model"))?)?
+            Self::from_sentencepiece_file(&dir.join("tokenizer.model"))?
         } else {
             return Ok(None);
         };
         let config = dir.join("tokenizer_config.json");
         let config: Value = match config.exists() {
-            true => serde_json::from_slice(&read(&config)?)
-                .map_err(|e| TokenizerError::Invalid { what: "tokenizer_config.json", why: e.to_string() })?,
+            true => serde_json::from_slice(&read(&config)?).map_err(|e| TokenizerError::Invalid {
+                what: config.display().to_string(),
+                why: e.to_string(),
+            })?,
             false => Value::Null,
         };
         let token = |name: &str| token(&config, name);
@@ -40,7 +42,7 @@ impl Tokenizer {
                 unk: token("unk_token"),
                 pad: token("pad_token"),
             };
-            tokenizer.template = Some(ChatTemplate::new(&source, tokens)?);
+            tokenizer.template = Some(ChatTemplate::new(&source, tokens));
         }
         Ok(Some(tokenizer))
     }

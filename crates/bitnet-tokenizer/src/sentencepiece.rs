@@ -2,8 +2,11 @@
 //!
 //! Only the fields that decide ids are read; everything else is skipped by its wire type.
 
+use crate::limits;
+use crate::tokenizer::read;
 use crate::{Tokenizer, TokenizerError};
 use std::collections::HashMap;
+use std::path::Path;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
@@ -57,7 +60,7 @@ enum Field<'a> {
 }
 
 fn invalid(why: impl std::fmt::Display) -> TokenizerError {
-    TokenizerError::Invalid { what: "tokenizer.model", why: why.to_string() }
+    TokenizerError::Invalid { what: "tokenizer.model".to_owned(), why: why.to_string() }
 }
 
 fn varint(data: &mut &[u8]) -> Option<u64> {
@@ -169,6 +172,11 @@ fn parse(data: &[u8]) -> Result<Model<'_>, TokenizerError> {
 }
 
 impl Tokenizer {
+    /// Reads a `tokenizer.model` from disk.
+    pub fn from_sentencepiece_file(path: &Path) -> Result<Self, TokenizerError> {
+        Self::from_sentencepiece(&read(path)?).map_err(|e| e.of(path))
+    }
+
     /// Reads SentencePiece's `tokenizer.model`, of the BPE or the unigram kind.
     pub fn from_sentencepiece(data: &[u8]) -> Result<Self, TokenizerError> {
         let model = parse(data)?;
@@ -217,11 +225,18 @@ fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
         }
     }
     let mut cuts = Vec::new();
+    let mut bytes = 0;
     for (piece, id) in pieces.iter().zip(0u32..).filter(|(p, _)| p.kind == PieceKind::Normal) {
-        // Cutting is quadratic in the length; SentencePiece trains pieces of at most 16 characters.
-        for (at, _) in piece.text.char_indices().skip(1).take(MAX_PIECE) {
+        if piece.text.len() > MAX_PIECE {
+            continue;
+        }
+        for (at, _) in piece.text.char_indices().skip(1) {
             let (left, right) = piece.text.split_at(at);
             if let (Some((_, l)), Some((_, r))) = (scores.get(left), scores.get(right)) {
+                bytes += piece.text.len();
+                if bytes > MAX_MERGES {
+                    return Err(invalid("its pieces can be cut into pieces in too many ways"));
+                }
                 cuts.push((piece.score, id, *l, *r, left, right));
             }
         }
@@ -237,8 +252,11 @@ fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
     Ok(Inner::new(builder.build().map_err(invalid)?))
 }
 
-/// Cuts of one piece that are tried.
+/// Bytes of a piece that merging may lead to: trying its cuts is quadratic in them. SentencePiece trains pieces of at most 16
+/// characters.
 const MAX_PIECE: usize = 512;
+/// Bytes of all merges together; LLaMA-2's have half a megabyte.
+const MAX_MERGES: usize = 1 << 26;
 
 fn unigram(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
     let byte_fallback = pieces.iter().any(|p| p.kind == PieceKind::Byte);
@@ -251,6 +269,7 @@ fn unigram(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError
 fn finish(inner: &mut Inner, pieces: &[Piece], prefix: bool, charsmap: &[u8]) -> Result<(), TokenizerError> {
     let mut normalizers = Vec::new();
     if !charsmap.is_empty() {
+        limits::check_charsmap(charsmap).map_err(invalid)?;
         normalizers.push(NormalizerWrapper::Precompiled(Precompiled::from(charsmap).map_err(invalid)?));
     }
     if prefix {

@@ -17,8 +17,8 @@ use std::sync::Arc;
 /// How a model is to be loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
-    /// Activations of ternary products; what the checkpoint was trained for when `None`: int8, and f32 for weight-only
-    /// models (`Q1_0`, `Q2_0`).
+    /// Activations of ternary projections; what the checkpoint was trained for when `None`: int8, and f32 for weight-only
+    /// models (`Q1_0`, `Q2_0`). The head always sees f32.
     pub act: Option<ActivationPrecision>,
     /// Positions of the cache; the model's own context, at most [`LoadOptions::DEFAULT_CONTEXT`], when `None`.
     pub context: Option<usize>,
@@ -42,7 +42,7 @@ impl Default for LoadOptions {
 /// What loading took.
 #[derive(Clone, Debug)]
 pub struct LoadReport {
-    /// Activations of ternary products.
+    /// Activations of ternary projections.
     pub act: ActivationPrecision,
     /// Bytes of all prepared weights.
     pub weight_bytes: usize,
@@ -107,7 +107,8 @@ impl<B: Backend> Loader<'_, B> {
         let c = self.config;
         let n: &Names = c.arch.names;
         let embedding = self.source.table(n.embedding, c.vocab, c.hidden)?;
-        let embedding = self.prepare(n.embedding, vec![embedding])?;
+        // Whatever the type, the head sees activations as they are: BitNet models are trained so.
+        let mut embedding = self.prepare(n.embedding, vec![embedding], ActivationPrecision::Float)?;
         let mut layers = Vec::new();
         for l in 0..c.layers {
             progress(l, c.layers);
@@ -119,13 +120,14 @@ impl<B: Backend> Loader<'_, B> {
             Some(tied) => !tied,
             None => self.source.has(n.head),
         };
-        let head = if own_head {
-            let head = self.source.table(n.head, c.vocab, c.hidden)?;
-            Some(self.prepare(n.head, vec![head])?)
+        let mut head = None;
+        if own_head {
+            let matrix = self.source.table(n.head, c.vocab, c.hidden)?;
+            head = Some(self.prepare(n.head, vec![matrix], ActivationPrecision::Float)?);
         } else {
             self.source.ignore(n.head);
-            None
-        };
+        }
+        self.backend.prepare_head(head.as_mut().unwrap_or(&mut embedding))?;
         self.source.finish()?;
         Ok(Weights { embedding, layers, final_norm, head })
     }
@@ -141,7 +143,7 @@ impl<B: Backend> Loader<'_, B> {
                 let q = self.source.rotated(&name(n.q), s.heads, c.hidden)?;
                 let k = self.source.rotated(&name(n.k), s.kv_heads, c.hidden)?;
                 let v = self.source.projection(&name(n.v), kv_rows, c.hidden)?;
-                self.prepare(&name(n.q), vec![q, k, v])?
+                self.prepare(&name(n.q), vec![q, k, v], self.report.act)?
             },
             qk_norms: match c.arch.qk_norms {
                 true => {
@@ -155,13 +157,13 @@ impl<B: Backend> Loader<'_, B> {
             },
             o: {
                 let o = self.source.projection(&name(n.o), c.hidden, q_rows)?;
-                self.prepare(&name(n.o), vec![o])?
+                self.prepare(&name(n.o), vec![o], self.report.act)?
             },
             ffn_norm: self.norm(&name(n.ffn_norm), c.hidden)?,
             gate_up: {
                 let gate = self.source.projection(&name(n.gate), c.ffn, c.hidden)?;
                 let up = self.source.projection(&name(n.up), c.ffn, c.hidden)?;
-                self.prepare(&name(n.gate), vec![gate, up])?
+                self.prepare(&name(n.gate), vec![gate, up], self.report.act)?
             },
             ffn_sub_norm: match c.arch.sub_norms {
                 true => Some(self.norm(&name(n.ffn_sub_norm), c.ffn)?),
@@ -169,7 +171,7 @@ impl<B: Backend> Loader<'_, B> {
             },
             down: {
                 let down = self.source.projection(&name(n.down), c.hidden, c.ffn)?;
-                self.prepare(&name(n.down), vec![down])?
+                self.prepare(&name(n.down), vec![down], self.report.act)?
             },
         })
     }
@@ -179,10 +181,15 @@ impl<B: Backend> Loader<'_, B> {
         self.backend.vector(&values).map_err(|source| ModelError::Prepare { name: name.to_owned(), source })
     }
 
-    fn prepare(&mut self, name: &str, stack: Vec<Matrix>) -> Result<B::Weight, ModelError> {
+    fn prepare(
+        &mut self,
+        name: &str,
+        stack: Vec<Matrix>,
+        act: ActivationPrecision,
+    ) -> Result<B::Weight, ModelError> {
         let weight = self
             .backend
-            .prepare(&stack, self.report.act)
+            .prepare(&stack, act)
             .map_err(|source| ModelError::Prepare { name: name.to_owned(), source })?;
         let (bytes, mapped) = self.backend.weight_bytes(&weight);
         self.report.weight_bytes += bytes;

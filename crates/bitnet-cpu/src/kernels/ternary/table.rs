@@ -1,6 +1,8 @@
 //! The table of ternary kernels, and a kernel's name as a value.
 
-use super::{avx2, avx512, scalar};
+use super::scalar;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use crate::Isa;
 use crate::layout::{Layout, Line, TILE, TILE2};
 use std::fmt;
