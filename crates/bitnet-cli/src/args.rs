@@ -98,7 +98,8 @@ impl ModelFlags {
         let options = self.options()?;
         let checkpoint = bitnet_formats::open(path)?;
         let mut progress = Progress::new("loading", quiet);
-        let model = Model::from_checkpoint(&checkpoint, &options, &mut |done, all| progress.at(done, all))?;
+        let model = Model::from_checkpoint(&checkpoint, &options, &mut |done, all| progress.at(done, all))
+            .map_err(Failure::at(path))?;
         progress.finish();
         if !quiet {
             eprintln!("{}", self.start_line(path, &checkpoint, &model));
@@ -122,8 +123,11 @@ impl ModelFlags {
         };
         let template = match model.tokenizer() {
             None => "no tokenizer",
-            Some(t) if t.template().is_some() => "chat template",
-            Some(_) => "no chat template",
+            Some(t) => match t.template() {
+                Ok(Some(_)) => "chat template",
+                Ok(None) => "no chat template",
+                Err(_) => "a chat template that does not parse",
+            },
         };
         format!(
             "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads; context {}, {template}",

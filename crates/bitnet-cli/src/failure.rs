@@ -6,6 +6,7 @@ use bitnet_model::ModelError;
 use bitnet_tokenizer::{TemplateError, TokenizerError};
 use std::error::Error;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Why a command ends early.
@@ -43,6 +44,18 @@ impl Failure {
 
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::BrokenPipe)
+    }
+}
+
+impl Failure {
+    /// Turns an error into a failure whose message begins with the file it is about.
+    pub fn at<E: Into<Self>>(path: &Path) -> impl Fn(E) -> Self + '_ {
+        move |e| match e.into() {
+            Self::Model(m) if !m.contains(&*path.to_string_lossy()) => {
+                Self::Model(format!("{}: {m}", path.display()))
+            }
+            other => other,
+        }
     }
 }
 

@@ -78,6 +78,22 @@ pub struct RopeRows<'a> {
     pub sin: &'a [f32],
 }
 
+/// Which rows of the head a token needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LogitsNeed {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of the `k` largest logits (of equal ones, the lower ids) and those of `also`. A backend may prove that the others
+    /// need not be computed; every logit that it gives is the exact one.
+    Top {
+        /// How many of the largest.
+        k: usize,
+        /// Ids wanted besides.
+        also: Vec<u32>,
+    },
+}
+
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -158,6 +174,10 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn vector(&self, values: &[f32]) -> Result<Self::Vector, BackendError>;
     /// Stacks matrices by rows (q, k, v become one product) and puts them into the backend's own layout.
     fn prepare(&self, stacked: &[Matrix], act: ActivationPrecision) -> Result<Self::Weight, BackendError>;
+    /// Tells that a prepared weight, `[vocab, hidden]`, will be a head: what [`Backend::head`] wants to know of it is made now.
+    fn prepare_head(&self, _w: &mut Self::Weight) -> Result<(), BackendError> {
+        Ok(())
+    }
     /// Bytes that a prepared weight occupies, and how many of them are still in the file's own memory map.
     fn weight_bytes(&self, w: &Self::Weight) -> (usize, usize);
     /// An empty cache.
@@ -196,6 +216,21 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn gate(&self, gate_up: &Self::Tensor, act: Activation, out: &mut Self::Tensor);
     /// `x += y`.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
+    /// The logits `x [m, hidden] * w^T` that `need` asks for, or more of them. `ids` says which they are, ascending; empty, they
+    /// are `[m, vocab]`. All rows are computed where `m` is not 1.
+    fn head(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Weight,
+        _need: &LogitsNeed,
+        ids: &mut Vec<u32>,
+        logits: &mut Vec<f32>,
+    ) {
+        let mut y = self.tensor();
+        self.linear(x, w, &mut y);
+        ids.clear();
+        self.download(&y, logits);
+    }
     /// Keeps the rows from `first` on, dropping the ones before.
     fn keep_rows(&self, x: &mut Self::Tensor, first: usize);
     /// Copies a tensor to the host, row-major.

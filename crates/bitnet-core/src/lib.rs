@@ -16,7 +16,8 @@ mod bytes;
 mod matrix;
 
 pub use backend::{
-    Activation, ActivationPrecision, AttentionShape, Backend, BackendError, KvSpec, KvType, RopeRows,
+    Activation, ActivationPrecision, AttentionShape, Backend, BackendError, KvSpec, KvType, LogitsNeed,
+    RopeRows,
 };
 pub use bytes::{Bytes, Storage};
 pub use matrix::{DenseMatrix, DenseType, Matrix, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};

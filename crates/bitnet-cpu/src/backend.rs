@@ -6,7 +6,9 @@ use crate::kernels::{attend, gate, norm, rope};
 use crate::kv::KvCache;
 use crate::pool::Pool;
 use crate::weight::{CpuWeight, Scratch};
-use bitnet_core::{Activation, ActivationPrecision, Backend, BackendError, KvSpec, Matrix, RopeRows};
+use bitnet_core::{
+    Activation, ActivationPrecision, Backend, BackendError, KvSpec, LogitsNeed, Matrix, RopeRows,
+};
 use std::sync::{Mutex, PoisonError};
 
 /// What the backend runs on.
@@ -125,6 +127,10 @@ impl Backend for CpuBackend {
         CpuWeight::new(&self.pool, stacked, act)
     }
 
+    fn prepare_head(&self, w: &mut CpuWeight) -> Result<(), BackendError> {
+        w.prepare_head(self.isa, &self.pool)
+    }
+
     fn weight_bytes(&self, w: &CpuWeight) -> (usize, usize) {
         w.bytes()
     }
@@ -203,6 +209,25 @@ impl Backend for CpuBackend {
         for (x, y) in x.data.iter_mut().zip(&y.data) {
             *x += y;
         }
+    }
+
+    fn head(
+        &self,
+        x: &CpuTensor,
+        w: &CpuWeight,
+        need: &LogitsNeed,
+        ids: &mut Vec<u32>,
+        logits: &mut Vec<f32>,
+    ) {
+        assert_eq!(x.cols, w.cols, "input features");
+        let m = x.rows();
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if m == 1 && w.top(self.isa, &self.pool, &x.data, need, &mut scratch, ids, logits) {
+            return;
+        }
+        ids.clear();
+        logits.resize(m * w.rows, 0.0);
+        w.linear(self.isa, &self.pool, &x.data, m, &mut scratch, logits);
     }
 
     fn keep_rows(&self, x: &mut CpuTensor, first: usize) {

@@ -1,10 +1,13 @@
 //! Prepared weights: stacked matrices, each run of ternary ones in panels, dense ones as the file stores them.
 
 use crate::Isa;
+use crate::kernels::screen::{self, Screen, ScreenScratch};
 use crate::kernels::{dense, quantize::Quantized, ternary};
 use crate::layout::Panels;
 use crate::pool::Pool;
-use bitnet_core::{ActivationPrecision, BackendError, DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
+use bitnet_core::{
+    ActivationPrecision, BackendError, DenseMatrix, DenseType, LogitsNeed, Matrix, Scale, TernaryMatrix,
+};
 use bitnet_quant::dense::dequantize_row;
 use half::{bf16, f16};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,6 +33,8 @@ pub struct CpuWeight {
     pub(crate) cols: usize,
     act: ActivationPrecision,
     parts: Vec<Part>,
+    /// What screening knows of a head.
+    screen: Option<Screen>,
 }
 
 /// Memory that products use and leave behind for the next one.
@@ -37,6 +42,7 @@ pub struct CpuWeight {
 pub(crate) struct Scratch {
     quantized: Quantized,
     part: Vec<f32>,
+    screen: ScreenScratch,
 }
 
 impl CpuWeight {
@@ -71,15 +77,44 @@ impl CpuWeight {
         if !run.is_empty() {
             parts.push(Part::Ternary(Panels::new(pool, &run)?));
         }
-        Ok(Self { rows: parts.iter().map(Part::rows).sum(), cols, act, parts })
+        Ok(Self { rows: parts.iter().map(Part::rows).sum(), cols, act, parts, screen: None })
     }
 
     /// Bytes in all, and how many of them are the file's own.
     pub(crate) fn bytes(&self) -> (usize, usize) {
-        self.parts.iter().fold((0, 0), |(all, mapped), part| match part {
+        let screen = self.screen.as_ref().map_or(0, Screen::len_bytes);
+        self.parts.iter().fold((screen, 0), |(all, mapped), part| match part {
             Part::Ternary(p) => (all + p.len_bytes(), mapped),
             Part::Dense(m) => (all + m.data().len(), mapped + m.data().len()),
         })
+    }
+
+    /// Makes what [`CpuWeight::top`] needs.
+    pub(crate) fn prepare_head(&mut self, isa: Isa, pool: &Pool) -> Result<(), BackendError> {
+        if let [Part::Dense(w)] = self.parts.as_slice() {
+            self.screen = screen::prepare(isa, pool, w)?;
+        }
+        Ok(())
+    }
+
+    /// The products of one token that `need` asks for; false where all have to be computed.
+    #[allow(clippy::too_many_arguments, reason = "one product: where, what and how")]
+    pub(crate) fn top(
+        &self,
+        isa: Isa,
+        pool: &Pool,
+        x: &[f32],
+        need: &LogitsNeed,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+        y: &mut Vec<f32>,
+    ) -> bool {
+        match (self.parts.as_slice(), &self.screen) {
+            ([Part::Dense(w)], Some(screen)) => {
+                screen.top(isa, pool, w, x, need, &mut scratch.screen, ids, y)
+            }
+            _ => false,
+        }
     }
 
     /// `y[m, rows] = x[m, cols] * self^T`.
@@ -95,7 +130,7 @@ impl CpuWeight {
         if let [part] = self.parts.as_slice() {
             return self.part(part, isa, pool, x, m, &mut scratch.quantized, y);
         }
-        let Scratch { quantized, part: out } = scratch;
+        let Scratch { quantized, part: out, .. } = scratch;
         let mut first = 0;
         for part in &self.parts {
             out.resize(m * part.rows(), 0.0);

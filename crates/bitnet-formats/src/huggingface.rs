@@ -1,6 +1,6 @@
 //! Hugging Face directories: `config.json`, one `model.safetensors` or shards with an index.
 
-use crate::map::map;
+use crate::map::{self, map};
 use crate::{Checkpoint, FormatError, Header, Tensor, safetensors_file};
 use bitnet_core::Bytes;
 use serde_json::Value;
@@ -53,7 +53,15 @@ fn checkpoint(path: &Path, dir: &Path, tensors: Vec<Tensor>) -> Result<Checkpoin
         .map_err(|tensor| FormatError::Duplicate { path: path.to_owned(), tensor })
 }
 
+/// Bytes of a JSON file that are taken; the index of the largest sharded models has a few.
+const MAX_JSON: u64 = 1 << 26;
+
 fn json(path: &Path) -> Result<Value, FormatError> {
+    let len = map::len(path)?;
+    if len > MAX_JSON {
+        let what = format!("it has {len} bytes; at most {MAX_JSON} are taken");
+        return Err(FormatError::Json { path: path.to_owned(), what });
+    }
     let text = std::fs::read(path).map_err(FormatError::io(path))?;
     let value: Value = serde_json::from_slice(&text)
         .map_err(|e| FormatError::Json { path: path.to_owned(), what: e.to_string() })?;

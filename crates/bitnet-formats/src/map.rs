@@ -9,6 +9,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The length of a regular file. Merely opening a pipe may wait for ever, and a device may never end.
+pub(crate) fn len(path: &Path) -> Result<u64, FormatError> {
+    let metadata = std::fs::metadata(path).map_err(FormatError::io(path))?;
+    match metadata.is_file() {
+        true => Ok(metadata.len()),
+        false => Err(FormatError::Unrecognized { path: path.to_owned(), what: "it is no regular file" }),
+    }
+}
+
 struct MappedFile(Mmap);
 
 impl AsRef<[u8]> for MappedFile {
@@ -36,10 +45,10 @@ impl Storage for MappedFile {
 
 /// Maps a file. An empty one is an empty heap.
 pub(crate) fn map(path: &Path) -> Result<Bytes, FormatError> {
-    let file = File::open(path).map_err(FormatError::io(path))?;
-    if file.metadata().map_err(FormatError::io(path))?.len() == 0 {
+    if len(path)? == 0 {
         return Ok(Vec::new().into());
     }
+    let file = File::open(path).map_err(FormatError::io(path))?;
     // SAFETY: the map is read-only. Whoever truncates or rewrites a model file while it is in use gets a signal or other
     // numbers; that is the contract of every program that maps its weights.
     let map = unsafe { Mmap::map(&file) }.map_err(FormatError::io(path))?;

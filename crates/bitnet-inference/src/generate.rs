@@ -191,6 +191,7 @@ impl<'a> Generation<'a> {
                 return Ok(());
             }
             self.out.rows = if last { Rows::Last } else { Rows::None };
+            self.out.need = self.sampler.need(&self.ids);
             model.decoder.step(chunk, &mut self.out)?;
             model.cached.extend(*chunk);
         }
@@ -207,7 +208,7 @@ impl<'a> Generation<'a> {
             self.finish = Some(FinishReason::Cancelled);
             return Ok(None);
         }
-        let id = self.sampler.sample(&self.out.logits, &self.ids)?;
+        let id = self.sampler.sample(&self.out.ids, &self.out.logits, &self.ids)?;
         self.ids.push(id);
         if self.timings.tokens == 0 {
             self.timings.prompt = begin.elapsed();

@@ -3,7 +3,7 @@
 use crate::device::{DeviceInfo, DeviceOptions, decoder};
 use crate::{GenerateError, GenerateOptions, Generation, OpenError, vocabulary};
 use bitnet_formats::Checkpoint;
-use bitnet_model::{Decoder, LoadOptions, LoadReport, ModelConfig, Rows, StepOutput};
+use bitnet_model::{Decoder, LoadOptions, LoadReport, ModelConfig, StepOutput};
 use bitnet_tokenizer::Tokenizer;
 use std::path::Path;
 use std::sync::Arc;
@@ -104,18 +104,17 @@ impl Model {
         Generation::new(self, prompt, options)
     }
 
-    /// Runs ids from the beginning of a sequence in steps of `batch`, and gives every step's output to `each`.
+    /// Runs ids from the beginning of a sequence in steps of `batch` that are asked for what `out` asks for, and gives every
+    /// step's output to `each`.
     pub fn evaluate(
         &mut self,
         ids: &[u32],
         batch: usize,
-        rows: Rows,
-        keep_hidden: bool,
+        mut out: StepOutput,
         each: &mut dyn FnMut(&StepOutput),
     ) -> Result<(), GenerateError> {
         self.check(ids, 0)?;
         self.clear();
-        let mut out = StepOutput { rows, keep_hidden, ..StepOutput::default() };
         for ids in ids.chunks(batch.max(1)) {
             self.decoder.step(ids, &mut out)?;
             self.cached.extend(ids);

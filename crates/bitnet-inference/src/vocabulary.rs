@@ -21,7 +21,7 @@ fn from_metadata(metadata: &Metadata) -> Result<Option<Tokenizer>, TokenizerErro
     let strings = |name: &str| -> Result<Vec<String>, TokenizerError> {
         let texts = array(name).iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<_>>();
         texts.ok_or_else(|| TokenizerError::Invalid {
-            what: "the vocabulary in the GGUF file",
+            what: "the vocabulary in the GGUF file".to_owned(),
             why: format!("{} holds something else than strings", key(name)),
         })
     };
@@ -53,7 +53,7 @@ fn from_metadata(metadata: &Metadata) -> Result<Option<Tokenizer>, TokenizerErro
             unk: text(id("unknown")),
             pad: text(id("padding")),
         };
-        tokenizer = tokenizer.with_template(ChatTemplate::new(source, special)?);
+        tokenizer = tokenizer.with_template(ChatTemplate::new(source, special));
     }
     Ok(Some(tokenizer))
 }

@@ -1,6 +1,7 @@
 //! The seam: below it everything is static and typed, above it everything is host data.
 
 use crate::{LoadReport, ModelConfig, ModelError};
+use bitnet_core::LogitsNeed;
 
 /// Which rows of logits a step computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,9 +20,13 @@ pub enum Rows {
 pub struct StepOutput {
     /// Which logits to compute.
     pub rows: Rows,
+    /// Which logits of the last token are enough, where `rows` is [`Rows::Last`].
+    pub need: LogitsNeed,
     /// Whether to keep the residual stream.
     pub keep_hidden: bool,
-    /// `[rows, vocab]`.
+    /// The ids of `logits`, ascending; empty when they are `[rows, vocab]`.
+    pub ids: Vec<u32>,
+    /// `[rows, vocab]`, or one logit for each of `ids`.
     pub logits: Vec<f32>,
     /// With `keep_hidden`: the embedding, the residual stream behind each layer, and the final norm, each
     /// `[tokens, hidden]`.

@@ -1,7 +1,7 @@
 //! The transformer.
 
 use crate::{Decoder, LoadReport, ModelConfig, ModelError, Rows, StepOutput};
-use bitnet_core::{Backend, RopeRows};
+use bitnet_core::{Backend, LogitsNeed, RopeRows};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
@@ -132,8 +132,9 @@ impl<B: Backend> Transformer<B> {
         if out.rows == Rows::Last && out.keep_hidden {
             b.keep_rows(x, ids.len() - 1);
         }
-        b.linear(x, self.weights.head.as_ref().unwrap_or(&self.weights.embedding), y);
-        b.download(y, &mut out.logits);
+        let need = if out.rows == Rows::Last { &out.need } else { &LogitsNeed::All };
+        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
+        b.head(x, head, need, &mut out.ids, &mut out.logits);
         Ok(())
     }
 }
@@ -184,6 +185,7 @@ impl<B: Backend> Decoder for Transformer<B> {
         if need > self.capacity {
             return Err(ModelError::ContextFull { capacity: self.capacity, need });
         }
+        out.ids.clear();
         out.logits.clear();
         out.hidden.resize_with(if out.keep_hidden { self.config.layers + 2 } else { 0 }, Vec::new);
         self.forward(ids, out)?;

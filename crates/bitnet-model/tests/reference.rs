@@ -10,16 +10,16 @@ use bitnet_testkit::golden::{self, MODELS};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-const KV: KvType = KvType::F32;
+/// Comparisons with the reference are made with a cache of f32.
+const EXACT: LoadOptions = LoadOptions { act: None, context: None, key: KvType::F32, value: KvType::F32 };
 
-fn open(path: &str, cpu: CpuOptions, act: Option<ActivationPrecision>) -> Transformer<CpuBackend> {
+fn open(path: &str, cpu: CpuOptions, options: LoadOptions) -> Transformer<CpuBackend> {
     let checkpoint = bitnet_formats::open(&golden::fixtures().join(path)).unwrap();
-    let options = LoadOptions { act, context: None, key: KV, value: KV };
     load(Arc::new(CpuBackend::new(cpu).unwrap()), &checkpoint, &options, &mut |_, _| {}).unwrap()
 }
 
 fn model(path: &str) -> Transformer<CpuBackend> {
-    open(path, CpuOptions { isa: None, threads: Some(2) }, None)
+    open(path, CpuOptions { isa: None, threads: Some(2) }, EXACT)
 }
 
 /// Logits of every position, the prompt fed in steps of `chunk`.
@@ -111,7 +111,7 @@ fn gguf_files_equal_the_reference() {
         let diff = golden::max_diff(&got, &golden::floats(&expected, "logits.strict0.int8_act"));
         assert!(diff <= 2e-4, "{file} strict: {diff}");
         for (act, name) in [(ActivationPrecision::Int8, "int8"), (ActivationPrecision::Float, "float")] {
-            let mut model = open(&path, CpuOptions::default(), Some(act));
+            let mut model = open(&path, CpuOptions::default(), LoadOptions { act: Some(act), ..EXACT });
             let mut out = StepOutput::default();
             model.step(&last, &mut out).unwrap();
             let diff =
@@ -133,14 +133,21 @@ fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
     for name in MODELS.iter().copied().chain(["gguf/bitnet-packed-k256-tq1_0.gguf"]) {
         let prompts = golden::prompts(if name.contains('/') { "bitnet-packed-k256" } else { name });
         let prompt = prompts.iter().max_by_key(|p| p.ids.len()).unwrap();
-        let mut first = None;
-        for isa in Isa::available() {
-            for threads in [1, 2] {
-                let mut model = open(name, CpuOptions { isa: Some(isa), threads: Some(threads) }, None);
-                for chunk in [usize::MAX, 1, 2, 5, 13] {
-                    let sum = hash(&logits(&mut model, &prompt.ids, chunk));
-                    let want = first.get_or_insert_with(|| sum.clone());
-                    assert_eq!(&sum, want, "{name} {isa} {threads} threads, chunks of {chunk}");
+        for (kv, chunks) in [
+            (KvType::F32, [usize::MAX, 1, 2, 5, 13].as_slice()),
+            (KvType::F16, &[usize::MAX, 5]),
+            (KvType::BF16, &[usize::MAX, 5]),
+        ] {
+            let mut first = None;
+            for isa in Isa::available() {
+                for threads in [1, 2, 3] {
+                    let cpu = CpuOptions { isa: Some(isa), threads: Some(threads) };
+                    let mut model = open(name, cpu, LoadOptions { key: kv, value: kv, ..EXACT });
+                    for chunk in chunks {
+                        let sum = hash(&logits(&mut model, &prompt.ids, *chunk));
+                        let want = first.get_or_insert_with(|| sum.clone());
+                        assert_eq!(&sum, want, "{name} {kv:?} {isa} {threads} threads, chunks of {chunk}");
+                    }
                 }
             }
         }

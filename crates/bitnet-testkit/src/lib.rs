@@ -1,10 +1,14 @@
 //! What tests of several crates share: the reference data in `tests/fixtures` with its tolerances, an independent forward
-//! pass in double precision, and tensors made byte by byte.
+//! pass in double precision, and tensors and files made byte by byte.
 //!
 //! Nothing here uses the crates under test. Functions panic with the evidence; they run in tests only.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test kit fails by panicking")]
 
+pub mod checkpoint;
+pub mod files;
 pub mod golden;
 pub mod oracle;
+pub mod synthetic;
 pub mod tensors;
+pub mod tiny;

@@ -80,6 +80,9 @@ pub struct Output {
     pub gap: f64,
 }
 
+/// Keys and values of a layer, position by position.
+type Cache = (Vec<Vec<f64>>, Vec<Vec<f64>>);
+
 impl Mat {
     fn apply(&self, x: &[f64], gap: &mut f64) -> Vec<f64> {
         assert_eq!(x.len(), self.cols);
@@ -114,7 +117,7 @@ impl Model {
     /// The forward pass.
     pub fn forward(&self, ids: &[u32]) -> Output {
         let mut gap = f64::INFINITY;
-        let mut caches: Vec<(Vec<Vec<f64>>, Vec<Vec<f64>>)> = vec![Default::default(); self.layers.len()];
+        let mut caches = vec![Cache::default(); self.layers.len()];
         let mut logits = Vec::new();
         for (position, id) in ids.iter().enumerate() {
             let hidden = self.embedding.cols;
@@ -149,7 +152,7 @@ impl Model {
         layer: &Layer,
         x: &[f64],
         position: usize,
-        (keys, values): &mut (Vec<Vec<f64>>, Vec<Vec<f64>>),
+        (keys, values): &mut Cache,
         gap: &mut f64,
     ) -> Vec<f64> {
         let d = self.head_dim;

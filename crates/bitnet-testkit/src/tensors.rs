@@ -18,13 +18,32 @@ impl Noise {
     /// A positive f16, from 1/64 to 1/32 of `size`, as its bits and its value. `size` is a power of two.
     fn half(&mut self, size: f64) -> (u16, f64) {
         let mantissa = self.bits() as u16 & 0x3ff;
-        let exponent = (size.log2() as i32 - 6 + 15) as u16;
-        (exponent << 10 | mantissa, size / 64.0 * (1.0 + f64::from(mantissa) / 1024.0))
+        let exponent = size.log2() as i32 - 6 + 15;
+        assert!((1..31).contains(&exponent), "{size} is no normal number of f16");
+        ((exponent as u16) << 10 | mantissa, size / 64.0 * (1.0 + f64::from(mantissa) / 1024.0))
     }
 }
 
 /// Bytes of a type and the values they stand for.
 pub type Made = (Vec<u8>, Vec<f64>);
+
+/// A float type of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the formats' own")]
+pub enum Float {
+    F32,
+    F16,
+    BF16,
+}
+
+/// How many scales a tensor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scales {
+    /// One for all of it.
+    One,
+    /// One for each block or row.
+    Each,
+}
 
 /// `blocks` blocks of one type, each with an f16 scale of about `size / 64`.
 fn blocks(
@@ -93,7 +112,7 @@ pub fn q8_0(noise: &mut Noise, n: usize) -> Made {
 pub fn q6_k(noise: &mut Noise, n: usize) -> Made {
     blocks(noise, n / 256, |noise, bytes, values| {
         let mut raw: Vec<u8> = (0..208).map(|_| noise.bits() as u8).collect();
-        let (bits, d) = noise.half(0.001953125);
+        let (bits, d) = noise.half(0.00390625);
         for half in 0..2 {
             for k in 0..4 {
                 for i in 0..32 {
@@ -143,6 +162,89 @@ pub fn trits(noise: &mut Noise, n: usize) -> Vec<i8> {
     (0..n).map(|_| (noise.bits() % 3) as i8 - 1).collect()
 }
 
+fn code(trit: i8) -> u8 {
+    (trit + 1) as u8
+}
+
+/// Blocks of 256 trits with an f16 scale behind them. As ggml writes it, a block of zeros has the scale 0; the second block
+/// is one.
+fn tq(noise: &mut Noise, n: usize, scales: Scales, pack: impl Fn(&[i8], &mut Vec<u8>)) -> Made {
+    let one = noise.half(4.0);
+    let mut number = 0;
+    blocks(noise, n / 256, |noise, bytes, values| {
+        number += 1;
+        let (d, t) = match (number, scales) {
+            (2, _) => ((0, 0.0), vec![0; 256]),
+            (_, Scales::One) => (one, trits(noise, 256)),
+            (_, Scales::Each) => (noise.half(4.0), trits(noise, 256)),
+        };
+        pack(&t, bytes);
+        bytes.extend(d.0.to_le_bytes());
+        values.extend(t.iter().map(|t| f64::from(*t) * d.1));
+    })
+}
+
+/// `TQ2_0`: each half of 128 trits in 32 bytes; byte `b` holds trits `b`, `32 + b`, `64 + b` and `96 + b`, lowest bits first.
+pub fn tq2_0(noise: &mut Noise, n: usize, scales: Scales) -> Made {
+    tq(noise, n, scales, |t, bytes| {
+        for half in t.chunks(128) {
+            bytes.extend((0..32).map(|b| (0..4).fold(0, |byte, k| byte | code(half[32 * k + b]) << (2 * k))));
+        }
+    })
+}
+
+/// `TQ1_0`: five trits a byte as digits of base 3, strides of 32 and then 16; the last sixteen are four a byte, stride 4.
+pub fn tq1_0(noise: &mut Noise, n: usize, scales: Scales) -> Made {
+    tq(noise, n, scales, |t, bytes| {
+        for (from, stride, digits) in [(0, 32, 5), (160, 16, 5), (240, 4, 4)] {
+            for b in 0..stride {
+                let digit = |k: usize| u32::from(code(t[from + stride * k + b])) * 3u32.pow(4 - k as u32);
+                let v: u32 = (0..digits).map(digit).sum();
+                bytes.push((v * 256).div_ceil(243) as u8);
+            }
+        }
+    })
+}
+
+/// `I2_S`: blocks of 128 trits of the flat tensor, 32 bytes each; byte `b` holds trits `b`, `32 + b`, `64 + b` and `96 + b`,
+/// highest bits first. Then one f32 and what happens to stand in the 28 bytes of padding.
+pub fn i2_s(trits: &[i8], scale: f32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for block in trits.chunks(128) {
+        bytes
+            .extend((0..32).map(|b| (0..4).fold(0, |byte, k| byte | code(block[32 * k + b]) << (6 - 2 * k))));
+    }
+    bytes.extend(scale.to_le_bytes());
+    bytes.resize(bytes.len() + 28, 0xa5);
+    bytes
+}
+
+/// Trits times one magnitude, stored as floats.
+pub fn one_magnitude(noise: &mut Noise, n: usize, float: Float) -> Made {
+    let (bits, d) = noise.half(4.0);
+    let narrow = (d as f32).to_bits() >> 16;
+    let (plus, minus, d) = match float {
+        Float::F16 => (bits.to_le_bytes().to_vec(), (bits | 1 << 15).to_le_bytes().to_vec(), d),
+        Float::BF16 => {
+            let bits = narrow as u16;
+            let d = f32::from_bits(narrow << 16);
+            (bits.to_le_bytes().to_vec(), (bits | 1 << 15).to_le_bytes().to_vec(), d.into())
+        }
+        Float::F32 => {
+            let d = d as f32 * 1.000_001;
+            (d.to_le_bytes().to_vec(), (-d).to_le_bytes().to_vec(), d.into())
+        }
+    };
+    blocks(noise, n, |noise, bytes, values| {
+        let trit = trits(noise, 1)[0];
+        match trit {
+            0 => bytes.resize(bytes.len() + plus.len(), 0),
+            t => bytes.extend(if t > 0 { &plus } else { &minus }),
+        }
+        values.push(f64::from(trit) * d);
+    })
+}
+
 /// Absmean: trits and their scale.
 pub fn absmean(values: &[f64]) -> Vec<f64> {
     let mean = (values.iter().map(|v| v.abs()).sum::<f64>() / values.len() as f64).max(1e-5);
@@ -151,9 +253,9 @@ pub fn absmean(values: &[f64]) -> Vec<f64> {
 
 /// Trits `[rows, cols]` as Hugging Face packs them: byte `[r, c]` holds rows `r + i * rows / 4` at bits `2 i`.
 pub fn hf_packed(trits: &[i8], rows: usize, cols: usize) -> Vec<u8> {
-    let code = |r: usize, c: usize| (trits[r * cols + c] + 1) as u8;
+    let at = |r: usize, c: usize| code(trits[r * cols + c]);
     let quarter = rows / 4;
     (0..quarter * cols)
-        .map(|i| (0..4).fold(0, |b, part| b | code(part * quarter + i / cols, i % cols) << (2 * part)))
+        .map(|i| (0..4).fold(0, |b, part| b | at(part * quarter + i / cols, i % cols) << (2 * part)))
         .collect()
 }

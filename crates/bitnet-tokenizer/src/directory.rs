@@ -12,7 +12,7 @@ impl Tokenizer {
         let mut tokenizer = if dir.join("tokenizer.json").exists() {
             Self::from_file(&dir.join("tokenizer.json"))?
         } else if dir.join("tokenizer.model").exists() {
-            Self::from_sentencepiece(&read(&dir.join("tokenizer.model"))?)?
+            Self::from_sentencepiece_file(&dir.join("tokenizer.model"))?
         } else {
             return Ok(None);
         };
@@ -35,7 +35,7 @@ impl Tokenizer {
                 unk: token("unk_token"),
                 pad: token("pad_token"),
             };
-            tokenizer.template = Some(ChatTemplate::new(&source, tokens)?);
+            tokenizer.template = Some(ChatTemplate::new(&source, tokens));
         }
         Ok(Some(tokenizer))
     }
@@ -46,7 +46,7 @@ pub(crate) fn config(dir: &Path) -> Result<Value, TokenizerError> {
     let config = dir.join("tokenizer_config.json");
     match config.exists() {
         true => serde_json::from_slice(&read(&config)?)
-            .map_err(|e| TokenizerError::Invalid { what: "tokenizer_config.json", why: e.to_string() }),
+            .map_err(|e| TokenizerError::Invalid { what: config.display().to_string(), why: e.to_string() }),
         false => Ok(Value::Null),
     }
 }

@@ -1,5 +1,7 @@
 //! What can be wrong with a vocabulary or a template.
 
+use std::path::Path;
+
 /// Why a tokenizer could not be built or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -15,8 +17,8 @@ pub enum TokenizerError {
     /// A file is not what it should be.
     #[error("{what} is not valid: {why}")]
     Invalid {
-        /// What was read.
-        what: &'static str,
+        /// What was read; its path, where it was a file.
+        what: String,
         /// What is wrong.
         why: String,
     },
@@ -44,9 +46,16 @@ pub enum TokenizerError {
     /// Ids could not be decoded.
     #[error("the ids could not be decoded: {0}")]
     Decode(String),
-    /// The chat template beside the tokenizer is not valid.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
+}
+
+impl TokenizerError {
+    /// The same error of a file that is known by its path.
+    pub(crate) fn of(self, path: &Path) -> Self {
+        match self {
+            Self::Invalid { why, .. } => Self::Invalid { what: path.display().to_string(), why },
+            other => other,
+        }
+    }
 }
 
 /// Why a chat template could not be parsed or rendered.

@@ -105,7 +105,7 @@ impl Tokenizer {
 }
 
 fn invalid(e: impl std::fmt::Display) -> TokenizerError {
-    TokenizerError::Invalid { what: "the vocabulary in the GGUF file", why: e.to_string() }
+    TokenizerError::Invalid { what: "the vocabulary in the GGUF file".to_owned(), why: e.to_string() }
 }
 
 fn byte_level(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {

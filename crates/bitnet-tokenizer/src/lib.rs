@@ -8,6 +8,7 @@
 mod directory;
 mod error;
 mod gguf;
+mod limits;
 mod python_json;
 mod sentencepiece;
 mod stream;

@@ -2,8 +2,11 @@
 //!
 //! Only the fields that decide ids are read; everything else is skipped by its wire type.
 
+use crate::limits;
+use crate::tokenizer::read;
 use crate::{Tokenizer, TokenizerError, Vocabulary};
 use std::collections::HashMap;
+use std::path::Path;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
@@ -40,9 +43,7 @@ impl PieceKind {
             _ => Self::Normal,
         }
     }
-}
 
-impl PieceKind {
     /// The reverse of [`PieceKind::from_number`].
     fn number(self) -> i32 {
         match self {
@@ -71,7 +72,7 @@ enum Field<'a> {
 }
 
 fn invalid(why: impl std::fmt::Display) -> TokenizerError {
-    TokenizerError::Invalid { what: "tokenizer.model", why: why.to_string() }
+    TokenizerError::Invalid { what: "tokenizer.model".to_owned(), why: why.to_string() }
 }
 
 fn varint(data: &mut &[u8]) -> Option<u64> {
@@ -183,6 +184,11 @@ fn parse(data: &[u8]) -> Result<Model<'_>, TokenizerError> {
 }
 
 impl Tokenizer {
+    /// Reads a `tokenizer.model` from disk.
+    pub fn from_sentencepiece_file(path: &Path) -> Result<Self, TokenizerError> {
+        Self::from_sentencepiece(&read(path)?).map_err(|e| e.of(path))
+    }
+
     /// Reads SentencePiece's `tokenizer.model`, of the BPE or the unigram kind.
     pub fn from_sentencepiece(data: &[u8]) -> Result<Self, TokenizerError> {
         let model = parse(data)?;
@@ -245,7 +251,7 @@ pub(crate) fn vocabulary(data: &[u8]) -> Result<Vocabulary, TokenizerError> {
 
 /// SentencePiece merges the pair whose union has the best score. As a list of merges: every way to cut a piece into two
 /// pieces, best piece first.
-pub(crate) fn cuts(pieces: &[Piece]) -> Vec<(&str, &str)> {
+pub(crate) fn cuts(pieces: &[Piece]) -> Result<Vec<(&str, &str)>, TokenizerError> {
     let mut scores: HashMap<&str, u32> = HashMap::with_capacity(pieces.len());
     for (piece, id) in pieces.iter().zip(0u32..) {
         if matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined) {
@@ -253,17 +259,24 @@ pub(crate) fn cuts(pieces: &[Piece]) -> Vec<(&str, &str)> {
         }
     }
     let mut cuts = Vec::new();
+    let mut bytes = 0;
     for (piece, id) in pieces.iter().zip(0u32..).filter(|(p, _)| p.kind == PieceKind::Normal) {
-        // Cutting is quadratic in the length; SentencePiece trains pieces of at most 16 characters.
-        for (at, _) in piece.text.char_indices().skip(1).take(MAX_PIECE) {
+        if piece.text.len() > MAX_PIECE {
+            continue;
+        }
+        for (at, _) in piece.text.char_indices().skip(1) {
             let (left, right) = piece.text.split_at(at);
             if let (Some(l), Some(r)) = (scores.get(left), scores.get(right)) {
+                bytes += piece.text.len();
+                if bytes > MAX_MERGES {
+                    return Err(invalid("its pieces can be cut into pieces in too many ways"));
+                }
                 cuts.push((piece.score, id, *l, *r, left, right));
             }
         }
     }
     cuts.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2, a.3).cmp(&(b.1, b.2, b.3))));
-    cuts.into_iter().map(|c| (c.4, c.5)).collect()
+    Ok(cuts.into_iter().map(|c| (c.4, c.5)).collect())
 }
 
 fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
@@ -271,7 +284,7 @@ fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
     for (piece, id) in pieces.iter().zip(0u32..) {
         vocab.entry(piece.text.clone()).or_insert(id);
     }
-    let merges: Merges = cuts(pieces).into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
+    let merges: Merges = cuts(pieces)?.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
     let byte_fallback = pieces.iter().any(|p| p.kind == PieceKind::Byte);
     let mut builder =
         BPE::builder().vocab_and_merges(vocab, merges).fuse_unk(true).byte_fallback(byte_fallback);
@@ -281,8 +294,11 @@ fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
     Ok(Inner::new(builder.build().map_err(invalid)?))
 }
 
-/// Cuts of one piece that are tried.
+/// Bytes of a piece that merging may lead to: trying its cuts is quadratic in them. SentencePiece trains pieces of at most 16
+/// characters.
 const MAX_PIECE: usize = 512;
+/// Bytes of all merges together; LLaMA-2's have half a megabyte.
+const MAX_MERGES: usize = 1 << 26;
 
 fn unigram(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
     let byte_fallback = pieces.iter().any(|p| p.kind == PieceKind::Byte);
@@ -295,6 +311,7 @@ fn unigram(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError
 fn finish(inner: &mut Inner, pieces: &[Piece], prefix: bool, charsmap: &[u8]) -> Result<(), TokenizerError> {
     let mut normalizers = Vec::new();
     if !charsmap.is_empty() {
+        limits::check_charsmap(charsmap).map_err(invalid)?;
         normalizers.push(NormalizerWrapper::Precompiled(Precompiled::from(charsmap).map_err(invalid)?));
     }
     if prefix {

@@ -1,6 +1,7 @@
 //! The tokenizer that every kind of vocabulary becomes.
 
-use crate::{ChatTemplate, TokenizerError};
+use crate::limits;
+use crate::{ChatTemplate, TemplateError, TokenizerError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use tokenizers::Tokenizer as Inner;
@@ -17,23 +18,27 @@ pub struct Tokenizer {
     pub(crate) eos: Option<u32>,
     /// Whether a text begins with `bos`; `None` leaves it to the post-processor of `tokenizer.json`.
     pub(crate) add_bos: Option<bool>,
-    pub(crate) template: Option<ChatTemplate>,
+    /// One that does not parse is kept as its error: only who wants to chat needs to hear of it.
+    pub(crate) template: Option<Result<ChatTemplate, TemplateError>>,
 }
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
-        let invalid = |why: String| TokenizerError::Invalid { what: "tokenizer.json", why };
+        let invalid = |why: String| TokenizerError::Invalid { what: "tokenizer.json".to_owned(), why };
+        limits::check(json).map_err(invalid)?;
         // The library answers some inconsistent files (a merge of tokens that are not there) with a panic.
-        let inner = catch_unwind(|| Inner::from_bytes(json))
+        let mut inner = catch_unwind(|| Inner::from_bytes(json))
             .map_err(|_| invalid("its parts contradict each other".to_owned()))?
             .map_err(|e| invalid(e.to_string()))?;
+        // Settings of whoever trained it. As in transformers, a text is neither cut nor filled up unless the caller asks.
+        inner.with_padding(None).with_truncation(None).map_err(|e| invalid(e.to_string()))?;
         Ok(Self { inner, kind: "tokenizer.json", bos: None, eos: None, add_bos: None, template: None })
     }
 
     /// Reads a `tokenizer.json` from disk.
     pub fn from_file(path: &Path) -> Result<Self, TokenizerError> {
-        Self::from_json(&read(path)?)
+        Self::from_json(&read(path)?).map_err(|e| e.of(path))
     }
 
     /// Ids of a text; `special` puts in front what the model expects there. Special tokens inside the text are recognised.
@@ -98,14 +103,17 @@ impl Tokenizer {
         self.kind
     }
 
-    /// The same tokenizer with a chat template.
-    pub fn with_template(self, template: ChatTemplate) -> Self {
+    /// The same tokenizer with a chat template, or with the reason why there is none to be had.
+    pub fn with_template(self, template: Result<ChatTemplate, TemplateError>) -> Self {
         Self { template: Some(template), ..self }
     }
 
-    /// The chat template beside the vocabulary.
-    pub fn template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+    /// The chat template beside the vocabulary, if there is one.
+    ///
+    /// # Errors
+    /// It does not parse. Everything but chatting works all the same.
+    pub fn template(&self) -> Result<Option<&ChatTemplate>, &TemplateError> {
+        self.template.as_ref().map(Result::as_ref).transpose()
     }
 
     /// Ids of tokens that are known to end a turn or a text.
@@ -118,8 +126,21 @@ impl Tokenizer {
     }
 }
 
+/// Bytes of a file that are taken; the largest vocabularies have 35 MB.
+const MAX_FILE: u64 = 1 << 28;
+
+/// A whole file, which must be a regular one: a pipe may never end.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
-    std::fs::read(path).map_err(|source| TokenizerError::Io { path: path.display().to_string(), source })
+    let io = |source| TokenizerError::Io { path: path.display().to_string(), source };
+    let invalid = |why| TokenizerError::Invalid { what: path.display().to_string(), why };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(invalid("it is no regular file".to_owned()));
+    }
+    if metadata.len() > MAX_FILE {
+        return Err(invalid(format!("it has {} bytes; at most {MAX_FILE} are taken", metadata.len())));
+    }
+    std::fs::read(path).map_err(io)
 }
 
 #[cfg(test)]

@@ -122,7 +122,7 @@ impl Vocabulary {
 
     /// A `tokenizer.json` that gives the same ids.
     pub fn to_json(&self) -> Result<Vec<u8>, TokenizerError> {
-        let invalid = |why: String| TokenizerError::Invalid { what: "the vocabulary", why };
+        let invalid = |why: String| TokenizerError::Invalid { what: "the vocabulary".to_owned(), why };
         let tokenizer = Tokenizer::from_gguf(self.as_gguf())?;
         let text = tokenizer.inner.to_string(false).map_err(|e| invalid(e.to_string()))?;
         let mut value: Value = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
@@ -137,6 +137,7 @@ impl Vocabulary {
                 let text = json!({"Sequence": {"id": id, "type_id": type_id}});
                 begin.map(special).into_iter().chain([text]).chain(end.map(special)).collect::<Vec<_>>()
             };
+            let pair = [sequence("A", 0), sequence("B", 1)].concat();
             let tokens: serde_json::Map<String, Value> = begin
                 .into_iter()
                 .chain(end)
@@ -145,7 +146,7 @@ impl Vocabulary {
             value["post_processor"] = json!({
                 "type": "TemplateProcessing",
                 "single": sequence("A", 0),
-                "pair": [sequence("A", 0), sequence("B", 1)].concat(),
+                "pair": pair,
                 "special_tokens": tokens,
             });
         }

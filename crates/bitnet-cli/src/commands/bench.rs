@@ -3,8 +3,9 @@
 use crate::args::{ModelFlags, ModelPath, count};
 use crate::failure::Failure;
 use crate::terminal::Progress;
-use bitnet_inference::Model;
-use bitnet_model::Rows;
+use bitnet_inference::sample::{Sampler, SamplerOptions};
+use bitnet_inference::{GenerateError, Model};
+use bitnet_model::StepOutput;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::Write;
@@ -150,6 +151,10 @@ fn measure(model: &mut Model, one_by_one: bool, n: usize, batch: usize) -> Resul
     let vocab = model.config().vocab as u32;
     let ids: Vec<u32> = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
     let begin = Instant::now();
-    model.evaluate(&ids, if one_by_one { 1 } else { batch }, Rows::Last, false, &mut |_| {})?;
+    // What the default sampler chain looks at.
+    let need =
+        Sampler::new(SamplerOptions::default(), model.config().vocab).map_err(GenerateError::from)?.need(&[]);
+    let out = StepOutput { need, ..StepOutput::default() };
+    model.evaluate(&ids, if one_by_one { 1 } else { batch }, out, &mut |_| {})?;
     Ok(n as f64 / begin.elapsed().as_secs_f64())
 }

@@ -2,9 +2,11 @@
 
 use crate::args::{ModelFlags, SamplingFlags};
 use crate::commands::run::{speeds, stream};
+use crate::commands::vocabulary;
 use crate::failure::Failure;
 use crate::terminal::interrupt;
 use bitnet_inference::{FinishReason, GenerateOptions, Model};
+use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::io::{BufRead, IsTerminal, Write};
@@ -82,10 +84,8 @@ impl Chat {
         let path = self.model.or(self.model_flag).unwrap_or_default();
         let options = self.sampling.options(&self.model_flags)?;
         let mut model = self.model_flags.open(&path, quiet)?;
-        if model.tokenizer().is_none_or(|t| t.template().is_none()) {
-            let message = "the model has no chat template; `bitnet run` continues a text without one";
-            return Err(Failure::Model(message.to_owned()));
-        }
+        let tokenizer = model.tokenizer().cloned().ok_or_else(|| vocabulary::absent(&path))?;
+        let template = vocabulary::template(&tokenizer, &path)?;
         let cancel = interrupt();
         let options = GenerateOptions { cancel: Some(cancel.clone()), ..options };
         let terminal = std::io::stdin().is_terminal();
@@ -127,7 +127,7 @@ impl Chat {
                 Line::Say(text) => conversation.say(text),
             }
             cancel.store(false, Ordering::Relaxed);
-            conversation.answer(&mut model, options.clone(), quiet)?;
+            conversation.answer(&mut model, &tokenizer, template, options.clone(), quiet)?;
         }
     }
 }
@@ -163,9 +163,14 @@ impl Conversation {
     }
 
     /// Answers the last message. What does not fit is said, and the conversation stays as it was before it.
-    fn answer(&mut self, model: &mut Model, options: GenerateOptions, quiet: bool) -> Result<(), Failure> {
-        let Some(tokenizer) = model.tokenizer().cloned() else { return Ok(()) };
-        let Some(template) = tokenizer.template() else { return Ok(()) };
+    fn answer(
+        &mut self,
+        model: &mut Model,
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+        options: GenerateOptions,
+        quiet: bool,
+    ) -> Result<(), Failure> {
         let text = template.render(&Value::Array(self.messages.clone()), true, &Map::new())?;
         let prompt = tokenizer.encode_chat(&text)?;
         let mut generation = match model.generate(&prompt, options).map_err(Failure::from) {

@@ -73,8 +73,9 @@ impl Total {
 impl Inspect {
     pub fn execute(self) -> Result<(), Failure> {
         let checkpoint = bitnet_formats::open(self.model.get())?;
-        let config = ModelConfig::read(&checkpoint)?;
-        let tokenizer = bitnet_inference::tokenizer(&checkpoint)?;
+        let path = self.model.get();
+        let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
+        let tokenizer = bitnet_inference::tokenizer(&checkpoint).map_err(Failure::at(path))?;
         let rows: Vec<Row<'_>> = checkpoint.tensors().iter().map(|t| row(&checkpoint, t)).collect();
         let (mut types, mut all) = (BTreeMap::<&str, Total>::new(), Total::default());
         for row in &rows {
@@ -84,7 +85,7 @@ impl Inspect {
                 total.bytes += row.bytes;
             }
         }
-        let template = tokenizer.as_ref().and_then(|t| t.template()).map(|t| t.source());
+        let template = tokenizer.as_ref().map_or(Ok(None), |t| t.template());
         let format = match &checkpoint.header {
             Header::HuggingFace { .. } => "Hugging Face safetensors".to_owned(),
             Header::Gguf { version, .. } => format!("GGUF version {version}"),
@@ -114,7 +115,7 @@ impl Inspect {
                 "types": types.iter().map(|(k, v)| ((*k).to_owned(), v.json())).collect::<serde_json::Map<_, _>>(),
                 "tensors": rows.iter().map(|r| json!({"name": r.name, "shape": r.shape, "type": r.kind, "bytes": r.bytes})).collect::<Vec<_>>(),
                 "tokenizer": tokenizer.as_ref().map(|t| json!({"kind": t.kind(), "tokens": t.vocab_size(), "bos": t.bos(), "eos": t.eos()})),
-                "chat_template": template,
+                "chat_template": template.ok().flatten().map(|t| t.source()),
             });
             writeln!(out, "{object}")?;
             return Ok(out.flush()?);
@@ -174,8 +175,9 @@ impl Inspect {
             }
         }
         match template {
-            None => writeln!(out, "\nno chat template")?,
-            Some(source) => writeln!(out, "\nchat template:\n{source}")?,
+            Err(e) => writeln!(out, "\n{e}")?,
+            Ok(None) => writeln!(out, "\nno chat template")?,
+            Ok(Some(template)) => writeln!(out, "\nchat template:\n{}", template.source())?,
         }
         Ok(out.flush()?)
     }

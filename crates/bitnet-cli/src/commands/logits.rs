@@ -3,7 +3,7 @@
 use crate::args::{ModelFlags, ModelPath, ids};
 use crate::failure::Failure;
 use bitnet_formats::safetensors_file::{TensorInfo, Writer};
-use bitnet_model::Rows;
+use bitnet_model::{Rows, StepOutput};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -39,7 +39,8 @@ impl Logits {
             (None, text) => model.encode(text.as_deref().unwrap_or_default())?,
         };
         let (mut logits, mut hidden) = (Vec::new(), Vec::<Vec<f32>>::new());
-        model.evaluate(&ids, self.flags.batch_size, Rows::All, self.hidden, &mut |out| {
+        let want = StepOutput { rows: Rows::All, keep_hidden: self.hidden, ..StepOutput::default() };
+        model.evaluate(&ids, self.flags.batch_size, want, &mut |out| {
             logits.extend_from_slice(&out.logits);
             hidden.resize_with(out.hidden.len(), Vec::new);
             for (all, step) in hidden.iter_mut().zip(&out.hidden) {

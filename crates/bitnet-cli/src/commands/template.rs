@@ -27,9 +27,7 @@ pub struct Template {
 impl Template {
     pub fn execute(self) -> Result<(), Failure> {
         let tokenizer = vocabulary::open(&self.model)?;
-        let Some(template) = tokenizer.template() else {
-            return Err(Failure::Model(format!("{} has no chat template", self.model.display())));
-        };
+        let template = vocabulary::template(&tokenizer, &self.model)?;
         let mut text = Vec::new();
         if self.messages.as_os_str() == "-" {
             std::io::stdin().read_to_end(&mut text)?;

@@ -6,4 +6,5 @@ pub(crate) mod gate;
 pub(crate) mod norm;
 pub(crate) mod quantize;
 pub(crate) mod rope;
+pub(crate) mod screen;
 pub(crate) mod ternary;

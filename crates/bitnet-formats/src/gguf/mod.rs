@@ -6,7 +6,7 @@ mod types;
 mod writer;
 
 pub use metadata::{Metadata, Value};
-pub(crate) use reader::read;
+pub use reader::read;
 pub use writer::{TensorInfo, Writer};
 
 /// The first bytes of a file.

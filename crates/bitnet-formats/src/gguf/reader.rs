@@ -18,6 +18,9 @@ const MAX_DEPTH: usize = 4;
 /// Dimensions of a tensor.
 const MAX_DIMS: u32 = 4;
 const MAX_ALIGNMENT: usize = 1 << 20;
+/// Bytes of metadata and tensor descriptions; the largest vocabularies take 20 MB. What is read of them takes a few times as
+/// much memory, however large the file is.
+const MAX_HEADER: usize = 1 << 28;
 
 struct Cursor<'a> {
     path: &'a Path,
@@ -35,10 +38,16 @@ impl<'a> Cursor<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], FormatError> {
         let end = self.at.checked_add(len).filter(|end| *end <= self.bytes.len());
         let Some(end) = end else {
-            let what =
-                format!("{len} bytes should follow at byte {}, the file has {}", self.at, self.bytes.len());
+            let what = format!(
+                "it is cut off: {len} bytes should follow at byte {}, the file has {}",
+                self.at,
+                self.bytes.len()
+            );
             return Err(self.fail(what));
         };
+        if end > MAX_HEADER {
+            return Err(self.fail(format!("its header goes on behind byte {MAX_HEADER}")));
+        }
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
@@ -152,7 +161,11 @@ struct Description {
     offset: usize,
 }
 
-pub(crate) fn read(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
+/// Reads a whole file; `path` is what errors call it.
+///
+/// # Errors
+/// [`FormatError`] names what is wrong.
+pub fn read(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
     let mut cursor = Cursor { path, bytes: &bytes, at: 0, elements: MAX_ELEMENTS };
     cursor.take(MAGIC.len())?;
     let version = cursor.u32()?;

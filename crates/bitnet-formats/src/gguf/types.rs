@@ -20,6 +20,8 @@ const QUANTIZED: &str =
     "llama.cpp reads it; requantize the model to one of F16, Q8_0, Q6_K, Q4_0, I2_S, TQ1_0 or TQ2_0";
 const TILED: &str =
     "its tiles follow a kernel configuration that the file does not hold; export the model as I2_S";
+const TL2: &str = "tiles of TL2 follow a kernel configuration that the file does not hold, and MXFP4 is read by llama.cpp; \
+                   export the model as I2_S or F16";
 const HADAMARD: &str = "its activations need a Hadamard transform, which is not supported";
 
 pub(super) fn kind(id: u32) -> Kind {
@@ -55,7 +57,7 @@ pub(super) fn kind(id: u32) -> Kind {
         31..=33 => Kind::Refused("a repacked Q4_0", "it is a layout of one machine; use the Q4_0 file"),
         37 => Kind::Refused("I8_S", "it is bitnet.cpp's type of activations, not of weights"),
         38 => Kind::Refused("TL1", TILED),
-        39 => Kind::Refused("TL2 in bitnet.cpp, MXFP4 in ggml", TILED),
+        39 => Kind::Refused("TL2 in bitnet.cpp, MXFP4 in ggml", TL2),
         40 => Kind::Refused("NVFP4", QUANTIZED),
         142 => Kind::Refused("PQ2_0", HADAMARD),
         143 => Kind::Refused("PTQ1_0", HADAMARD),

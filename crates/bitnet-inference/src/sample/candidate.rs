@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-/// An id that may be drawn. Its logit is finite.
+/// An id that may be drawn. Its logit is finite once it is selected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Candidate {
     pub id: u32,
@@ -10,21 +10,27 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Logit descending, id ascending: the only order candidates are ever in between two stages.
+    /// Logit descending, id ascending: the order that selected candidates are in between two stages.
     pub fn order(a: &Self, b: &Self) -> Ordering {
         b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
     }
 }
 
+/// The candidate of an id, among candidates with ascending ids.
+pub(super) fn find(by_id: &mut [Candidate], id: u32) -> Option<&mut Candidate> {
+    let at = by_id.binary_search_by_key(&id, |c| c.id).ok()?;
+    by_id.get_mut(at)
+}
+
 /// The id of the highest logit, ties to the lowest id; `None` when all are -infinity.
-pub(super) fn argmax(logits: &[f64]) -> Option<u32> {
-    let mut best: Option<(usize, f64)> = None;
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > best.map_or(f64::NEG_INFINITY, |(_, l)| l) {
-            best = Some((id, logit));
+pub(super) fn argmax(by_id: &[Candidate]) -> Option<u32> {
+    let mut best: Option<Candidate> = None;
+    for candidate in by_id {
+        if candidate.logit > best.map_or(f64::NEG_INFINITY, |b| b.logit) {
+            best = Some(*candidate);
         }
     }
-    best.map(|(id, _)| id as u32)
+    best.map(|b| b.id)
 }
 
 /// Probabilities of sorted candidates, in their order.

@@ -21,6 +21,7 @@ mod typical;
 pub use options::{OptionError, SamplerOptions};
 pub use philox::{philox4x32, uniform};
 
+use bitnet_core::LogitsNeed;
 use candidate::Candidate;
 
 /// Why no id could be drawn.
@@ -41,10 +42,10 @@ pub enum SampleError {
         /// Size of the vocabulary.
         vocab: usize,
     },
-    /// The number of logits differs from the vocabulary the sampler was made for.
+    /// There are more or fewer logits than ids.
     #[error("expected {need} logits, got {got}")]
     Length {
-        /// Vocabulary size.
+        /// Ids.
         need: usize,
         /// Logits given.
         got: usize,
@@ -68,10 +69,10 @@ struct Stage {
 
 /// What a stage works on. All `Adjust` rows come before the one `Select` row, all `Narrow` rows after it.
 enum Run {
-    /// Changes logits in place; the index is the id.
-    Adjust(fn(&mut [f64], &Context<'_>)),
+    /// Changes logits of candidates that ascend by id.
+    Adjust(fn(&mut [Candidate], &Context<'_>)),
     /// Makes the sorted list of candidates.
-    Select(fn(&[f64], &Context<'_>, &mut Vec<Candidate>)),
+    Select(fn(&[Candidate], &Context<'_>, &mut Vec<Candidate>)),
     /// Drops or rescales candidates and leaves them sorted, never empty.
     Narrow(fn(&mut Vec<Candidate>, &Context<'_>)),
 }
@@ -105,7 +106,8 @@ pub struct Sampler {
     options: SamplerOptions,
     seed: u64,
     vocab: usize,
-    logits: Vec<f64>,
+    /// Ascending by id.
+    by_id: Vec<Candidate>,
     candidates: Vec<Candidate>,
 }
 
@@ -114,7 +116,7 @@ impl Sampler {
     pub fn new(options: SamplerOptions, vocab: usize) -> Result<Self, OptionError> {
         options.validate(vocab)?;
         let seed = options.seed.unwrap_or_else(philox::fresh_seed);
-        Ok(Self { options, seed, vocab, logits: Vec::new(), candidates: Vec::new() })
+        Ok(Self { options, seed, vocab, by_id: Vec::new(), candidates: Vec::new() })
     }
 
     /// The seed in use, also when the options left it open.
@@ -129,24 +131,47 @@ impl Sampler {
         active.map(|stage| stage.name).chain([last]).collect()
     }
 
-    /// The next id, given `logits [vocab]` of the last position and all ids of the sequence so far (whose number is the
-    /// position that keys the generator).
-    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, SampleError> {
-        if logits.len() != self.vocab {
-            return Err(SampleError::Length { need: self.vocab, got: logits.len() });
+    /// The logits that decide what [`Sampler::sample`] will draw after `history`: with more of them the result is the same.
+    ///
+    /// Greedy sampling and top-k look at the best `k` of the adjusted logits. An adjustment moves only the ids it names, so
+    /// the best `k` afterwards are among those ids and the best `k` + their number before.
+    pub fn need(&self, history: &[u32]) -> LogitsNeed {
+        let o = &self.options;
+        let k = if self.is_greedy() { 1 } else { o.top_k };
+        if k == 0 {
+            return LogitsNeed::All;
         }
+        let mut also: Vec<u32> = o.logit_bias.iter().map(|(id, _)| *id).collect();
+        if penalties::active(o) {
+            also.extend(penalties::recent(o, history));
+        }
+        also.sort_unstable();
+        also.dedup();
+        LogitsNeed::Top { k: k.saturating_add(also.len()), also }
+    }
+
+    /// The next id, given the logits of the last position and all ids of the sequence so far (whose number is the
+    /// position that keys the generator). `ids` says whose logits they are, ascending; empty, there is one for each id.
+    pub fn sample(&mut self, ids: &[u32], logits: &[f32], history: &[u32]) -> Result<u32, SampleError> {
+        let need = if ids.is_empty() { self.vocab } else { ids.len() };
+        if logits.len() != need {
+            return Err(SampleError::Length { need, got: logits.len() });
+        }
+        let id = |at: usize| ids.get(at).copied().unwrap_or(at as u32);
         if let Some(at) = logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
-            return Err(SampleError::NotFinite { id: at as u32, value: logits[at] });
+            return Err(SampleError::NotFinite { id: id(at), value: logits[at] });
         }
-        self.logits.clear();
-        self.logits.extend(logits.iter().map(|&l| f64::from(l)));
+        self.by_id.clear();
+        let candidates =
+            logits.iter().enumerate().map(|(at, &l)| Candidate { id: id(at), logit: f64::from(l) });
+        self.by_id.extend(candidates);
         self.candidates.clear();
         let context = Context { options: &self.options, history };
         for stage in CHAIN.iter().filter(|stage| (stage.active)(&self.options)) {
             match stage.run {
-                Run::Adjust(adjust) => adjust(&mut self.logits, &context),
+                Run::Adjust(adjust) => adjust(&mut self.by_id, &context),
                 Run::Select(select) => {
-                    select(&self.logits, &context, &mut self.candidates);
+                    select(&self.by_id, &context, &mut self.candidates);
                     if self.candidates.is_empty() {
                         return Err(SampleError::NothingLeft { vocab: self.vocab });
                     }
@@ -155,7 +180,7 @@ impl Sampler {
             }
         }
         if self.is_greedy() {
-            return candidate::argmax(&self.logits).ok_or(SampleError::NothingLeft { vocab: self.vocab });
+            return candidate::argmax(&self.by_id).ok_or(SampleError::NothingLeft { vocab: self.vocab });
         }
         Ok(candidate::draw(&self.candidates, uniform(self.seed, history.len() as u64)))
     }

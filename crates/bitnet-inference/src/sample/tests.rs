@@ -15,7 +15,7 @@ fn support(options: SamplerOptions, logits: &[f32]) -> Vec<u32> {
     let mut history = Vec::new();
     let mut seen = vec![false; logits.len()];
     for _ in 0..4000 {
-        seen[sampler.sample(logits, &history).unwrap() as usize] = true;
+        seen[sampler.sample(&[], logits, &history).unwrap() as usize] = true;
         history.push(0);
     }
     (0..logits.len() as u32).filter(|id| seen[*id as usize]).collect()
@@ -60,7 +60,7 @@ fn each_sampler_keeps_what_its_definition_says() {
 fn penalties_look_at_the_last_ids() {
     let options = |options: SamplerOptions| SamplerOptions { temperature: 0.0, ..options };
     let pick = |o: SamplerOptions, logits: &[f32], history: &[u32]| {
-        sampler(options(o), logits.len()).sample(logits, history).unwrap()
+        sampler(options(o), logits.len()).sample(&[], logits, history).unwrap()
     };
     let repeat = || SamplerOptions { repeat_penalty: 2.0, ..plain() };
     assert_eq!(pick(repeat(), &[3.0, 2.0, -1.0], &[0]), 1);
@@ -82,7 +82,7 @@ fn draws_follow_the_distribution() {
     for position in 0..n {
         let history = vec![0; position as usize % 4096];
         sampler.seed = u64::from(position);
-        counts[sampler.sample(&row, &history).unwrap() as usize] += 1;
+        counts[sampler.sample(&[], &row, &history).unwrap() as usize] += 1;
     }
     let chi2: f64 = p
         .iter()
@@ -98,7 +98,8 @@ fn top_k_equals_sorting_everything() {
     let row: Vec<f32> = (0..5000u32).map(|i| ((i.wrapping_mul(2_654_435_761) >> 20) % 97) as f32).collect();
     for k in [1, 2, 40, 300, 4999, 6000] {
         let (options, mut got) = (SamplerOptions { top_k: k, ..plain() }, Vec::new());
-        let wide: Vec<f64> = row.iter().map(|l| f64::from(*l)).collect();
+        let wide: Vec<Candidate> =
+            (0..).zip(&row).map(|(id, l)| Candidate { id, logit: f64::from(*l) }).collect();
         top_k::select(&wide, &Context { options: &options, history: &[] }, &mut got);
         let mut want: Vec<u32> = (0..5000).collect();
         want.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
@@ -123,10 +124,13 @@ fn the_chain_has_llama_cpps_order() {
 #[test]
 fn ties_go_to_the_lowest_id_and_what_is_no_number_is_named() {
     let mut greedy = sampler(SamplerOptions::greedy(), 3);
-    assert_eq!(greedy.sample(&[1.0, 2.0, 2.0], &[]), Ok(1));
-    assert!(matches!(greedy.sample(&[1.0, f32::NAN, 2.0], &[]), Err(SampleError::NotFinite { id: 1, .. })));
-    assert_eq!(greedy.sample(&[f32::NEG_INFINITY; 3], &[]), Err(SampleError::NothingLeft { vocab: 3 }));
-    assert_eq!(greedy.sample(&[0.0], &[]), Err(SampleError::Length { need: 3, got: 1 }));
+    assert_eq!(greedy.sample(&[], &[1.0, 2.0, 2.0], &[]), Ok(1));
+    assert!(matches!(
+        greedy.sample(&[], &[1.0, f32::NAN, 2.0], &[]),
+        Err(SampleError::NotFinite { id: 1, .. })
+    ));
+    assert_eq!(greedy.sample(&[], &[f32::NEG_INFINITY; 3], &[]), Err(SampleError::NothingLeft { vocab: 3 }));
+    assert_eq!(greedy.sample(&[], &[0.0], &[]), Err(SampleError::Length { need: 3, got: 1 }));
 }
 
 #[test]
@@ -141,4 +145,40 @@ fn bad_options_are_named_with_their_range() {
         let error = Sampler::new(options, 4).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
     }
+}
+
+#[test]
+fn the_needed_logits_decide_as_all_of_them_do() {
+    let vocab = 3000u32;
+    let row: Vec<f32> = (0..vocab).map(|i| (i.wrapping_mul(2_654_435_761) >> 22) as f32 / 64.0).collect();
+    let history: Vec<u32> = (0..80).map(|i| i * 37 % vocab).collect();
+    let best: Vec<u32> = (0..vocab).filter(|id| row[*id as usize] > 15.8).collect();
+    for (temperature, top_k) in [(0.0, 0), (0.7, 1), (0.7, 40)] {
+        let biased = best.iter().map(|id| (*id, -3.0)).chain([(17, 20.0), (18, f64::NEG_INFINITY)]);
+        let options = SamplerOptions {
+            temperature,
+            top_k,
+            repeat_penalty: 1.3,
+            logit_bias: biased.collect(),
+            ..SamplerOptions::default()
+        };
+        let mut sampler = sampler(options, vocab as usize);
+        for len in 0..history.len() {
+            let LogitsNeed::Top { k, also } = sampler.need(&history[..len]) else { panic!("all are needed") };
+            let mut order: Vec<u32> = (0..vocab).collect();
+            order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
+            let mut ids = [&order[..k], &also].concat();
+            ids.sort_unstable();
+            ids.dedup();
+            let few: Vec<f32> = ids.iter().map(|id| row[*id as usize]).collect();
+            let got = sampler.sample(&ids, &few, &history[..len]).unwrap();
+            assert_eq!(
+                got,
+                sampler.sample(&[], &row, &history[..len]).unwrap(),
+                "{temperature} {top_k} {len}"
+            );
+        }
+    }
+    let all = SamplerOptions { top_k: 0, ..SamplerOptions::default() };
+    assert_eq!(sampler(all, 4).need(&[]), LogitsNeed::All);
 }

@@ -3,28 +3,27 @@
 use super::Context;
 use super::candidate::Candidate;
 
-pub(super) fn select(logits: &[f64], context: &Context<'_>, out: &mut Vec<Candidate>) {
+pub(super) fn select(by_id: &[Candidate], context: &Context<'_>, out: &mut Vec<Candidate>) {
     let k = context.options.top_k;
     if k == 0 {
-        out.extend(possible(logits));
+        out.extend(possible(by_id));
     } else {
-        best(logits, k, out);
+        best(by_id, k, out);
     }
     out.sort_unstable_by(Candidate::order);
 }
 
 /// Ids that are not banned, ascending.
-fn possible(logits: &[f64]) -> impl Iterator<Item = Candidate> + '_ {
-    let all = logits.iter().enumerate().map(|(id, &logit)| Candidate { id: id as u32, logit });
-    all.filter(|c| c.logit > f64::NEG_INFINITY)
+fn possible(by_id: &[Candidate]) -> impl Iterator<Item = Candidate> + '_ {
+    by_id.iter().copied().filter(|c| c.logit > f64::NEG_INFINITY)
 }
 
 /// The best `k`, in any order. One pass with a buffer of a few `k`: when it is full, the worse part goes and the worst
 /// kept logit becomes the bar for what comes next, so nearly all of a large vocabulary costs one comparison each.
-fn best(logits: &[f64], k: usize, out: &mut Vec<Candidate>) {
+fn best(by_id: &[Candidate], k: usize, out: &mut Vec<Candidate>) {
     let room = k.saturating_mul(4).max(256);
     let mut bar = f64::NEG_INFINITY;
-    for candidate in possible(logits) {
+    for candidate in possible(by_id) {
         // Ids ascend, so an equal logit seen later loses its tie.
         if out.len() >= k && candidate.logit <= bar {
             continue;

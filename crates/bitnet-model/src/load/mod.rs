@@ -17,8 +17,8 @@ use std::sync::Arc;
 /// How a model is to be loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
-    /// Activations of ternary products; what the checkpoint was trained for when `None`: int8, and f32 for weight-only
-    /// models (`Q1_0`, `Q2_0`).
+    /// Activations of ternary projections; what the checkpoint was trained for when `None`: int8, and f32 for weight-only
+    /// models (`Q1_0`, `Q2_0`). The head always sees f32.
     pub act: Option<ActivationPrecision>,
     /// Positions of the cache; the model's own context, at most [`LoadOptions::DEFAULT_CONTEXT`], when `None`.
     pub context: Option<usize>,
@@ -42,7 +42,7 @@ impl Default for LoadOptions {
 /// What loading took.
 #[derive(Clone, Debug)]
 pub struct LoadReport {
-    /// Activations of ternary products.
+    /// Activations of ternary projections.
     pub act: ActivationPrecision,
     /// Bytes of all prepared weights.
     pub weight_bytes: usize,
@@ -105,7 +105,8 @@ struct Loader<'a, B: Backend> {
 impl<B: Backend> Loader<'_, B> {
     fn weights(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<Weights<B>, ModelError> {
         let c = self.config;
-        let embedding = self.stack(&[Role::Embedding], 0)?;
+        // Whatever the type, the head sees activations as they are: BitNet models are trained so.
+        let mut embedding = self.stack(&[Role::Embedding], 0)?;
         let mut layers = Vec::new();
         for l in 0..c.layers {
             progress(l, c.layers);
@@ -113,10 +114,11 @@ impl<B: Backend> Loader<'_, B> {
         }
         progress(c.layers, c.layers);
         let final_norm = self.norm(Role::FinalNorm, 0)?;
-        let head = match self.tensors.own_head() {
+        let mut head = match self.tensors.own_head() {
             true => Some(self.stack(&[Role::Head], 0)?),
             false => None,
         };
+        self.backend.prepare_head(head.as_mut().unwrap_or(&mut embedding))?;
         self.tensors.check()?;
         Ok(Weights { embedding, layers, final_norm, head })
     }
@@ -155,13 +157,22 @@ impl<B: Backend> Loader<'_, B> {
     fn stack(&mut self, roles: &[Role], layer: usize) -> Result<B::Weight, ModelError> {
         let slots = roles.iter().map(|role| self.config.slot(*role, layer));
         let matrices = slots.map(|slot| self.tensors.matrix(&slot)).collect::<Result<_, _>>()?;
-        self.prepare(&self.config.arch.tensor_name(roles[0], layer), matrices)
+        let act = match roles[0].is_table() {
+            true => ActivationPrecision::Float,
+            false => self.report.act,
+        };
+        self.prepare(&self.config.arch.tensor_name(roles[0], layer), matrices, act)
     }
 
-    fn prepare(&mut self, name: &str, stack: Vec<Matrix>) -> Result<B::Weight, ModelError> {
+    fn prepare(
+        &mut self,
+        name: &str,
+        stack: Vec<Matrix>,
+        act: ActivationPrecision,
+    ) -> Result<B::Weight, ModelError> {
         let weight = self
             .backend
-            .prepare(&stack, self.report.act)
+            .prepare(&stack, act)
             .map_err(|source| ModelError::Prepare { name: name.to_owned(), source })?;
         let (bytes, mapped) = self.backend.weight_bytes(&weight);
         self.report.weight_bytes += bytes;

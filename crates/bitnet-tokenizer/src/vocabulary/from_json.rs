@@ -12,7 +12,7 @@ use std::collections::HashMap;
 const MAX_TOKENS: usize = 1 << 22;
 
 fn invalid(why: impl Into<String>) -> TokenizerError {
-    TokenizerError::Invalid { what: "tokenizer.json", why: why.into() }
+    TokenizerError::Invalid { what: "tokenizer.json".to_owned(), why: why.into() }
 }
 
 fn cannot(what: &'static str, value: &Value) -> TokenizerError {
@@ -219,7 +219,7 @@ fn sentencepiece(
             kind: PieceKind::from_number((*kind).into()),
         })
         .collect();
-    let follow = cuts(&pieces);
+    let follow = cuts(&pieces)?;
     let same =
         follow.len() == merges.len() && follow.iter().zip(merges).all(|((a, b), m)| *a == m.0 && *b == m.1);
     match same {

@@ -8,6 +8,8 @@ pub(super) trait RowFormat {
     const STEP: usize;
     /// Adds the products of step `step` of a row with `x [STEP]` to a running L16.
     fn accumulate<L: Lanes>(l: L, row: &[u8], step: usize, x: &[f32], sum: L::F) -> L::F;
+    /// The weights of step `step` of a row.
+    fn weights<L: Lanes>(l: L, row: &[u8], step: usize, out: &mut [f32]);
     /// The last `len` weights, from `16 * block` on, padded with zeros. Only unblocked types have such a tail.
     fn tail<L: Lanes>(l: L, row: &[u8], block: usize, len: usize) -> L::F;
 }
@@ -28,6 +30,10 @@ impl<T: Sixteen> RowFormat for T {
     #[inline(always)]
     fn accumulate<L: Lanes>(l: L, row: &[u8], step: usize, x: &[f32], sum: L::F) -> L::F {
         l.fma(T::lanes(l, row, step), l.load(array(x, 0)), sum)
+    }
+    #[inline(always)]
+    fn weights<L: Lanes>(l: L, row: &[u8], step: usize, out: &mut [f32]) {
+        l.store(T::lanes(l, row, step), &mut out.as_chunks_mut::<16>().0[0]);
     }
     #[inline(always)]
     fn tail<L: Lanes>(l: L, row: &[u8], block: usize, len: usize) -> L::F {
@@ -136,9 +142,7 @@ impl RowFormat for Q6K {
     #[inline(always)]
     fn accumulate<L: Lanes>(l: L, row: &[u8], step: usize, x: &[f32], mut sum: L::F) -> L::F {
         let raw: &[u8; 210] = bytes(row, 210 * step);
-        let mut scales = [0.0; 16];
-        let levels: &[u8; 16] = bytes(raw, 192);
-        l.store(l.mul(f16_at(l, raw, 208), l.load_i8(&levels.map(|b| b as i8))), &mut scales);
+        let scales = Self::scales(l, raw);
         for half in 0..2 {
             let q = l.six_bits(bytes(raw, 64 * half), bytes(raw, 128 + 32 * half));
             for i in 0..8 {
@@ -149,7 +153,30 @@ impl RowFormat for Q6K {
         sum
     }
     #[inline(always)]
+    fn weights<L: Lanes>(l: L, row: &[u8], step: usize, out: &mut [f32]) {
+        let raw: &[u8; 210] = bytes(row, 210 * step);
+        let scales = Self::scales(l, raw);
+        let out = out.as_chunks_mut::<16>().0;
+        for half in 0..2 {
+            let q = l.six_bits(bytes(raw, 64 * half), bytes(raw, 128 + 32 * half));
+            for i in 0..8 {
+                l.store(l.mul(l.splat(scales[8 * half + i]), q[i]), &mut out[8 * half + i]);
+            }
+        }
+    }
+    #[inline(always)]
     fn tail<L: Lanes>(l: L, _row: &[u8], _block: usize, _len: usize) -> L::F {
         l.splat(0.0)
+    }
+}
+
+impl Q6K {
+    /// `d * sc` of the sixteen parts of a block.
+    #[inline(always)]
+    fn scales<L: Lanes>(l: L, raw: &[u8; 210]) -> [f32; 16] {
+        let mut scales = [0.0; 16];
+        let levels: &[u8; 16] = bytes(raw, 192);
+        l.store(l.mul(f16_at(l, raw, 208), l.load_i8(&levels.map(|b| b as i8))), &mut scales);
+        scales
     }
 }

@@ -14,10 +14,29 @@ const ROWS: usize = 4;
 /// Rows of one piece of parallel work.
 const PIECE: usize = 64;
 
-/// `y[rows, m] = w[first.., k] * x[m, k]^T` for the rows of `y`.
+/// Rows of a matrix.
+#[derive(Clone, Copy)]
+enum Which<'a> {
+    /// From one on.
+    From(usize),
+    /// These.
+    Ids(&'a [u32]),
+}
+
+impl Which<'_> {
+    #[inline(always)]
+    fn row(self, i: usize) -> usize {
+        match self {
+            Self::From(first) => first + i,
+            Self::Ids(ids) => ids[i] as usize,
+        }
+    }
+}
+
+/// `y[rows, m] = w[rows, k] * x[m, k]^T`.
 struct Dot<'a> {
     w: &'a DenseMatrix,
-    first: usize,
+    rows: Which<'a>,
     x: &'a [f32],
     m: usize,
     y: &'a mut [f32],
@@ -28,9 +47,11 @@ impl Dot<'_> {
     fn rows<L: Lanes, R: RowFormat>(self, l: L) {
         let (k, m) = (self.w.cols(), self.m);
         for (i, y) in self.y.chunks_mut(ROWS * m).enumerate() {
-            let row = self.first + i * ROWS;
-            let last = row + y.len() / m - 1;
-            let rows: [&[u8]; ROWS] = std::array::from_fn(|r| self.w.row((row + r).min(last)));
+            let last = y.len() / m - 1;
+            let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = self.w.row(self.rows.row(i * ROWS + r.min(last)));
+            }
             for (t, x) in self.x.chunks_exact(k).enumerate() {
                 let steps = x.chunks_exact(R::STEP);
                 let (blocks, tail) = (k / 16, steps.remainder());
@@ -73,17 +94,71 @@ impl Kernel for Dot<'_> {
 pub(crate) fn dense_linear(isa: Isa, pool: &Pool, w: &DenseMatrix, x: &[f32], m: usize, y: &mut [f32]) {
     let n = w.rows();
     if m == 1 {
-        pool.chunks_mut(y, PIECE, &|i, y| dispatch(isa, Dot { w, first: i * PIECE, x, m, y }));
+        pool.chunks_mut(y, PIECE, &|i, y| dispatch(isa, Dot { w, rows: Which::From(i * PIECE), x, m, y }));
         return;
     }
     // Each row of weights is read once for all tokens, so the product comes out transposed.
     let mut transposed = vec![0.0; n * m];
-    pool.chunks_mut(&mut transposed, PIECE * m, &|i, y| dispatch(isa, Dot { w, first: i * PIECE, x, m, y }));
+    pool.chunks_mut(&mut transposed, PIECE * m, &|i, y| {
+        dispatch(isa, Dot { w, rows: Which::From(i * PIECE), x, m, y })
+    });
     pool.chunks_mut(y, n, &|t, y| {
         for (row, y) in y.iter_mut().enumerate() {
             *y = transposed[row * m + t];
         }
     });
+}
+
+/// `y[i] = w[ids[i], k] * x[k]`, for single rows of one token.
+pub(crate) fn dense_rows(isa: Isa, pool: &Pool, w: &DenseMatrix, ids: &[u32], x: &[f32], y: &mut [f32]) {
+    pool.chunks_mut(y, ROWS, &|i, y| {
+        let rows = Which::Ids(&ids[i * ROWS..][..y.len()]);
+        dispatch(isa, Dot { w, rows, x, m: 1, y });
+    });
+}
+
+/// The values of one row.
+struct Row<'a> {
+    w: &'a DenseMatrix,
+    row: usize,
+    out: &'a mut [f32],
+}
+
+impl Row<'_> {
+    #[inline(always)]
+    fn values<L: Lanes, R: RowFormat>(self, l: L) {
+        let (bytes, blocks) = (self.w.row(self.row), self.out.len() / 16);
+        let mut steps = self.out.chunks_exact_mut(R::STEP);
+        for (step, out) in (&mut steps).enumerate() {
+            R::weights(l, bytes, step, out);
+        }
+        let tail = steps.into_remainder();
+        if !tail.is_empty() {
+            let mut last = [0.0; 16];
+            l.store(R::tail(l, bytes, blocks, tail.len()), &mut last);
+            tail.copy_from_slice(&last[..tail.len()]);
+        }
+    }
+}
+
+impl Kernel for Row<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        match self.w.dtype() {
+            DenseType::F32 => self.values::<L, F32>(l),
+            DenseType::F16 => self.values::<L, F16>(l),
+            DenseType::BF16 => self.values::<L, Bf16>(l),
+            DenseType::Q8_0 => self.values::<L, Q8_0>(l),
+            DenseType::Q4_0 => self.values::<L, Q4_0>(l),
+            DenseType::Q6_K => self.values::<L, Q6K>(l),
+        }
+    }
+}
+
+/// One row, dequantized: `out [k]`.
+pub(crate) fn row(isa: Isa, w: &DenseMatrix, row: usize, out: &mut [f32]) {
+    dispatch(isa, Row { w, row, out });
 }
 
 #[cfg(test)]

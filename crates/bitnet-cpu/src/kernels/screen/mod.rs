@@ -1,0 +1,184 @@
+//! The certified head: which rows of a large dense matrix can hold one of the `k` largest products with a vector.
+//!
+//! Every row gets a cheap score from integers: its codes (what a `Q6_K` file stores, or an int8 copy of float rows) times
+//! the vector in int8. With `w = c + e` (codes and what they miss) and `x = z + r` (the int8 vector and what it misses),
+//! `w·x = c·z + c·r + e·x`, so by Cauchy and Schwarz the score misses the real product by at most `|c||r| + |e||x|`. Both
+//! sides are rounded sums besides; the bound of their rounding errors is a multiple of `|c||z|` and `|w||x|`. A row whose
+//! score plus its bound stays below the `k`-th best score minus its bound is out; for the rest the exact product is
+//! computed, by the same kernel that computes all rows otherwise. So screening decides which rows are computed, never how.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod query;
+mod rows;
+
+use crate::Isa;
+use crate::kernels::dense;
+use crate::pool::{Pool, Shares};
+use bitnet_core::{BackendError, DenseMatrix, LogitsNeed};
+use query::Query;
+pub(crate) use rows::Screen;
+use rows::{ByteRows, Bytes64};
+
+/// Scores of rows of `Q6_K` blocks: `rows` is `[out.len(), row_bytes]`.
+type ScoreQ6K = fn(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]);
+/// Scores of rows of biased int8 codes, without the row's own scale: `rows` is `[out.len(), width]`.
+type ScoreInt8 = fn(rows: &[Bytes64], width: usize, query: &Query, out: &mut [f32]);
+
+struct ScreenKernel {
+    isa: Isa,
+    q6_k: ScoreQ6K,
+    int8: ScoreInt8,
+}
+
+/// Instruction sets without a row here compute every row exactly.
+static TABLE: &[ScreenKernel] = &[
+    #[cfg(target_arch = "x86_64")]
+    ScreenKernel { isa: Isa::Avx512, q6_k: avx512::q6_k, int8: avx512::int8 },
+    #[cfg(target_arch = "x86_64")]
+    ScreenKernel { isa: Isa::Avx2, q6_k: avx2::q6_k, int8: avx2::int8 },
+];
+
+fn kernel(isa: Isa) -> Option<&'static ScreenKernel> {
+    TABLE.iter().find(|k| k.isa == isa)
+}
+
+/// Rows that share one pair of extreme bounds.
+const GROUP: usize = 64;
+/// Groups of one piece of parallel work: long enough to be read as a stream.
+const PIECE: usize = 8;
+/// Screening is given up when more than one row in this many could be among the best.
+const WORTH: usize = 8;
+
+/// Memory that screening uses and leaves behind for the next token.
+#[derive(Default)]
+pub(crate) struct ScreenScratch {
+    query: Query,
+    /// `[rows]`.
+    scores: Vec<f32>,
+    /// `[groups]`: the largest lower bound and the largest upper bound of a group's rows.
+    extremes: Vec<(f32, f32)>,
+    lower: Vec<f32>,
+}
+
+impl Screen {
+    /// Writes the ids (ascending) and exact products of the rows that `need` asks for. Returns false where the bounds do not
+    /// separate enough rows, or `need` wants all: then nothing is written.
+    #[allow(clippy::too_many_arguments, reason = "one product: where, what and how")]
+    pub(crate) fn top(
+        &self,
+        isa: Isa,
+        pool: &Pool,
+        w: &DenseMatrix,
+        x: &[f32],
+        need: &LogitsNeed,
+        scratch: &mut ScreenScratch,
+        ids: &mut Vec<u32>,
+        logits: &mut Vec<f32>,
+    ) -> bool {
+        let (Some(kernel), LogitsNeed::Top { k, also }) = (kernel(isa), need) else { return false };
+        let (rows, k) = (w.rows(), (*k).max(1));
+        if k > rows / WORTH || !scratch.query.set(x) || self.overflows(&scratch.query) {
+            return false;
+        }
+        self.score(kernel, pool, w, scratch);
+        // The best groups' lower bounds belong to that many different rows, so the `k`-th of them is a bar that the
+        // `k`-th best product reaches.
+        scratch.lower.clear();
+        if scratch.extremes.len() >= 2 * k {
+            scratch.lower.extend(scratch.extremes.iter().map(|(lower, _)| *lower));
+        } else {
+            let bounds = |row: usize| scratch.scores[row] - self.bound(row, &scratch.query);
+            scratch.lower.extend((0..rows).map(bounds));
+        }
+        let (_, bar, _) = scratch.lower.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        let bar = *bar;
+        ids.clear();
+        for (group, (_, upper)) in scratch.extremes.iter().enumerate() {
+            if *upper >= bar {
+                let first = group * GROUP;
+                let reaches = |row: &usize| scratch.scores[*row] + self.bound(*row, &scratch.query) >= bar;
+                ids.extend((first..rows.min(first + GROUP)).filter(reaches).map(|row| row as u32));
+            }
+        }
+        if ids.len() > rows / WORTH {
+            ids.clear();
+            return false;
+        }
+        ids.extend(also.iter().copied().filter(|id| (*id as usize) < rows));
+        ids.sort_unstable();
+        ids.dedup();
+        logits.clear();
+        logits.resize(ids.len(), 0.0);
+        dense::dense_rows(isa, pool, w, ids, x, logits);
+        true
+    }
+
+    /// Fills in scores and groups.
+    fn score(&self, kernel: &ScreenKernel, pool: &Pool, w: &DenseMatrix, scratch: &mut ScreenScratch) {
+        let rows = w.rows();
+        let ScreenScratch { query, scores, extremes, .. } = scratch;
+        let query = &*query;
+        scores.resize(rows, 0.0);
+        extremes.resize(rows.div_ceil(GROUP), (0.0, 0.0));
+        let (scores, extremes) = (Shares::new(scores), Shares::new(extremes));
+        pool.ranges(rows.div_ceil(GROUP), PIECE, &|groups| {
+            for group in groups {
+                let first = group * GROUP;
+                let last = rows.min(first + GROUP);
+                // SAFETY: a group is visited once.
+                let out = unsafe { scores.slice(first, last - first) };
+                match &self.codes {
+                    None => {
+                        let bytes = w.data().len() / rows;
+                        (kernel.q6_k)(&w.data()[first * bytes..last * bytes], bytes, query, out);
+                    }
+                    Some(ByteRows { data, width, scales }) => {
+                        (kernel.int8)(&data[first * width..last * width], *width, query, out);
+                        for (score, scale) in out.iter_mut().zip(&scales[first..last]) {
+                            *score *= scale;
+                        }
+                    }
+                }
+                let (mut lower, mut upper) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+                for (row, score) in (first..last).zip(&*out) {
+                    let bound = self.bound(row, query);
+                    lower = lower.max(score - bound);
+                    upper = upper.max(score + bound);
+                }
+                // SAFETY: as above.
+                let extreme = unsafe { &mut extremes.slice(group, 1)[0] };
+                *extreme = (lower, upper);
+            }
+        });
+    }
+
+    /// How far the exact product of a row can lie from its score, rounding included.
+    #[inline]
+    fn bound(&self, row: usize, query: &Query) -> f32 {
+        let miss = self.errors.get(row).map_or(0.0, |e| e * query.norm);
+        (self.norms[row] * query.miss + miss) * ROUND_UP
+    }
+
+    /// Whether a product could leave the range in which the bounds hold.
+    fn overflows(&self, query: &Query) -> bool {
+        let largest = self.largest * (query.norm + query.miss);
+        largest.is_nan() || largest >= 1e37
+    }
+}
+
+/// Makes up for the rounding of the bounds' own arithmetic, some ten operations.
+const ROUND_UP: f32 = 1.000_01;
+
+/// What screening wants to know of a head; `None` where it would not pay.
+pub(crate) fn prepare(isa: Isa, pool: &Pool, w: &DenseMatrix) -> Result<Option<Screen>, BackendError> {
+    if kernel(isa).is_none() || w.rows() < rows::SMALLEST_HEAD {
+        return Ok(None);
+    }
+    Screen::new(isa, pool, w)
+}
+
+#[cfg(test)]
+mod tests;

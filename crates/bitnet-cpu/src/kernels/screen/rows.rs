@@ -1,0 +1,133 @@
+//! What screening keeps of a matrix's rows.
+
+use super::query::up;
+use crate::Isa;
+use crate::kernels::dense;
+use crate::layout::reserve;
+use crate::pool::{Pool, Shares};
+use bitnet_core::{BackendError, DenseMatrix, DenseType};
+
+/// Fewer rows are computed faster than screened.
+pub(super) const SMALLEST_HEAD: usize = 4096;
+
+/// A cache line of codes.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Bytes64(pub(super) [u8; 64]);
+
+/// Int8 codes of float rows, plus 128, so that they are unsigned.
+pub(super) struct ByteRows {
+    /// `[rows, width]`.
+    pub(super) data: Vec<Bytes64>,
+    /// Cache lines of a row: whole blocks of 256.
+    pub(super) width: usize,
+    /// `[rows]`.
+    pub(super) scales: Vec<f32>,
+}
+
+/// Row norms, and codes where the file's own are not integers.
+pub(crate) struct Screen {
+    pub(super) codes: Option<ByteRows>,
+    /// `[rows]`: at least the norm of a row's codes, scaled.
+    pub(super) norms: Vec<f32>,
+    /// `[rows]`: at least the norm of what the codes miss; empty when that is nothing.
+    pub(super) errors: Vec<f32>,
+    /// The largest of `norms` and `errors` together.
+    pub(super) largest: f32,
+}
+
+impl Screen {
+    /// `None` for types that are read as fast whole: blocks of eight and four bits.
+    pub(super) fn new(isa: Isa, pool: &Pool, w: &DenseMatrix) -> Result<Option<Self>, BackendError> {
+        let (rows, cols) = (w.rows(), w.cols());
+        let copied = match w.dtype() {
+            DenseType::Q6_K => false,
+            DenseType::F32 | DenseType::F16 | DenseType::BF16 => true,
+            _ => return Ok(None),
+        };
+        let floats = |what| -> Result<Vec<f32>, BackendError> {
+            let mut v = reserve::<f32>(rows, what)?;
+            v.resize(rows, 0.0);
+            Ok(v)
+        };
+        let mut norms = floats("row norms of the head")?;
+        let (mut errors, mut codes) = (Vec::new(), None);
+        let width = if copied { cols.div_ceil(256) * 4 } else { 0 };
+        if copied {
+            errors = floats("row norms of the head")?;
+            let mut data = reserve::<Bytes64>(rows * width, "the int8 copy of the head")?;
+            data.resize(rows * width, Bytes64([128; 64]));
+            codes = Some(ByteRows { data, width, scales: floats("row scales of the head")? });
+        }
+        let norms_out = Shares::new(&mut norms);
+        let errors_out = Shares::new(&mut errors);
+        let (data_out, scales_out) = match &mut codes {
+            Some(c) => (Shares::new(&mut c.data), Shares::new(&mut c.scales)),
+            None => (Shares::new(&mut []), Shares::new(&mut [])),
+        };
+        pool.ranges(rows, 256, &|range| {
+            let mut values = vec![0.0; cols];
+            for row in range {
+                dense::row(isa, w, row, &mut values);
+                // SAFETY: a row is visited once.
+                let norm = unsafe { &mut norms_out.slice(row, 1)[0] };
+                if !copied {
+                    *norm = up(square_sum(&values).sqrt());
+                    continue;
+                }
+                // SAFETY: as above.
+                let (error, scale, codes) = unsafe {
+                    let lines = data_out.slice(row * width, width);
+                    (&mut errors_out.slice(row, 1)[0], &mut scales_out.slice(row, 1)[0], lines)
+                };
+                (*scale, *norm, *error) = encode(&values, codes);
+            }
+        });
+        let largest = norms.iter().chain(&errors).fold(0.0f32, |m, v| m.max(*v)) * 2.0;
+        Ok(Some(Self { codes, norms, errors, largest }))
+    }
+
+    /// Bytes it occupies.
+    pub(crate) fn len_bytes(&self) -> usize {
+        let codes = self.codes.as_ref().map_or(0, |c| size_of_val(&*c.data) + size_of_val(&*c.scales));
+        codes + size_of_val(&*self.norms) + size_of_val(&*self.errors)
+    }
+}
+
+/// Sum of squares, in lanes that the compiler can keep apart.
+fn square_sum(values: &[f32]) -> f64 {
+    let (blocks, tail) = values.as_chunks::<16>();
+    let mut lanes = [0.0f64; 16];
+    for block in blocks {
+        for (lane, v) in lanes.iter_mut().zip(block) {
+            *lane += f64::from(*v) * f64::from(*v);
+        }
+    }
+    lanes.iter().sum::<f64>() + tail.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
+}
+
+/// Int8 codes of a row; returns their scale, and the norms of codes and of what they miss.
+fn encode(values: &[f32], lines: &mut [Bytes64]) -> (f32, f32, f32) {
+    let absmax = values.iter().fold(0.0f32, |m, v| if v.abs() > m { v.abs() } else { m });
+    let scale = absmax / 127.0;
+    if scale <= f32::MIN_POSITIVE {
+        // Too small to be coded: the whole row is what the codes miss.
+        return (0.0, 0.0, up(square_sum(values).sqrt()));
+    }
+    let inverse = 1.0 / scale;
+    let (mut codes, mut missed) = ([0.0f32; 64], [0.0f32; 64]);
+    let (mut norm, mut error) = (0.0f64, 0.0f64);
+    for (part, line) in values.chunks(64).zip(lines) {
+        for (i, v) in part.iter().enumerate() {
+            let c = (v * inverse).round_ties_even();
+            line.0[i] = (c as i32 + 128) as u8;
+            codes[i] = c * scale;
+            missed[i] = v - codes[i];
+        }
+        norm += square_sum(&codes[..part.len()]);
+        error += square_sum(&missed[..part.len()]);
+    }
+    // Products and differences were rounded to f32: each is off by less than 2^-23 of the largest value.
+    let rounding = f64::from(absmax) * f64::from(f32::EPSILON) * (values.len() as f64).sqrt();
+    (scale, up(norm.sqrt() + rounding), up(error.sqrt() + rounding))
+}

@@ -1,0 +1,421 @@
+//! Small random models: what the oracle computes with, and the checkpoint that says the same in bytes.
+
+use crate::checkpoint::{self, Key, Stored};
+use crate::oracle::{self, Layer, Mat, Model};
+use crate::tensors::{self, Float, Noise, Scales};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// How a matrix is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs, non_camel_case_types, reason = "the names are the formats' own")]
+pub enum Store {
+    /// Random floats: master weights, or dense ones.
+    Float(Float),
+    /// Floats of one magnitude.
+    Trits(Float),
+    Q8_0,
+    Q4_0,
+    Q6_K,
+    Q1_0,
+    Q2_0 {
+        group: usize,
+    },
+    I2_S,
+    TQ1_0(Scales),
+    TQ2_0(Scales),
+    /// Hugging Face's packed bytes with a `weight_scale` beside them.
+    Packed {
+        scales: Scales,
+        divisor: bool,
+    },
+}
+
+/// Who named the tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Transformers,
+    OneBitLlm,
+    Gguf,
+}
+
+/// An architecture, stated anew.
+#[derive(Clone, Copy, Debug)]
+pub struct Arch {
+    /// The name in files.
+    pub name: &'static str,
+    family: Family,
+    sub_norms: bool,
+    qk_norms: bool,
+    relu2: bool,
+    interleaved: bool,
+}
+
+const LLAMA_CLASS: Arch = Arch {
+    name: "LlamaForCausalLM",
+    family: Family::Transformers,
+    sub_norms: false,
+    qk_norms: false,
+    relu2: false,
+    interleaved: false,
+};
+
+#[allow(missing_docs, reason = "the names are the files' own")]
+impl Arch {
+    pub const LLAMA_HF: Self = LLAMA_CLASS;
+    pub const BITNET_HF: Self =
+        Self { name: "BitNetForCausalLM", sub_norms: true, relu2: true, ..LLAMA_CLASS };
+    pub const ONE_BIT_LLM_HF: Self =
+        Self { name: "BitnetForCausalLM", family: Family::OneBitLlm, sub_norms: true, ..LLAMA_CLASS };
+    pub const LLAMA: Self = Self { name: "llama", family: Family::Gguf, interleaved: true, ..LLAMA_CLASS };
+    pub const QWEN3: Self = Self { name: "qwen3", family: Family::Gguf, qk_norms: true, ..LLAMA_CLASS };
+    pub const BITNET: Self = Self { name: "bitnet", family: Family::Gguf, sub_norms: true, ..LLAMA_CLASS };
+    pub const BITNET_25: Self = Self { name: "bitnet-25", relu2: true, ..Self::BITNET };
+    pub const BITNET_B158: Self = Self { name: "bitnet-b1.58", relu2: true, ..Self::BITNET };
+}
+
+/// A model to be made up.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the names are those of configurations")]
+pub struct Spec {
+    pub arch: Arch,
+    pub hidden: usize,
+    pub ffn: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub vocab: usize,
+    pub eps: f64,
+    pub theta: f64,
+    /// `factor`, `low_freq_factor`, `high_freq_factor`, `original_max_position_embeddings`.
+    pub llama3: Option<[f64; 4]>,
+    pub embedding: Store,
+    /// Tied when `None`.
+    pub head: Option<Store>,
+    pub projections: Store,
+    /// Parts that are dense in BF16 whatever the other projections are.
+    pub dense: &'static [&'static str],
+    /// Whether float projections are master weights, made ternary by absmean.
+    pub absmean: bool,
+    /// Whether inputs of ternary projections are quantized.
+    pub int8: bool,
+    /// Whether every projection has a `.scale` tensor beside it (GGUF).
+    pub factors: bool,
+    /// Version of the file (GGUF).
+    pub version: u32,
+    /// More metadata (GGUF).
+    pub keys: &'static [(&'static str, Key<'static>)],
+    /// Files of tensors (Hugging Face).
+    pub shards: usize,
+    /// Changes to `config.json` (Hugging Face).
+    pub edit: fn(&mut Value),
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self {
+            arch: Arch::LLAMA_HF,
+            hidden: 64,
+            ffn: 96,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            vocab: 40,
+            eps: 1e-5,
+            theta: 10_000.0,
+            llama3: None,
+            embedding: Store::Float(Float::BF16),
+            head: None,
+            projections: Store::Float(Float::BF16),
+            dense: &[],
+            absmean: false,
+            int8: true,
+            factors: false,
+            version: 3,
+            keys: &[],
+            shards: 1,
+            edit: |_| {},
+        }
+    }
+}
+
+/// A tensor's part in a model, its name in transformers, its name in GGUF.
+const NAMES: [(&str, &str, &str); 16] = [
+    ("embedding", "model.embed_tokens", "token_embd"),
+    ("final_norm", "model.norm", "output_norm"),
+    ("head", "lm_head", "output"),
+    ("attn_norm", "input_layernorm", "attn_norm"),
+    ("q", "self_attn.q_proj", "attn_q"),
+    ("k", "self_attn.k_proj", "attn_k"),
+    ("v", "self_attn.v_proj", "attn_v"),
+    ("o", "self_attn.o_proj", "attn_output"),
+    ("q_norm", "self_attn.q_norm", "attn_q_norm"),
+    ("k_norm", "self_attn.k_norm", "attn_k_norm"),
+    ("attn_sub_norm", "self_attn.attn_sub_norm", "attn_sub_norm"),
+    ("ffn_norm", "post_attention_layernorm", "ffn_norm"),
+    ("gate", "mlp.gate_proj", "ffn_gate"),
+    ("up", "mlp.up_proj", "ffn_up"),
+    ("down", "mlp.down_proj", "ffn_down"),
+    ("ffn_sub_norm", "mlp.ffn_sub_norm", "ffn_sub_norm"),
+];
+
+impl Family {
+    fn name(self, part: &str, layer: Option<usize>) -> String {
+        let (_, transformers, gguf) = NAMES.iter().find(|n| n.0 == part).unwrap();
+        let stem = match (self, part) {
+            (Self::Gguf, _) => gguf,
+            (Self::OneBitLlm, "attn_sub_norm") => "self_attn.inner_attn_ln",
+            (Self::OneBitLlm, "ffn_sub_norm") => "mlp.ffn_layernorm",
+            _ => transformers,
+        };
+        match (self, layer) {
+            (_, None) => format!("{stem}.weight"),
+            (Self::Gguf, Some(l)) => format!("blk.{l}.{stem}.weight"),
+            (_, Some(l)) => format!("model.layers.{l}.{stem}.weight"),
+        }
+    }
+}
+
+/// A model and its checkpoint.
+#[derive(Clone, Debug)]
+pub struct Synthetic {
+    /// What the oracle computes with.
+    pub model: Model,
+    /// What the file holds.
+    pub tensors: Vec<Stored>,
+    /// What the configuration says.
+    pub spec: Spec,
+}
+
+impl Spec {
+    /// Makes the model that a seed stands for.
+    pub fn build(&self, seed: u64) -> Synthetic {
+        let mut maker = Maker { spec: self, noise: Noise(seed), tensors: Vec::new(), layer: None };
+        let embedding = maker.matrix("embedding", self.vocab, self.hidden, self.embedding);
+        let layers = (0..self.layers).map(|l| maker.layer(l)).collect();
+        maker.layer = None;
+        let final_norm = maker.norm("final_norm", self.hidden);
+        let head = self.head.map(|store| maker.matrix("head", self.vocab, self.hidden, store));
+        let mut frequencies = oracle::frequencies(self.theta, self.head_dim);
+        if let Some([factor, low, high, original]) = self.llama3 {
+            let scaled = oracle::llama3(&frequencies, factor, low, high, original);
+            if self.arch.family == Family::Gguf {
+                let factors: Vec<f32> =
+                    frequencies.iter().zip(&scaled).map(|(f, s)| (f / s) as f32).collect();
+                maker.push("rope_freqs.weight".into(), &[factors.len()], F32, f32_bytes(&factors));
+            }
+            frequencies = scaled;
+        }
+        let model = Model {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            eps: self.eps,
+            frequencies,
+            relu2: self.arch.relu2,
+            embedding,
+            layers,
+            final_norm,
+            head,
+        };
+        Synthetic { model, tensors: maker.tensors, spec: *self }
+    }
+
+    fn config(&self) -> Value {
+        let mut config = json!({
+            "architectures": [self.arch.name], "hidden_size": self.hidden, "intermediate_size": self.ffn,
+            "num_hidden_layers": self.layers, "num_attention_heads": self.heads, "vocab_size": self.vocab,
+            "num_key_value_heads": self.kv_heads, "head_dim": self.head_dim, "rms_norm_eps": self.eps,
+            "rope_theta": self.theta, "max_position_embeddings": 512, "tie_word_embeddings": self.head.is_none(),
+            "hidden_act": if self.arch.relu2 { "relu2" } else { "silu" },
+        });
+        if let Some([factor, low, high, original]) = self.llama3 {
+            config["rope_scaling"] = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": low,
+                "high_freq_factor": high, "original_max_position_embeddings": original as u64});
+        }
+        config["quantization_config"] = match self.projections {
+            Store::Packed { divisor: true, .. } => {
+                json!({"quant_method": "bitnet", "modules_to_not_convert": null})
+            }
+            Store::Packed { divisor: false, .. } => json!({"quant_method": "bitnet",
+                "linear_class": "autobitlinear", "quantization_mode": "offline"}),
+            _ if self.absmean && self.arch.family == Family::Transformers => json!({"quant_method": "bitnet",
+                "linear_class": "autobitlinear", "quantization_mode": "online"}),
+            _ => Value::Null,
+        };
+        (self.edit)(&mut config);
+        config
+    }
+}
+
+impl Synthetic {
+    /// Writes the checkpoint into a directory and returns its path.
+    pub fn write(&self, dir: &Path) -> PathBuf {
+        let s = &self.spec;
+        if s.arch.family != Family::Gguf {
+            checkpoint::huggingface(dir, &s.config(), &self.tensors, s.shards);
+            return dir.to_owned();
+        }
+        let of = |key: &str, value: Key<'static>| (format!("{}.{key}", s.arch.name), value);
+        let count = |n: usize| Key::U32(n as u32);
+        let mut keys = vec![
+            ("general.architecture".to_owned(), Key::String(s.arch.name)),
+            of("embedding_length", count(s.hidden)),
+            of("feed_forward_length", count(s.ffn)),
+            of("block_count", count(s.layers)),
+            of("context_length", count(512)),
+            of("attention.head_count", count(s.heads)),
+            of("attention.head_count_kv", count(s.kv_heads)),
+            of("attention.layer_norm_rms_epsilon", Key::F32(s.eps as f32)),
+            of("rope.freq_base", Key::F32(s.theta as f32)),
+        ];
+        if s.head_dim * s.heads == s.hidden {
+            keys.push(of("rope.dimension_count", count(s.head_dim)));
+        } else {
+            keys.push(of("attention.key_length", count(s.head_dim)));
+            keys.push(of("attention.value_length", count(s.head_dim)));
+        }
+        keys.extend(s.keys.iter().map(|(key, value)| ((*key).to_owned(), *value)));
+        let path = dir.join("model.gguf");
+        std::fs::write(&path, checkpoint::gguf(s.version, &keys, &self.tensors)).unwrap();
+        path
+    }
+}
+
+const F32: (u32, &str) = (0, "F32");
+const BF16: (u32, &str) = (30, "BF16");
+
+fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn float_type(float: Float) -> (u32, &'static str) {
+    match float {
+        Float::F32 => F32,
+        Float::F16 => (1, "F16"),
+        Float::BF16 => BF16,
+    }
+}
+
+struct Maker<'a> {
+    spec: &'a Spec,
+    noise: Noise,
+    tensors: Vec<Stored>,
+    layer: Option<usize>,
+}
+
+impl Maker<'_> {
+    fn push(&mut self, name: String, shape: &[usize], ttype: (u32, &'static str), bytes: Vec<u8>) {
+        self.tensors.push(Stored { name, shape: shape.to_vec(), ttype, bytes });
+    }
+
+    fn layer(&mut self, layer: usize) -> Layer {
+        let Spec { arch, hidden, ffn, heads, kv_heads, head_dim, projections: store, .. } = *self.spec;
+        let (q_rows, kv_rows) = (heads * head_dim, kv_heads * head_dim);
+        self.layer = Some(layer);
+        Layer {
+            attn_norm: self.norm("attn_norm", hidden),
+            q: self.matrix("q", q_rows, hidden, store),
+            k: self.matrix("k", kv_rows, hidden, store),
+            v: self.matrix("v", kv_rows, hidden, store),
+            qk_norms: arch.qk_norms.then(|| (self.norm("q_norm", head_dim), self.norm("k_norm", head_dim))),
+            attn_sub_norm: arch.sub_norms.then(|| self.norm("attn_sub_norm", q_rows)),
+            o: self.matrix("o", hidden, q_rows, store),
+            ffn_norm: self.norm("ffn_norm", hidden),
+            gate: self.matrix("gate", ffn, hidden, store),
+            up: self.matrix("up", ffn, hidden, store),
+            ffn_sub_norm: arch.sub_norms.then(|| self.norm("ffn_sub_norm", ffn)),
+            down: self.matrix("down", hidden, ffn, store),
+        }
+    }
+
+    /// Norm weights: numbers of bf16, which transformers' checkpoints store as such and GGUF as f32.
+    fn norm(&mut self, part: &str, len: usize) -> Vec<f64> {
+        let family = self.spec.arch.family;
+        let (mut bytes, values) = tensors::bf16s(&mut self.noise, len, 1.0, 0.4);
+        let ttype = if family == Family::Gguf { F32 } else { BF16 };
+        if ttype == F32 {
+            bytes = f32_bytes(&values.iter().map(|v| *v as f32).collect::<Vec<_>>());
+        }
+        self.push(family.name(part, self.layer), &[len], ttype, bytes);
+        values
+    }
+
+    fn matrix(&mut self, part: &str, rows: usize, cols: usize, store: Store) -> Mat {
+        let (arch, n, noise) = (self.spec.arch, rows * cols, &mut self.noise);
+        let stays_dense = self.spec.dense.contains(&part);
+        let store = if stays_dense { Store::Float(Float::BF16) } else { store };
+        let name = arch.family.name(part, self.layer);
+        // Files for interleaved rotation hold rows `i` and `i + d/2` of a head next to each other.
+        let d = self.spec.head_dim;
+        let order: Vec<usize> = match arch.interleaved && (part == "q" || part == "k") {
+            true => (0..rows).map(|r| r / d * d + r % 2 * (d / 2) + r % d / 2).collect(),
+            false => (0..rows).collect(),
+        };
+        let mut scale = None;
+        let (ttype, (bytes, mut values)) = match store {
+            Store::Float(Float::F32) => (F32, tensors::f32s(noise, n, 0.2)),
+            Store::Float(Float::F16) => (float_type(Float::F16), tensors::f16s(noise, n, 0.5)),
+            Store::Float(Float::BF16) => (BF16, tensors::bf16s(noise, n, 0.0, 0.2)),
+            Store::Trits(float) => (float_type(float), tensors::one_magnitude(noise, n, float)),
+            Store::Q8_0 => ((8, ""), tensors::q8_0(noise, n)),
+            Store::Q4_0 => ((2, ""), tensors::q4_0(noise, n)),
+            Store::Q6_K => ((14, ""), tensors::q6_k(noise, n)),
+            Store::Q1_0 => ((41, ""), tensors::q1_0(noise, n)),
+            Store::Q2_0 { group } => ((42, ""), tensors::q2_0(noise, n, group)),
+            Store::TQ1_0(scales) => ((34, ""), tensors::tq1_0(noise, n, scales)),
+            Store::TQ2_0(scales) => ((35, ""), tensors::tq2_0(noise, n, scales)),
+            Store::I2_S | Store::Packed { .. } => {
+                let (scales, divisor) = match store {
+                    Store::Packed { scales, divisor } => (scales, divisor),
+                    _ => (Scales::One, false),
+                };
+                let count = if scales == Scales::One { 1 } else { rows };
+                let stored: Vec<f32> = (0..count)
+                    .map(|_| 0.09 + 0.03 * noise.unit())
+                    .map(|s| if divisor { 1.0 / s } else { s } as f32)
+                    .collect();
+                let real = |row: usize| {
+                    let s = f64::from(stored[row % count]);
+                    if divisor { 1.0 / s } else { s }
+                };
+                let trits = tensors::trits(noise, n);
+                let values = trits.iter().enumerate().map(|(i, t)| f64::from(*t) * real(i / cols)).collect();
+                if store == Store::I2_S {
+                    let trits: Vec<i8> =
+                        order.iter().flat_map(|r| &trits[r * cols..][..cols]).copied().collect();
+                    ((36, ""), (tensors::i2_s(&trits, stored[0]), values))
+                } else {
+                    scale = Some((format!("{name}_scale"), stored));
+                    ((0, "U8"), (tensors::hf_packed(&trits, rows, cols), values))
+                }
+            }
+        };
+        let bytes = match store {
+            Store::I2_S | Store::Packed { .. } => bytes,
+            _ => {
+                let len = bytes.len() / rows;
+                order.iter().flat_map(|r| &bytes[r * len..][..len]).copied().collect()
+            }
+        };
+        let projection = self.layer.is_some();
+        let masters = projection && self.spec.absmean && !stays_dense && matches!(store, Store::Float(_));
+        if masters {
+            values = tensors::absmean(&values);
+        }
+        let dense = matches!(store, Store::Float(_) | Store::Q8_0 | Store::Q4_0 | Store::Q6_K) && !masters;
+        if projection && self.spec.factors {
+            let factor = (0.75 + 0.25 * self.noise.unit()) as f32;
+            values.iter_mut().for_each(|v| *v *= f64::from(factor));
+            scale = Some((name.replace(".weight", ".scale"), vec![factor]));
+        }
+        let shape = if ttype.1 == "U8" { [rows / 4, cols] } else { [rows, cols] };
+        self.push(name, &shape, ttype, bytes);
+        if let Some((name, values)) = scale {
+            self.push(name, &[values.len()], F32, f32_bytes(&values));
+        }
+        Mat { rows, cols, w: values, int8: projection && self.spec.int8 && !dense }
+    }
+}
