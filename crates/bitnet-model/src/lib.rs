@@ -12,9 +12,9 @@ mod error;
 mod load;
 mod transformer;
 
-pub use arch::{ARCHS, Architecture, Origin};
+pub use arch::{ARCHS, Architecture, Origin, Role, Slot};
 pub use config::{Llama3Scaling, ModelConfig, Rope};
 pub use decoder::{Decoder, Rows, StepOutput};
 pub use error::ModelError;
-pub use load::{LoadOptions, LoadReport, load};
+pub use load::{LoadOptions, LoadReport, ModelTensors, load};
 pub use transformer::Transformer;

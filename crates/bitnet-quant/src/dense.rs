@@ -23,12 +23,22 @@ fn f16_at(bytes: &[u8], at: usize) -> f32 {
 /// ```
 pub fn dequantize_row(dtype: DenseType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(dtype.row_bytes(out.len()), Some(bytes.len()), "a row of {} {}", out.len(), dtype.name());
+    // Types without blocks have loops of their own, which vectorize.
+    match dtype {
+        DenseType::F32 => {
+            return out.iter_mut().zip(bytes.as_chunks().0).for_each(|(o, b)| *o = f32::from_le_bytes(*b));
+        }
+        DenseType::BF16 => {
+            let wide = |b: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            return out.iter_mut().zip(bytes.as_chunks().0).for_each(|(o, b)| *o = wide(b));
+        }
+        _ => {}
+    }
     let (values, len) = dtype.block();
     for (out, block) in out.chunks_exact_mut(values).zip(bytes.chunks_exact(len)) {
         match dtype {
-            DenseType::F32 => out[0] = f32::from_le_bytes([block[0], block[1], block[2], block[3]]),
+            DenseType::F32 | DenseType::BF16 => {}
             DenseType::F16 => out[0] = f16_at(block, 0),
-            DenseType::BF16 => out[0] = bf16::from_le_bytes([block[0], block[1]]).to_f32(),
             DenseType::Q8_0 => {
                 let d = f16_at(block, 0);
                 for (out, q) in out.iter_mut().zip(&block[2..]) {

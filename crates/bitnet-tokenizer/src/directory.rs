@@ -16,14 +16,7 @@ impl Tokenizer {
         } else {
             return Ok(None);
         };
-        let config = dir.join("tokenizer_config.json");
-        let config: Value = match config.exists() {
-            true => serde_json::from_slice(&read(&config)?).map_err(|e| TokenizerError::Invalid {
-                what: config.display().to_string(),
-                why: e.to_string(),
-            })?,
-            false => Value::Null,
-        };
+        let config = config(dir)?;
         let token = |name: &str| token(&config, name);
         tokenizer.bos = token("bos_token").and_then(|t| tokenizer.token_id(&t)).or(tokenizer.bos);
         tokenizer.eos = token("eos_token").and_then(|t| tokenizer.token_id(&t)).or(tokenizer.eos);
@@ -48,8 +41,18 @@ impl Tokenizer {
     }
 }
 
+/// `tokenizer_config.json`, `Null` where there is none.
+pub(crate) fn config(dir: &Path) -> Result<Value, TokenizerError> {
+    let config = dir.join("tokenizer_config.json");
+    match config.exists() {
+        true => serde_json::from_slice(&read(&config)?)
+            .map_err(|e| TokenizerError::Invalid { what: config.display().to_string(), why: e.to_string() }),
+        false => Ok(Value::Null),
+    }
+}
+
 /// A token is a string, or an object with its text.
-fn token(config: &Value, name: &str) -> Option<String> {
+pub(crate) fn token(config: &Value, name: &str) -> Option<String> {
     let value = config.get(name)?;
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }

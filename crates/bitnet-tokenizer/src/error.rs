@@ -32,6 +32,14 @@ pub enum TokenizerError {
         /// What would do.
         known: &'static str,
     },
+    /// A GGUF vocabulary cannot say what a `tokenizer.json` says.
+    #[error("a GGUF vocabulary has no place for {what}: {value}")]
+    NoPlace {
+        /// Of what kind it is.
+        what: &'static str,
+        /// What it is, shortened.
+        value: String,
+    },
     /// Text could not be encoded.
     #[error("the text could not be encoded: {0}")]
     Encode(String),

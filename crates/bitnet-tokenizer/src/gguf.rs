@@ -1,6 +1,7 @@
 //! The vocabulary inside a GGUF file, of the `gpt2` (byte-level BPE) and the `llama` (SentencePiece BPE) kind.
 
 use crate::sentencepiece::{Piece, PieceKind, bpe_from_pieces};
+use crate::vocabulary::filler;
 use crate::{Tokenizer, TokenizerError};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::unicode::NFC;
@@ -40,13 +41,14 @@ pub struct GgufVocab<'a> {
 /// Types of tokens in GGUF files that matter here.
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// How text is cut into words.
-struct Pre {
+pub(crate) struct Pre {
     names: &'static [&'static str],
     pattern: &'static str,
     /// Words that are tokens are not taken apart and merged again.
@@ -66,6 +68,14 @@ static PRES: &[Pre] = &[
     Pre { names: &["qwen2", "qwen3"], pattern: QWEN2, ignore_merges: false, nfc: true, add_bos: false },
     Pre { names: &["gpt-2", "gpt2"], pattern: GPT2, ignore_merges: false, nfc: false, add_bos: false },
 ];
+
+impl Pre {
+    /// The name of a way to cut text.
+    pub(crate) fn find(pattern: &str, ignore_merges: bool, nfc: bool) -> Option<&'static str> {
+        let same = |p: &&Self| p.pattern == pattern && p.ignore_merges == ignore_merges && p.nfc == nfc;
+        PRES.iter().find(same).and_then(|p| p.names.first().copied())
+    }
+}
 
 /// Size of Llama 3's vocabulary, which older files of BitNet 2B-4T have without saying how text is cut.
 const LLAMA3_TOKENS: usize = 128_256;
@@ -111,6 +121,10 @@ fn byte_level(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
     })?;
     let mut ids = Vocab::default();
     for (token, id) in vocab.tokens.iter().zip(0u32..) {
+        // What fills the vocabulary up to the embedding's size is no token of any text.
+        if vocab.token_types.get(id as usize) == Some(&UNUSED) && *token == filler(id as usize) {
+            continue;
+        }
         ids.entry(token.clone()).or_insert(id);
     }
     let merges = vocab

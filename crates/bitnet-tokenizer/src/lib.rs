@@ -2,7 +2,7 @@
 //!
 //! Three kinds of vocabulary become one [`Tokenizer`]: `tokenizer.json`, SentencePiece's `tokenizer.model`, and the one inside
 //! a GGUF file. The algorithms are those of the `tokenizers` crate; what is ours is reading the other two kinds, decoding
-//! as a stream ([`DecodeStream`]) and chat templates as transformers renders them ([`ChatTemplate`]).
+//! as a stream ([`DecodeStream`]), turning them into each other ([`Vocabulary`]) and chat templates as transformers renders them ([`ChatTemplate`]).
 #![forbid(unsafe_code)]
 
 mod directory;
@@ -14,9 +14,11 @@ mod sentencepiece;
 mod stream;
 mod template;
 mod tokenizer;
+mod vocabulary;
 
 pub use error::{TemplateError, TokenizerError};
 pub use gguf::GgufVocab;
 pub use stream::DecodeStream;
 pub use template::{BITNET_2B_4T_TEMPLATE, ChatTemplate, SpecialTokens};
 pub use tokenizer::Tokenizer;
+pub use vocabulary::{FoundVocabulary, Vocabulary};

@@ -4,7 +4,7 @@
 
 use crate::limits;
 use crate::tokenizer::read;
-use crate::{Tokenizer, TokenizerError};
+use crate::{Tokenizer, TokenizerError, Vocabulary};
 use std::collections::HashMap;
 use std::path::Path;
 use tokenizers::decoders::DecoderWrapper;
@@ -41,6 +41,18 @@ impl PieceKind {
             5 => Self::Unused,
             6 => Self::Byte,
             _ => Self::Normal,
+        }
+    }
+
+    /// The reverse of [`PieceKind::from_number`].
+    fn number(self) -> i32 {
+        match self {
+            Self::Normal => 1,
+            Self::Unknown => 2,
+            Self::Control => 3,
+            Self::UserDefined => 4,
+            Self::Unused => 5,
+            Self::Byte => 6,
         }
     }
 }
@@ -213,15 +225,37 @@ pub(crate) fn bpe_from_pieces(
     Ok(inner)
 }
 
+/// The vocabulary of a `tokenizer.model` as plain data.
+pub(crate) fn vocabulary(data: &[u8]) -> Result<Vocabulary, TokenizerError> {
+    let model = parse(data)?;
+    if model.algorithm != 2 {
+        let value = "unigram".to_owned();
+        return Err(TokenizerError::NoPlace { what: "a SentencePiece model of this kind", value });
+    }
+    let id = |id: Option<u64>| {
+        id.and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < model.pieces.len())
+    };
+    Ok(Vocabulary {
+        model: "llama".to_owned(),
+        tokens: model.pieces.iter().map(|p| p.text.clone()).collect(),
+        token_types: model.pieces.iter().map(|p| p.kind.number()).collect(),
+        scores: model.pieces.iter().map(|p| p.score).collect(),
+        bos: id(model.bos),
+        eos: id(model.eos),
+        unk: id(model.unk),
+        add_bos: Some(true),
+        add_space_prefix: Some(model.add_dummy_prefix),
+        ..Vocabulary::default()
+    })
+}
+
 /// SentencePiece merges the pair whose union has the best score. As a list of merges: every way to cut a piece into two
 /// pieces, best piece first.
-fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
-    let mut vocab = Vocab::default();
-    let mut scores: HashMap<&str, (f32, u32)> = HashMap::with_capacity(pieces.len());
+pub(crate) fn cuts(pieces: &[Piece]) -> Result<Vec<(&str, &str)>, TokenizerError> {
+    let mut scores: HashMap<&str, u32> = HashMap::with_capacity(pieces.len());
     for (piece, id) in pieces.iter().zip(0u32..) {
-        vocab.entry(piece.text.clone()).or_insert(id);
         if matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined) {
-            scores.entry(&piece.text).or_insert((piece.score, id));
+            scores.entry(&piece.text).or_insert(id);
         }
     }
     let mut cuts = Vec::new();
@@ -232,7 +266,7 @@ fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
         }
         for (at, _) in piece.text.char_indices().skip(1) {
             let (left, right) = piece.text.split_at(at);
-            if let (Some((_, l)), Some((_, r))) = (scores.get(left), scores.get(right)) {
+            if let (Some(l), Some(r)) = (scores.get(left), scores.get(right)) {
                 bytes += piece.text.len();
                 if bytes > MAX_MERGES {
                     return Err(invalid("its pieces can be cut into pieces in too many ways"));
@@ -242,7 +276,15 @@ fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
         }
     }
     cuts.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2, a.3).cmp(&(b.1, b.2, b.3))));
-    let merges: Merges = cuts.iter().map(|c| (c.4.to_owned(), c.5.to_owned())).collect();
+    Ok(cuts.into_iter().map(|c| (c.4, c.5)).collect())
+}
+
+fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
+    let mut vocab = Vocab::default();
+    for (piece, id) in pieces.iter().zip(0u32..) {
+        vocab.entry(piece.text.clone()).or_insert(id);
+    }
+    let merges: Merges = cuts(pieces)?.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
     let byte_fallback = pieces.iter().any(|p| p.kind == PieceKind::Byte);
     let mut builder =
         BPE::builder().vocab_and_merges(vocab, merges).fuse_unk(true).byte_fallback(byte_fallback);

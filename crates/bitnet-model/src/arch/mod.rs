@@ -1,8 +1,10 @@
 //! One row an architecture: what the configuration does not say.
 
 mod names;
+mod role;
 
 pub(crate) use names::Names;
+pub use role::{Role, Slot};
 
 use bitnet_core::Activation;
 
@@ -32,6 +34,10 @@ pub struct Architecture {
     pub ternary: bool,
     /// Rows of q and k are stored for interleaved rotation.
     pub interleaved: bool,
+    /// The name of the same architecture in the other kind of checkpoint.
+    pub counterpart: &'static str,
+    /// `model_type` of a `config.json`; empty in GGUF rows.
+    pub model_type: &'static str,
     pub(crate) names: &'static Names,
 }
 
@@ -46,6 +52,8 @@ pub static ARCHS: &[Architecture] = &[
         qk_norms: false,
         ternary: true,
         interleaved: false,
+        counterpart: "bitnet-b1.58",
+        model_type: "bitnet",
         names: &names::TRANSFORMERS,
     },
     // 1bitLLM's reproductions of the paper (0.7B, 1.3B, 3B).
@@ -57,6 +65,8 @@ pub static ARCHS: &[Architecture] = &[
         qk_norms: false,
         ternary: true,
         interleaved: false,
+        counterpart: "bitnet",
+        model_type: "llama",
         names: &names::ONE_BIT_LLM,
     },
     // HF1BitLLM, Falcon3 and Falcon-E.
@@ -68,6 +78,21 @@ pub static ARCHS: &[Architecture] = &[
         qk_norms: false,
         ternary: false,
         interleaved: false,
+        counterpart: "llama",
+        model_type: "llama",
+        names: &names::TRANSFORMERS,
+    },
+    // Ternary-Bonsai, unpacked.
+    Architecture {
+        name: "Qwen3ForCausalLM",
+        origin: Origin::HuggingFace,
+        activation: Activation::Silu,
+        sub_norms: false,
+        qk_norms: true,
+        ternary: false,
+        interleaved: false,
+        counterpart: "qwen3",
+        model_type: "qwen3",
         names: &names::TRANSFORMERS,
     },
     // 1bitLLM in llama.cpp.
@@ -79,6 +104,8 @@ pub static ARCHS: &[Architecture] = &[
         qk_norms: false,
         ternary: true,
         interleaved: false,
+        counterpart: "BitnetForCausalLM",
+        model_type: "",
         names: &names::GGUF,
     },
     // 2B-4T in bitnet.cpp and ik_llama.cpp, under two names.
@@ -90,6 +117,8 @@ pub static ARCHS: &[Architecture] = &[
         qk_norms: false,
         ternary: true,
         interleaved: false,
+        counterpart: "BitNetForCausalLM",
+        model_type: "",
         names: &names::GGUF,
     },
     Architecture {
@@ -100,6 +129,8 @@ pub static ARCHS: &[Architecture] = &[
         qk_norms: false,
         ternary: true,
         interleaved: false,
+        counterpart: "BitNetForCausalLM",
+        model_type: "",
         names: &names::GGUF,
     },
     Architecture {
@@ -110,6 +141,8 @@ pub static ARCHS: &[Architecture] = &[
         qk_norms: false,
         ternary: false,
         interleaved: true,
+        counterpart: "LlamaForCausalLM",
+        model_type: "",
         names: &names::GGUF,
     },
     // Ternary-Bonsai.
@@ -121,6 +154,8 @@ pub static ARCHS: &[Architecture] = &[
         qk_norms: true,
         ternary: false,
         interleaved: false,
+        counterpart: "Qwen3ForCausalLM",
+        model_type: "",
         names: &names::GGUF,
     },
 ];

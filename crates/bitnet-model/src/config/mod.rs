@@ -6,7 +6,7 @@ mod quantization;
 
 pub(crate) use quantization::{Masters, ScaleMeaning};
 
-use crate::{Architecture, ModelError};
+use crate::{Architecture, ModelError, Role, Slot};
 use bitnet_core::{Activation, AttentionShape};
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_quant::spec;
@@ -88,6 +88,25 @@ impl ModelConfig {
         };
         config.check()?;
         Ok(config)
+    }
+
+    /// The shape of a tensor.
+    pub fn slot(&self, role: Role, layer: usize) -> Slot {
+        let AttentionShape { heads, kv_heads, head_dim } = self.shape;
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        let (rows, cols) = match role {
+            Role::Embedding | Role::Head => (self.vocab, self.hidden),
+            Role::AttnNorm | Role::FfnNorm | Role::FinalNorm => (1, self.hidden),
+            Role::QNorm | Role::KNorm => (1, head_dim),
+            Role::AttnSubNorm => (1, q),
+            Role::FfnSubNorm => (1, self.ffn),
+            Role::Q => (q, self.hidden),
+            Role::K | Role::V => (kv, self.hidden),
+            Role::O => (self.hidden, q),
+            Role::Gate | Role::Up => (self.ffn, self.hidden),
+            Role::Down => (self.hidden, self.ffn),
+        };
+        Slot { role, layer, rows, cols }
     }
 
     /// Frequencies of the rotation, `[head_dim/2]`.

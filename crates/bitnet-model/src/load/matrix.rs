@@ -48,31 +48,6 @@ pub(super) fn dense_matrix(
     Ok(DenseMatrix::new(rows, cols, dtype, tensor.data.clone())?)
 }
 
-/// The one magnitude that every value but zero has; `None` when there are several, or none.
-pub(super) fn one_magnitude(values: &[f32]) -> Option<f32> {
-    let magnitude = values.iter().map(|v| v.abs()).find(|v| *v != 0.0)?;
-    values.iter().all(|v| *v == 0.0 || v.abs() == magnitude).then_some(magnitude)
-}
-
-/// Values of `-magnitude`, 0 and `magnitude` as trits; `None` when there are others.
-pub(super) fn ternary_values(
-    values: &[f32],
-    rows: usize,
-    cols: usize,
-    magnitude: f32,
-) -> Option<TernaryMatrix> {
-    let trits: Option<Vec<i8>> = values
-        .iter()
-        .map(|v| match *v {
-            0.0 => Some(0),
-            v if v == magnitude => Some(1),
-            v if v == -magnitude => Some(-1),
-            _ => None,
-        })
-        .collect();
-    TernaryMatrix::from_trits(rows, cols, &trits?, Scale::Tensor(magnitude)).ok()
-}
-
 /// The matrix whose row `r` is row `from(r)` of another.
 pub(super) fn reorder(m: &Matrix, from: impl Fn(usize) -> usize) -> Result<Matrix, ModelError> {
     let order = || (0..m.rows()).map(&from);

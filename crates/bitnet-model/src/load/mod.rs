@@ -1,17 +1,17 @@
 //! From a checkpoint to prepared weights, one tensor after the other.
 
+mod masters;
 mod matrix;
-mod source;
+mod tensors;
 
 pub(crate) use matrix::dense_values;
+pub use tensors::ModelTensors;
 
-use crate::ModelError;
-use crate::arch::Names;
 use crate::config::ModelConfig;
 use crate::transformer::{Layer, Transformer, Weights};
+use crate::{ModelError, Role};
 use bitnet_core::{ActivationPrecision, Backend, KvSpec, KvType, Matrix};
 use bitnet_formats::{Checkpoint, TensorType};
-use source::Source;
 use std::sync::Arc;
 
 /// How a model is to be loaded.
@@ -71,8 +71,8 @@ pub fn load<B: Backend>(
     };
     let act = options.act.unwrap_or_else(|| trained_for(checkpoint));
     let report = LoadReport { act, weight_bytes: 0, mapped_bytes: 0, ternary_weights: 0, dense_weights: 0 };
-    let source = Source::new(checkpoint, &config);
-    let mut loader = Loader { backend: &*backend, source, config: &config, report };
+    let tensors = ModelTensors::new(checkpoint, &config);
+    let mut loader = Loader { backend: &*backend, tensors, config: &config, report };
     let weights = loader.weights(progress)?;
     let report = loader.report;
     let spec = KvSpec {
@@ -97,7 +97,7 @@ fn trained_for(checkpoint: &Checkpoint) -> ActivationPrecision {
 
 struct Loader<'a, B: Backend> {
     backend: &'a B,
-    source: Source<'a>,
+    tensors: ModelTensors<'a>,
     config: &'a ModelConfig,
     report: LoadReport,
 }
@@ -105,80 +105,63 @@ struct Loader<'a, B: Backend> {
 impl<B: Backend> Loader<'_, B> {
     fn weights(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<Weights<B>, ModelError> {
         let c = self.config;
-        let n: &Names = c.arch.names;
-        let embedding = self.source.table(n.embedding, c.vocab, c.hidden)?;
         // Whatever the type, the head sees activations as they are: BitNet models are trained so.
-        let mut embedding = self.prepare(n.embedding, vec![embedding], ActivationPrecision::Float)?;
+        let mut embedding = self.stack(&[Role::Embedding], 0)?;
         let mut layers = Vec::new();
         for l in 0..c.layers {
             progress(l, c.layers);
             layers.push(self.layer(l)?);
         }
         progress(c.layers, c.layers);
-        let final_norm = self.norm(n.final_norm, c.hidden)?;
-        let own_head = match c.tied {
-            Some(tied) => !tied,
-            None => self.source.has(n.head),
+        let final_norm = self.norm(Role::FinalNorm, 0)?;
+        let mut head = match self.tensors.own_head() {
+            true => Some(self.stack(&[Role::Head], 0)?),
+            false => None,
         };
-        let mut head = None;
-        if own_head {
-            let matrix = self.source.table(n.head, c.vocab, c.hidden)?;
-            head = Some(self.prepare(n.head, vec![matrix], ActivationPrecision::Float)?);
-        } else {
-            self.source.ignore(n.head);
-        }
         self.backend.prepare_head(head.as_mut().unwrap_or(&mut embedding))?;
-        self.source.finish()?;
+        self.tensors.check()?;
         Ok(Weights { embedding, layers, final_norm, head })
     }
 
     fn layer(&mut self, l: usize) -> Result<Layer<B>, ModelError> {
-        let c = self.config;
-        let (n, s) = (c.arch.names, c.shape);
-        let (q_rows, kv_rows) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-        let name = |template: &str| Names::of(template, l);
+        let arch = self.config.arch;
         Ok(Layer {
-            attn_norm: self.norm(&name(n.attn_norm), c.hidden)?,
-            qkv: {
-                let q = self.source.rotated(&name(n.q), s.heads, c.hidden)?;
-                let k = self.source.rotated(&name(n.k), s.kv_heads, c.hidden)?;
-                let v = self.source.projection(&name(n.v), kv_rows, c.hidden)?;
-                self.prepare(&name(n.q), vec![q, k, v], self.report.act)?
-            },
-            qk_norms: match c.arch.qk_norms {
-                true => {
-                    Some((self.norm(&name(n.q_norm), s.head_dim)?, self.norm(&name(n.k_norm), s.head_dim)?))
-                }
+            attn_norm: self.norm(Role::AttnNorm, l)?,
+            qkv: self.stack(&[Role::Q, Role::K, Role::V], l)?,
+            qk_norms: match arch.qk_norms {
+                true => Some((self.norm(Role::QNorm, l)?, self.norm(Role::KNorm, l)?)),
                 false => None,
             },
-            attn_sub_norm: match c.arch.sub_norms {
-                true => Some(self.norm(&name(n.attn_sub_norm), q_rows)?),
+            attn_sub_norm: match arch.sub_norms {
+                true => Some(self.norm(Role::AttnSubNorm, l)?),
                 false => None,
             },
-            o: {
-                let o = self.source.projection(&name(n.o), c.hidden, q_rows)?;
-                self.prepare(&name(n.o), vec![o], self.report.act)?
-            },
-            ffn_norm: self.norm(&name(n.ffn_norm), c.hidden)?,
-            gate_up: {
-                let gate = self.source.projection(&name(n.gate), c.ffn, c.hidden)?;
-                let up = self.source.projection(&name(n.up), c.ffn, c.hidden)?;
-                self.prepare(&name(n.gate), vec![gate, up], self.report.act)?
-            },
-            ffn_sub_norm: match c.arch.sub_norms {
-                true => Some(self.norm(&name(n.ffn_sub_norm), c.ffn)?),
+            o: self.stack(&[Role::O], l)?,
+            ffn_norm: self.norm(Role::FfnNorm, l)?,
+            gate_up: self.stack(&[Role::Gate, Role::Up], l)?,
+            ffn_sub_norm: match arch.sub_norms {
+                true => Some(self.norm(Role::FfnSubNorm, l)?),
                 false => None,
             },
-            down: {
-                let down = self.source.projection(&name(n.down), c.hidden, c.ffn)?;
-                self.prepare(&name(n.down), vec![down], self.report.act)?
-            },
+            down: self.stack(&[Role::Down], l)?,
         })
     }
 
-    fn norm(&mut self, name: &str, len: usize) -> Result<B::Vector, ModelError> {
-        let values = self.source.vector(name, len)?;
-        self.backend.vector(&values).map_err(|source| ModelError::Prepare { name: name.to_owned(), source })
+    fn norm(&mut self, role: Role, layer: usize) -> Result<B::Vector, ModelError> {
+        let values = self.tensors.vector(&self.config.slot(role, layer))?;
+        let name = || self.config.arch.tensor_name(role, layer);
+        self.backend.vector(&values).map_err(|source| ModelError::Prepare { name: name(), source })
+    }
+
+    /// Matrices that share their input, one above the other.
+    fn stack(&mut self, roles: &[Role], layer: usize) -> Result<B::Weight, ModelError> {
+        let slots = roles.iter().map(|role| self.config.slot(*role, layer));
+        let matrices = slots.map(|slot| self.tensors.matrix(&slot)).collect::<Result<_, _>>()?;
+        let act = match roles[0].is_table() {
+            true => ActivationPrecision::Float,
+            false => self.report.act,
+        };
+        self.prepare(&self.config.arch.tensor_name(roles[0], layer), matrices, act)
     }
 
     fn prepare(
