@@ -4,7 +4,7 @@
 use bitnet_cpu::Isa;
 use bitnet_formats::{Checkpoint, Header, gguf, safetensors_file};
 use bitnet_inference::{DeviceOptions, GenerateOptions, LoadOptions, Model, OpenOptions};
-use bitnet_model::Rows;
+use bitnet_model::{Rows, StepOutput};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use std::path::Path;
@@ -29,12 +29,13 @@ fuzz_target!(
     |data: &[u8]| {
         let Some(checkpoint) = open(data) else { return };
         let options = OpenOptions {
-            device: DeviceOptions { isa: Some(Isa::Scalar), threads: Some(1) },
+            device: DeviceOptions { isa: Some(Isa::Scalar), threads: Some(1), kernel: None },
             load: LoadOptions::default(),
         };
         let Ok(mut model) = Model::from_checkpoint(&checkpoint, &options, &mut |_, _| {}) else { return };
         let vocab = model.config().vocab;
-        let _ = model.evaluate(&[0, 1, 2], 2, Rows::All, true, &mut |out| {
+        let all = StepOutput { rows: Rows::All, keep_hidden: true, ..StepOutput::default() };
+        let _ = model.evaluate(&[0, 1, 2], 2, all, &mut |out| {
             assert!(out.logits.len().is_multiple_of(vocab));
         });
         let options = GenerateOptions { max_tokens: Some(3), ..GenerateOptions::default() };

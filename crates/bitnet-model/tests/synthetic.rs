@@ -5,7 +5,7 @@
 use bitnet_core::{ActivationPrecision, KvType};
 use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
 use bitnet_model::{Decoder, LoadOptions, ModelError, Rows, StepOutput, Transformer, load};
-use bitnet_testkit::checkpoint::Key;
+use bitnet_testkit::files::Key;
 use bitnet_testkit::golden::max_diff;
 use bitnet_testkit::oracle::Output;
 use bitnet_testkit::synthetic::{Arch, Spec, Store, Synthetic};

@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test kit fails by panicking")]
 
-pub mod checkpoint;
 pub mod files;
 pub mod golden;
 pub mod oracle;

@@ -1,6 +1,6 @@
 //! Small random models: what the oracle computes with, and the checkpoint that says the same in bytes.
 
-use crate::checkpoint::{self, Key, Stored};
+use crate::files::{self, Gguf, Key, Stored};
 use crate::oracle::{self, Layer, Mat, Model};
 use crate::tensors::{self, Float, Noise, Scales};
 use serde_json::{Value, json};
@@ -255,31 +255,32 @@ impl Synthetic {
     pub fn write(&self, dir: &Path) -> PathBuf {
         let s = &self.spec;
         if s.arch.family != Family::Gguf {
-            checkpoint::huggingface(dir, &s.config(), &self.tensors, s.shards);
+            files::huggingface(dir, &s.config(), &self.tensors, s.shards);
             return dir.to_owned();
         }
-        let of = |key: &str, value: Key<'static>| (format!("{}.{key}", s.arch.name), value);
-        let count = |n: usize| Key::U32(n as u32);
-        let mut keys = vec![
-            ("general.architecture".to_owned(), Key::String(s.arch.name)),
-            of("embedding_length", count(s.hidden)),
-            of("feed_forward_length", count(s.ffn)),
-            of("block_count", count(s.layers)),
-            of("context_length", count(512)),
-            of("attention.head_count", count(s.heads)),
-            of("attention.head_count_kv", count(s.kv_heads)),
-            of("attention.layer_norm_rms_epsilon", Key::F32(s.eps as f32)),
-            of("rope.freq_base", Key::F32(s.theta as f32)),
+        let mut file = Gguf::new(s.version);
+        file.set("general.architecture", Key::String(s.arch.name));
+        let mut set = |key: &str, value: Key<'_>| file.set(&format!("{}.{key}", s.arch.name), value);
+        let mut counts = vec![
+            ("embedding_length", s.hidden),
+            ("feed_forward_length", s.ffn),
+            ("block_count", s.layers),
+            ("context_length", 512),
+            ("attention.head_count", s.heads),
+            ("attention.head_count_kv", s.kv_heads),
         ];
         if s.head_dim * s.heads == s.hidden {
-            keys.push(of("rope.dimension_count", count(s.head_dim)));
+            counts.push(("rope.dimension_count", s.head_dim));
         } else {
-            keys.push(of("attention.key_length", count(s.head_dim)));
-            keys.push(of("attention.value_length", count(s.head_dim)));
+            counts.extend([("attention.key_length", s.head_dim), ("attention.value_length", s.head_dim)]);
         }
-        keys.extend(s.keys.iter().map(|(key, value)| ((*key).to_owned(), *value)));
+        counts.iter().for_each(|(key, n)| set(key, Key::U32(*n as u32)));
+        set("attention.layer_norm_rms_epsilon", Key::F32(s.eps as f32));
+        set("rope.freq_base", Key::F32(s.theta as f32));
+        s.keys.iter().for_each(|(key, value)| file.set(key, *value));
+        file.tensors = self.tensors.iter().map(|t| (t.clone(), None)).collect();
         let path = dir.join("model.gguf");
-        std::fs::write(&path, checkpoint::gguf(s.version, &keys, &self.tensors)).unwrap();
+        std::fs::write(&path, file.bytes()).unwrap();
         path
     }
 }

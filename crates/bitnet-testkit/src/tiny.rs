@@ -1,7 +1,7 @@
 //! The smallest models that are whole: one layer, a vocabulary, a template. They are what damaged files are made from.
 
-use crate::files::{Gguf, SafeTensor, safetensors};
-use crate::tensors::{Noise, f32s, hf_packed, trits};
+use crate::files::{Gguf, Key, Stored, huggingface};
+use crate::tensors::{Noise, f32s, hf_packed, i2_s, trits};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -48,22 +48,10 @@ fn ones(n: usize) -> Vec<u8> {
     1f32.to_le_bytes().repeat(n)
 }
 
-/// Trits as `I2_S`: blocks of 128, byte `b` = `v[b] << 6 | v[32 + b] << 4 | v[64 + b] << 2 | v[96 + b]`; then the scale.
-fn i2_s(trits: &[i8], scale: f32) -> Vec<u8> {
-    let code = |t: i8| (t + 1) as u8;
-    let block = |v: &[i8]| -> Vec<u8> {
-        (0..32).map(|b| (0..4).fold(0, |byte, part| byte << 2 | code(v[32 * part + b]))).collect()
-    };
-    let mut out: Vec<u8> = trits.chunks(128).flat_map(block).collect();
-    out.extend(scale.to_le_bytes());
-    out.resize(out.len() + 28, 0);
-    out
-}
-
 /// A GGUF file of architecture `bitnet-b1.58` with `I2_S` projections, an F32 embedding and a `llama` vocabulary.
 pub fn gguf() -> Gguf {
-    let (mut noise, mut file) = (Noise(1), Gguf::default());
-    file.set_str("general.architecture", "bitnet-b1.58");
+    let (mut noise, mut file) = (Noise(1), Gguf::new(3));
+    file.set("general.architecture", Key::String("bitnet-b1.58"));
     for (key, value) in [
         ("embedding_length", HIDDEN),
         ("feed_forward_length", FFN),
@@ -72,26 +60,26 @@ pub fn gguf() -> Gguf {
         ("attention.head_count_kv", KV_HEADS),
         ("context_length", CONTEXT),
     ] {
-        file.set_u32(&format!("bitnet-b1.58.{key}"), value as u32);
+        file.set(&format!("bitnet-b1.58.{key}"), Key::U32(value as u32));
     }
-    file.set_f32("bitnet-b1.58.attention.layer_norm_rms_epsilon", 1e-5);
-    file.set_str("tokenizer.ggml.model", "llama");
-    file.set_strs("tokenizer.ggml.tokens", &tokens());
+    file.set("bitnet-b1.58.attention.layer_norm_rms_epsilon", Key::F32(1e-5));
+    file.set("tokenizer.ggml.model", Key::String("llama"));
+    file.set("tokenizer.ggml.tokens", Key::Strings(&tokens()));
     let kinds: Vec<i32> = (0..VOCAB).map(|i| [2, 3, 3, 1][i.min(3)]).collect();
-    file.set_i32s("tokenizer.ggml.token_type", &kinds);
-    file.set_u32("tokenizer.ggml.bos_token_id", 1);
-    file.set_u32("tokenizer.ggml.eos_token_id", 2);
-    file.set_str("tokenizer.chat_template", TEMPLATE);
+    file.set("tokenizer.ggml.token_type", Key::I32s(&kinds));
+    file.set("tokenizer.ggml.bos_token_id", Key::U32(1));
+    file.set("tokenizer.ggml.eos_token_id", Key::U32(2));
+    file.set("tokenizer.chat_template", Key::String(TEMPLATE));
     let embedding = f32s(&mut noise, VOCAB * HIDDEN, 1.0).0;
-    file.tensor("token_embd.weight", &[VOCAB as u64, HIDDEN as u64], 0, embedding);
+    file.push("token_embd.weight", &[VOCAB, HIDDEN], 0, embedding);
     for (name, _, rows, cols) in PROJECTIONS {
         let data = i2_s(&trits(&mut noise, rows * cols), 0.25);
-        file.tensor(&format!("blk.0.{name}.weight"), &[rows as u64, cols as u64], 36, data);
+        file.push(&format!("blk.0.{name}.weight"), &[rows, cols], 36, data);
     }
     for (name, _, len) in NORMS {
-        file.tensor(&format!("blk.0.{name}.weight"), &[len as u64], 0, ones(len));
+        file.push(&format!("blk.0.{name}.weight"), &[len], 0, ones(len));
     }
-    file.tensor("output_norm.weight", &[HIDDEN as u64], 0, ones(HIDDEN));
+    file.push("output_norm.weight", &[HIDDEN], 0, ones(HIDDEN));
     file
 }
 
@@ -106,19 +94,22 @@ pub fn config() -> Value {
 }
 
 /// The tensors that go with [`config`].
-pub fn tensors() -> Vec<SafeTensor> {
-    let mut noise = Noise(2);
+pub fn tensors() -> Vec<Stored> {
+    let (mut noise, mut all) = (Noise(2), Vec::new());
+    let mut push = |name: String, dtype, shape: &[usize], bytes| {
+        all.push(Stored { name, shape: shape.to_vec(), ttype: (0, dtype), bytes });
+    };
     let embedding = f32s(&mut noise, VOCAB * HIDDEN, 1.0).0;
-    let mut all = vec![("model.embed_tokens.weight".into(), "F32", vec![VOCAB, HIDDEN], embedding)];
+    push("model.embed_tokens.weight".into(), "F32", &[VOCAB, HIDDEN], embedding);
     for (_, name, rows, cols) in PROJECTIONS {
         let (name, trits) = (format!("model.layers.0.{name}.weight"), trits(&mut noise, rows * cols));
-        all.push((format!("{name}_scale"), "F32", vec![1], 0.25f32.to_le_bytes().to_vec()));
-        all.push((name, "U8", vec![rows / 4, cols], hf_packed(&trits, rows, cols)));
+        push(format!("{name}_scale"), "F32", &[1], 0.25f32.to_le_bytes().to_vec());
+        push(name, "U8", &[rows / 4, cols], hf_packed(&trits, rows, cols));
     }
     for (_, name, len) in NORMS {
-        all.push((format!("model.layers.0.{name}.weight"), "F32", vec![len], ones(len)));
+        push(format!("model.layers.0.{name}.weight"), "F32", &[len], ones(len));
     }
-    all.push(("model.norm.weight".into(), "F32", vec![HIDDEN], ones(HIDDEN)));
+    push("model.norm.weight".into(), "F32", &[HIDDEN], ones(HIDDEN));
     all
 }
 
@@ -157,10 +148,9 @@ pub fn tokenizer_config() -> Value {
 /// Writes a whole Hugging Face directory.
 pub fn directory(dir: &Path) {
     let json = |name: &str, value: Value| std::fs::write(dir.join(name), value.to_string()).unwrap();
-    json("config.json", config());
+    huggingface(dir, &config(), &tensors(), 1);
     json("tokenizer.json", tokenizer());
     json("tokenizer_config.json", tokenizer_config());
-    std::fs::write(dir.join("model.safetensors"), safetensors(&tensors())).unwrap();
 }
 
 /// A SentencePiece model of the BPE (2) or the unigram (1) kind, of the same pieces.
