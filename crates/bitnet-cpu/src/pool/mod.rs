@@ -1,0 +1,73 @@
+//! The thread pool. Results never depend on who computes what.
+
+mod claims;
+mod crew;
+mod shares;
+
+use claims::Claims;
+use crew::Crew;
+pub(crate) use shares::Shares;
+use std::ops::Range;
+
+/// A fixed set of threads that share the pieces of a job; the caller is one of them.
+pub(crate) struct Pool {
+    crew: Crew,
+    claims: Claims,
+}
+
+impl Pool {
+    /// A pool of `threads` in all; zero counts as one.
+    pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
+        let crew = Crew::new(threads)?;
+        Ok(Self { claims: Claims::new(crew.threads()), crew })
+    }
+
+    /// Threads, the caller included.
+    pub(crate) fn threads(&self) -> usize {
+        self.crew.threads()
+    }
+
+    /// Calls `f` for pieces of at most `grain` of `0..items`, spread over the threads. A panic in any of them continues in the
+    /// caller.
+    pub(crate) fn ranges(&self, items: usize, grain: usize, f: &(dyn Fn(Range<usize>) + Sync)) {
+        let grain = grain.max(1);
+        if items <= grain || self.threads() == 1 {
+            return if items > 0 {
+                f(0..items)
+            };
+        }
+        let pieces = u32::try_from(items.div_ceil(grain)).expect("fewer than 2^32 pieces");
+        let turn = self.crew.turn();
+        self.claims.share_out(pieces);
+        turn.run(&|thread| {
+            while let Some(piece) = self.claims.next(thread) {
+                let from = piece as usize * grain;
+                f(from..items.min(from + grain));
+            }
+        });
+    }
+
+    /// Calls `f(i, chunk)` for every chunk of `len` elements (the last may be shorter), spread over the threads.
+    pub(crate) fn chunks_mut<T: Send>(
+        &self,
+        data: &mut [T],
+        len: usize,
+        f: &(dyn Fn(usize, &mut [T]) + Sync),
+    ) {
+        let total = data.len();
+        let shares = Shares::new(data);
+        let len = len.max(1);
+        let chunks = total.div_ceil(len);
+        self.ranges(chunks, (chunks / (self.threads() * 8)).max(1), &|range| {
+            for i in range {
+                let from = i * len;
+                // SAFETY: `i` is handed out once, so the chunks `from..min(from + len, total)` of `data` are disjoint, and
+                // `data` stays mutably borrowed until all calls have returned.
+                f(i, unsafe { shares.slice(from, len.min(total - from)) });
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

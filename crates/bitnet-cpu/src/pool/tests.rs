@@ -1,0 +1,74 @@
+use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+#[test]
+fn every_element_is_visited_once_by_any_number_of_threads() {
+    for threads in 0..=8 {
+        let pool = Pool::new(threads).unwrap();
+        assert_eq!(pool.threads(), threads.max(1));
+        for len in [0, 1, 5, 1000] {
+            let mut data = vec![0u32; len];
+            for round in 0..200 {
+                pool.chunks_mut(&mut data, 3, &|i, chunk| {
+                    for (j, x) in chunk.iter_mut().enumerate() {
+                        assert_eq!(*x as usize, round * (3 * i + j));
+                        *x += (3 * i + j) as u32;
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slow_thread_loses_its_pieces_to_the_others() {
+    let pool = Pool::new(2).unwrap();
+    let visits: Vec<AtomicUsize> = (0..64).map(|_| AtomicUsize::new(0)).collect();
+    let caller = thread::current().id();
+    pool.ranges(64, 1, &|range| {
+        // The caller stays in its first piece until the worker has done all others.
+        if thread::current().id() == caller && range.start == 0 {
+            while visits[1..].iter().any(|v| v.load(Ordering::Acquire) == 0) {
+                thread::yield_now();
+            }
+        }
+        visits[range.start].fetch_add(1, Ordering::Release);
+    });
+    assert!(visits.iter().all(|v| v.load(Ordering::Relaxed) == 1));
+}
+
+#[test]
+fn jobs_of_several_callers_do_not_mix() {
+    let pool = Pool::new(4).unwrap();
+    thread::scope(|scope| {
+        for caller in 1..=3usize {
+            let pool = &pool;
+            scope.spawn(move || {
+                for round in 0..300 {
+                    let mut data = vec![0usize; 37];
+                    pool.chunks_mut(&mut data, 2, &|i, chunk| chunk.fill(caller * round + i));
+                    assert!(data.iter().enumerate().all(|(i, x)| *x == caller * round + i / 2));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
+    for threads in [1, 2, 3, 8] {
+        let pool = Pool::new(threads).unwrap();
+        for bad in [0, 17, 99] {
+            let job = || pool.ranges(100, 1, &|range| assert!(!range.contains(&bad), "piece {bad}"));
+            let panic = catch_unwind(AssertUnwindSafe(job)).unwrap_err();
+            assert_eq!(panic.downcast_ref::<String>(), Some(&format!("piece {bad}")));
+            let count = AtomicUsize::new(0);
+            pool.ranges(100, 7, &|range| {
+                count.fetch_add(range.len(), Ordering::Relaxed);
+            });
+            assert_eq!(count.into_inner(), 100);
+        }
+    }
+}
