@@ -64,8 +64,16 @@ static CASES: &[Case] = &[
         golden: 0x828c_3e06_2000_56ca,
     },
     Case { op: "ternary product, group scales", run: Run::Kernel(grouped), golden: 0x7763_7932_a230_e54e },
-    Case { op: "ternary product without zero inputs", run: Run::Isa(skipping_columns), golden: 0 },
-    Case { op: "ternary gate and up without closed rows", run: Run::Isa(skipping_rows), golden: 0 },
+    Case {
+        op: "ternary product without zero inputs",
+        run: Run::Isa(skipping_columns),
+        golden: 0x7b29_63ca_9e33_3719,
+    },
+    Case {
+        op: "ternary gate and up without closed rows",
+        run: Run::Isa(skipping_rows),
+        golden: 0x637e_b695_9afd_1b12,
+    },
     Case { op: "ternary product, float activations", run: Run::Isa(float), golden: 0x19d1_cb28_1cd2_8088 },
     Case {
         op: "dense product, F32",

@@ -84,6 +84,9 @@ fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }
 
+/// Packs canonical rows of one unit.
+type Pack<'a> = &'a (dyn Fn(&[&[u8]], &mut [u8]) + Sync);
+
 /// What is packed at a time.
 struct Unit {
     rows: usize,
@@ -120,7 +123,7 @@ impl Panels {
         order: Order,
         unit: Unit,
         parts: &[&TernaryMatrix],
-        pack: &(dyn Fn(&[&[u8]], &mut [u8]) + Sync),
+        pack: Pack<'_>,
     ) -> Result<Self, BackendError> {
         let cols = parts.first().map_or(0, |m| m.cols());
         if let Some(odd) = parts.iter().find(|m| m.cols() != cols) {

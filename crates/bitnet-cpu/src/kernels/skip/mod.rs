@@ -147,7 +147,7 @@ pub(crate) fn gated_relu2(
 }
 
 /// `y[n] = x * w^T` of token `t`, where `w` lies column by column.
-pub(crate) fn columns(pool: &Pool, t: usize, out: &Output<'_>, scratch: &mut SkipScratch) {
+pub(super) fn columns(pool: &Pool, t: usize, out: &Output<'_>, scratch: &mut SkipScratch) {
     let w = out.w;
     let kernel = kernel(out.isa);
     let SkipScratch { columns, values, partial, .. } = scratch;
