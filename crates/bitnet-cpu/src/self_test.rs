@@ -5,8 +5,8 @@
 
 use crate::kernels::quantize::Quantized;
 use crate::kernels::screen::{self, ScreenScratch};
-use crate::kernels::ternary::{self, Kernel};
-use crate::kernels::{attend, dense, gate, norm, quantize, rope};
+use crate::kernels::ternary::{self, Kernel, Place};
+use crate::kernels::{attend, dense, gate, norm, quantize, rope, skip};
 use crate::kv::KvCache;
 use crate::layout::{Panels, TILE2};
 use crate::pool::Pool;
@@ -68,6 +68,16 @@ static CASES: &[Case] = &[
         golden: 0x828c_3e06_2000_56ca,
     },
     Case { op: "ternary product, group scales", run: Run::Kernel(grouped), golden: 0x7763_7932_a230_e54e },
+    Case {
+        op: "ternary product without zero inputs",
+        run: Run::Isa(skipping_columns),
+        golden: 0x7b29_63ca_9e33_3719,
+    },
+    Case {
+        op: "ternary gate and up without closed rows",
+        run: Run::Isa(skipping_rows),
+        golden: 0x637e_b695_9afd_1b12,
+    },
     Case { op: "ternary product, float activations", run: Run::Isa(float), golden: 0x19d1_cb28_1cd2_8088 },
     Case {
         op: "dense product, F32",
@@ -247,7 +257,46 @@ fn grouped(kernel: Kernel, pool: &Pool) -> Vec<f32> {
 fn product(kernel: Kernel, pool: &Pool, w: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
     let panels = Panels::new(pool, kernel.layout(), &[w]).expect("one matrix stacks with itself");
     let mut y = vec![0.0; x.len() / w.cols() * w.rows()];
-    ternary::ternary_linear(kernel.isa(), kernel, pool, &panels, x, &mut ternary::Scratch::default(), &mut y);
+    multiply(kernel, pool, &panels, x, &mut y);
+    y
+}
+
+fn multiply(kernel: Kernel, pool: &Pool, w: &Panels, x: &[f32], y: &mut [f32]) {
+    let mut scratch = ternary::Scratch::default();
+    scratch.quantize(kernel.isa(), pool, x, w.cols);
+    ternary::ternary_linear(
+        kernel.isa(),
+        kernel,
+        pool,
+        w,
+        &mut scratch,
+        Place { y, stride: w.rows, first: 0 },
+    );
+}
+
+/// Three in four inputs are zero.
+fn skipping_columns(isa: Isa, pool: &Pool) -> Vec<f32> {
+    let mut numbers = Numbers(9);
+    let w = numbers.ternary(290, 203, Scale::Tensor(0.41));
+    let mut x = numbers.floats(203);
+    x.iter_mut().enumerate().filter(|(i, _)| i % 4 != 1).for_each(|(_, x)| *x = 0.0);
+    let panels = Panels::by_column(pool, &[&w]).expect("one matrix stacks with itself");
+    let mut y = vec![0.0; w.rows()];
+    multiply(Kernel::of(isa), pool, &panels, &x, &mut y);
+    y
+}
+
+fn skipping_rows(isa: Isa, pool: &Pool) -> Vec<f32> {
+    let mut numbers = Numbers(10);
+    let kernel = Kernel::of(isa).general();
+    let gate = numbers.ternary(77, 603, Scale::Tensor(0.41));
+    let up = numbers.ternary(77, 603, Scale::Tensor(0.23));
+    let gate = Panels::new(pool, kernel.layout(), &[&gate]).expect("one matrix stacks with itself");
+    let up = Panels::by_row(pool, &[&up]).expect("one matrix stacks with itself");
+    let mut scratch = ternary::Scratch::default();
+    scratch.quantize(isa, pool, &numbers.floats(603), 603);
+    let mut y = vec![0.0; 77];
+    skip::gated_relu2(isa, kernel, pool, (&gate, &up), &mut scratch, &mut y);
     y
 }
 

@@ -7,12 +7,14 @@ mod gguf;
 mod huggingface;
 mod random;
 mod shape;
+mod sparsity;
 mod vocabulary;
 
 use bitnet_core::{DenseType, Scale, TernaryMatrix};
 use clap::{Args, ValueEnum};
 use random::Random;
-use shape::Shape;
+use shape::{Place, Shape};
+use sparsity::{Plan, Sparsity};
 use std::error::Error;
 use std::path::PathBuf;
 
@@ -21,7 +23,8 @@ use std::path::PathBuf;
 Examples:
   cargo xtask synth --shape 2b-4t -o /tmp/2b.gguf
   cargo xtask synth --shape 8b --format hf-packed -o /tmp/8b
-  cargo xtask synth --shape 2b-4t --format gguf-tq2_0 --embedding F16 -o /tmp/2b-tq2.gguf")]
+  cargo xtask synth --shape 2b-4t --format gguf-tq2_0 --embedding F16 -o /tmp/2b-tq2.gguf
+  cargo xtask synth --shape 2b-4t --sparsity -o /tmp/2b-sparse.gguf")]
 pub struct Synth {
     /// 2b-4t, 0.7b, 3b, 8b or tiny
     #[arg(long, value_parser = shape::find)]
@@ -37,6 +40,10 @@ pub struct Synth {
     embedding: Option<DenseType>,
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Feed-forward blocks as sparse as trained ones: the share of gates that are not above zero, and of inputs of `down`
+    /// that quantize to zero; both are measured in the end
+    #[arg(long, value_name = "GATES,ZEROS", num_args = 0..=1, default_missing_value = "0.6,0.8")]
+    sparsity: Option<Sparsity>,
     /// Leave tokenizer and chat template out
     #[arg(long)]
     no_tokenizer: bool,
@@ -71,10 +78,14 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 impl Synth {
     pub fn execute(&self) -> Result<()> {
-        let weights = Weights { shape: self.shape, random: Random(self.seed) };
+        let plan = self.sparsity.map(|s| Plan::new(s, self.shape)).transpose()?;
+        let weights = Weights { shape: self.shape, random: Random(self.seed), plan };
         match self.format {
             Format::HfPacked | Format::HfBf16 => huggingface::write(self, &weights)?,
             _ => gguf::write(self, &weights)?,
+        }
+        if self.sparsity.is_some() {
+            eprintln!("measured: {}", sparsity::measure(&self.output)?);
         }
         println!("{}", self.output.display());
         Ok(())
@@ -94,9 +105,9 @@ enum Role {
 
 /// A tensor of the model, rows first; norms have one row.
 struct Item {
-    /// Number of the layer, and the tensor's place in its list.
     name: String,
     role: Role,
+    place: Place,
     rows: usize,
     cols: usize,
 }
@@ -105,6 +116,8 @@ struct Item {
 struct Weights {
     shape: &'static Shape,
     random: Random,
+    /// How feed-forward blocks become sparse, where they are to be.
+    plan: Option<Plan>,
 }
 
 impl Weights {
@@ -122,6 +135,9 @@ impl Weights {
         let stream = self.random.stream(index);
         for (row, out) in codes.chunks_exact_mut(stride).enumerate() {
             stream.codes((row * item.cols) as u64, item.cols, out);
+            if let Some(plan) = &self.plan {
+                plan.codes(item, row, out);
+            }
         }
         Ok(TernaryMatrix::new(item.rows, item.cols, codes.into(), Scale::Tensor(self.scale(item)))?)
     }
@@ -131,11 +147,15 @@ impl Weights {
         let stream = self.random.stream(index);
         let from = (first * item.cols) as u64;
         (from..from + (rows * item.cols) as u64)
-            .map(|i| match item.role {
+            .map(|i| {
+                let (normal, col) = (stream.normal(i), i as usize % item.cols);
+                let plain = match item.role {
+                    Role::Norm => 1.0 + 0.1 * normal,
+                    _ => self.shape.table_deviation() * normal,
+                };
+                let value = self.plan.as_ref().map_or(plain, |plan| plan.float(item, col, normal, plain));
                 // Rounded, so that every container holds the same numbers.
-                Role::Norm => half::bf16::from_f32(1.0 + 0.1 * stream.normal(i)).to_f32(),
-                // Logits then have a deviation of a few units, so that sampling has something to choose from.
-                _ => 2.5 / (self.shape.hidden as f32).sqrt() * stream.normal(i),
+                if item.role == Role::Norm { half::bf16::from_f32(value).to_f32() } else { value }
             })
             .collect()
     }

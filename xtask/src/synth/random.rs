@@ -49,4 +49,11 @@ impl Stream {
         let sum: i32 = (0..4).map(|i| i32::from((word >> (16 * i)) as u16)).sum();
         (sum - 2 * 65535) as f32 / 37837.0
     }
+
+    /// Normal with its tails, by Box and Muller.
+    pub(super) fn exact_normal(self, at: u64) -> f32 {
+        let word = self.word(at);
+        let unit = |half: u64| ((half & 0xffff_ffff) as f64 + 0.5) / 4_294_967_296.0;
+        ((-2.0 * unit(word).ln()).sqrt() * (std::f64::consts::TAU * unit(word >> 32)).cos()) as f32
+    }
 }

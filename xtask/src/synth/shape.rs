@@ -117,7 +117,22 @@ pub(super) struct Names {
     pub(super) layer: [&'static str; 11],
 }
 
+/// Where a tensor stands, as far as anything depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Embedding,
+    FfnNorm { layer: usize },
+    Gate,
+    FfnSubNorm,
+    Elsewhere,
+}
+
 impl Shape {
+    /// Deviation of embedding and head: logits then have one of a few units, so that sampling has something to choose from.
+    pub(super) fn table_deviation(&self) -> f32 {
+        2.5 / (self.hidden as f32).sqrt()
+    }
+
     pub(super) fn sub_norms(&self) -> bool {
         self.family != Family::Llama
     }
@@ -125,31 +140,38 @@ impl Shape {
     /// Every tensor, in the order of a file.
     pub(super) fn items(&self, names: &Names) -> Vec<Item> {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let item = |name: &str, role, rows, cols| Item { name: name.to_owned(), role, rows, cols };
-        let mut items = vec![item(names.embedding, Role::Table, self.vocab, self.hidden)];
-        for l in 0..self.layers {
+        let item =
+            |name: &str, role, place, rows, cols| Item { name: name.to_owned(), role, place, rows, cols };
+        let mut items = vec![item(names.embedding, Role::Table, Place::Embedding, self.vocab, self.hidden)];
+        for layer in 0..self.layers {
             let parts = [
-                (Role::Norm, 1, self.hidden),
-                (Role::Projection, q, self.hidden),
-                (Role::Projection, kv, self.hidden),
-                (Role::Projection, kv, self.hidden),
-                (Role::Norm, 1, q),
-                (Role::Residual, self.hidden, q),
-                (Role::Norm, 1, self.hidden),
-                (Role::Projection, self.ffn, self.hidden),
-                (Role::Projection, self.ffn, self.hidden),
-                (Role::Norm, 1, self.ffn),
-                (Role::Residual, self.hidden, self.ffn),
+                (Role::Norm, Place::Elsewhere, 1, self.hidden),
+                (Role::Projection, Place::Elsewhere, q, self.hidden),
+                (Role::Projection, Place::Elsewhere, kv, self.hidden),
+                (Role::Projection, Place::Elsewhere, kv, self.hidden),
+                (Role::Norm, Place::Elsewhere, 1, q),
+                (Role::Residual, Place::Elsewhere, self.hidden, q),
+                (Role::Norm, Place::FfnNorm { layer }, 1, self.hidden),
+                (Role::Projection, Place::Gate, self.ffn, self.hidden),
+                (Role::Projection, Place::Elsewhere, self.ffn, self.hidden),
+                (Role::Norm, Place::FfnSubNorm, 1, self.ffn),
+                (Role::Residual, Place::Elsewhere, self.hidden, self.ffn),
             ];
-            for (i, (role, rows, cols)) in parts.into_iter().enumerate() {
+            for (i, (role, place, rows, cols)) in parts.into_iter().enumerate() {
                 if self.sub_norms() || (i != 4 && i != 9) {
-                    items.push(item(&names.layer[i].replace("{}", &l.to_string()), role, rows, cols));
+                    items.push(item(
+                        &names.layer[i].replace("{}", &layer.to_string()),
+                        role,
+                        place,
+                        rows,
+                        cols,
+                    ));
                 }
             }
         }
-        items.push(item(names.final_norm, Role::Norm, 1, self.hidden));
+        items.push(item(names.final_norm, Role::Norm, Place::Elsewhere, 1, self.hidden));
         if !self.tied {
-            items.push(item(names.head, Role::Table, self.vocab, self.hidden));
+            items.push(item(names.head, Role::Table, Place::Elsewhere, self.vocab, self.hidden));
         }
         items
     }

@@ -9,6 +9,7 @@ fn synth(shape: &str, format: Format, output: PathBuf) -> Synth {
         format,
         embedding: None,
         seed: 1,
+        sparsity: None,
         no_tokenizer: false,
     }
 }
@@ -51,8 +52,9 @@ fn every_format_runs_and_says_the_same() {
 
 #[test]
 fn trits_are_forty_percent_zero_and_depend_on_the_seed() {
-    let weights = |seed| Weights { shape: shape::find("tiny").unwrap(), random: Random(seed) };
-    let item = Item { name: String::new(), role: Role::Projection, rows: 64, cols: 300 };
+    let weights = |seed| Weights { shape: shape::find("tiny").unwrap(), random: Random(seed), plan: None };
+    let item =
+        Item { name: String::new(), role: Role::Projection, place: Place::Elsewhere, rows: 64, cols: 300 };
     let m = weights(1).ternary(0, &item).unwrap();
     let trits: Vec<i8> = (0..64 * 300).map(|i| m.trit(i / 300, i % 300)).collect();
     let share = |trit: i8| trits.iter().filter(|t| **t == trit).count() as f64 / trits.len() as f64;
@@ -67,4 +69,37 @@ fn what_is_not_published_is_refused() {
     assert!(synth("3b", Format::HfPacked, dir.path().join("a")).execute().is_err());
     assert!(synth("3b", Format::GgufTq2, dir.path().join("b")).execute().is_err());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// As promised, in a real forward pass, whatever the container.
+#[test]
+fn a_sparse_model_is_as_sparse_as_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    for (asked, format) in [("0.6,0.8", Format::GgufI2S), ("0.75,0.9", Format::HfPacked)] {
+        let mut synth = synth("tiny", format, dir.path().join(asked));
+        let sparsity: Sparsity = asked.parse().unwrap();
+        synth.sparsity = Some(sparsity);
+        synth.execute().unwrap();
+        let found = sparsity::measure(&synth.output).unwrap();
+        assert!((found.gates - sparsity.gates).abs() < 0.04, "{asked}: {found}");
+        assert!((found.zeros - sparsity.zeros).abs() < 0.04, "{asked}: {found}");
+    }
+    // What a Gaussian model has is far from it.
+    let dense = synth("tiny", Format::GgufI2S, dir.path().join("dense"));
+    dense.execute().unwrap();
+    let found = sparsity::measure(&dense.output).unwrap();
+    assert!((found.gates - 0.5).abs() < 0.04 && found.zeros < 0.7, "{found}");
+}
+
+#[test]
+fn sparsity_that_cannot_be_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (shape, asked) in [("8b", "0.6,0.8"), ("tiny", "0.6,0.61"), ("tiny", "0.6,0.999")] {
+        let mut synth = synth(shape, Format::GgufI2S, dir.path().join("x"));
+        synth.sparsity = Some(asked.parse().unwrap());
+        assert!(synth.execute().is_err(), "{shape} {asked}");
+    }
+    for text in ["", "0.6", "0.8,0.6", "0.6,1", "0,0.5", "a,b"] {
+        assert!(text.parse::<Sparsity>().is_err(), "{text}");
+    }
 }
