@@ -38,6 +38,8 @@ pub fn bitnet_with(args: &[&str], input: &str, env: &[(&str, &str)]) -> Ran {
         .args(args)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
+        // Otherwise the C library sets address space aside for every thread.
+        .env("MALLOC_ARENA_MAX", "1")
         .envs(env.iter().copied());
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
