@@ -226,6 +226,7 @@ fn configurations_that_cannot_be_are_refused() {
     gguf(&folder, &["feed_forward_length"], |file| file.set(&key("feed_forward_length"), Key::String("x")));
     gguf(&folder, &["mamba", "llama"], |file| file.set("general.architecture", Key::String("mamba")));
     gguf(&folder, &["general.alignment"], |file| file.set("general.alignment", Key::U32(0)));
+    gguf(&folder, &["3 parts", "llama-gguf-split"], |file| file.set("split.count", Key::U32(3)));
     gguf(&folder, &["version is 1"], |file| file.version = 1);
     for (key, value) in [
         ("hidden_size", json!(1u64 << 63)),
@@ -322,6 +323,10 @@ fn vocabularies_that_cannot_be_are_refused() {
         refused(&["tokenize", &file, "a"], 3, &[&file]);
         bad(&folder.path(), &["tokenizer.json"]);
     }
+    let mut vocabulary = tiny::tokenizer();
+    vocabulary["post_processor"]["special_tokens"] = json!({});
+    let file = folder.write("tokenizer.json", vocabulary.to_string());
+    refused(&["tokenize", &file, "a"], 3, &[&file, "<s>"]);
     let file = folder.write("tokenizer.model", [0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f]);
     refused(&["tokenize", &file, "a"], 3, &[&file]);
     let folder = Folder::new();
