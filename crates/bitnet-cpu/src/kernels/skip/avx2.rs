@@ -39,7 +39,7 @@ fn widen(narrow: __m256i, sum: __m256i) -> __m256i {
 fn row_sum(row: &[Line], ahead: &[Line], x: &[i8]) -> i32 {
     let mut sum = _mm256_setzero_si256();
     for ((line, ahead), x) in row.iter().zip(ahead).zip(x.as_chunks::<256>().0) {
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(ahead).cast());
+        _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(ahead).cast());
         let mut narrow = _mm256_setzero_si256();
         for half in 0..2 {
             for (codes, x) in fields(load(line, half)).into_iter().zip(x.as_chunks::<64>().0) {

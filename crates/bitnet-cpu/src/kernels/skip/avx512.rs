@@ -27,7 +27,7 @@ fn masks() -> [__m512i; 4] {
 fn row_sum(row: &[Line], ahead: &[Line], x: &[i8]) -> i32 {
     let (masks, mut sum) = (masks(), [_mm512_setzero_si512(); 4]);
     for ((line, ahead), x) in row.iter().zip(ahead).zip(x.as_chunks::<256>().0) {
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(ahead).cast());
+        _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(ahead).cast());
         let codes = load(line);
         for (f, x) in x.as_chunks::<64>().0.iter().enumerate() {
             // SAFETY: 64 bytes; `loadu` accepts any alignment.
@@ -47,7 +47,7 @@ fn column_sums(stripe: &[Line], picked: Picked<'_>, out: &mut [[i32; TILE]; STRI
     let mut ahead = ahead.chain(std::iter::repeat(0));
     for (columns, q) in picked.columns.as_chunks::<4>().0.iter().zip(picked.values.as_chunks::<4>().0) {
         for column in ahead.by_ref().take(4) {
-            _mm_prefetch::<_MM_HINT_T0>(stripe.as_ptr().wrapping_add(column).cast());
+            _mm_prefetch::<_MM_HINT_T1>(stripe.as_ptr().wrapping_add(column).cast());
         }
         let [a, b, c, d] = columns.map(|column| load(&stripe[column as usize]));
         let q = _mm512_set1_epi32(i32::from_le_bytes(q.map(|q| q as u8)));
