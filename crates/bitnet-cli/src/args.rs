@@ -255,7 +255,8 @@ pub struct SamplingFlags {
 impl SamplingFlags {
     pub fn options(&self, flags: &ModelFlags) -> Result<GenerateOptions, Failure> {
         let sampling = SamplerOptions {
-            temperature: self.temp.max(0.0),
+            // llama.cpp takes what is below 0 as greedy.
+            temperature: if self.temp < 0.0 { 0.0 } else { self.temp },
             top_k: self.top_k,
             top_p: self.top_p,
             min_p: self.min_p,

@@ -53,7 +53,20 @@ enum Command {
     Template(template::Template),
 }
 
+/// The tokenizers library answers some vocabularies that contradict themselves with panics. They are caught and become
+/// errors; the panic's own message would be a second one.
+fn quiet_caught_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let caught = info.location().is_some_and(|l| l.file().contains("/tokenizers-"));
+        if !caught {
+            report(info);
+        }
+    }));
+}
+
 fn main() -> ExitCode {
+    quiet_caught_panics();
     let cli = Cli::parse_from(std::env::args_os().map(args::spell_out));
     let quiet = cli.quiet;
     let done = match cli.command {

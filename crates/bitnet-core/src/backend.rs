@@ -20,6 +20,19 @@ pub enum Activation {
     Silu,
 }
 
+/// What a weight is for. A backend may choose by it how the weight lies; any of its products gives the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A product like any other.
+    Product,
+    /// The stacked gate and up projections, `[2i, hidden]`, of [`Backend::gated`] with this activation.
+    GateUp(Activation),
+    /// The projection of what [`Backend::gated`] gave with this activation, normed or not.
+    Down(Activation),
+    /// Scores for every id of the vocabulary, `[vocab, hidden]`: [`Backend::head`].
+    Head,
+}
+
 /// Element type of the key and value cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -173,11 +186,12 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Uploads a norm weight.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector, BackendError>;
     /// Stacks matrices by rows (q, k, v become one product) and puts them into the backend's own layout.
-    fn prepare(&self, stacked: &[Matrix], act: ActivationPrecision) -> Result<Self::Weight, BackendError>;
-    /// Tells that a prepared weight, `[vocab, hidden]`, will be a head: what [`Backend::head`] wants to know of it is made now.
-    fn prepare_head(&self, _w: &mut Self::Weight) -> Result<(), BackendError> {
-        Ok(())
-    }
+    fn prepare(
+        &self,
+        stacked: &[Matrix],
+        act: ActivationPrecision,
+        purpose: Purpose,
+    ) -> Result<Self::Weight, BackendError>;
     /// Bytes that a prepared weight occupies, and how many of them are still in the file's own memory map.
     fn weight_bytes(&self, w: &Self::Weight) -> (usize, usize);
     /// An empty cache.
@@ -214,6 +228,19 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn attend(&self, qkv: &Self::Tensor, kv: &Self::Kv, layer: usize, start: usize, out: &mut Self::Tensor);
     /// `out[m, i] = act(gate) * up` from stacked rows `[gate | up]`, `[m, 2i]`.
     fn gate(&self, gate_up: &Self::Tensor, act: Activation, out: &mut Self::Tensor);
+    /// `out[m, i] = act(x * gate^T) * (x * up^T)` for the stacked `w = [gate | up]`, `[2i, hidden]`; `wide` is room for
+    /// `[m, 2i]`.
+    fn gated(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Weight,
+        act: Activation,
+        wide: &mut Self::Tensor,
+        out: &mut Self::Tensor,
+    ) {
+        self.linear(x, w, wide);
+        self.gate(wide, act, out);
+    }
     /// `x += y`.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
     /// The logits `x [m, hidden] * w^T` that `need` asks for, or more of them. `ids` says which they are, ascending; empty, they

@@ -17,7 +17,7 @@ mod matrix;
 
 pub use backend::{
     Activation, ActivationPrecision, AttentionShape, Backend, BackendError, KvSpec, KvType, LogitsNeed,
-    RopeRows,
+    Purpose, RopeRows,
 };
 pub use bytes::{Bytes, Storage};
 pub use matrix::{DenseMatrix, DenseType, Matrix, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};

@@ -4,7 +4,9 @@
 //! reads memory runs in every round. What is timed is the backend's whole product: activations quantized, weights multiplied,
 //! sums rescaled.
 
-use bitnet_core::{ActivationPrecision, Backend, DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
+use bitnet_core::{
+    ActivationPrecision, Backend, DenseMatrix, DenseType, Matrix, Purpose, Scale, TernaryMatrix,
+};
 use bitnet_cpu::{CpuBackend, CpuOptions, CpuTensor, CpuWeight, Kernel};
 use std::hint::black_box;
 use std::time::Instant;
@@ -82,7 +84,8 @@ fn input(backend: &CpuBackend, m: usize, k: usize) -> CpuTensor {
     let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
     let table =
         Matrix::Dense(DenseMatrix::new(m, k, DenseType::F32, bytes.into()).expect("the shape is right"));
-    let table = backend.prepare(&[table], ActivationPrecision::Int8).expect("values are finite");
+    let table =
+        backend.prepare(&[table], ActivationPrecision::Int8, Purpose::Product).expect("values are finite");
     let mut x = backend.tensor();
     backend.embed(&table, &(0..m as u32).collect::<Vec<_>>(), &mut x).expect("ids are rows");
     x
@@ -177,7 +180,13 @@ fn measure(
     for _ in 0..a.rounds {
         probes.push(probe.run(threads));
         for case in &mut cases {
-            let prepare = || case.backend.prepare(std::slice::from_ref(matrix), ActivationPrecision::Int8);
+            let prepare = || {
+                case.backend.prepare(
+                    std::slice::from_ref(matrix),
+                    ActivationPrecision::Int8,
+                    Purpose::Product,
+                )
+            };
             case.weights.extend((case.weights.len()..copies).map(|_| prepare().expect("memory for weights")));
             case.bytes = case.backend.weight_bytes(&case.weights[0]).0;
             let x = input(&case.backend, m, k);

@@ -6,9 +6,9 @@ use crate::kernels::ternary::{self, Kernel};
 use crate::kernels::{attend, gate, norm, rope};
 use crate::kv::KvCache;
 use crate::pool::Pool;
-use crate::weight::{CpuWeight, Scratch};
+use crate::weight::{CpuWeight, Plan, Scratch};
 use bitnet_core::{
-    Activation, ActivationPrecision, Backend, BackendError, KvSpec, LogitsNeed, Matrix, RopeRows,
+    Activation, ActivationPrecision, Backend, BackendError, KvSpec, LogitsNeed, Matrix, Purpose, RopeRows,
 };
 use std::sync::{Mutex, PoisonError};
 
@@ -19,7 +19,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Threads; one a physical core when `None`.
     pub threads: Option<usize>,
-    /// Ternary kernel, and with it the layout of ternary weights; the best one of the instruction set when `None`.
+    /// The one kernel of all ternary products, and with it the layout of ternary weights. When `None`, the best one of the
+    /// instruction set, and products that leave out what a ReLU-squared gate makes zero.
     pub kernel: Option<Kernel>,
 }
 
@@ -84,8 +85,7 @@ impl CpuTensor {
 
 /// Kernels of one instruction set on a pool of threads.
 pub struct CpuBackend {
-    isa: Isa,
-    kernel: Kernel,
+    plan: Plan,
     pool: Pool,
     scratch: Mutex<Scratch>,
 }
@@ -106,17 +106,18 @@ impl CpuBackend {
             return Err(CpuError::Threads { threads });
         }
         let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
-        Ok(Self { isa, kernel, pool, scratch: Mutex::default() })
+        let plan = Plan { isa, kernel, skip: options.kernel.is_none() };
+        Ok(Self { plan, pool, scratch: Mutex::default() })
     }
 
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.plan.isa
     }
 
     /// The ternary kernel in use.
     pub fn kernel(&self) -> Kernel {
-        self.kernel
+        self.plan.kernel
     }
 
     /// Threads in use, the caller's included.
@@ -142,12 +143,13 @@ impl Backend for CpuBackend {
         }
     }
 
-    fn prepare(&self, stacked: &[Matrix], act: ActivationPrecision) -> Result<CpuWeight, BackendError> {
-        CpuWeight::new(&self.pool, self.kernel, stacked, act)
-    }
-
-    fn prepare_head(&self, w: &mut CpuWeight) -> Result<(), BackendError> {
-        w.prepare_head(self.isa, &self.pool)
+    fn prepare(
+        &self,
+        stacked: &[Matrix],
+        act: ActivationPrecision,
+        purpose: Purpose,
+    ) -> Result<CpuWeight, BackendError> {
+        CpuWeight::new(&self.pool, self.plan, stacked, act, purpose)
     }
 
     fn weight_bytes(&self, w: &CpuWeight) -> (usize, usize) {
@@ -170,7 +172,7 @@ impl Backend for CpuBackend {
 
     fn rms_norm(&self, x: &CpuTensor, w: &Vec<f32>, eps: f32, out: &mut CpuTensor) {
         assert_eq!(x.cols, w.len(), "norm weight");
-        norm::rms_norm(self.isa, &self.pool, &x.data, w, eps, out.shape(x.rows(), x.cols));
+        norm::rms_norm(self.plan.isa, &self.pool, &x.data, w, eps, out.shape(x.rows(), x.cols));
     }
 
     fn rms_norm_heads(
@@ -184,14 +186,14 @@ impl Backend for CpuBackend {
     ) {
         assert_eq!(w.len(), head_dim, "norm weight");
         let cols = x.cols;
-        norm::rms_norm_heads(self.isa, &self.pool, &mut x.data, cols, (first, count), w, eps);
+        norm::rms_norm_heads(self.plan.isa, &self.pool, &mut x.data, cols, (first, count), w, eps);
     }
 
     fn linear(&self, x: &CpuTensor, w: &CpuWeight, out: &mut CpuTensor) {
         assert_eq!(x.cols, w.cols, "input features");
         let m = x.rows();
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        w.linear(self.isa, &self.pool, &x.data, m, &mut scratch, out.shape(m, w.rows));
+        w.linear(self.plan.isa, &self.pool, &x.data, m, &mut scratch, out.shape(m, w.rows));
     }
 
     fn rope_append(
@@ -207,7 +209,7 @@ impl Backend for CpuBackend {
         if need > kv.spec.capacity {
             return Err(BackendError::CacheFull { capacity: kv.spec.capacity, need });
         }
-        rope::rope_append(self.isa, &self.pool, &mut qkv.data, rope, kv, layer, start);
+        rope::rope_append(self.plan.isa, &self.pool, &mut qkv.data, rope, kv, layer, start);
         Ok(())
     }
 
@@ -215,12 +217,33 @@ impl Backend for CpuBackend {
         let shape = kv.spec.shape;
         assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
         let out = out.shape(qkv.rows(), shape.heads * shape.head_dim);
-        attend::attend(self.isa, &self.pool, &qkv.data, kv, layer, start, out);
+        attend::attend(self.plan.isa, &self.pool, &qkv.data, kv, layer, start, out);
     }
 
     fn gate(&self, gate_up: &CpuTensor, act: Activation, out: &mut CpuTensor) {
         let n = gate_up.cols / 2;
-        gate::gate(self.isa, &self.pool, &gate_up.data, n, act, out.shape(gate_up.rows(), n));
+        gate::gate(self.plan.isa, &self.pool, &gate_up.data, n, act, out.shape(gate_up.rows(), n));
+    }
+
+    fn gated(
+        &self,
+        x: &CpuTensor,
+        w: &CpuWeight,
+        act: Activation,
+        wide: &mut CpuTensor,
+        out: &mut CpuTensor,
+    ) {
+        assert_eq!(x.cols, w.cols, "input features");
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if act == Activation::Relu2 && x.rows() == 1 {
+            let out = out.shape(1, w.rows / 2);
+            if w.gated(self.plan.isa, &self.pool, &x.data, &mut scratch, out) {
+                return;
+            }
+        }
+        drop(scratch);
+        self.linear(x, w, wide);
+        self.gate(wide, act, out);
     }
 
     fn add(&self, x: &mut CpuTensor, y: &CpuTensor) {
@@ -241,12 +264,12 @@ impl Backend for CpuBackend {
         assert_eq!(x.cols, w.cols, "input features");
         let m = x.rows();
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if m == 1 && w.top(self.isa, &self.pool, &x.data, need, &mut scratch, ids, logits) {
+        if m == 1 && w.top(self.plan.isa, &self.pool, &x.data, need, &mut scratch, ids, logits) {
             return;
         }
         ids.clear();
         logits.resize(m * w.rows, 0.0);
-        w.linear(self.isa, &self.pool, &x.data, m, &mut scratch, logits);
+        w.linear(self.plan.isa, &self.pool, &x.data, m, &mut scratch, logits);
     }
 
     fn keep_rows(&self, x: &mut CpuTensor, first: usize) {
@@ -286,7 +309,7 @@ mod tests {
         let g = ternary(3, Scale::Groups { size: 32, values: vec![0.25; 6].into() });
         let d = Noise(4).floats(2 * k, 1.0);
         let stack = [Matrix::Ternary(a.clone()), dense(&d, 2), Matrix::Ternary(g.clone())];
-        let w = b.prepare(&stack, ActivationPrecision::Float).unwrap();
+        let w = b.prepare(&stack, ActivationPrecision::Float, Purpose::Product).unwrap();
         let x = Noise(5).floats(2 * k, 1.0);
         let input = CpuTensor { cols: k, data: x.clone() };
         let (mut out, mut got) = (b.tensor(), Vec::new());
@@ -307,9 +330,12 @@ mod tests {
     fn what_cannot_be_is_refused() {
         let b = backend();
         let nan = dense(&[0.0, f32::NAN], 1);
-        assert!(matches!(b.prepare(&[nan], ActivationPrecision::Int8), Err(BackendError::NotFinite { .. })));
+        assert!(matches!(
+            b.prepare(&[nan], ActivationPrecision::Int8, Purpose::Product),
+            Err(BackendError::NotFinite { .. })
+        ));
         assert!(b.vector(&[f32::INFINITY]).is_err());
-        let w = b.prepare(&[dense(&[1.0, 2.0], 1)], ActivationPrecision::Int8).unwrap();
+        let w = b.prepare(&[dense(&[1.0, 2.0], 1)], ActivationPrecision::Int8, Purpose::Product).unwrap();
         let mut out = b.tensor();
         assert!(matches!(b.embed(&w, &[1], &mut out), Err(BackendError::IdOutOfRange { id: 1, rows: 1 })));
         assert!(CpuBackend::new(CpuOptions { threads: Some(0), ..CpuOptions::default() }).is_err());

@@ -4,14 +4,16 @@
 //! an instruction that a processor, an emulator or a compiler gets wrong shows here.
 
 use crate::kernels::quantize::Quantized;
-use crate::kernels::ternary::{self, Kernel};
-use crate::kernels::{attend, dense, gate, norm, quantize, rope};
+use crate::kernels::screen::{self, ScreenScratch};
+use crate::kernels::ternary::{self, Kernel, Place};
+use crate::kernels::{attend, dense, gate, norm, quantize, rope, skip};
 use crate::kv::KvCache;
 use crate::layout::{Panels, TILE2};
 use crate::pool::Pool;
 use crate::{CpuError, Isa};
 use bitnet_core::{
-    Activation, AttentionShape, DenseMatrix, DenseType, KvSpec, KvType, RopeRows, Scale, TernaryMatrix,
+    Activation, AttentionShape, DenseMatrix, DenseType, KvSpec, KvType, LogitsNeed, RopeRows, Scale,
+    TernaryMatrix,
 };
 
 /// The result of one kernel.
@@ -46,6 +48,8 @@ struct Case {
 enum Run {
     /// Once for every instruction set.
     Isa(fn(Isa, &Pool) -> Vec<f32>),
+    /// Once for every instruction set that heads are screened with.
+    Screen(fn(Isa, &Pool) -> Vec<f32>),
     /// Once for every ternary kernel.
     Kernel(fn(Kernel, &Pool) -> Vec<f32>),
 }
@@ -64,6 +68,16 @@ static CASES: &[Case] = &[
         golden: 0x828c_3e06_2000_56ca,
     },
     Case { op: "ternary product, group scales", run: Run::Kernel(grouped), golden: 0x7763_7932_a230_e54e },
+    Case {
+        op: "ternary product without zero inputs",
+        run: Run::Isa(skipping_columns),
+        golden: 0x7b29_63ca_9e33_3719,
+    },
+    Case {
+        op: "ternary gate and up without closed rows",
+        run: Run::Isa(skipping_rows),
+        golden: 0x637e_b695_9afd_1b12,
+    },
     Case { op: "ternary product, float activations", run: Run::Isa(float), golden: 0x19d1_cb28_1cd2_8088 },
     Case {
         op: "dense product, F32",
@@ -94,6 +108,16 @@ static CASES: &[Case] = &[
         op: "dense product, Q6_K",
         run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q6_K)),
         golden: 0xb113_3624_7e93_5f1b,
+    },
+    Case {
+        op: "certified head, Q6_K",
+        run: Run::Screen(|i, p| certified_head(i, p, DenseType::Q6_K)),
+        golden: 0x971d_d788_4f5d_5c66,
+    },
+    Case {
+        op: "certified head, int8 copy",
+        run: Run::Screen(|i, p| certified_head(i, p, DenseType::BF16)),
+        golden: 0x0908_4e83_1b59_d88f,
     },
     Case {
         op: "attention, F32 cache",
@@ -141,6 +165,11 @@ pub fn self_test() -> Result<Vec<SelfTest>, CpuError> {
                     add(isa.name(), isa.is_available().then(|| run(isa, &pool)));
                 }
             }
+            Run::Screen(run) => {
+                for isa in screen::isas() {
+                    add(isa.name(), isa.is_available().then(|| run(isa, &pool)));
+                }
+            }
             Run::Kernel(run) => {
                 for kernel in Kernel::all() {
                     add(kernel.name(), kernel.is_available().then(|| run(kernel, &pool)));
@@ -176,6 +205,25 @@ impl Numbers {
         let trits: Vec<i8> = (0..rows * cols).map(|_| (self.next() % 3) as i8 - 1).collect();
         TernaryMatrix::from_trits(rows, cols, &trits, scale).expect("the shape is that of the trits")
     }
+
+    fn dense(&mut self, rows: usize, cols: usize, dtype: DenseType) -> DenseMatrix {
+        let mut data = Vec::new();
+        let (values, len) = dtype.block();
+        for _ in 0..rows * cols / values {
+            let mut block: Vec<u8> = (0..len).map(|_| self.next() as u8).collect();
+            // A finite scale, or a finite number.
+            let scale = half::f16::from_f32(self.floats(1)[0]).to_le_bytes();
+            match dtype {
+                DenseType::F32 => block.copy_from_slice(&self.floats(1)[0].to_le_bytes()),
+                DenseType::F16 => block.copy_from_slice(&scale),
+                DenseType::BF16 => block.copy_from_slice(&self.floats(1)[0].to_le_bytes()[2..]),
+                DenseType::Q8_0 | DenseType::Q4_0 => block[..2].copy_from_slice(&scale),
+                DenseType::Q6_K => block[208..].copy_from_slice(&scale),
+            }
+            data.extend(block);
+        }
+        DenseMatrix::new(rows, cols, dtype, data.into()).expect("the data are whole rows")
+    }
 }
 
 fn rms_norm(isa: Isa, pool: &Pool) -> Vec<f32> {
@@ -209,7 +257,46 @@ fn grouped(kernel: Kernel, pool: &Pool) -> Vec<f32> {
 fn product(kernel: Kernel, pool: &Pool, w: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
     let panels = Panels::new(pool, kernel.layout(), &[w]).expect("one matrix stacks with itself");
     let mut y = vec![0.0; x.len() / w.cols() * w.rows()];
-    ternary::ternary_linear(kernel.isa(), kernel, pool, &panels, x, &mut ternary::Scratch::default(), &mut y);
+    multiply(kernel, pool, &panels, x, &mut y);
+    y
+}
+
+fn multiply(kernel: Kernel, pool: &Pool, w: &Panels, x: &[f32], y: &mut [f32]) {
+    let mut scratch = ternary::Scratch::default();
+    scratch.quantize(kernel.isa(), pool, x, w.cols);
+    ternary::ternary_linear(
+        kernel.isa(),
+        kernel,
+        pool,
+        w,
+        &mut scratch,
+        Place { y, stride: w.rows, first: 0 },
+    );
+}
+
+/// Three in four inputs are zero.
+fn skipping_columns(isa: Isa, pool: &Pool) -> Vec<f32> {
+    let mut numbers = Numbers(9);
+    let w = numbers.ternary(290, 203, Scale::Tensor(0.41));
+    let mut x = numbers.floats(203);
+    x.iter_mut().enumerate().filter(|(i, _)| i % 4 != 1).for_each(|(_, x)| *x = 0.0);
+    let panels = Panels::by_column(pool, &[&w]).expect("one matrix stacks with itself");
+    let mut y = vec![0.0; w.rows()];
+    multiply(Kernel::of(isa), pool, &panels, &x, &mut y);
+    y
+}
+
+fn skipping_rows(isa: Isa, pool: &Pool) -> Vec<f32> {
+    let mut numbers = Numbers(10);
+    let kernel = Kernel::of(isa).general();
+    let gate = numbers.ternary(77, 603, Scale::Tensor(0.41));
+    let up = numbers.ternary(77, 603, Scale::Tensor(0.23));
+    let gate = Panels::new(pool, kernel.layout(), &[&gate]).expect("one matrix stacks with itself");
+    let up = Panels::by_row(pool, &[&up]).expect("one matrix stacks with itself");
+    let mut scratch = ternary::Scratch::default();
+    scratch.quantize(isa, pool, &numbers.floats(603), 603);
+    let mut y = vec![0.0; 77];
+    skip::gated_relu2(isa, kernel, pool, (&gate, &up), &mut scratch, &mut y);
     y
 }
 
@@ -224,26 +311,34 @@ fn float(isa: Isa, pool: &Pool) -> Vec<f32> {
 }
 
 fn dense_product(isa: Isa, pool: &Pool, dtype: DenseType) -> Vec<f32> {
-    let (mut numbers, rows, cols) = (Numbers(6), 21, 512);
-    let mut data = Vec::new();
-    let (values, len) = dtype.block();
-    for _ in 0..rows * cols / values {
-        let mut block: Vec<u8> = (0..len).map(|_| numbers.next() as u8).collect();
-        // A finite scale, or a finite number.
-        let scale = half::f16::from_f32(numbers.floats(1)[0]).to_le_bytes();
-        match dtype {
-            DenseType::F32 => block.copy_from_slice(&numbers.floats(1)[0].to_le_bytes()),
-            DenseType::F16 => block.copy_from_slice(&scale),
-            DenseType::BF16 => block.copy_from_slice(&numbers.floats(1)[0].to_le_bytes()[2..]),
-            DenseType::Q8_0 | DenseType::Q4_0 => block[..2].copy_from_slice(&scale),
-            DenseType::Q6_K => block[208..].copy_from_slice(&scale),
-        }
-        data.extend(block);
-    }
-    let w = DenseMatrix::new(rows, cols, dtype, data.into()).expect("the data are whole rows");
-    let mut y = vec![0.0; 3 * rows];
-    dense::dense_linear(isa, pool, &w, &numbers.floats(3 * cols), 3, &mut y);
+    let mut numbers = Numbers(6);
+    let w = numbers.dense(21, 512, dtype);
+    let mut y = vec![0.0; 3 * w.rows()];
+    dense::dense_linear(isa, pool, &w, &numbers.floats(3 * w.cols()), 3, &mut y);
     y
+}
+
+/// The best rows of a head and their products, by screening where the instruction set has it. Nothing where a score lies
+/// farther from its product than its bound says, or the bounds separate nothing.
+fn certified_head(isa: Isa, pool: &Pool, dtype: DenseType) -> Vec<f32> {
+    const BEST: usize = 8;
+    let mut numbers = Numbers(9);
+    let w = numbers.dense(4099, 256, dtype);
+    let x = numbers.floats(w.cols());
+    let mut products = vec![0.0; w.rows()];
+    dense::dense_linear(isa, pool, &w, &x, 1, &mut products);
+    let mut ids: Vec<u32> = (0..w.rows() as u32).collect();
+    if let Some(screen) = screen::prepare(isa, pool, &w).expect("the head is a megabyte") {
+        let need = LogitsNeed::Top { k: BEST, also: Vec::new() };
+        let mut scratch = ScreenScratch::default();
+        let separates = screen.top(isa, pool, &w, &x, &need, &mut scratch, &mut ids, &mut Vec::new());
+        if !separates || !screen.holds(&scratch, &products) {
+            return Vec::new();
+        }
+    }
+    ids.sort_by(|a, b| products[*b as usize].total_cmp(&products[*a as usize]));
+    ids.truncate(BEST);
+    ids.iter().flat_map(|id| [*id as f32, products[*id as usize]]).collect()
 }
 
 /// Rotation, the cache and attention over more than one segment of positions.
@@ -276,7 +371,7 @@ mod tests {
         let goldens: Vec<String> = CASES
             .iter()
             .map(|case| match case.run {
-                Run::Isa(run) => (case, hash(&run(Isa::Scalar, &pool))),
+                Run::Isa(run) | Run::Screen(run) => (case, hash(&run(Isa::Scalar, &pool))),
                 Run::Kernel(run) => (case, hash(&run(Kernel::of(Isa::Scalar), &pool))),
             })
             .filter(|(case, got)| case.golden != *got)

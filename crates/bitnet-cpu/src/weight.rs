@@ -2,12 +2,13 @@
 
 use crate::Isa;
 use crate::kernels::screen::{self, Screen, ScreenScratch};
-use crate::kernels::ternary::Kernel;
-use crate::kernels::{dense, ternary};
-use crate::layout::Panels;
+use crate::kernels::ternary::{Kernel, Place};
+use crate::kernels::{dense, skip, ternary};
+use crate::layout::{Order, Panels};
 use crate::pool::Pool;
 use bitnet_core::{
-    ActivationPrecision, BackendError, DenseMatrix, DenseType, LogitsNeed, Matrix, Scale, TernaryMatrix,
+    Activation, ActivationPrecision, BackendError, DenseMatrix, DenseType, LogitsNeed, Matrix, Purpose,
+    Scale, TernaryMatrix,
 };
 use bitnet_quant::dense::dequantize_row;
 use half::{bf16, f16};
@@ -47,45 +48,37 @@ pub(crate) struct Scratch {
     screen: ScreenScratch,
 }
 
+/// How weights are multiplied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) isa: Isa,
+    /// For ternary matrices.
+    pub(crate) kernel: Kernel,
+    /// Whether matrices whose products can leave out rows or columns lie in the order for that.
+    pub(crate) skip: bool,
+}
+
 impl CpuWeight {
     pub(crate) fn new(
         pool: &Pool,
-        kernel: Kernel,
+        plan: Plan,
         stacked: &[Matrix],
         act: ActivationPrecision,
+        purpose: Purpose,
     ) -> Result<Self, BackendError> {
         let cols = stacked.first().map_or(0, Matrix::cols);
         if let Some(odd) = stacked.iter().find(|m| m.cols() != cols) {
             return Err(BackendError::Stack { what: "columns", a: cols, b: odd.cols() });
         }
-        let panels = |run: &[&TernaryMatrix]| {
-            let plain = act == ActivationPrecision::Int8 && run.iter().all(|m| group(m) == 0);
-            let kernel = if plain { kernel } else { kernel.general() };
-            Panels::new(pool, kernel.layout(), run).map(|panels| Part::Ternary(panels, kernel))
+        let parts = match skipping(pool, plan, stacked, act, purpose)? {
+            Some(parts) => parts,
+            None => parts(pool, plan.kernel, stacked, act)?,
         };
-        let mut parts = Vec::new();
-        let mut run: Vec<&TernaryMatrix> = Vec::new();
-        for matrix in stacked {
-            match matrix {
-                Matrix::Ternary(m) => {
-                    if run.last().is_some_and(|last| group(last) != group(m)) {
-                        parts.push(panels(&std::mem::take(&mut run))?);
-                    }
-                    run.push(m);
-                }
-                Matrix::Dense(m) => {
-                    if !run.is_empty() {
-                        parts.push(panels(&std::mem::take(&mut run))?);
-                    }
-                    check_finite(pool, m)?;
-                    parts.push(Part::Dense(m.clone()));
-                }
-            }
-        }
-        if !run.is_empty() {
-            parts.push(panels(&run)?);
-        }
-        Ok(Self { rows: parts.iter().map(Part::rows).sum(), cols, act, parts, screen: None })
+        let screen = match (purpose, parts.as_slice()) {
+            (Purpose::Head, [Part::Dense(w)]) => screen::prepare(plan.isa, pool, w)?,
+            _ => None,
+        };
+        Ok(Self { rows: parts.iter().map(Part::rows).sum(), cols, act, parts, screen })
     }
 
     /// Bytes in all, and how many of them are the file's own.
@@ -95,14 +88,6 @@ impl CpuWeight {
             Part::Ternary(p, _) => (all + p.len_bytes(), mapped),
             Part::Dense(m) => (all + m.data().len(), mapped + m.data().len()),
         })
-    }
-
-    /// Makes what [`CpuWeight::top`] needs.
-    pub(crate) fn prepare_head(&mut self, isa: Isa, pool: &Pool) -> Result<(), BackendError> {
-        if let [Part::Dense(w)] = self.parts.as_slice() {
-            self.screen = screen::prepare(isa, pool, w)?;
-        }
-        Ok(())
     }
 
     /// The products of one token that `need` asks for; false where all have to be computed.
@@ -135,38 +120,49 @@ impl CpuWeight {
         scratch: &mut Scratch,
         y: &mut [f32],
     ) {
-        if let [part] = self.parts.as_slice() {
-            return self.part(part, isa, pool, x, m, &mut scratch.ternary, y);
+        let int8 = self.act == ActivationPrecision::Int8;
+        if int8 && self.parts.iter().any(|part| matches!(part, Part::Ternary(..))) {
+            scratch.ternary.quantize(isa, pool, x, self.cols);
         }
-        let Scratch { ternary, part: out, .. } = scratch;
         let mut first = 0;
         for part in &self.parts {
-            out.resize(m * part.rows(), 0.0);
-            self.part(part, isa, pool, x, m, ternary, out);
-            for (y, out) in y.chunks_exact_mut(self.rows).zip(out.chunks_exact(part.rows())) {
-                y[first..first + part.rows()].copy_from_slice(out);
+            let (rows, stride) = (part.rows(), self.rows);
+            match part {
+                Part::Ternary(w, kernel) if int8 => {
+                    let place = Place { y, stride, first };
+                    ternary::ternary_linear(isa, *kernel, pool, w, &mut scratch.ternary, place);
+                }
+                _ if rows == stride => float_part(part, isa, pool, x, m, y),
+                _ => {
+                    let out = &mut scratch.part;
+                    out.resize(m * rows, 0.0);
+                    float_part(part, isa, pool, x, m, out);
+                    for (y, out) in y.chunks_exact_mut(stride).zip(out.chunks_exact(rows)) {
+                        y[first..first + rows].copy_from_slice(out);
+                    }
+                }
             }
-            first += part.rows();
+            first += rows;
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one product: where, what and how")]
-    fn part(
+    /// `out[i] = max(gate, 0)^2 * up` of one token, leaving out the rows of `up` whose gate is closed; false where this weight was
+    /// not made for it.
+    pub(crate) fn gated(
         &self,
-        part: &Part,
         isa: Isa,
         pool: &Pool,
         x: &[f32],
-        m: usize,
-        scratch: &mut ternary::Scratch,
-        y: &mut [f32],
-    ) {
-        match (part, self.act) {
-            (Part::Ternary(p, kernel), ActivationPrecision::Int8) => {
-                ternary::ternary_linear(isa, *kernel, pool, p, x, scratch, y)
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) -> bool {
+        match self.parts.as_slice() {
+            [Part::Ternary(gate, kernel), Part::Ternary(up, _)] if up.order == Order::Rows => {
+                scratch.ternary.quantize(isa, pool, x, self.cols);
+                skip::gated_relu2(isa, *kernel, pool, (gate, up), &mut scratch.ternary, out);
+                true
             }
-            (Part::Ternary(p, _), ActivationPrecision::Float) => ternary::float_linear(isa, pool, p, x, y),
-            (Part::Dense(w), _) => dense::dense_linear(isa, pool, w, x, m, y),
+            _ => false,
         }
     }
 
@@ -181,6 +177,78 @@ impl CpuWeight {
             }
             row -= part.rows();
         }
+    }
+}
+
+/// The parts of a stack in the orders for products that skip, where there are such products.
+fn skipping(
+    pool: &Pool,
+    plan: Plan,
+    stacked: &[Matrix],
+    act: ActivationPrecision,
+    purpose: Purpose,
+) -> Result<Option<Vec<Part>>, BackendError> {
+    let plain = |m: &TernaryMatrix| group(m) == 0 && m.cols() <= skip::MAX_COLUMNS;
+    if !plan.skip || act != ActivationPrecision::Int8 {
+        return Ok(None);
+    }
+    let kernel = plan.kernel.general();
+    Ok(match (purpose, stacked) {
+        (Purpose::GateUp(Activation::Relu2), [Matrix::Ternary(gate), Matrix::Ternary(up)])
+            if plain(gate) && plain(up) =>
+        {
+            let gate = Panels::new(pool, plan.kernel.layout(), &[gate])?;
+            Some(vec![Part::Ternary(gate, plan.kernel), Part::Ternary(Panels::by_row(pool, &[up])?, kernel)])
+        }
+        (Purpose::Down(Activation::Relu2), [Matrix::Ternary(down)]) if plain(down) => {
+            Some(vec![Part::Ternary(Panels::by_column(pool, &[down])?, kernel)])
+        }
+        _ => None,
+    })
+}
+
+/// The parts of a stack: each run of ternary matrices in tiles, dense ones as they are.
+fn parts(
+    pool: &Pool,
+    kernel: Kernel,
+    stacked: &[Matrix],
+    act: ActivationPrecision,
+) -> Result<Vec<Part>, BackendError> {
+    let panels = |run: &[&TernaryMatrix]| {
+        let plain = act == ActivationPrecision::Int8 && run.iter().all(|m| group(m) == 0);
+        let kernel = if plain { kernel } else { kernel.general() };
+        Panels::new(pool, kernel.layout(), run).map(|panels| Part::Ternary(panels, kernel))
+    };
+    let mut parts = Vec::new();
+    let mut run: Vec<&TernaryMatrix> = Vec::new();
+    for matrix in stacked {
+        match matrix {
+            Matrix::Ternary(m) => {
+                if run.last().is_some_and(|last| group(last) != group(m)) {
+                    parts.push(panels(&std::mem::take(&mut run))?);
+                }
+                run.push(m);
+            }
+            Matrix::Dense(m) => {
+                if !run.is_empty() {
+                    parts.push(panels(&std::mem::take(&mut run))?);
+                }
+                check_finite(pool, m)?;
+                parts.push(Part::Dense(m.clone()));
+            }
+        }
+    }
+    if !run.is_empty() {
+        parts.push(panels(&run)?);
+    }
+    Ok(parts)
+}
+
+/// The product of a part whose input stays f32.
+fn float_part(part: &Part, isa: Isa, pool: &Pool, x: &[f32], m: usize, y: &mut [f32]) {
+    match part {
+        Part::Ternary(w, _) => ternary::float_linear(isa, pool, w, x, y),
+        Part::Dense(w) => dense::dense_linear(isa, pool, w, x, m, y),
     }
 }
 

@@ -111,8 +111,7 @@ impl<B: Backend> Transformer<B> {
             b.add(h, wide);
 
             b.rms_norm(h, &layer.ffn_norm, c.eps, x);
-            b.linear(x, &layer.gate_up, wide);
-            b.gate(wide, c.activation, y);
+            b.gated(x, &layer.gate_up, c.activation, wide, y);
             let gated = sub_norm(b, layer.ffn_sub_norm.as_ref(), c.eps, y, x);
             b.linear(gated, &layer.down, wide);
             b.add(h, wide);

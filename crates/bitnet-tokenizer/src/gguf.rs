@@ -83,6 +83,9 @@ const LLAMA3_TOKENS: usize = 128_256;
 impl Tokenizer {
     /// Builds the tokenizer of a GGUF file.
     pub fn from_gguf(vocab: GgufVocab<'_>) -> Result<Self, TokenizerError> {
+        if vocab.tokens.is_empty() {
+            return Err(invalid("tokenizer.ggml.tokens is absent or empty"));
+        }
         let mut tokenizer = match vocab.model {
             "gpt2" => byte_level(&vocab)?,
             "llama" => sentencepiece(&vocab)?,

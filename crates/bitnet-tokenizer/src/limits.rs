@@ -2,7 +2,7 @@
 //! make it fill the memory, so they are looked at before.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// How much larger than the text everything that replaces, prepends or repeats may make it together. Real vocabularies stay
 /// below 100.
@@ -60,6 +60,7 @@ fn growth(part: &Value) -> Result<usize, String> {
                 let bytes = base64::decode(charsmap).map_err(|e| format!("precompiled_charsmap: {e}"))?;
                 check_charsmap(&bytes)?;
             }
+            check_pieces(object)?;
             let pieces = |key: &str| object.get(key).and_then(Value::as_array).map_or(0, Vec::len);
             let ids = object.get("special_tokens").and_then(Value::as_object).into_iter().flatten();
             let ids = ids.filter_map(|(_, t)| t.get("ids")?.as_array().map(Vec::len)).max().unwrap_or(0);
@@ -73,6 +74,26 @@ fn growth(part: &Value) -> Result<usize, String> {
         _ => {}
     }
     Ok(factor)
+}
+
+/// Refuses a template of special tokens that names one it does not define, or puts a second text where there is one: the
+/// library would panic when it encodes.
+fn check_pieces(processor: &Map<String, Value>) -> Result<(), String> {
+    let list = |key: &str| processor.get(key).and_then(Value::as_array).into_iter().flatten();
+    let id = |piece: &Value, kind: &str| Some(piece.get(kind)?.get("id")?.as_str()?.to_owned());
+    for piece in list("single").chain(list("pair")) {
+        if let Some(token) = id(piece, "SpecialToken")
+            && processor.get("special_tokens").and_then(|t| t.get(&token)).is_none()
+        {
+            return Err(format!(
+                "its post_processor names the special token {token:?}, which it does not define"
+            ));
+        }
+    }
+    if list("single").any(|piece| id(piece, "Sequence").is_some_and(|id| id != "A")) {
+        return Err("its post_processor puts a second text behind a single one".to_owned());
+    }
+    Ok(())
 }
 
 fn replacing(pattern: &Value, content: &str) -> usize {
@@ -134,6 +155,10 @@ mod tests {
         assert!(check("post_processor", copies).is_err());
         let ids = json!({"single": vec![json!({}); 100], "special_tokens": {"x": {"ids": vec![1; 100]}}});
         assert!(check("post_processor", ids).is_err());
+        // Found by fuzzing: these panicked in the library.
+        let single = |piece: Value| check("post_processor", json!({"single": [piece], "special_tokens": {}}));
+        assert!(single(json!({"SpecialToken": {"id": "<x>", "type_id": 0}})).unwrap_err().contains("<x>"));
+        assert!(single(json!({"Sequence": {"id": "B", "type_id": 0}})).unwrap_err().contains("second"));
         assert!(super::check(br#"{"decoder": null, "decoder": null}"#).is_err());
         assert!(check_charsmap(&u32::MAX.to_le_bytes()).unwrap_err().contains("cut off"));
         assert!(check_charsmap(&[&[0; 4][..], &[b'a'; 300]].concat()).unwrap_err().contains("300"));

@@ -15,8 +15,9 @@ pub const BITNET_2B_4T_TEMPLATE: &str = "{% set loop_messages = messages %}{% fo
 /// What marks the template that bitnet.cpp's converter writes instead.
 const CONVERTED: &str = "BITNETAssistant";
 
-/// Steps a template may take; the longest real ones need a few thousand a message.
-const FUEL: u64 = 20_000_000;
+/// Steps a template may take; the longest real ones need a few thousand a message. A step also pays for 64 bytes of text
+/// that a template makes. Lists that hold each other over and over are seen only once they have been walked.
+const FUEL: u64 = 4_000_000;
 
 /// Texts of special tokens that templates refer to.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +113,8 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else { break };
+        // The tag may be as short as `{%%}`, but its two ends share no byte.
+        let Some(len) = rest[start + 2..].find("%}").map(|at| at + 2) else { break };
         let tag = &rest[start + 2..start + len];
         let (open, inner, close) = {
             let inner = tag.trim_start_matches(['-', '+']);

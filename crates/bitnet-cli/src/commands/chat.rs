@@ -127,7 +127,9 @@ impl Chat {
                 Line::Say(text) => conversation.say(text),
             }
             cancel.store(false, Ordering::Relaxed);
-            conversation.answer(&mut model, &tokenizer, template, options.clone(), quiet)?;
+            conversation
+                .answer(&mut model, &tokenizer, template, options.clone(), quiet)
+                .map_err(Failure::at(&path))?;
         }
     }
 }

@@ -55,7 +55,8 @@ impl Doctor {
             writeln!(out, "CPU features     {}", if features.is_empty() { "none used" } else { &features })?;
             writeln!(out, "instruction set  {} (best of this processor)", backend.isa())?;
             writeln!(out, "threads          {} (physical cores)", backend.threads())?;
-            writeln!(out, "\n{:<36} {:<14} self-test of every kernel", "operation", "kernel")?;
+            let width = results.iter().map(|r| r.op.len()).max().unwrap_or(0);
+            writeln!(out, "\n{:<width$} {:<14} self-test of every kernel", "operation", "kernel")?;
             for tests in ops {
                 let of = |verdict, word: &str| {
                     let names = tests.iter().filter(|t| t.verdict == verdict).map(|t| t.kernel);
@@ -68,7 +69,7 @@ impl Doctor {
                     of(Verdict::NotRun, "not run, no such instructions"),
                 ];
                 let verdicts = verdicts.iter().filter(|v| !v.is_empty()).cloned().collect::<Vec<_>>();
-                writeln!(out, "{:<36} {:<14} {}", tests[0].op, chosen(tests), verdicts.join("; "))?;
+                writeln!(out, "{:<width$} {:<14} {}", tests[0].op, chosen(tests), verdicts.join("; "))?;
             }
         }
         match failed {

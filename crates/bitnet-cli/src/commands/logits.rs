@@ -1,6 +1,7 @@
 //! `bitnet logits`: exact numbers for comparison.
 
 use crate::args::{ModelFlags, ModelPath, ids};
+use crate::commands::vocabulary;
 use crate::failure::Failure;
 use bitnet_formats::safetensors_file::{TensorInfo, Writer};
 use bitnet_model::{Rows, StepOutput};
@@ -36,7 +37,9 @@ impl Logits {
         let mut model = self.flags.open(self.model.get(), quiet)?;
         let ids = match (&self.tokens, &self.text) {
             (Some(tokens), _) => ids(tokens)?,
-            (None, text) => model.encode(text.as_deref().unwrap_or_default())?,
+            (None, text) => {
+                vocabulary::encode(&model, text.as_deref().unwrap_or_default(), self.model.get())?
+            }
         };
         let (mut logits, mut hidden) = (Vec::new(), Vec::<Vec<f32>>::new());
         let want = StepOutput { rows: Rows::All, keep_hidden: self.hidden, ..StepOutput::default() };

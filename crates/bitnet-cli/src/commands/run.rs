@@ -2,13 +2,14 @@
 
 use crate::args::{ModelFlags, SamplingFlags, ids};
 use crate::commands::chat::Chat;
+use crate::commands::vocabulary;
 use crate::failure::Failure;
 use crate::terminal::interrupt;
 use bitnet_inference::{FinishReason, Generation, Model};
 use clap::Args;
 use serde_json::json;
 use std::io::{IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -62,7 +63,7 @@ impl Run {
         let mut model = self.model_flags.open(&path, quiet)?;
         let prompt = match prompt {
             Prompt::Ids(ids) => ids,
-            Prompt::Text(text) => encode(&model, &text)?,
+            Prompt::Text(text) => encode(&model, &text, &path)?,
         };
         options.cancel = Some(interrupt());
         let mut generation = model.generate(&prompt, options)?;
@@ -99,8 +100,8 @@ impl Run {
 }
 
 /// An empty text begins with what begins every text.
-fn encode(model: &Model, text: &str) -> Result<Vec<u32>, Failure> {
-    let ids = model.encode(text)?;
+fn encode(model: &Model, text: &str, path: &Path) -> Result<Vec<u32>, Failure> {
+    let ids = vocabulary::encode(model, text, path)?;
     if !ids.is_empty() {
         return Ok(ids);
     }

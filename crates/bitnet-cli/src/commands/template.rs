@@ -44,7 +44,9 @@ impl Template {
         if !messages.is_array() {
             return Err(Failure::Usage(format!("{} holds no list of messages", self.messages.display())));
         }
-        let prompt = template.render(&messages, !self.no_generation_prompt, &extra)?;
+        let prompt = template
+            .render(&messages, !self.no_generation_prompt, &extra)
+            .map_err(Failure::at(&self.model))?;
         let mut out = std::io::stdout().lock();
         out.write_all(prompt.as_bytes())?;
         // A file or a pipe gets the prompt to the last byte.

@@ -1,6 +1,7 @@
 //! The tokenizer of a model or of a `tokenizer.json`, and its template.
 
 use crate::failure::Failure;
+use bitnet_inference::{GenerateError, Model};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::path::Path;
 
@@ -30,12 +31,19 @@ pub fn template<'a>(tokenizer: &'a Tokenizer, path: &Path) -> Result<&'a ChatTem
     })
 }
 
+/// Ids of a prompt, with what the model expects in front of it.
+pub fn encode(model: &Model, text: &str, path: &Path) -> Result<Vec<u32>, Failure> {
+    model.encode(text).map_err(|e| match e {
+        GenerateError::NoTokenizer => absent(path),
+        e => e.into(),
+    })
+}
+
 /// What to say where there is no tokenizer.
 pub fn absent(path: &Path) -> Failure {
     let what = match path.is_dir() {
         true => "has neither tokenizer.json nor tokenizer.model",
         false => "has no tokenizer",
     };
-    let path = path.display();
-    Failure::Model(format!("{path} {what}; run, logits and bench work on token ids without one"))
+    Failure::Model(format!("{} {what}; run and logits take token ids with --tokens", path.display()))
 }

@@ -7,4 +7,5 @@ pub(crate) mod norm;
 pub(crate) mod quantize;
 pub(crate) mod rope;
 pub(crate) mod screen;
+pub(crate) mod skip;
 pub(crate) mod ternary;

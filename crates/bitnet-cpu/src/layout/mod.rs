@@ -1,14 +1,20 @@
 //! How prepared ternary weights lie in memory: one file and one row of [`LAYOUTS`] for each layout.
 //!
 //! Rows come in tiles of sixteen, in every layout; what a tile looks like inside is the layout's affair. Tiles follow each
-//! other without gaps, so that a product reads one sequential stream.
+//! other without gaps, so that a product reads one sequential stream. Products that leave out rows or columns have an order
+//! of their own, [`by_row`] and [`by_column`], from which tiles of [`TILE2`] are made again where all are needed.
 
+pub(crate) mod by_column;
+pub(crate) mod by_row;
 pub(crate) mod tile2;
 
 use crate::pool::Pool;
 use bitnet_core::{BackendError, Scale, TernaryMatrix};
+use std::ops::Range;
 
+pub(crate) use by_column::STRIPE_TILES;
 pub(crate) use tile2::TILE2;
+use tile2::{BLOCK, COLUMNS};
 
 /// Rows of a tile.
 pub(crate) const TILE: usize = 16;
@@ -43,14 +49,26 @@ pub(crate) enum PanelScale {
     Groups { cols: usize, groups: usize, values: Vec<[f32; 16]> },
 }
 
+/// In which order the weights of a matrix follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// `[tiles][tile_bytes]`, a tile as its layout says.
+    Tiles,
+    /// See [`by_row`].
+    Rows,
+    /// See [`by_column`].
+    Columns,
+}
+
 /// Stacked ternary matrices in tiles.
 pub(crate) struct Panels {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
+    /// How the tiles look that products read.
     pub(crate) layout: &'static Layout,
     /// Bytes of a tile.
     pub(crate) tile_bytes: usize,
-    /// `[tiles][tile_bytes]`.
+    pub(crate) order: Order,
     lines: Vec<Line>,
     pub(crate) scale: PanelScale,
 }
@@ -66,6 +84,15 @@ fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }
 
+/// Packs canonical rows of one unit.
+type Pack<'a> = &'a (dyn Fn(&[&[u8]], &mut [u8]) + Sync);
+
+/// What is packed at a time.
+struct Unit {
+    rows: usize,
+    lines: usize,
+}
+
 impl Panels {
     /// Stacks matrices of equal width by rows. Group scales may not be mixed with others.
     pub(crate) fn new(
@@ -74,30 +101,81 @@ impl Panels {
         parts: &[&TernaryMatrix],
     ) -> Result<Self, BackendError> {
         let cols = parts.first().map_or(0, |m| m.cols());
+        let unit = Unit { rows: TILE, lines: (layout.tile_bytes)(cols) / 64 };
+        Self::packed(pool, layout, Order::Tiles, unit, parts, &|rows, out| (layout.pack)(rows, cols, out))
+    }
+
+    /// The same row by row.
+    pub(crate) fn by_row(pool: &Pool, parts: &[&TernaryMatrix]) -> Result<Self, BackendError> {
+        let unit = Unit { rows: 1, lines: by_row::row_lines(parts.first().map_or(0, |m| m.cols())) };
+        Self::packed(pool, &TILE2, Order::Rows, unit, parts, &|rows, out| by_row::pack(rows[0], out))
+    }
+
+    /// The same column by column.
+    pub(crate) fn by_column(pool: &Pool, parts: &[&TernaryMatrix]) -> Result<Self, BackendError> {
+        let unit = Unit { rows: by_column::STRIPE, lines: parts.first().map_or(0, |m| m.cols()) };
+        Self::packed(pool, &TILE2, Order::Columns, unit, parts, &by_column::pack)
+    }
+
+    fn packed(
+        pool: &Pool,
+        layout: &'static Layout,
+        order: Order,
+        unit: Unit,
+        parts: &[&TernaryMatrix],
+        pack: Pack<'_>,
+    ) -> Result<Self, BackendError> {
+        let cols = parts.first().map_or(0, |m| m.cols());
         if let Some(odd) = parts.iter().find(|m| m.cols() != cols) {
             return Err(BackendError::Stack { what: "columns", a: cols, b: odd.cols() });
         }
         let rows: usize = parts.iter().map(|m| m.rows()).sum();
-        let (tiles, tile_bytes) = (rows.div_ceil(TILE), (layout.tile_bytes)(cols));
         let scale = scales(parts, rows, cols)?;
-        let mut lines = reserve::<Line>(tiles * tile_bytes / 64, "ternary weights")?;
-        lines.resize(tiles * tile_bytes / 64, Line([0; 64]));
+        let len = rows.div_ceil(unit.rows) * unit.lines;
+        let mut lines = reserve::<Line>(len, "ternary weights")?;
+        lines.resize(len, Line([0; 64]));
         let sources: Vec<&[u8]> = parts.iter().flat_map(|m| (0..m.rows()).map(|r| m.row_codes(r))).collect();
-        pool.chunks_mut(bytes_mut(&mut lines), tile_bytes.max(1), &|tile, out| {
-            let first = tile * TILE;
-            (layout.pack)(&sources[first..rows.min(first + TILE)], cols, out);
+        pool.chunks_mut(bytes_mut(&mut lines), (unit.lines * 64).max(1), &|i, out| {
+            let first = i * unit.rows;
+            pack(&sources[first..rows.min(first + unit.rows)], out);
         });
-        Ok(Self { rows, cols, layout, tile_bytes, lines, scale })
+        Ok(Self { rows, cols, layout, tile_bytes: (layout.tile_bytes)(cols), order, lines, scale })
     }
 
-    /// The tiles of `range`.
-    pub(crate) fn tiles_of(&self, range: std::ops::Range<usize>) -> &[u8] {
-        &bytes(&self.lines)[range.start * self.tile_bytes..range.end * self.tile_bytes]
+    /// The tiles of `range`: as they lie, or made in `room` of weights that lie in another order.
+    pub(crate) fn tiles_of<'a>(&'a self, range: Range<usize>, room: &'a mut Vec<Line>) -> &'a [u8] {
+        if self.order == Order::Tiles {
+            return &bytes(&self.lines)[range.start * self.tile_bytes..range.end * self.tile_bytes];
+        }
+        room.resize(range.len() * self.tile_bytes / 64, Line([0; 64]));
+        for (tile, out) in range.zip(bytes_mut(room).chunks_exact_mut(self.tile_bytes.max(1))) {
+            if self.order == Order::Rows {
+                let rows = tile * TILE..self.rows.min((tile + 1) * TILE);
+                by_row::tile(self.rows_of(rows), by_row::row_lines(self.cols), self.cols, out);
+            } else {
+                by_column::tile(self.stripe(tile / STRIPE_TILES), tile % STRIPE_TILES, out);
+            }
+        }
+        bytes(room)
     }
 
-    /// The bytes of tile `tile`.
+    /// Neighbouring rows of weights in the order of rows.
+    pub(crate) fn rows_of(&self, range: Range<usize>) -> &[Line] {
+        debug_assert_eq!(self.order, Order::Rows);
+        let lines = by_row::row_lines(self.cols);
+        &self.lines[range.start * lines..range.end * lines]
+    }
+
+    /// A stripe of weights in the order of columns: a line a column.
+    pub(crate) fn stripe(&self, stripe: usize) -> &[Line] {
+        debug_assert_eq!(self.order, Order::Columns);
+        &self.lines[stripe * self.cols..(stripe + 1) * self.cols]
+    }
+
+    /// The bytes of one tile of weights in the order of tiles.
     pub(crate) fn tile(&self, tile: usize) -> &[u8] {
-        self.tiles_of(tile..tile + 1)
+        debug_assert_eq!(self.order, Order::Tiles);
+        &bytes(&self.lines)[tile * self.tile_bytes..(tile + 1) * self.tile_bytes]
     }
 
     /// Tiles of sixteen rows.
@@ -117,7 +195,8 @@ impl Panels {
     /// One row, for embedding: trits times scale.
     pub(crate) fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         let (tile, lane) = (row / TILE, row % TILE);
-        let codes = self.tile(tile);
+        let mut room = Vec::new();
+        let codes = self.tiles_of(tile..tile + 1, &mut room);
         for (col, out) in out.iter_mut().enumerate() {
             let trit = f32::from((self.layout.code)(codes, lane, col)) - 1.0;
             let scale = match &self.scale {
@@ -156,7 +235,7 @@ fn scales(parts: &[&TernaryMatrix], rows: usize, cols: usize) -> Result<PanelSca
         }
         return Ok(PanelScale::Rows(values));
     }
-    if !size.is_multiple_of(tile2::COLUMNS) {
+    if !size.is_multiple_of(COLUMNS) {
         return Err(BackendError::Unsupported {
             backend: "cpu",
             what: format!("scales for groups of {size} columns"),

@@ -17,7 +17,7 @@ pub(crate) const BLOCK: usize = 64;
 pub(crate) static TILE2: Layout = Layout { name: "tile2", tile_bytes, pack, code };
 
 /// Sixteen zero trits of a row.
-const ZERO_TRITS: u32 = 0x5555_5555;
+pub(crate) const ZERO_TRITS: u32 = 0x5555_5555;
 
 fn tile_bytes(cols: usize) -> usize {
     cols.div_ceil(COLUMNS) * BLOCK
@@ -25,7 +25,7 @@ fn tile_bytes(cols: usize) -> usize {
 
 /// Transposes the 4 x 4 two-bit fields of sixteen sequential codes.
 #[inline]
-fn interleave(mut x: u32) -> u32 {
+pub(crate) fn interleave(mut x: u32) -> u32 {
     let t = ((x >> 6) ^ x) & 0x00CC_00CC;
     x ^= t ^ (t << 6);
     let t = ((x >> 12) ^ x) & 0x0000_F0F0;

@@ -175,6 +175,10 @@ pub fn read(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
     let tensors = cursor.size("the number of tensors")?;
     let keys = cursor.size("the number of keys")?;
     let metadata = cursor.metadata(keys)?;
+    if let Some(parts) = metadata.get("split.count").and_then(Value::as_u64).filter(|n| *n > 1) {
+        let what = format!("it is one of {parts} parts; `llama-gguf-split --merge` joins them");
+        return Err(cursor.fail(what));
+    }
     let mut descriptions = Vec::new();
     for _ in 0..tensors {
         descriptions.push(cursor.description()?);

@@ -10,7 +10,7 @@ pub use tensors::ModelTensors;
 use crate::config::ModelConfig;
 use crate::transformer::{Layer, Transformer, Weights};
 use crate::{ModelError, Role};
-use bitnet_core::{ActivationPrecision, Backend, KvSpec, KvType, Matrix};
+use bitnet_core::{ActivationPrecision, Backend, KvSpec, KvType, Matrix, Purpose};
 use bitnet_formats::{Checkpoint, TensorType};
 use std::sync::Arc;
 
@@ -106,7 +106,9 @@ impl<B: Backend> Loader<'_, B> {
     fn weights(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<Weights<B>, ModelError> {
         let c = self.config;
         // Whatever the type, the head sees activations as they are: BitNet models are trained so.
-        let mut embedding = self.stack(&[Role::Embedding], 0)?;
+        let own_head = self.tensors.own_head();
+        let table = if own_head { Purpose::Product } else { Purpose::Head };
+        let embedding = self.stack(&[Role::Embedding], 0, table)?;
         let mut layers = Vec::new();
         for l in 0..c.layers {
             progress(l, c.layers);
@@ -114,20 +116,19 @@ impl<B: Backend> Loader<'_, B> {
         }
         progress(c.layers, c.layers);
         let final_norm = self.norm(Role::FinalNorm, 0)?;
-        let mut head = match self.tensors.own_head() {
-            true => Some(self.stack(&[Role::Head], 0)?),
+        let head = match own_head {
+            true => Some(self.stack(&[Role::Head], 0, Purpose::Head)?),
             false => None,
         };
-        self.backend.prepare_head(head.as_mut().unwrap_or(&mut embedding))?;
         self.tensors.check()?;
         Ok(Weights { embedding, layers, final_norm, head })
     }
 
     fn layer(&mut self, l: usize) -> Result<Layer<B>, ModelError> {
-        let arch = self.config.arch;
+        let (arch, activation) = (self.config.arch, self.config.activation);
         Ok(Layer {
             attn_norm: self.norm(Role::AttnNorm, l)?,
-            qkv: self.stack(&[Role::Q, Role::K, Role::V], l)?,
+            qkv: self.stack(&[Role::Q, Role::K, Role::V], l, Purpose::Product)?,
             qk_norms: match arch.qk_norms {
                 true => Some((self.norm(Role::QNorm, l)?, self.norm(Role::KNorm, l)?)),
                 false => None,
@@ -136,14 +137,14 @@ impl<B: Backend> Loader<'_, B> {
                 true => Some(self.norm(Role::AttnSubNorm, l)?),
                 false => None,
             },
-            o: self.stack(&[Role::O], l)?,
+            o: self.stack(&[Role::O], l, Purpose::Product)?,
             ffn_norm: self.norm(Role::FfnNorm, l)?,
-            gate_up: self.stack(&[Role::Gate, Role::Up], l)?,
+            gate_up: self.stack(&[Role::Gate, Role::Up], l, Purpose::GateUp(activation))?,
             ffn_sub_norm: match arch.sub_norms {
                 true => Some(self.norm(Role::FfnSubNorm, l)?),
                 false => None,
             },
-            down: self.stack(&[Role::Down], l)?,
+            down: self.stack(&[Role::Down], l, Purpose::Down(activation))?,
         })
     }
 
@@ -154,14 +155,14 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     /// Matrices that share their input, one above the other.
-    fn stack(&mut self, roles: &[Role], layer: usize) -> Result<B::Weight, ModelError> {
+    fn stack(&mut self, roles: &[Role], layer: usize, purpose: Purpose) -> Result<B::Weight, ModelError> {
         let slots = roles.iter().map(|role| self.config.slot(*role, layer));
         let matrices = slots.map(|slot| self.tensors.matrix(&slot)).collect::<Result<_, _>>()?;
         let act = match roles[0].is_table() {
             true => ActivationPrecision::Float,
             false => self.report.act,
         };
-        self.prepare(&self.config.arch.tensor_name(roles[0], layer), matrices, act)
+        self.prepare(&self.config.arch.tensor_name(roles[0], layer), matrices, act, purpose)
     }
 
     fn prepare(
@@ -169,10 +170,11 @@ impl<B: Backend> Loader<'_, B> {
         name: &str,
         stack: Vec<Matrix>,
         act: ActivationPrecision,
+        purpose: Purpose,
     ) -> Result<B::Weight, ModelError> {
         let weight = self
             .backend
-            .prepare(&stack, act)
+            .prepare(&stack, act, purpose)
             .map_err(|source| ModelError::Prepare { name: name.to_owned(), source })?;
         let (bytes, mapped) = self.backend.weight_bytes(&weight);
         self.report.weight_bytes += bytes;

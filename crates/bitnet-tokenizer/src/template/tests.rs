@@ -32,6 +32,8 @@ fn templates_find_what_transformers_gives_them() {
 fn bad_templates_end_with_an_error() {
     let error = |source: &str| render(source, json!([]), false).unwrap_err().to_string();
     assert!(error("{% if %}").contains("does not parse"));
+    // Found by fuzzing: two ends of a tag that share a byte.
+    assert!(error("{%}").contains("does not parse"));
     assert!(error("a\n{{ messages[0 }}").contains("line 2") || error("a\n{{ messages[0 }}").contains(":2"));
     assert!(error("{{ raise_exception('only user and assistant') }}").contains("only user and assistant"));
     let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";

@@ -1,7 +1,9 @@
 //! What a forward pass really finds: a backend that counts.
 
 use super::Sparsity;
-use bitnet_core::{Activation, ActivationPrecision, Backend, BackendError, KvSpec, Matrix, RopeRows};
+use bitnet_core::{
+    Activation, ActivationPrecision, Backend, BackendError, KvSpec, Matrix, Purpose, RopeRows,
+};
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_model::{Decoder, LoadOptions, ModelConfig, Rows, StepOutput, load};
 use bitnet_quant::spec;
@@ -93,8 +95,13 @@ impl Backend for Census {
     fn vector(&self, values: &[f32]) -> Result<Self::Vector, BackendError> {
         self.inner.vector(values)
     }
-    fn prepare(&self, stacked: &[Matrix], act: ActivationPrecision) -> Result<Self::Weight, BackendError> {
-        self.inner.prepare(stacked, act)
+    fn prepare(
+        &self,
+        stacked: &[Matrix],
+        act: ActivationPrecision,
+        purpose: Purpose,
+    ) -> Result<Self::Weight, BackendError> {
+        self.inner.prepare(stacked, act, purpose)
     }
     fn weight_bytes(&self, w: &Self::Weight) -> (usize, usize) {
         self.inner.weight_bytes(w)

@@ -9,11 +9,12 @@ use bitnet_core::Activation;
 /// Outputs that one piece of parallel work makes.
 const PIECE: usize = 1024;
 
-struct Gate<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    act: Activation,
-    out: &'a mut [f32],
+/// `out = act(gate) * up`, all of one length.
+pub(crate) struct Gate<'a> {
+    pub(crate) gate: &'a [f32],
+    pub(crate) up: &'a [f32],
+    pub(crate) act: Activation,
+    pub(crate) out: &'a mut [f32],
 }
 
 #[inline(always)]

@@ -31,7 +31,7 @@ fn load_pairs(x: &[i16; 16]) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn prefetch(bytes: *const u8) {
     // A prefetch of an address outside the weights does nothing.
-    _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH_BYTES).cast());
+    _mm_prefetch::<_MM_HINT_T1>(bytes.wrapping_add(PREFETCH_BYTES).cast());
 }
 
 #[inline]

@@ -26,7 +26,7 @@ fn load_i8(z: &[i8; 64]) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn prefetch(bytes: *const u8) {
     // A prefetch of an address outside the weights does nothing.
-    _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH_BYTES).cast());
+    _mm_prefetch::<_MM_HINT_T1>(bytes.wrapping_add(PREFETCH_BYTES).cast());
 }
 
 /// Sum over one block of `code * scale * z`, in sixteen lanes.

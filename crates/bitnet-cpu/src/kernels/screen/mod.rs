@@ -45,6 +45,11 @@ fn kernel(isa: Isa) -> Option<&'static ScreenKernel> {
     TABLE.iter().find(|k| k.isa == isa)
 }
 
+/// The instruction sets that heads are screened with.
+pub(crate) fn isas() -> impl Iterator<Item = Isa> {
+    TABLE.iter().map(|k| k.isa)
+}
+
 /// Rows that share one pair of extreme bounds.
 const GROUP: usize = 64;
 /// Groups of one piece of parallel work: long enough to be read as a stream.
@@ -160,6 +165,14 @@ impl Screen {
     fn bound(&self, row: usize, query: &Query) -> f32 {
         let miss = self.errors.get(row).map_or(0.0, |e| e * query.norm);
         (self.norms[row] * query.miss + miss) * ROUND_UP
+    }
+
+    /// Whether the scores that [`Screen::top`] left behind lie within their bounds of the exact products.
+    pub(crate) fn holds(&self, scratch: &ScreenScratch, products: &[f32]) -> bool {
+        let near = |(row, (score, product)): (usize, (&f32, &f32))| {
+            (score - product).abs() <= self.bound(row, &scratch.query)
+        };
+        scratch.scores.iter().zip(products).enumerate().all(near)
     }
 
     /// Whether a product could leave the range in which the bounds hold.

@@ -46,7 +46,7 @@ fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]
         let mut sum = [_mm512_setzero_si512(); 4];
         for (block, x) in tile.as_chunks::<BLOCK>().0.iter().zip(x.as_chunks::<COLUMNS>().0) {
             // A prefetch of an address outside the weights does nothing.
-            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(block).wrapping_add(PREFETCH_BLOCKS).cast());
+            _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(block).wrapping_add(PREFETCH_BLOCKS).cast());
             for ((sum, codes), x) in sum.iter_mut().zip(fields(block)).zip(x.as_chunks::<4>().0) {
                 *sum = _mm512_dpbusd_epi32(*sum, codes, broadcast(x));
             }

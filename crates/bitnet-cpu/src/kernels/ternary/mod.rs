@@ -16,9 +16,10 @@ pub(crate) use float::float_linear;
 pub(crate) use table::names;
 pub use table::{Kernel, UnknownKernel};
 
+use super::skip::{self, SkipScratch};
 use crate::Isa;
 use crate::kernels::quantize::{Quantized, quantize};
-use crate::layout::{Line, PanelScale, Panels, TILE};
+use crate::layout::{Line, Order, PanelScale, Panels, TILE};
 use crate::pool::{Pool, Shares};
 use crate::simd::{self, Lanes, dispatch};
 use arrange::Arranged;
@@ -26,13 +27,15 @@ use std::cell::RefCell;
 use table::TernaryKernel;
 
 /// Tokens from which the product unpacks weights once for all of them.
-const GEMM_TOKENS: usize = 4;
+pub(crate) const GEMM_TOKENS: usize = 4;
 
 /// What a thread keeps between products.
 #[derive(Default)]
 struct Local {
     /// Integer sums of the tiles at hand.
     sums: Vec<[i32; TILE]>,
+    /// Tiles that lie in another order.
+    tiles: Vec<Line>,
     /// Unpacked weights.
     panel: Vec<Line>,
 }
@@ -45,40 +48,80 @@ thread_local! {
 #[derive(Default)]
 pub(crate) struct Scratch {
     quantized: Quantized,
+    /// `[m]`: sums of the activations, which stand for the code of a zero trit.
+    zeros: Vec<i32>,
     arranged: Arranged,
+    pub(super) skip: SkipScratch,
 }
 
-/// `y[m, n] = x[m, k] * w[n, k]^T` with int8 activations. The kernel is one of the layout of `w`.
+/// A token's int8 activations.
+#[derive(Clone, Copy)]
+pub(super) struct Token<'a> {
+    /// As [`Quantized::q`] has them, zeros behind the columns included.
+    pub(super) q: &'a [i8],
+    d: f32,
+    pub(super) zero: i32,
+}
+
+impl Scratch {
+    /// Takes the input `x [m, k]` of the products that follow.
+    pub(crate) fn quantize(&mut self, isa: Isa, pool: &Pool, x: &[f32], k: usize) {
+        quantize(isa, pool, x, k, &mut self.quantized);
+        self.zeros.clear();
+        let rows = self.quantized.q.chunks_exact(self.quantized.stride);
+        self.zeros.extend(rows.map(|q| total(&q[..k])));
+    }
+
+    pub(super) fn token(&self, t: usize) -> Token<'_> {
+        token(&self.quantized, &self.zeros, t)
+    }
+}
+
+fn token<'a>(quantized: &'a Quantized, zeros: &[i32], t: usize) -> Token<'a> {
+    let q = &quantized.q[t * quantized.stride..][..quantized.stride];
+    Token { q, d: quantized.d[t], zero: zeros[t] }
+}
+
+/// Where outputs go: columns from `first` on of `y [m, stride]`.
+pub(crate) struct Place<'a> {
+    pub(crate) y: &'a mut [f32],
+    pub(crate) stride: usize,
+    pub(crate) first: usize,
+}
+
+/// `y[m, n] = x[m, k] * w[n, k]^T` with the int8 activations in `scratch`. The kernel is one of the layout of `w`.
 pub(crate) fn ternary_linear(
     isa: Isa,
     kernel: Kernel,
     pool: &Pool,
     w: &Panels,
-    x: &[f32],
     scratch: &mut Scratch,
-    y: &mut [f32],
+    place: Place<'_>,
 ) {
     assert!(std::ptr::eq(kernel.0.layout, w.layout), "{kernel} does not read {}", w.layout.name);
-    let m = x.len() / w.cols.max(1);
-    quantize(isa, pool, x, w.cols, &mut scratch.quantized);
-    let quantized = &scratch.quantized;
-    let zeros = (0..m).map(|t| total(&quantized.q[t * quantized.stride..][..w.cols])).collect();
-    let out = Output { isa, w, quantized, zeros, y: Shares::new(y) };
+    let Scratch { quantized, zeros, arranged, skip } = scratch;
+    let m = zeros.len();
+    let Place { y, stride, first } = place;
+    let out = Output { isa, w, quantized, zeros, y: Shares::new(y), stride, first };
     match &w.scale {
         PanelScale::Groups { .. } => grouped(kernel.0, pool, m, &out),
-        PanelScale::Rows(_) if m < GEMM_TOKENS => few(kernel.0, pool, m, &out),
-        PanelScale::Rows(_) => many(kernel.0, pool, m, &out, &mut scratch.arranged),
+        PanelScale::Rows(_) if m >= GEMM_TOKENS => many(kernel.0, pool, m, &out, arranged),
+        PanelScale::Rows(_) if w.order == Order::Columns => {
+            (0..m).for_each(|t| skip::columns(pool, t, &out, skip))
+        }
+        PanelScale::Rows(_) => few(kernel.0, pool, m, &out),
     }
 }
 
 /// What turns integer sums into outputs.
-struct Output<'a> {
-    isa: Isa,
-    w: &'a Panels,
+pub(super) struct Output<'a> {
+    pub(super) isa: Isa,
+    pub(super) w: &'a Panels,
     quantized: &'a Quantized,
-    /// `[m]`: sums of the activations, which stand for the code of a zero trit.
-    zeros: Vec<i32>,
+    zeros: &'a [i32],
     y: Shares<'a, f32>,
+    stride: usize,
+    first: usize,
 }
 
 /// Rule 5 for neighbouring tiles and tokens: `y = (sum - zero) * (d * scale)`.
@@ -101,7 +144,7 @@ impl simd::Kernel for Rescale<'_> {
         for (i, sums) in self.sums.chunks_exact(self.tokens).enumerate() {
             let (tile, scale) = (self.tile + i, l.load(&self.scales[self.tile + i]));
             for (t, ((sum, d), zero)) in sums.iter().zip(d).zip(zeros).enumerate() {
-                let y = l.mul(l.difference(sum, *zero), l.mul(l.splat(*d), scale));
+                let y = rescale(l, sum, *zero, *d, scale);
                 // SAFETY: a tile is computed by one thread, and (tile, token) addresses no other output.
                 let out = unsafe { self.out.place(tile, self.token + t) };
                 match out.as_mut_array() {
@@ -117,9 +160,33 @@ impl simd::Kernel for Rescale<'_> {
     }
 }
 
+#[inline(always)]
+fn rescale<L: Lanes>(l: L, sum: &[i32; TILE], zero: i32, d: f32, scale: L::F) -> L::F {
+    l.mul(l.difference(sum, zero), l.mul(l.splat(d), scale))
+}
+
+/// Rule 5 for one token, tile by tile.
+pub(super) struct Rescaled<'a> {
+    pub(super) sums: &'a [[i32; TILE]],
+    pub(super) token: Token<'a>,
+    pub(super) scales: &'a [[f32; TILE]],
+    pub(super) out: &'a mut [[f32; TILE]],
+}
+
+impl simd::Kernel for Rescaled<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Token { d, zero, .. } = self.token;
+        for ((sum, scale), out) in self.sums.iter().zip(self.scales).zip(self.out) {
+            l.store(rescale(l, sum, zero, d, l.load(scale)), out);
+        }
+    }
+}
+
 impl Output<'_> {
-    fn token(&self, t: usize) -> &[i8] {
-        &self.quantized.q[t * self.quantized.stride..][..self.quantized.stride]
+    pub(super) fn token(&self, t: usize) -> Token<'_> {
+        token(self.quantized, self.zeros, t)
     }
 
     /// Where the outputs of a tile and a token go: sixteen, or fewer in the last tile.
@@ -131,11 +198,11 @@ impl Output<'_> {
     unsafe fn place(&self, tile: usize, t: usize) -> &mut [f32] {
         let first = tile * TILE;
         // SAFETY: the caller's promise; tiles and tokens do not overlap.
-        unsafe { self.y.slice(t * self.w.rows + first, TILE.min(self.w.rows - first)) }
+        unsafe { self.y.slice(t * self.stride + self.first + first, TILE.min(self.w.rows - first)) }
     }
 
     /// Rule 5 for tiles from `tile` on and tokens from `token` on; `sums [tiles][tokens]` holds `code * q`.
-    fn rescale(&self, sums: &[[i32; TILE]], tile: usize, token: usize, tokens: usize) {
+    pub(super) fn rescale(&self, sums: &[[i32; TILE]], tile: usize, token: usize, tokens: usize) {
         let PanelScale::Rows(scales) = &self.w.scale else { return };
         dispatch(self.isa, Rescale { out: self, sums, scales, tile, token, tokens });
     }
@@ -149,10 +216,11 @@ fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
     let tiles = out.w.tiles();
     let grain = (tiles / (pool.threads() * 6)).clamp(1, 32);
     pool.ranges(tiles, grain, &|range| {
-        LOCAL.with_borrow_mut(|Local { sums, .. }| {
+        LOCAL.with_borrow_mut(|Local { sums, tiles, .. }| {
             sums.resize(range.len(), [0; TILE]);
+            let tiles = out.w.tiles_of(range.clone(), tiles);
             for t in 0..m {
-                (kernel.gemv)(out.w.tiles_of(range.clone()), out.w.tile_bytes, out.token(t), sums);
+                (kernel.gemv)(tiles, out.w.tile_bytes, out.token(t).q, sums);
                 out.rescale(sums, range.start, t, 1);
             }
         });
@@ -165,8 +233,8 @@ fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arrange
     pool.ranges(out.w.tiles().div_ceil(gemm.tiles), 1, &|range| {
         for first in range.map(|i| i * gemm.tiles) {
             let last = out.w.tiles().min(first + gemm.tiles);
-            LOCAL.with_borrow_mut(|Local { sums, panel }| {
-                (gemm.unpack)(out.w.tiles_of(first..last), out.w.tile_bytes, panel);
+            LOCAL.with_borrow_mut(|Local { sums, tiles, panel }| {
+                (gemm.unpack)(out.w.tiles_of(first..last, tiles), out.w.tile_bytes, panel);
                 for from in (0..m).step_by(gemm.tokens) {
                     let tokens = gemm.tokens.min(m - from);
                     sums.resize((last - first) * tokens, [0; TILE]);
@@ -186,7 +254,7 @@ fn grouped(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
         for tile in range {
             for t in 0..m {
                 let mut y = [0.0f32; TILE];
-                let parts = out.w.tile(tile).chunks(group_bytes).zip(out.token(t).chunks(*cols));
+                let parts = out.w.tile(tile).chunks(group_bytes).zip(out.token(t).q.chunks(*cols));
                 for ((part, q), scale) in parts.zip(&values[tile * groups..]) {
                     let mut sum = [[0; TILE]];
                     (kernel.gemv)(part, part.len(), q, &mut sum);

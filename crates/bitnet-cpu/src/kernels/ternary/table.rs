@@ -4,8 +4,9 @@ use super::scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::Isa;
-use crate::layout::{Layout, Line, TILE, TILE2};
+use crate::layout::{Layout, Line, Panels, TILE, TILE2};
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 /// `out[tile][row] = sum of code * x` over consecutive tiles of `tile_bytes` bytes, for the activations of one token, `x [at
@@ -106,6 +107,11 @@ impl Kernel {
     /// The layout of its weights.
     pub(crate) fn layout(self) -> &'static Layout {
         self.0.layout
+    }
+
+    /// `out[tile][row] = sum of code * q` for the tiles of `range`, which lie tile by tile.
+    pub(crate) fn gemv(self, w: &Panels, range: Range<usize>, q: &[i8], out: &mut [[i32; TILE]]) {
+        (self.0.gemv)(w.tiles_of(range, &mut Vec::new()), w.tile_bytes, q, out);
     }
 
     /// Whether it runs on this processor.

@@ -42,7 +42,9 @@ fn int8_products_equal_the_specification() {
                 let kernel = if group.is_some() { kernel.general() } else { kernel };
                 let panels = Panels::new(pool, kernel.layout(), &[&w]).unwrap();
                 let mut got = vec![f32::NAN; m * rows];
-                ternary_linear(kernel.isa(), kernel, pool, &panels, &x, &mut scratch, &mut got);
+                scratch.quantize(kernel.isa(), pool, &x, cols);
+                let place = Place { y: &mut got, stride: rows, first: 0 };
+                ternary_linear(kernel.isa(), kernel, pool, &panels, &mut scratch, place);
                 let (mut q, mut want) = (vec![0; cols], vec![0.0; rows]);
                 for (x, got) in x.chunks(cols).zip(got.chunks(rows)) {
                     let d = spec::quantize_row(x, &mut q);

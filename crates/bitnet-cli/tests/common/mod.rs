@@ -1,0 +1,150 @@
+//! Runs the command as a user does.
+
+#![cfg(unix)]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part; tests fail by panicking")]
+
+use bitnet_testkit::{golden, tiny};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// After this long a command hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Address space a command may ask for, in KiB: many times what the tiny models need, and far less than what a header that
+/// lies could claim.
+const ADDRESS_SPACE: u32 = 1 << 20;
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs `bitnet` with arguments, text on its standard input, and environment variables, in a bounded address space.
+pub fn bitnet_with(args: &[&str], input: &str, env: &[(&str, &str)]) -> Ran {
+    let mut command = Command::new("sh");
+    // macOS has no such limit.
+    let limited =
+        format!("ulimit -v {ADDRESS_SPACE} || test $(uname) != Linux || exit 99; exec \"$0\" \"$@\"");
+    command.args(["-c", &limited]);
+    command
+        .arg(env!("CARGO_BIN_EXE_bitnet"))
+        .args(args)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        // Otherwise the C library sets address space aside for every thread.
+        .env("MALLOC_ARENA_MAX", "1")
+        .envs(env.iter().copied());
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Whoever does not read its input closes the pipe.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let begin = Instant::now();
+    let (code, stdout, stderr) = thread::scope(|scope| {
+        let read = |from: &mut dyn Read| {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let stdout = scope.spawn(move || read(&mut out));
+        let stderr = scope.spawn(move || read(&mut err));
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if begin.elapsed() > PATIENCE {
+                child.kill().unwrap();
+            }
+            thread::sleep(Duration::from_millis(2));
+        };
+        (status.code(), stdout.join().unwrap(), stderr.join().unwrap())
+    });
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    Ran { code, stdout, stderr }
+}
+
+pub fn bitnet(args: &[&str]) -> Ran {
+    bitnet_with(args, "", &[])
+}
+
+/// Runs a command that must succeed and returns its standard output.
+pub fn output(args: &[&str]) -> String {
+    output_of(args, "")
+}
+
+/// The same with text on its standard input.
+pub fn output_of(args: &[&str], input: &str) -> String {
+    let ran = bitnet_with(args, input, &[]);
+    assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+    ran.stdout
+}
+
+/// Runs a command that must refuse: nothing on standard output, on standard error one line, which holds all of `words`.
+pub fn refused(args: &[&str], code: i32, words: &[&str]) {
+    refused_with(args, "", code, words);
+}
+
+/// The same with text on its standard input.
+pub fn refused_with(args: &[&str], input: &str, code: i32, words: &[&str]) {
+    let args = [args, &["-q"]].concat();
+    let ran = bitnet_with(&args, input, &[]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{args:?}: {ran:?}");
+    assert!(ran.stderr.starts_with("error: ") && ran.stderr.lines().count() == 1, "{args:?}: {ran:?}");
+    for word in words {
+        assert!(ran.stderr.contains(word), "{args:?} does not say {word:?}: {}", ran.stderr);
+    }
+}
+
+/// A file or directory of the reference data.
+pub fn fixture(name: &str) -> String {
+    text(&golden::fixtures().join(name))
+}
+
+pub fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// A folder for a test's files.
+pub struct Folder(TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// With the tiny Hugging Face model in it.
+    pub fn with_model() -> Self {
+        let folder = Self::new();
+        tiny::directory(folder.0.path());
+        folder
+    }
+
+    pub fn path(&self) -> String {
+        text(self.0.path())
+    }
+
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file and returns its path.
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.at(name), bytes).unwrap();
+        text(&self.at(name))
+    }
+
+    /// The names in it, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path()).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}

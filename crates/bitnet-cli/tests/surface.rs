@@ -1,0 +1,261 @@
+//! What every command prints, on the reference data.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod common;
+
+use bitnet_testkit::golden::{self, ids, json, max_diff};
+use bitnet_testkit::tiny;
+use common::{Folder, bitnet, bitnet_with, fixture, output, output_of, text};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+fn list(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn run_gives_the_greedy_tokens_of_the_reference() {
+    for model in ["bitnet-packed", "llama-packed"] {
+        let greedy = &json(&format!("{model}/reference.json"))["greedy"];
+        let (prompt, want) = (ids(&greedy["prompt_ids"]), ids(&greedy["tokens"]));
+        let (path, tokens) = (fixture(model), list(&prompt));
+        let args = ["run", &path, "--tokens", &tokens, "--temp", "0", "-n", "64", "--json"];
+        for more in
+            [&["--cache-type", "f32"][..], &["-ctk", "f32", "-ctv", "f32", "--isa", "scalar", "-t", "1"]]
+        {
+            let object = parse(&output(&[&args, more].concat()));
+            // No token is put in front of ids that are given.
+            assert_eq!(
+                (ids(&object["prompt_tokens"]), ids(&object["tokens"])),
+                (prompt.clone(), want.clone())
+            );
+            assert_eq!(object["finish_reason"], "length");
+            assert_eq!(
+                (&object["timings"]["prompt_n"], &object["timings"]["predicted_n"]),
+                (&json!(prompt.len()), &json!(64))
+            );
+            for key in ["prompt_ms", "prompt_per_second", "predicted_ms", "predicted_per_second"] {
+                assert!(object["timings"][key].as_f64().unwrap() > 0.0, "{key}: {object}");
+            }
+            assert_eq!(object["timings"]["cache_n"], 0);
+            let decoded = parse(&output(&["detokenize", &path, &list(&want), "--json", "--no-special"]));
+            assert_eq!(object["text"], decoded["text"]);
+        }
+    }
+}
+
+#[test]
+fn run_streams_the_text_and_ends_with_the_speeds() {
+    let path = fixture("bitnet-packed");
+    let args = ["run", &path, "ships at night", "-s", "7", "-n", "20"];
+    let ran = bitnet(&args);
+    assert_eq!(ran.code, Some(0));
+    let last = ran.stderr.lines().last().unwrap();
+    assert!(last.starts_with("prompt: ") && last.matches(" tokens/s").count() == 2, "{last}");
+    assert!(ran.stderr.contains("BitNetForCausalLM (safetensors)"), "{}", ran.stderr);
+    let object = parse(&output(&[&args[..], &["--json"]].concat()));
+    assert_eq!(ran.stdout, format!("{}\n", object["text"].as_str().unwrap()));
+    assert_eq!(object["seed"], 7);
+    assert_eq!(object["prompt_tokens"][0], 500, "a text begins with its BOS");
+    let quiet = bitnet_with(&["run", &path, "-q", "-n", "20"], "ships at night\n", &[("BITNET_SEED", "7")]);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), (ran.stdout.as_str(), ""));
+    // The model and the prompt by name.
+    for named in [&["-m", &path, "-p", "ships at night"][..], &["-m", &path, "ships at night"]] {
+        assert_eq!(output(&[&["run", "-s", "7", "-n", "20"], named].concat()), ran.stdout);
+    }
+}
+
+#[test]
+fn an_answer_ends_at_its_end_token_unless_told_otherwise() {
+    let path = fixture("bitnet-packed");
+    let args = ["run", &path, "--tokens", "500,1", "-s", "1", "-n", "40", "--json"];
+    // A bias makes the end of text certain.
+    let ended = parse(&output(&[&args[..], &["-l", "501+100"]].concat()));
+    assert_eq!(
+        (&ended["tokens"], &ended["finish_reason"], &ended["text"]),
+        (&json!([501]), &json!("stop"), &json!(""))
+    );
+    let banned = parse(&output(&[&args[..], &["-l", "501+100", "--ignore-eos"]].concat()));
+    assert_eq!((ids(&banned["tokens"]).len(), &banned["finish_reason"]), (40, &json!("length")));
+    assert!(ids(&banned["tokens"]).iter().all(|id| *id != 501 && *id != 509));
+    // A stop string ends it before itself.
+    let all = parse(&output(&args));
+    let all = all["text"].as_str().unwrap();
+    let stop: String = all.chars().skip(8).take(3).collect();
+    let stopped = parse(&output(&[&args[..], &["--stop", &stop]].concat()));
+    assert_eq!(stopped["text"].as_str().unwrap(), &all[..all.find(&stop).unwrap()]);
+    assert_eq!(stopped["finish_reason"], "stop");
+}
+
+#[test]
+fn logits_and_hidden_states_are_those_of_the_reference() {
+    let folder = Folder::new();
+    let file = text(&folder.at("out.safetensors"));
+    let prompt = golden::prompts("bitnet-packed").into_iter().find(|p| p.name == "strict0").unwrap();
+    let path = fixture("bitnet-packed");
+    let args = ["logits", &path, "--tokens", &list(&prompt.ids), "-o", &file, "--cache-type", "f32"];
+    output(&args);
+    let bytes = std::fs::read(&file).unwrap();
+    assert_eq!(SafeTensors::deserialize(&bytes).unwrap().names(), ["logits"]);
+    output(&[&args[..], &["--hidden", "-b", "2"]].concat());
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let names = [
+        ("logits", "logits.strict0", 512),
+        ("hidden.embed", "hidden.strict0.embed", 128),
+        ("hidden.layer0", "hidden.strict0.layer0", 128),
+        ("hidden.layer1", "hidden.strict0.layer1", 128),
+        ("hidden.final_norm", "hidden.strict0.final_norm", 128),
+    ];
+    assert_eq!(tensors.len(), names.len());
+    for (name, reference, width) in names {
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!(
+            (tensor.dtype(), tensor.shape()),
+            (safetensors::Dtype::F32, &[prompt.ids.len(), width][..])
+        );
+        let got: Vec<f32> = tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let want = golden::floats("bitnet-packed/reference.safetensors", reference);
+        assert!(max_diff(&got, &want) <= 2e-4, "{name}");
+    }
+    // A text has its BOS in front.
+    output(&["logits", &path, "Hi", "-o", &file]);
+    let bytes = std::fs::read(&file).unwrap();
+    let ids = parse(&output(&["tokenize", &path, "Hi", "--json"]));
+    let rows = ids["ids"].as_array().unwrap().len();
+    assert_eq!(SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().shape(), [rows, 512]);
+    assert_eq!(folder.names(), ["out.safetensors"]);
+}
+
+#[test]
+fn text_becomes_ids_and_ids_become_text() {
+    let path = fixture("bitnet-packed");
+    let file = fixture("bitnet-packed/tokenizer.json");
+    let prompt = json("bitnet-packed/reference.json")["prompts"][2].clone();
+    let (sentence, want) = (prompt["text"].as_str().unwrap(), ids(&prompt["ids"]));
+    let plain = output(&["tokenize", &path, sentence]);
+    assert_eq!(plain, format!("{}\n", list(&want).replace(',', " ")));
+    let object = parse(&output(&["tokenize", &file, sentence, "--json"]));
+    assert_eq!((ids(&object["ids"]), object["pieces"].as_array().unwrap().len()), (want.clone(), want.len()));
+    let bare = parse(&output_of(&["tokenize", &path, "--json", "--no-special"], sentence));
+    assert_eq!(ids(&bare["ids"]), want[1..]);
+    let lines =
+        output_of(&["tokenize", &path, "--lines"], &format!("{}\n\"\"\n\"a\\nb\"\n", json!(sentence)));
+    let lines: Vec<Value> = lines.lines().map(parse).collect();
+    assert_eq!((lines.len(), ids(&lines[0]["ids"])), (3, want.clone()));
+    assert_eq!(output_of(&["detokenize", &path, "--no-special"], &plain), format!("{sentence}\n"));
+    let back =
+        output_of(&["detokenize", &file, "--lines", "--no-special"], &format!("{}\n[]\n", json!(want)));
+    assert_eq!(back.lines().map(parse).collect::<Vec<_>>(), [json!({"text": sentence}), json!({"text": ""})]);
+}
+
+#[test]
+fn a_template_renders_messages() {
+    let folder = Folder::with_model();
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    let file = folder.write("messages.json", messages.to_string());
+    let whole = "user: hi</s>assistant: ";
+    assert_eq!(output(&["template", &folder.path(), &file]), whole);
+    let gguf = folder.write("model.gguf", tiny::gguf().bytes());
+    assert_eq!(output_of(&["template", &gguf, "-"], &json!({"messages": messages}).to_string()), whole);
+    assert_eq!(output(&["template", &gguf, &file, "--no-generation-prompt"]), "user: hi</s>");
+}
+
+#[test]
+fn inspect_says_what_a_model_is_made_of() {
+    let folder = Folder::new();
+    let mut bare = tiny::gguf();
+    bare.remove("tokenizer.ggml.model");
+    for (path, format, projections, packed) in [
+        (fixture("bitnet-packed"), "Hugging Face safetensors", 14, "HF packed"),
+        (fixture("gguf/bitnet-online-i2_s.gguf"), "GGUF version 3", 14, "I2_S"),
+        (folder.write("bare.gguf", bare.bytes()), "GGUF version 3", 7, "I2_S"),
+    ] {
+        let object = parse(&output(&["inspect", &path, "--json"]));
+        assert_eq!(
+            (&object["format"], &object["types"][packed]["tensors"]),
+            (&json!(format), &json!(projections))
+        );
+        let bits = object["types"][packed]["bits_per_weight"].as_f64().unwrap();
+        assert!((2.0..2.2).contains(&bits), "{bits}");
+        assert_eq!(object["tokenizer"].is_null(), path.ends_with("bare.gguf"));
+        let page = output(&["inspect", &path, "--tensors"]);
+        for tensor in object["tensors"].as_array().unwrap() {
+            assert!(page.contains(tensor["name"].as_str().unwrap()), "{page}");
+        }
+        for word in [format, object["architecture"].as_str().unwrap(), "bits each", packed, "tokenizer"] {
+            assert!(page.contains(word), "{word}: {page}");
+        }
+        let template = object["chat_template"].as_str().unwrap_or("no chat template");
+        assert!(page.contains(template), "{page}");
+    }
+}
+
+#[test]
+fn bench_prints_the_rows_of_llama_bench() {
+    let folder = Folder::new();
+    // Speed needs no tokenizer.
+    let mut file = tiny::gguf();
+    file.remove("tokenizer.ggml.model");
+    let path = folder.write("model.gguf", file.bytes());
+    let args = ["bench", &path, "-p", "8,16", "-n", "4", "-r", "2"];
+    let page = output(&args);
+    let rows: Vec<Vec<&str>> =
+        page.lines().map(|l| l.trim_matches('|').split('|').map(str::trim).collect()).collect();
+    assert_eq!(rows[0], ["model", "size", "params", "backend", "threads", "test", "t/s"]);
+    assert_eq!(rows[2..].iter().map(|r| r[5]).collect::<Vec<_>>(), ["pp8", "pp16", "tg4"]);
+    assert!(rows[2..].iter().all(|r| r[6].contains(" ± ")), "{page}");
+    let rows = parse(&output(&[&args[..], &["-o", "json"]].concat()));
+    for row in rows.as_array().unwrap() {
+        assert_eq!(row["samples_ts"].as_array().unwrap().len(), 2);
+        assert!(row["avg_ts"].as_f64().unwrap() > 0.0);
+    }
+    let csv = output(&[&args[..], &["-o", "csv"]].concat());
+    assert_eq!(csv.lines().count(), 4);
+}
+
+#[test]
+fn doctor_finds_every_kernel_right() {
+    let page = output(&["doctor"]);
+    assert!(page.contains("ok: ") && !page.contains("WRONG"), "{page}");
+    let object = parse(&output(&["doctor", "--json"]));
+    assert_eq!(object["failed"], 0);
+    let kernels = object["kernels"].as_object().unwrap();
+    let passed = |k: &Value| k["passed"].as_object().unwrap().values().any(|v| *v == json!(true));
+    assert!(kernels.len() > 5 && kernels.values().all(passed), "{object}");
+}
+
+#[test]
+fn chat_answers_line_by_line() {
+    let path = fixture("bitnet-packed");
+    let args = ["chat", &path, "--temp", "0", "-n", "6", "--system", "Be brief."];
+    let chat = |input: &str| {
+        let ran = bitnet_with(&args, input, &[]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        ran
+    };
+    let prompt = |ran: &common::Ran| -> Vec<String> {
+        ran.stderr
+            .lines()
+            .filter(|l| l.starts_with("prompt: "))
+            .map(|l| l.split(',').next().unwrap().to_owned())
+            .collect()
+    };
+    let first = chat("hello\n");
+    assert_eq!(prompt(&first).len(), 1);
+    // The same again is the same answer, and what follows /exit is not read.
+    let again = chat("hello\n/regen\n/clear\nhello\n/exit\nhello\n");
+    assert_eq!(again.stdout, first.stdout.repeat(3));
+    // Another system prompt is another conversation; the first one had more tokens.
+    let other = chat("/system\nhello\n");
+    assert_ne!(prompt(&other), prompt(&first));
+    // Nothing to answer yet, and a command that does not exist.
+    let lost = chat("/regen\n/what\n\n");
+    assert!(lost.stdout.is_empty() && lost.stderr.contains("no message") && lost.stderr.contains("/clear"));
+}
