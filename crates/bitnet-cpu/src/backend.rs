@@ -217,7 +217,9 @@ impl Backend for CpuBackend {
         let shape = kv.spec.shape;
         assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
         let out = out.shape(qkv.rows(), shape.heads * shape.head_dim);
-        attend::attend(self.plan.isa, &self.pool, &qkv.data, kv, layer, start, out);
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let partials = &mut scratch.attend;
+        attend::attend(self.plan.isa, &self.pool, &qkv.data, kv, layer, start, partials, out);
     }
 
     fn gate(&self, gate_up: &CpuTensor, act: Activation, out: &mut CpuTensor) {

@@ -351,7 +351,7 @@ fn attention(isa: Isa, pool: &Pool, ty: KvType) -> Vec<f32> {
     let (cos, sin) = (numbers.floats(m * 12), numbers.floats(m * 12));
     rope::rope_append(isa, pool, &mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut cache, 0, 0);
     let mut y = vec![0.0; m * 4 * 24];
-    attend::attend(isa, pool, &qkv, &cache, 0, 0, &mut y);
+    attend::attend(isa, pool, &qkv, &cache, 0, 0, &mut attend::Partials::default(), &mut y);
     y
 }
 

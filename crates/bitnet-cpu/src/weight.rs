@@ -1,6 +1,7 @@
 //! Prepared weights: stacked matrices, each run of ternary ones in panels, dense ones as the file stores them.
 
 use crate::Isa;
+use crate::kernels::attend::Partials;
 use crate::kernels::screen::{self, Screen, ScreenScratch};
 use crate::kernels::ternary::{Kernel, Place};
 use crate::kernels::{dense, skip, ternary};
@@ -46,6 +47,7 @@ pub(crate) struct Scratch {
     ternary: ternary::Scratch,
     part: Vec<f32>,
     screen: ScreenScratch,
+    pub(crate) attend: Partials,
 }
 
 /// How weights are multiplied.

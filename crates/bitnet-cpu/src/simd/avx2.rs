@@ -37,6 +37,13 @@ macro_rules! both {
 
 impl Lanes for Avx2 {
     type F = (__m256, __m256);
+    const REGISTERS: usize = 16;
+
+    #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch of any address is without effect on the program; SSE is part of the architecture.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {

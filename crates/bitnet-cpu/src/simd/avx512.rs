@@ -37,6 +37,13 @@ fn widen(bytes: __m128i) -> __m512 {
 
 impl Lanes for Avx512 {
     type F = __m512;
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch of any address is without effect on the program; SSE is part of the architecture.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {

@@ -15,6 +15,11 @@ use crate::Isa;
 pub(crate) trait Lanes: Copy {
     /// Sixteen lanes.
     type F: Copy;
+    /// Vector registers, for loops that choose how much to keep in them.
+    const REGISTERS: usize;
+
+    /// Asks for a line of memory, to the second-level cache. Any address will do.
+    fn prefetch(self, _line: *const u8) {}
 
     fn splat(self, x: f32) -> Self::F;
     fn load(self, x: &[f32; 16]) -> Self::F;

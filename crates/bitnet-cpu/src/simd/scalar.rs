@@ -14,6 +14,7 @@ fn map2(a: [f32; 16], b: [f32; 16], f: impl Fn(f32, f32) -> f32) -> [f32; 16] {
 
 impl Lanes for Scalar {
     type F = [f32; 16];
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {

@@ -1,6 +1,6 @@
 //! Rotation, cache and attention against the specification.
 
-use super::attend;
+use super::{Partials, attend};
 use crate::kernels::rope::rope_append;
 use crate::kv::KvCache;
 use crate::testing::{Noise, for_each_isa_and_pool};
@@ -35,13 +35,14 @@ fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
     for_each_isa_and_pool(|isa, pool| {
         let spec = KvSpec { layers: 1, shape, capacity: n, key: ty, value: ty };
         let mut cache = KvCache::new(spec).unwrap();
+        let mut partials = Partials::default();
         for start in (0..n).step_by(step) {
             let end = n.min(start + step);
             let rope = RopeRows { cos: &cos[start * d / 2..], sin: &sin[start * d / 2..] };
             let mut rows = qkv[start * cols..end * cols].to_vec();
             rope_append(isa, pool, &mut rows, rope, &mut cache, 0, start);
             let mut out = vec![f32::NAN; (end - start) * shape.heads * d];
-            attend(isa, pool, &rows, &cache, 0, start, &mut out);
+            attend(isa, pool, &rows, &cache, 0, start, &mut partials, &mut out);
             for (i, got) in out.chunks(d).enumerate() {
                 let (p, head) = (start + i / shape.heads, i % shape.heads);
                 let group = head / (shape.heads / shape.kv_heads);
@@ -69,4 +70,8 @@ fn equals_the_specification() {
     }
     check(shape(1, 1, 136), KvType::F16, 17, 1);
     check(shape(1, 1, 16), KvType::F16, 530, 300);
+    // Steps of one token and a few past the first segment; groups of queries that do not fill a block; prefill in blocks.
+    check(shape(6, 2, 40), KvType::BF16, 263, 1);
+    check(shape(5, 1, 72), KvType::F16, 521, 3);
+    check(shape(4, 1, 64), KvType::F32, 530, 263);
 }
