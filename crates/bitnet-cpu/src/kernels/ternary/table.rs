@@ -3,6 +3,8 @@
 use super::scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+#[cfg(target_arch = "aarch64")]
+use super::{dotprod, i8mm, neon};
 use crate::Isa;
 use crate::layout::{Layout, Line, Panels, TILE, TILE2};
 use std::fmt;
@@ -55,6 +57,30 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         isa: Isa::Avx2,
         gemv: avx2::gemv,
         gemm: Gemm { tiles: 1, tokens: avx2::TOKENS, unpack: avx2::unpack, multiply: avx2::multiply },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
+        name: "tile2-i8mm",
+        layout: &TILE2,
+        isa: Isa::I8mm,
+        gemv: dotprod::gemv,
+        gemm: Gemm { tiles: 1, tokens: i8mm::TOKENS, unpack: i8mm::unpack, multiply: i8mm::multiply },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
+        name: "tile2-dotprod",
+        layout: &TILE2,
+        isa: Isa::Dotprod,
+        gemv: dotprod::gemv,
+        gemm: Gemm { tiles: 1, tokens: dotprod::TOKENS, unpack: neon::unpack, multiply: dotprod::multiply },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
+        name: "tile2-neon",
+        layout: &TILE2,
+        isa: Isa::Neon,
+        gemv: neon::gemv,
+        gemm: Gemm { tiles: 1, tokens: neon::TOKENS, unpack: neon::unpack, multiply: neon::multiply },
     },
     TernaryKernel {
         name: "tile2-scalar",
