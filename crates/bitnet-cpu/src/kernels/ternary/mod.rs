@@ -17,10 +17,14 @@ mod i8mm;
 mod neon;
 mod scalar;
 mod table;
+#[cfg(target_arch = "aarch64")]
+mod tl1;
 
 #[cfg(target_arch = "aarch64")]
 pub(super) use dotprod::dot;
 pub(crate) use float::float_linear;
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::{Rows, broadcast, fields, load, store};
 pub(crate) use table::names;
 pub use table::{Kernel, UnknownKernel};
 

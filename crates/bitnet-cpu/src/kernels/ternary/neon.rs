@@ -15,7 +15,7 @@ pub(super) const TOKENS: usize = 3;
 /// Quarter `quarter` of 64 bytes: rows `4 * quarter..` of four columns, or their packed codes.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn load(line: &[u8; 64], quarter: usize) -> uint8x16_t {
+pub(in crate::kernels) fn load(line: &[u8; 64], quarter: usize) -> uint8x16_t {
     let quarter = &line.as_chunks::<16>().0[quarter];
     // SAFETY: `quarter` is sixteen readable bytes.
     unsafe { vld1q_u8(quarter.as_ptr()) }
@@ -24,14 +24,14 @@ pub(super) fn load(line: &[u8; 64], quarter: usize) -> uint8x16_t {
 /// Four activations, four times.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn broadcast(x: &[i8; 4]) -> int8x16_t {
+pub(in crate::kernels) fn broadcast(x: &[i8; 4]) -> int8x16_t {
     vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.map(|x| x as u8))))
 }
 
 /// The four fields of a quarter of a block: field `f` holds columns `4f..4f + 4` of four rows.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn fields(packed: uint8x16_t) -> [int8x16_t; 4] {
+pub(in crate::kernels) fn fields(packed: uint8x16_t) -> [int8x16_t; 4] {
     let mask = vdupq_n_u8(3);
     [
         vandq_u8(packed, mask),
@@ -44,7 +44,7 @@ pub(super) fn fields(packed: uint8x16_t) -> [int8x16_t; 4] {
 
 /// 16-bit sums of four rows, and the 32-bit sums that they are added to.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
+pub(in crate::kernels) struct Rows {
     narrow: [int16x8_t; 2],
     wide: [int32x4_t; 2],
 }
@@ -52,14 +52,14 @@ pub(super) struct Rows {
 impl Rows {
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn new() -> Self {
+    pub(in crate::kernels) fn new() -> Self {
         Self { narrow: [vdupq_n_s16(0); 2], wide: [vdupq_n_s32(0); 2] }
     }
 
     /// Adds the products of four columns.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn add(&mut self, codes: int8x16_t, x: int8x16_t) {
+    pub(in crate::kernels) fn add(&mut self, codes: int8x16_t, x: int8x16_t) {
         self.narrow[0] = vmlal_s8(self.narrow[0], vget_low_s8(codes), vget_low_s8(x));
         self.narrow[1] = vmlal_high_s8(self.narrow[1], codes, x);
     }
@@ -67,7 +67,7 @@ impl Rows {
     /// Empties the 16-bit sums into the 32-bit ones.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn widen(&mut self) {
+    pub(in crate::kernels) fn widen(&mut self) {
         for (wide, narrow) in self.wide.iter_mut().zip(&mut self.narrow) {
             *wide = vpadalq_s16(*wide, *narrow);
             *narrow = vdupq_n_s16(0);
@@ -77,7 +77,7 @@ impl Rows {
     /// The sums of the four rows, widened before.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn sums(&self) -> int32x4_t {
+    pub(in crate::kernels) fn sums(&self) -> int32x4_t {
         vpaddq_s32(self.wide[0], self.wide[1])
     }
 }
@@ -85,7 +85,7 @@ impl Rows {
 /// Rows `4 * quarter..` of a tile.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn store(sum: int32x4_t, out: &mut [i32; TILE], quarter: usize) {
+pub(in crate::kernels) fn store(sum: int32x4_t, out: &mut [i32; TILE], quarter: usize) {
     let out = &mut out.as_chunks_mut::<4>().0[quarter];
     // SAFETY: `out` is four writable numbers.
     unsafe { vst1q_s32(out.as_mut_ptr(), sum) };

@@ -4,8 +4,10 @@ use super::scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 #[cfg(target_arch = "aarch64")]
-use super::{dotprod, i8mm, neon};
+use super::{dotprod, i8mm, neon, tl1};
 use crate::Isa;
+#[cfg(target_arch = "aarch64")]
+use crate::layout::TL1;
 use crate::layout::{Layout, Line, Panels, TILE, TILE2};
 use std::fmt;
 use std::ops::Range;
@@ -81,6 +83,14 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         isa: Isa::Neon,
         gemv: neon::gemv,
         gemm: Gemm { tiles: 1, tokens: neon::TOKENS, unpack: neon::unpack, multiply: neon::multiply },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
+        name: "tl1-neon",
+        layout: &TL1,
+        isa: Isa::Neon,
+        gemv: tl1::gemv,
+        gemm: Gemm { tiles: 1, tokens: neon::TOKENS, unpack: tl1::unpack, multiply: neon::multiply },
     },
     TernaryKernel {
         name: "tile2-scalar",
