@@ -1,7 +1,7 @@
 //! `smmla`: two rows of eight codes times two tokens of eight activations, by assembly, since its intrinsic is not stable yet.
 //! One token alone would use half of it, so that product is [`dotprod`](super::dotprod)'s.
 
-use super::neon::{fields, load};
+use super::neon::{broadcast, fields, load};
 use crate::Isa;
 use crate::layout::tile2::BLOCK;
 use crate::layout::{Line, TILE};
@@ -47,11 +47,15 @@ fn unpack_tiles(tiles: &[u8], panel: &mut Vec<Line>) {
 #[inline]
 #[target_feature(enable = "neon")]
 fn two_tokens<const T: usize>(columns: [&[[i8; 4]; T]; 2], first: usize) -> int8x16_t {
-    let second = (first + 1).min(T - 1);
-    let word = |half: usize, token: usize| i32::from_le_bytes(columns[half][token].map(|x| x as u8));
-    let pair =
-        |token: usize| vcreate_s32(u64::from(word(0, token) as u32) | u64::from(word(1, token) as u32) << 32);
-    vreinterpretq_s8_s32(vcombine_s32(pair(first), pair(second)))
+    let four = |tokens: &[[i8; 4]; T]| {
+        let both = match tokens[first..].first_chunk::<2>() {
+            // SAFETY: two tokens' four columns are eight readable bytes.
+            Some(both) => unsafe { vld1_s8(both.as_flattened().as_ptr()) },
+            None => vget_low_s8(broadcast(&tokens[first])),
+        };
+        vreinterpretq_s32_s8(vcombine_s8(both, vdup_n_s8(0)))
+    };
+    vreinterpretq_s8_s32(vzip1q_s32(four(columns[0]), four(columns[1])))
 }
 
 /// `PAIRS` is half of `T`, rounded up.
