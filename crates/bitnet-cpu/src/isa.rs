@@ -16,6 +16,9 @@ pub enum Isa {
     /// AVX-512 F, BW, VL, DQ and VNNI, besides AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 VBMI, besides those.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi,
     /// NEON, which every 64-bit ARM processor has.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -35,6 +38,8 @@ impl Isa {
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Vbmi,
         #[cfg(target_arch = "aarch64")]
         Self::Neon,
         #[cfg(target_arch = "aarch64")]
@@ -62,6 +67,8 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vbmi => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vbmi"),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
@@ -95,6 +102,8 @@ impl Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vbmi => "avx512-vbmi",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
             #[cfg(target_arch = "aarch64")]

@@ -4,6 +4,7 @@
 //! other without gaps, so that a product reads one sequential stream. Products that leave out rows or columns have an order
 //! of their own, [`by_row`] and [`by_column`], from which tiles of [`TILE2`] are made again where all are needed.
 
+pub(crate) mod base3;
 pub(crate) mod by_column;
 pub(crate) mod by_row;
 pub(crate) mod tile2;
@@ -14,6 +15,7 @@ use crate::pool::Pool;
 use bitnet_core::{BackendError, Scale, TernaryMatrix};
 use std::ops::Range;
 
+pub(crate) use base3::BASE3;
 pub(crate) use by_column::STRIPE_TILES;
 pub(crate) use tile2::TILE2;
 use tile2::{BLOCK, COLUMNS};
@@ -40,6 +42,7 @@ pub(crate) struct Layout {
 #[cfg(test)]
 pub(crate) static LAYOUTS: &[&Layout] = &[
     &TILE2,
+    &BASE3,
     #[cfg(target_arch = "aarch64")]
     &TL1,
 ];

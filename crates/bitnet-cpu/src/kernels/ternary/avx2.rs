@@ -9,34 +9,34 @@ use crate::layout::{Line, TILE};
 use std::arch::x86_64::*;
 
 /// Products of four columns whose 16-bit sums cannot overflow.
-const STEPS: usize = 64;
+pub(super) const STEPS: usize = 64;
 /// Tokens of the register tile: sixteen rows of them fill eight of the sixteen registers.
 pub(super) const TOKENS: usize = 4;
 
 /// Half `half` of a line.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(line: &[u8; 64], half: usize) -> __m256i {
+pub(super) fn load(line: &[u8; 64], half: usize) -> __m256i {
     // SAFETY: a line is 64 bytes and `half` is made 0 or 1, so 32 bytes lie there; `loadu` accepts any alignment.
     unsafe { _mm256_loadu_si256(line.as_ptr().cast::<__m256i>().add(half & 1)) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn broadcast(x: &[i8; 4]) -> __m256i {
+pub(super) fn broadcast(x: &[i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
 /// Adds the pairs of 16-bit sums to 32-bit sums.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen(narrow: __m256i, sum: __m256i) -> __m256i {
+pub(super) fn widen(narrow: __m256i, sum: __m256i) -> __m256i {
     _mm256_add_epi32(sum, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)))
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(sum: [__m256i; 2], out: &mut [i32; TILE]) {
+pub(super) fn store(sum: [__m256i; 2], out: &mut [i32; TILE]) {
     // SAFETY: `out` is 64 writable bytes.
     unsafe {
         _mm256_storeu_si256(out.as_mut_ptr().cast(), sum[0]);

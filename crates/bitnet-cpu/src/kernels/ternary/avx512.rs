@@ -29,13 +29,13 @@ fn fields(block: &[u8; BLOCK]) -> [__m512i; 4] {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn broadcast(x: &[i8; 4]) -> __m512i {
+pub(super) fn broadcast(x: &[i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(x: __m512i, out: &mut [i32; TILE]) {
+pub(super) fn store(x: __m512i, out: &mut [i32; TILE]) {
     // SAFETY: `out` is 64 writable bytes.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) };
 }

@@ -8,6 +8,7 @@ mod arrange;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod base3;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 mod float;

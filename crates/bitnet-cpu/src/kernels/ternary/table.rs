@@ -1,14 +1,14 @@
 //! The table of ternary kernels, and a kernel's name as a value.
 
-use super::scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+use super::{base3, scalar};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm, neon, tl1};
 use crate::Isa;
 #[cfg(target_arch = "aarch64")]
 use crate::layout::TL1;
-use crate::layout::{Layout, Line, Panels, TILE, TILE2};
+use crate::layout::{BASE3, Layout, Line, Panels, TILE, TILE2};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -54,11 +54,32 @@ pub(super) static TABLE: &[TernaryKernel] = &[
     },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
+        name: "base3-avx512",
+        layout: &BASE3,
+        isa: Isa::Avx512Vbmi,
+        gemv: base3::avx512::gemv,
+        gemm: Gemm {
+            tiles: 2,
+            tokens: avx512::TOKENS,
+            unpack: base3::avx512::unpack,
+            multiply: avx512::multiply,
+        },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
         name: "tile2-avx2",
         layout: &TILE2,
         isa: Isa::Avx2,
         gemv: avx2::gemv,
         gemm: Gemm { tiles: 1, tokens: avx2::TOKENS, unpack: avx2::unpack, multiply: avx2::multiply },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "base3-avx2",
+        layout: &BASE3,
+        isa: Isa::Avx2,
+        gemv: base3::avx2::gemv,
+        gemm: Gemm { tiles: 1, tokens: avx2::TOKENS, unpack: base3::avx2::unpack, multiply: avx2::multiply },
     },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -98,6 +119,13 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         isa: Isa::Scalar,
         gemv: scalar::gemv,
         gemm: Gemm { tiles: 1, tokens: 1, unpack: scalar::unpack, multiply: scalar::multiply },
+    },
+    TernaryKernel {
+        name: "base3-scalar",
+        layout: &BASE3,
+        isa: Isa::Scalar,
+        gemv: base3::gemv,
+        gemm: Gemm { tiles: 1, tokens: 1, unpack: base3::unpack, multiply: scalar::multiply },
     },
 ];
 
