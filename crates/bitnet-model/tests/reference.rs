@@ -128,6 +128,25 @@ fn hash(values: &[f32]) -> String {
     Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// The hashes stand in one file for every processor: what one platform computes, all compute.
+#[test]
+fn logits_have_the_same_bits_on_every_platform() {
+    let want = golden::json("logits-sha256.json");
+    for name in MODELS.iter().copied().chain(["gguf/bitnet-packed-k256-tq1_0.gguf"]) {
+        let prompts = golden::prompts(if name.contains('/') { "bitnet-packed-k256" } else { name });
+        let prompt = prompts.iter().max_by_key(|p| p.ids.len()).unwrap();
+        for isa in Isa::available() {
+            for (kv, cache) in [(KvType::F32, "f32"), (KvType::F16, "f16"), (KvType::BF16, "bf16")] {
+                let cpu = CpuOptions { isa: Some(isa), threads: Some(2), kernel: None };
+                let mut model = open(name, cpu, LoadOptions { key: kv, value: kv, ..EXACT });
+                let got = hash(&logits(&mut model, &prompt.ids, usize::MAX));
+                assert_eq!(want[name][cache], got, "{name}, {cache} cache, {isa}");
+                println!("{name}, {cache} cache, {isa}: {got}");
+            }
+        }
+    }
+}
+
 #[test]
 fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
     for name in MODELS.iter().copied().chain(["gguf/bitnet-packed-k256-tq1_0.gguf"]) {

@@ -97,7 +97,17 @@ fn features() -> String {
         ];
         found.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        use std::arch::is_aarch64_feature_detected;
+        let found = [
+            ("neon", is_aarch64_feature_detected!("neon")),
+            ("dotprod", is_aarch64_feature_detected!("dotprod")),
+            ("i8mm", is_aarch64_feature_detected!("i8mm")),
+        ];
+        found.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         String::new()
     }

@@ -7,6 +7,8 @@
 pub(crate) mod by_column;
 pub(crate) mod by_row;
 pub(crate) mod tile2;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod tl1;
 
 use crate::pool::Pool;
 use bitnet_core::{BackendError, Scale, TernaryMatrix};
@@ -15,6 +17,8 @@ use std::ops::Range;
 pub(crate) use by_column::STRIPE_TILES;
 pub(crate) use tile2::TILE2;
 use tile2::{BLOCK, COLUMNS};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use tl1::TL1;
 
 /// Rows of a tile.
 pub(crate) const TILE: usize = 16;
@@ -34,7 +38,11 @@ pub(crate) struct Layout {
 
 /// Every layout.
 #[cfg(test)]
-pub(crate) static LAYOUTS: &[&Layout] = &[&TILE2];
+pub(crate) static LAYOUTS: &[&Layout] = &[
+    &TILE2,
+    #[cfg(target_arch = "aarch64")]
+    &TL1,
+];
 
 /// A cache line of weights.
 #[derive(Clone, Copy)]

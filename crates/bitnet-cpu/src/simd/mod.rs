@@ -1,4 +1,4 @@
-//! Sixteen f32 lanes on every instruction set: one zmm, two ymm, or an array.
+//! Sixteen f32 lanes on every instruction set: one zmm, two ymm, four NEON registers, or an array.
 //!
 //! A kernel's float part is written once over [`Lanes`] and compiled for each instruction set by [`dispatch`]. All
 //! implementations round every operation in the same way, so the results are the same bits.
@@ -7,6 +7,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use crate::Isa;
@@ -117,5 +119,7 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         Isa::Avx2 => avx2::run(isa, kernel),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => avx512::run(isa, kernel),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => neon::run(isa, kernel),
     }
 }

@@ -11,6 +11,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod query;
 mod rows;
 
@@ -39,6 +43,12 @@ static TABLE: &[ScreenKernel] = &[
     ScreenKernel { isa: Isa::Avx512, q6_k: avx512::q6_k, int8: avx512::int8 },
     #[cfg(target_arch = "x86_64")]
     ScreenKernel { isa: Isa::Avx2, q6_k: avx2::q6_k, int8: avx2::int8 },
+    #[cfg(target_arch = "aarch64")]
+    ScreenKernel { isa: Isa::I8mm, q6_k: dotprod::q6_k, int8: dotprod::int8 },
+    #[cfg(target_arch = "aarch64")]
+    ScreenKernel { isa: Isa::Dotprod, q6_k: dotprod::q6_k, int8: dotprod::int8 },
+    #[cfg(target_arch = "aarch64")]
+    ScreenKernel { isa: Isa::Neon, q6_k: neon::q6_k, int8: neon::int8 },
 ];
 
 fn kernel(isa: Isa) -> Option<&'static ScreenKernel> {

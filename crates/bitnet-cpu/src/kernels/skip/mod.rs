@@ -9,6 +9,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use super::gate::Gate;
@@ -48,6 +52,10 @@ static TABLE: &[SkipKernel] = &[
     SkipKernel { isa: Isa::Avx512, row: avx512::row, columns: avx512::columns, pick: avx512::pick },
     #[cfg(target_arch = "x86_64")]
     SkipKernel { isa: Isa::Avx2, row: avx2::row, columns: avx2::columns, pick: scalar::pick },
+    #[cfg(target_arch = "aarch64")]
+    SkipKernel { isa: Isa::Dotprod, row: dotprod::row, columns: dotprod::columns, pick: scalar::pick },
+    #[cfg(target_arch = "aarch64")]
+    SkipKernel { isa: Isa::Neon, row: neon::row, columns: neon::columns, pick: scalar::pick },
     SkipKernel { isa: Isa::Scalar, row: scalar::row, columns: scalar::columns, pick: scalar::pick },
 ];
 

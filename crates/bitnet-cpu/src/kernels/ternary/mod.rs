@@ -8,11 +8,23 @@ mod arrange;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
 mod float;
+#[cfg(target_arch = "aarch64")]
+mod i8mm;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 mod table;
+#[cfg(target_arch = "aarch64")]
+mod tl1;
 
+#[cfg(target_arch = "aarch64")]
+pub(super) use dotprod::dot;
 pub(crate) use float::float_linear;
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::{Rows, broadcast, fields, load, store};
 pub(crate) use table::names;
 pub use table::{Kernel, UnknownKernel};
 

@@ -3,7 +3,11 @@
 use super::scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
+#[cfg(target_arch = "aarch64")]
+use super::{dotprod, i8mm, neon, tl1};
 use crate::Isa;
+#[cfg(target_arch = "aarch64")]
+use crate::layout::TL1;
 use crate::layout::{Layout, Line, Panels, TILE, TILE2};
 use std::fmt;
 use std::ops::Range;
@@ -55,6 +59,38 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         isa: Isa::Avx2,
         gemv: avx2::gemv,
         gemm: Gemm { tiles: 1, tokens: avx2::TOKENS, unpack: avx2::unpack, multiply: avx2::multiply },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
+        name: "tile2-i8mm",
+        layout: &TILE2,
+        isa: Isa::I8mm,
+        gemv: dotprod::gemv,
+        gemm: Gemm { tiles: 1, tokens: i8mm::TOKENS, unpack: i8mm::unpack, multiply: i8mm::multiply },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
+        name: "tile2-dotprod",
+        layout: &TILE2,
+        isa: Isa::Dotprod,
+        gemv: dotprod::gemv,
+        gemm: Gemm { tiles: 1, tokens: dotprod::TOKENS, unpack: neon::unpack, multiply: dotprod::multiply },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
+        name: "tile2-neon",
+        layout: &TILE2,
+        isa: Isa::Neon,
+        gemv: neon::gemv,
+        gemm: Gemm { tiles: 1, tokens: neon::TOKENS, unpack: neon::unpack, multiply: neon::multiply },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
+        name: "tl1-neon",
+        layout: &TL1,
+        isa: Isa::Neon,
+        gemv: tl1::gemv,
+        gemm: Gemm { tiles: 1, tokens: neon::TOKENS, unpack: tl1::unpack, multiply: neon::multiply },
     },
     TernaryKernel {
         name: "tile2-scalar",

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Builds the project for aarch64 and runs it under qemu's user emulation, on three emulated processors: Cortex-A72 (NEON),
+# Neoverse-N1 (NEON and dotprod) and qemu's "max" (i8mm too). Emulation shows that results are right; it says nothing of speed.
+#
+# Debian's packages do it: a compiler, its arm64 standard library (unpacked under target/, not installed), a cross linker and
+# the emulator. Nothing is installed here; what is missing is named.
+# --full adds the tests that compare every thread count and step size, which take most of an hour in emulation.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+triple=aarch64-unknown-linux-gnu
+full=${1:-}
+
+missing=()
+for package in rustc-web gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing+=("$package")
+done
+if ((${#missing[@]})); then
+    echo "missing; install with: apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+fi
+
+# The arm64 standard library of the very same compiler, fetched beside the machine's own packages.
+version=$(dpkg-query -W -f '${Version}' rustc-web)
+root=$PWD/target/aarch64/toolchain-$version
+if [ ! -d "$root/sysroot/lib/rustlib/$triple" ]; then
+    echo "fetching libstd-rust-web-dev $version for arm64 into $root"
+    rm -rf "$root"
+    mkdir -p "$root/lists/partial" "$root/sysroot/lib/rustlib"
+    arm=(-oAPT::Architecture=arm64 -oAPT::Architectures=arm64 -oDir::State::Lists="$root/lists")
+    (
+        cd "$root"
+        apt-get "${arm[@]}" -qq update
+        apt-get "${arm[@]}" -qq download "libstd-rust-web-dev=$version"
+        dpkg -x libstd-rust-web-dev_*_arm64.deb package
+    )
+    host=$(/usr/bin/rustc -vV | sed -n 's/^host: //p')
+    ln -s "/usr/lib/rustlib/$host" "$root/sysroot/lib/rustlib/$host"
+    ln -s "$root/package/usr/lib/rustlib/$triple" "$root/sysroot/lib/rustlib/$triple"
+fi
+
+export RUSTC=/usr/bin/rustc CARGO_TARGET_DIR=$PWD/target/aarch64
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--sysroot=$root/sysroot"
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
+
+test() { # cpu, cargo test's arguments
+    echo
+    echo "== on an emulated $1: cargo test ${*:2}"
+    QEMU_CPU=$1 cargo test --locked --target "$triple" "${@:2}"
+}
+packages=(-p bitnet-core -p bitnet-quant -p bitnet-cpu -p bitnet-model -p bitnet-inference)
+slow=(--skip bits_do_not_depend_on --skip adversarial_rows_and_vectors)
+left_out="bits_do_not_depend_on_..., bitnet-model's synthetic models, bitnet-inference's damaged files (--full runs them)"
+if [ "$full" = --full ]; then
+    test max "${packages[@]}"
+    left_out="nothing"
+else
+    test max "${packages[@]}" --lib
+    test max -p bitnet-quant --test handmade
+    test max -p bitnet-model --test reference -- "${slow[@]}" --nocapture
+fi
+for cpu in cortex-a72 neoverse-n1; do
+    test "$cpu" -p bitnet-cpu --lib -- kernels self_test "${slow[@]}"
+    test "$cpu" -p bitnet-model --test reference -- logits_have_the_same_bits --nocapture
+done
+cargo build --locked --target "$triple" -p bitnet-cli
+for cpu in cortex-a72 neoverse-n1 max; do
+    echo
+    echo "== bitnet doctor on an emulated $cpu"
+    QEMU_CPU=$cpu qemu-aarch64-static -L /usr/aarch64-linux-gnu "$CARGO_TARGET_DIR/$triple/debug/bitnet" doctor
+done
+echo
+echo "left out: $left_out; SVE and Apple's AMX, for which there are no kernels; every real ARM processor"
