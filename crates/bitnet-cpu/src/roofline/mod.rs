@@ -8,13 +8,14 @@ use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::simd::{self, Kernel, Lanes};
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-/// Far more than any cache: a pass does not find what the one before it left.
-const BYTES: usize = 256 << 20;
+/// Lines that a thread reads at a time, 4 MiB.
+const PIECE: usize = 1 << 16;
 
-/// How long multiplications are timed.
-const PATIENCE: Duration = Duration::from_millis(15);
+/// Runs of the multiplying loop for each thread: some 20 ms.
+const RUNS: usize = 100;
 
 /// Sixteen floats: a cache line on most processors.
 type Line = [f32; 16];
@@ -23,7 +24,7 @@ type Line = [f32; 16];
 struct Multiply {
     name: &'static str,
     available: fn() -> bool,
-    /// Runs some thousands of instructions and returns how many multiplications and additions those are.
+    /// Runs a loop of a fraction of a millisecond and returns how many multiplications and additions those are.
     run: fn() -> u64,
 }
 
@@ -40,7 +41,7 @@ static MULTIPLY: &[Multiply] = &[
     Multiply { name: "scalar multiply-add", available: || true, run: scalar },
 ];
 
-/// Probes of this machine for one number of threads. They own 256 MiB.
+/// Probes of this machine for one number of threads. They own [`Roofline::BYTES`].
 pub struct Roofline {
     pool: Pool,
     memory: Vec<Line>,
@@ -48,11 +49,14 @@ pub struct Roofline {
 }
 
 impl Roofline {
+    /// Memory that the probes own: far more than most caches, so that a pass does not find what the one before it left.
+    pub const BYTES: usize = 256 << 20;
+
     /// Starts the threads and fills the memory.
     pub fn new(threads: usize) -> Result<Self, CpuError> {
         let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
         let multiply = MULTIPLY.iter().find(|m| (m.available)()).expect("the last one runs everywhere");
-        let mut memory = vec![[0.0; 16]; BYTES / size_of::<Line>()];
+        let mut memory = vec![[0.0; 16]; Self::BYTES / size_of::<Line>()];
         // Pages that were never written are all one page of zeros.
         let share = memory.len().div_ceil(threads.max(1));
         pool.chunks_mut(&mut memory, share, &|_, lines| lines.fill([1.0; 16]));
@@ -66,25 +70,20 @@ impl Roofline {
 
     /// Bytes that all threads together read from memory in a second, by one pass.
     pub fn read_bytes(&self) -> f64 {
+        let isa = Isa::detect();
         let begin = Instant::now();
-        let threads = self.pool.threads();
-        self.pool.run(&|id, _| {
-            let share = self.memory.len() / threads;
-            black_box(simd::dispatch(Isa::detect(), Sum(&self.memory[id * share..][..share])));
+        self.pool.ranges(self.memory.len(), PIECE, &|lines| {
+            black_box(simd::dispatch(isa, Sum(&self.memory[lines])));
         });
-        (self.memory.len() / threads * threads * size_of::<Line>()) as f64 / begin.elapsed().as_secs_f64()
+        Self::BYTES as f64 / begin.elapsed().as_secs_f64()
     }
 
     /// Int8 multiplications and additions that all threads together do in a second.
     pub fn int8_ops(&self) -> f64 {
-        let ops = std::sync::atomic::AtomicU64::new(0);
+        let ops = AtomicU64::new(0);
         let begin = Instant::now();
-        self.pool.run(&|_, _| {
-            let (begin, mut own) = (Instant::now(), 0);
-            while own == 0 || begin.elapsed() < PATIENCE {
-                own += (self.multiply.run)();
-            }
-            ops.fetch_add(own, std::sync::atomic::Ordering::Relaxed);
+        self.pool.ranges(RUNS * self.pool.threads(), 1, &|runs| {
+            ops.fetch_add(runs.map(|_| (self.multiply.run)()).sum(), Ordering::Relaxed);
         });
         ops.into_inner() as f64 / begin.elapsed().as_secs_f64()
     }

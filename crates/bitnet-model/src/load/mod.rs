@@ -72,7 +72,14 @@ pub fn load<B: Backend>(
         Some(asked) => asked,
     };
     let act = options.act.unwrap_or_else(|| trained_for(checkpoint));
-    let report = LoadReport { act, weight_bytes: 0, mapped_bytes: 0, step_bytes: 0, ternary_weights: 0, dense_weights: 0 };
+    let report = LoadReport {
+        act,
+        weight_bytes: 0,
+        mapped_bytes: 0,
+        step_bytes: 0,
+        ternary_weights: 0,
+        dense_weights: 0,
+    };
     let tensors = ModelTensors::new(checkpoint, &config);
     let mut loader = Loader { backend: &*backend, tensors, config: &config, report };
     let weights = loader.weights(progress)?;

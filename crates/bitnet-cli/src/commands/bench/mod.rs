@@ -2,6 +2,7 @@
 
 mod counts;
 mod limit;
+mod memory;
 mod report;
 mod table;
 mod test;
@@ -16,6 +17,7 @@ use clap::Args;
 use counts::{Counts, Pair};
 use limit::Probes;
 use report::{Form, Report, Row};
+use std::time::{Duration, Instant};
 use test::{Sizes, Test};
 
 #[derive(Args)]
@@ -85,7 +87,7 @@ pub struct Bench {
     /// Kernels of ternary products (`doctor` lists them) [default: the best one of the instruction set]
     #[arg(long, value_delimiter = ',', value_name = "NAME", env = "BITNET_KERNEL", help_heading = "Device")]
     kernel: Vec<Kernel>,
-    /// Instruction set: scalar, avx2 or avx512 [default: the best one of this processor]
+    /// Instruction set: scalar; avx2 or avx512; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
     /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
@@ -105,7 +107,9 @@ struct Setup {
 impl Bench {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let path = self.model.get();
+        let begin = Instant::now();
         let checkpoint = bitnet_formats::open(path)?;
+        let opening = begin.elapsed();
         let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
         let tests = self.tests();
         let context = self.context(&tests, &config)?;
@@ -124,16 +128,19 @@ impl Bench {
                     value: setup.value.into(),
                 },
             };
+            memory::forget_peak();
+            let begin = Instant::now();
             let mut model = args::load(path, &checkpoint, &options, quiet)?;
+            let load = opening + begin.elapsed();
             let probes = if self.roofline { Some(Probes::new(model.device().threads)?) } else { None };
             let mut done = done * sizes.len() * tests.len() * self.repetitions as usize;
             for sizes in &sizes {
                 for test in &tests {
-                    let row =
-                        self.measure(&mut model, *setup, *sizes, *test, probes.as_ref(), &mut || {
-                            done += 1;
-                            progress.at(done, all);
-                        })?;
+                    let what = (*setup, *sizes, *test);
+                    let row = self.measure((&mut model, load), what, probes.as_ref(), &mut || {
+                        done += 1;
+                        progress.at(done, all);
+                    })?;
                     report.row(row)?;
                 }
             }
@@ -145,10 +152,8 @@ impl Bench {
     /// One row; `done` is told of every repetition.
     fn measure(
         &self,
-        model: &mut Model,
-        setup: Setup,
-        sizes: Sizes,
-        test: Test,
+        (model, load): (&mut Model, Duration),
+        (setup, sizes, test): (Setup, Sizes, Test),
         probes: Option<&Probes>,
         done: &mut dyn FnMut(),
     ) -> Result<Row, Failure> {
@@ -164,7 +169,7 @@ impl Bench {
             done();
         }
         let limit = probes.map(|p| p.limit(model, test, sizes, setup, rates));
-        Ok(Row::new(model, (setup, sizes, test), begin, samples, limit))
+        Ok(Row::new((model, load), (setup, sizes, test), begin, samples, limit))
     }
 
     fn tests(&self) -> Vec<Test> {

@@ -1,10 +1,10 @@
 //! Rows and the forms they are printed in.
 
 use super::limit::Limit;
-use super::test::{Sizes, Test};
-use super::{Setup, table};
+use super::test::{Sample, Sizes, Test};
+use super::{Setup, memory, table};
 use crate::failure::Failure;
-use bitnet_cpu::processor_name;
+use bitnet_cpu::{Roofline, processor_name};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::{DeviceInfo, Model};
 use clap::ValueEnum;
@@ -34,7 +34,11 @@ pub struct Row {
     pub(super) sizes: Sizes,
     pub(super) test: Test,
     begin: jiff::Timestamp,
-    samples: Vec<Duration>,
+    /// From opening the file until the model was ready.
+    pub(super) load: Duration,
+    samples: Vec<Sample>,
+    /// Resident bytes at most, without those of the probes.
+    pub(super) peak_bytes: Option<u64>,
     pub(super) limit: Option<Limit>,
 }
 
@@ -48,12 +52,13 @@ pub(super) fn statistics(values: &[f64]) -> (f64, f64) {
 
 impl Row {
     pub fn new(
-        model: &Model,
+        (model, load): (&Model, Duration),
         (setup, sizes, test): (Setup, Sizes, Test),
         begin: jiff::Timestamp,
-        samples: Vec<Duration>,
+        samples: Vec<Sample>,
         limit: Option<Limit>,
     ) -> Self {
+        let probes = if limit.is_some() { Roofline::BYTES as u64 } else { 0 };
         let report = model.report();
         Self {
             device: model.device().clone(),
@@ -64,14 +69,21 @@ impl Row {
             sizes,
             test,
             begin,
+            load,
             samples,
+            peak_bytes: memory::peak_bytes().map(|peak| peak.saturating_sub(probes)),
             limit,
         }
     }
 
     /// Tokens a second.
     pub(super) fn rates(&self) -> Vec<f64> {
-        self.samples.iter().map(|time| self.test.tokens() as f64 / time.as_secs_f64()).collect()
+        self.samples.iter().map(|s| self.test.tokens() as f64 / s.time.as_secs_f64()).collect()
+    }
+
+    /// Mean time until the logits of the answer's first token.
+    pub(super) fn first(&self) -> Duration {
+        self.samples.iter().map(|s| s.first).sum::<Duration>() / self.samples.len().max(1) as u32
     }
 
     pub(super) fn share(&self) -> Option<f64> {
@@ -137,7 +149,7 @@ impl Report {
     /// Columns under llama-bench's names, and what it does not know under others; lists stand in JSON alone.
     fn columns(&self, row: &Row) -> Vec<(&'static str, Value)> {
         let rates = row.rates();
-        let times: Vec<f64> = row.samples.iter().map(|time| time.as_nanos() as f64).collect();
+        let times: Vec<f64> = row.samples.iter().map(|s| s.time.as_nanos() as f64).collect();
         let ((rate, rate_deviation), (time, time_deviation)) = (statistics(&rates), statistics(&times));
         let mut columns = vec![
             ("bitnet_version", json!(env!("CARGO_PKG_VERSION"))),
@@ -163,6 +175,9 @@ impl Report {
             ("stddev_ns", json!(time_deviation.round() as u64)),
             ("avg_ts", json!(rate)),
             ("stddev_ts", json!(rate_deviation)),
+            ("load_ns", json!(row.load.as_nanos() as u64)),
+            ("first_token_ns", json!(row.first().as_nanos() as u64)),
+            ("peak_bytes", json!(row.peak_bytes)),
         ];
         if let (Some(limit), Some(share)) = (&row.limit, row.share()) {
             columns.extend([
@@ -180,7 +195,7 @@ impl Report {
     fn json(&self, row: &Row) -> Value {
         let mut object: Map<String, Value> =
             self.columns(row).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let times: Vec<u128> = row.samples.iter().map(Duration::as_nanos).collect();
+        let times: Vec<u128> = row.samples.iter().map(|s| s.time.as_nanos()).collect();
         object.insert("samples_ns".to_owned(), times.into_iter().map(|n| n as u64).collect());
         object.insert("samples_ts".to_owned(), json!(row.rates()));
         if let Some(limit) = &row.limit {

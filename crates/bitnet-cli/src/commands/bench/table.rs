@@ -19,7 +19,7 @@ pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl
     };
     let mut columns = vec![
         column("model", false, &model),
-        column("size", true, &|row| size(row.model_bytes)),
+        column("size", true, &|row| size(row.model_bytes as u64)),
         column("params", true, &|row| billions(row.weights)),
         column("backend", false, &|row| row.device.device.to_uppercase()),
         column("kernel", false, &|row| row.device.kernel.to_owned()),
@@ -48,6 +48,7 @@ pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl
         columns.push(column("share", true, &|row| format!("{:.0} %", row.share().unwrap_or(0.0) * 100.0)));
     }
     lines(&columns, rows.len(), out)?;
+    starts(rows, out)?;
     limits(rows, out)
 }
 
@@ -75,14 +76,33 @@ fn lines(columns: &[Column], rows: usize, out: &mut impl Write) -> Result<()> {
     (0..rows).try_for_each(|i| line(out, &|column| &column.cells[i]))
 }
 
+/// How long each setup took to load, what its first tokens took, and the memory.
+fn starts(rows: &[Row], out: &mut impl Write) -> Result<()> {
+    writeln!(out)?;
+    for rows in rows.chunk_by(|a, b| a.load == b.load) {
+        let (device, load) = (&rows[0].device, rows[0].load.as_secs_f64());
+        let peak = rows.iter().filter_map(|row| row.peak_bytes).max();
+        let peak = peak.map_or_else(String::new, |peak| format!("; resident at most {}", size(peak)));
+        let first = rows.iter().map(|row| format!("{} {:.3} s", row.test.name(), row.first().as_secs_f64()));
+        let first = first.collect::<Vec<_>>().join(", ");
+        let threads = threads(device.threads);
+        writeln!(out, "{}, {threads}: loaded in {load:.2} s; first token of {first}{peak}", device.kernel)?;
+    }
+    Ok(())
+}
+
+fn threads(n: usize) -> String {
+    format!("{n} {}", if n == 1 { "thread" } else { "threads" })
+}
+
 /// What was measured between the repetitions, for each number of threads.
 fn limits(rows: &[Row], out: &mut impl Write) -> Result<()> {
-    let mut threads: Vec<usize> = rows.iter().map(|row| row.device.threads).collect();
-    threads.sort_unstable();
-    threads.dedup();
-    for threads in threads {
+    let mut counts: Vec<usize> = rows.iter().map(|row| row.device.threads).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    for n in counts {
         let limits =
-            || rows.iter().filter(|row| row.device.threads == threads).filter_map(|row| row.limit.as_ref());
+            || rows.iter().filter(|row| row.device.threads == n).filter_map(|row| row.limit.as_ref());
         let Some(first) = limits().next() else { continue };
         let spread = |values: Vec<f64>| {
             let (low, high) = values.iter().fold((f64::INFINITY, 0f64), |(l, h), v| (l.min(*v), h.max(*v)));
@@ -92,8 +112,8 @@ fn limits(rows: &[Row], out: &mut impl Write) -> Result<()> {
         let rates = || limits().flat_map(|limit| &limit.rates);
         writeln!(
             out,
-            "\nlimits with {threads} {}: reads {} GB/s, {} {} GOPS",
-            if threads == 1 { "thread" } else { "threads" },
+            "limits with {}: reads {} GB/s, {} {} GOPS",
+            threads(n),
             spread(rates().map(|r| r.read_bytes).collect()),
             first.instruction,
             spread(rates().map(|r| r.int8_ops).collect()),
@@ -102,7 +122,7 @@ fn limits(rows: &[Row], out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-fn size(bytes: usize) -> String {
+fn size(bytes: u64) -> String {
     match bytes as f64 / f64::from(1 << 20) {
         mebibytes if mebibytes < 1024.0 => format!("{mebibytes:.2} MiB"),
         mebibytes => format!("{:.2} GiB", mebibytes / 1024.0),

@@ -28,6 +28,14 @@ impl Sizes {
     }
 }
 
+/// What one repetition took.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    pub time: Duration,
+    /// Until the logits of the answer's first token were there.
+    pub first: Duration,
+}
+
 impl Test {
     /// Positions it takes.
     pub fn len(&self) -> usize {
@@ -63,7 +71,8 @@ impl Test {
     pub fn fill(&self, model: &mut Model, sizes: Sizes) -> Result<(), Failure> {
         model.rewind(self.depth);
         let from = model.position();
-        Self { prompt: self.depth - from, answer: 0, depth: from }.each_step(model, sizes)
+        Self { prompt: self.depth - from, answer: 0, depth: from }.each_step(model, sizes)?;
+        Ok(())
     }
 
     /// Runs what is timed once before: caches, page tables and clocks. One step of an answer is like the next.
@@ -73,29 +82,32 @@ impl Test {
         Ok(())
     }
 
-    /// The time of one repetition.
-    pub fn run(&self, model: &mut Model, sizes: Sizes) -> Result<Duration, Failure> {
-        let begin = Instant::now();
-        self.each_step(model, sizes)?;
-        let time = begin.elapsed();
+    /// One repetition.
+    pub fn run(&self, model: &mut Model, sizes: Sizes) -> Result<Sample, Failure> {
+        let sample = self.each_step(model, sizes)?;
         model.rewind(self.depth);
-        Ok(time)
+        Ok(sample)
     }
 
-    fn each_step(&self, model: &mut Model, sizes: Sizes) -> Result<(), Failure> {
+    fn each_step(&self, model: &mut Model, sizes: Sizes) -> Result<Sample, Failure> {
         let vocab = model.config().vocab;
         // What the default sampler chain looks at.
         let sampler = Sampler::new(SamplerOptions::default(), vocab).map_err(GenerateError::from)?;
         let mut out = StepOutput { need: sampler.need(&[]), ..StepOutput::default() };
         let mut ids = Vec::new();
+        let (begin, mut first) = (Instant::now(), None);
         for (at, m) in self.steps(sizes) {
             // Which ids they are does not matter to speed.
             ids.clear();
             ids.extend((at..at + m).map(|i| (i as u32).wrapping_mul(2_654_435_761) % vocab as u32));
             out.rows = if at + m < self.depth + self.prompt { Rows::None } else { Rows::Last };
             model.step(&ids, &mut out)?;
+            if out.rows == Rows::Last {
+                first.get_or_insert_with(|| begin.elapsed());
+            }
         }
-        Ok(())
+        let time = begin.elapsed();
+        Ok(Sample { time, first: first.unwrap_or(time) })
     }
 }
 
