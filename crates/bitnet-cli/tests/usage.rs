@@ -63,7 +63,7 @@ fn ids_and_prompts_must_fit_the_model() {
     refused(&["bench", &path, "-n", "0", "-p", "65"], 2, &["pp65", "64"]);
     refused(&["bench", &path, "-n", "0", "-p", "32", "-d", "33"], 2, &["pp32 @ d33", "65", "64"]);
     refused(&["bench", &path, "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
-    refused(&["bench", &path, "-p", "8", "-b", "0"], 2, &["batch size"]);
+    refused(&["bench", &path, "-n", "0", "-p", "8", "-b", "0"], 2, &["batch size"]);
     refused(&["detokenize", &path, "1,24"], 2, &["24"]);
     refused_with(&["detokenize", &path, "--lines"], "[x]\n", 2, &["line 1"]);
     refused_with(&["tokenize", &path, "--lines"], "a\n", 2, &["line 1"]);
