@@ -1,5 +1,8 @@
 //! Instruction sets that kernels exist for.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
 #[cfg(target_arch = "aarch64")]
 use std::arch::is_aarch64_feature_detected;
 use std::fmt;
@@ -19,6 +22,9 @@ pub enum Isa {
     /// AVX-512 VBMI, besides those.
     #[cfg(target_arch = "x86_64")]
     Avx512Vbmi,
+    /// AMX with int8 products, besides those; on Linux, which has to allow it.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// NEON, which every 64-bit ARM processor has.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -40,6 +46,8 @@ impl Isa {
         Self::Avx512,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Vbmi,
+        #[cfg(target_arch = "x86_64")]
+        Self::Amx,
         #[cfg(target_arch = "aarch64")]
         Self::Neon,
         #[cfg(target_arch = "aarch64")]
@@ -69,6 +77,8 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vbmi => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vbmi"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Vbmi.is_available() && amx::is_available(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
@@ -104,6 +114,8 @@ impl Isa {
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vbmi => "avx512-vbmi",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
             #[cfg(target_arch = "aarch64")]

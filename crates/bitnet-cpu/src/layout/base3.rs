@@ -16,7 +16,7 @@ pub(crate) const BLOCK: usize = 64;
 pub(crate) const FIFTH: u8 = 81;
 
 /// Sixteen rows by twenty columns in 64 bytes.
-pub(crate) static BASE3: Layout = Layout { name: "base3", tile_bytes, pack, code };
+pub(crate) static BASE3: Layout = Layout { name: "base3", columns: COLUMNS, pack, code };
 
 /// The four low digits of a number in base 3 as fields of two bits, the lowest first.
 pub(crate) const FIELDS: [u8; FIFTH as usize] = {
@@ -42,10 +42,6 @@ static SPREAD: [u32; 256] = {
     }
     spread
 };
-
-fn tile_bytes(cols: usize) -> usize {
-    cols.div_ceil(COLUMNS) * BLOCK
-}
 
 fn pack(rows: &[&[u8]], _cols: usize, tile: &mut [u8]) {
     const ZERO_TRITS: u8 = 0x55;

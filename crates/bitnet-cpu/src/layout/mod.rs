@@ -30,12 +30,19 @@ pub(crate) const TILE: usize = 16;
 pub(crate) struct Layout {
     /// The name in kernel names.
     pub(crate) name: &'static str,
-    /// Bytes that sixteen rows of `cols` columns take: a multiple of 64.
-    pub(crate) tile_bytes: fn(cols: usize) -> usize,
+    /// Columns that sixteen rows have in every 64 bytes of a tile.
+    pub(crate) columns: usize,
     /// Packs up to sixteen canonical rows, each padded with zero trits; rows that are missing become zero trits too.
     pub(crate) pack: fn(rows: &[&[u8]], cols: usize, tile: &mut [u8]),
     /// One code (`trit + 1`) of a packed tile.
     pub(crate) code: fn(tile: &[u8], row: usize, col: usize) -> u8,
+}
+
+impl Layout {
+    /// Bytes of a tile of `cols` columns.
+    pub(crate) fn tile_bytes(&self, cols: usize) -> usize {
+        cols.div_ceil(self.columns) * 64
+    }
 }
 
 /// Every layout.
@@ -95,6 +102,18 @@ fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }
 
+/// The bytes of cache lines as signed numbers.
+pub(crate) fn signed(lines: &[Line]) -> &[i8] {
+    // SAFETY: a line is 64 bytes without padding, and any byte is an `i8`.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
+}
+
+/// The same, to be written.
+pub(crate) fn signed_mut(lines: &mut [Line]) -> &mut [i8] {
+    // SAFETY: a line is 64 bytes without padding, and any byte may be written to it.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
+}
+
 /// Packs canonical rows of one unit.
 type Pack<'a> = &'a (dyn Fn(&[&[u8]], &mut [u8]) + Sync);
 
@@ -112,7 +131,7 @@ impl Panels {
         parts: &[&TernaryMatrix],
     ) -> Result<Self, BackendError> {
         let cols = parts.first().map_or(0, |m| m.cols());
-        let unit = Unit { rows: TILE, lines: (layout.tile_bytes)(cols) / 64 };
+        let unit = Unit { rows: TILE, lines: layout.tile_bytes(cols) / 64 };
         Self::packed(pool, layout, Order::Tiles, unit, parts, &|rows, out| (layout.pack)(rows, cols, out))
     }
 
@@ -150,7 +169,7 @@ impl Panels {
             let first = i * unit.rows;
             pack(&sources[first..rows.min(first + unit.rows)], out);
         });
-        Ok(Self { rows, cols, layout, tile_bytes: (layout.tile_bytes)(cols), order, lines, scale })
+        Ok(Self { rows, cols, layout, tile_bytes: layout.tile_bytes(cols), order, lines, scale })
     }
 
     /// The tiles of `range`: as they lie, or made in `room` of weights that lie in another order.
@@ -187,6 +206,11 @@ impl Panels {
     pub(crate) fn tile(&self, tile: usize) -> &[u8] {
         debug_assert_eq!(self.order, Order::Tiles);
         &bytes(&self.lines)[tile * self.tile_bytes..(tile + 1) * self.tile_bytes]
+    }
+
+    /// Columns of a tile, those of padding included.
+    pub(crate) fn tile_cols(&self) -> usize {
+        self.tile_bytes / 64 * self.layout.columns
     }
 
     /// Tiles of sixteen rows.

@@ -3,10 +3,14 @@
 //! A pair of products is at most 2 * 2 * 128 = 512 in magnitude, so a 16-bit lane holds 64 of them: 32768 below zero and
 //! 64 * 508 = 32512 above. Sums are widened then.
 
+use super::table::Gemm;
 use crate::Isa;
 use crate::layout::tile2::{BLOCK, COLUMNS};
 use crate::layout::{Line, TILE};
 use std::arch::x86_64::*;
+
+/// The product of several tokens.
+pub(super) const GEMM: Gemm = Gemm { tiles: 1, tokens: TOKENS, columns: 4, unpack, multiply };
 
 /// Products of four columns whose 16-bit sums cannot overflow.
 pub(super) const STEPS: usize = 64;
@@ -140,14 +144,14 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
     }
 }
 
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
     assert!(Isa::Avx2.is_available());
     panel.clear();
     // SAFETY: the assertion has seen AVX2.
     unsafe { unpack_tile(tiles, panel) };
 }
 
-pub(super) fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], _tokens: usize) {
+fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], _tokens: usize) {
     assert!(Isa::Avx2.is_available());
     // SAFETY: the assertion has seen AVX2.
     unsafe { tokens(panel, x, out) };

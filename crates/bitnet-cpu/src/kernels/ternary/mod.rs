@@ -3,6 +3,8 @@
 //! Kernels compute the integer sums `code * q` of whole tiles; what turns them into outputs is shared and exact. Codes are
 //! 0, 1, 2, so the sum of the activations is taken off once a token.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod arrange;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -242,7 +244,7 @@ fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
 
 fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arranged: &mut Arranged) {
     let gemm = &kernel.gemm;
-    arranged.fill(pool, out.quantized, out.w.cols.next_multiple_of(4), gemm.tokens);
+    arranged.fill(pool, out.quantized, out.w.tile_cols(), gemm);
     pool.ranges(out.w.tiles().div_ceil(gemm.tiles), 1, &|range| {
         for first in range.map(|i| i * gemm.tiles) {
             let last = out.w.tiles().min(first + gemm.tiles);
@@ -262,7 +264,7 @@ fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arrange
 /// Rule 6: a scale for every group of columns.
 fn grouped(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
     let PanelScale::Groups { cols, groups, values } = &out.w.scale else { return };
-    let group_bytes = (out.w.layout.tile_bytes)(*cols);
+    let group_bytes = out.w.layout.tile_bytes(*cols);
     pool.ranges(out.w.tiles(), 1, &|range| {
         for tile in range {
             for t in 0..m {

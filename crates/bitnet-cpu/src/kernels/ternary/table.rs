@@ -1,7 +1,7 @@
 //! The table of ternary kernels, and a kernel's name as a value.
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{amx, avx2, avx512};
 use super::{base3, scalar};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm, neon, tl1};
@@ -17,7 +17,7 @@ use std::str::FromStr;
 /// least the tile's columns, zeros behind the matrix's own]`.
 pub(super) type Gemv = fn(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]);
 
-/// `out[tile][token][row] = sum of code * x` for a panel and activations `x [columns/4][tokens][4]`.
+/// `out[tile][token][row] = sum of code * x` for a panel and activations `x [columns/C][tokens][C]`, C being [`Gemm::columns`].
 pub(super) type Multiply = fn(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], tokens: usize);
 
 /// The product for several tokens: weights are unpacked to bytes once, a few tiles at a time (a *panel*, which stays in the
@@ -27,6 +27,8 @@ pub(super) struct Gemm {
     pub(super) tiles: usize,
     /// Tokens that `multiply` takes at most.
     pub(super) tokens: usize,
+    /// Columns of a token that lie together: 4 or 64.
+    pub(super) columns: usize,
     /// Unpacks the tiles, at most `tiles` of them; what a panel looks like is an affair between the two functions.
     pub(super) unpack: fn(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>),
     /// Multiplies a panel.
@@ -45,12 +47,22 @@ pub(crate) struct TernaryKernel {
 /// Best first.
 pub(super) static TABLE: &[TernaryKernel] = &[
     #[cfg(target_arch = "x86_64")]
+    TernaryKernel { name: "tile2-amx", layout: &TILE2, isa: Isa::Amx, gemv: avx512::gemv, gemm: amx::GEMM },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "base3-amx",
+        layout: &BASE3,
+        isa: Isa::Amx,
+        gemv: base3::avx512::gemv,
+        gemm: Gemm { unpack: base3::avx512::unpack_amx, ..amx::GEMM },
+    },
+    #[cfg(target_arch = "x86_64")]
     TernaryKernel {
         name: "tile2-avx512",
         layout: &TILE2,
         isa: Isa::Avx512,
         gemv: avx512::gemv,
-        gemm: Gemm { tiles: 2, tokens: avx512::TOKENS, unpack: avx512::unpack, multiply: avx512::multiply },
+        gemm: avx512::GEMM,
     },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
@@ -58,28 +70,17 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &BASE3,
         isa: Isa::Avx512Vbmi,
         gemv: base3::avx512::gemv,
-        gemm: Gemm {
-            tiles: 2,
-            tokens: avx512::TOKENS,
-            unpack: base3::avx512::unpack,
-            multiply: avx512::multiply,
-        },
+        gemm: Gemm { unpack: base3::avx512::unpack, ..avx512::GEMM },
     },
     #[cfg(target_arch = "x86_64")]
-    TernaryKernel {
-        name: "tile2-avx2",
-        layout: &TILE2,
-        isa: Isa::Avx2,
-        gemv: avx2::gemv,
-        gemm: Gemm { tiles: 1, tokens: avx2::TOKENS, unpack: avx2::unpack, multiply: avx2::multiply },
-    },
+    TernaryKernel { name: "tile2-avx2", layout: &TILE2, isa: Isa::Avx2, gemv: avx2::gemv, gemm: avx2::GEMM },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
         name: "base3-avx2",
         layout: &BASE3,
         isa: Isa::Avx2,
         gemv: base3::avx2::gemv,
-        gemm: Gemm { tiles: 1, tokens: avx2::TOKENS, unpack: base3::avx2::unpack, multiply: avx2::multiply },
+        gemm: Gemm { unpack: base3::avx2::unpack, ..avx2::GEMM },
     },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -87,7 +88,7 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TILE2,
         isa: Isa::I8mm,
         gemv: dotprod::gemv,
-        gemm: Gemm { tiles: 1, tokens: i8mm::TOKENS, unpack: i8mm::unpack, multiply: i8mm::multiply },
+        gemm: i8mm::GEMM,
     },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -95,37 +96,31 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TILE2,
         isa: Isa::Dotprod,
         gemv: dotprod::gemv,
-        gemm: Gemm { tiles: 1, tokens: dotprod::TOKENS, unpack: neon::unpack, multiply: dotprod::multiply },
+        gemm: dotprod::GEMM,
     },
     #[cfg(target_arch = "aarch64")]
-    TernaryKernel {
-        name: "tile2-neon",
-        layout: &TILE2,
-        isa: Isa::Neon,
-        gemv: neon::gemv,
-        gemm: Gemm { tiles: 1, tokens: neon::TOKENS, unpack: neon::unpack, multiply: neon::multiply },
-    },
+    TernaryKernel { name: "tile2-neon", layout: &TILE2, isa: Isa::Neon, gemv: neon::gemv, gemm: neon::GEMM },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
         name: "tl1-neon",
         layout: &TL1,
         isa: Isa::Neon,
         gemv: tl1::gemv,
-        gemm: Gemm { tiles: 1, tokens: neon::TOKENS, unpack: tl1::unpack, multiply: neon::multiply },
+        gemm: Gemm { unpack: tl1::unpack, ..neon::GEMM },
     },
     TernaryKernel {
         name: "tile2-scalar",
         layout: &TILE2,
         isa: Isa::Scalar,
         gemv: scalar::gemv,
-        gemm: Gemm { tiles: 1, tokens: 1, unpack: scalar::unpack, multiply: scalar::multiply },
+        gemm: scalar::GEMM,
     },
     TernaryKernel {
         name: "base3-scalar",
         layout: &BASE3,
         isa: Isa::Scalar,
         gemv: base3::gemv,
-        gemm: Gemm { tiles: 1, tokens: 1, unpack: base3::unpack, multiply: scalar::multiply },
+        gemm: Gemm { unpack: base3::unpack, ..scalar::GEMM },
     },
 ];
 

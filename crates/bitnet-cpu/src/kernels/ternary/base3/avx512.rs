@@ -3,6 +3,7 @@
 //! In the product of one token fields stay where they are in their bytes and are summed up multiplied by 1, 4, 16 and 64, the
 //! fifth digit by 81: what that saves is a shift a field.
 
+use super::super::amx;
 use super::super::avx512::{broadcast, store};
 use crate::Isa;
 use crate::layout::base3::{BLOCK, COLUMNS, FIELDS, FIFTH};
@@ -79,10 +80,9 @@ fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]
 
 /// The panel of [`avx512`](super::super::avx512): for every four columns one line of each tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn unpack_tiles(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+fn unpack_tiles(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
     let (table, mask) = (table(), _mm512_set1_epi8(3));
     let count = tiles.len() / tile_bytes;
-    panel.resize(tile_bytes / BLOCK * 5 * count, Line([0; 64]));
     for (i, tile) in tiles.chunks_exact(tile_bytes).enumerate() {
         for (block, lines) in tile.as_chunks::<BLOCK>().0.iter().zip(panel.chunks_exact_mut(5 * count)) {
             let (fields, fifth) = split(block, table);
@@ -111,6 +111,16 @@ pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mu
 }
 
 pub(in super::super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+    panel.resize(tiles.len() / BLOCK * 5, Line([0; 64]));
+    unpack_lines(tiles, tile_bytes, panel);
+}
+
+/// The panel of [`amx`].
+pub(in super::super) fn unpack_amx(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+    amx::unpack_pairs(tiles, tile_bytes, panel, 5, unpack_lines);
+}
+
+fn unpack_lines(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx512Vbmi.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { unpack_tiles(tiles, tile_bytes, panel) };
