@@ -111,12 +111,26 @@ impl Model {
         each: &mut dyn FnMut(&StepOutput),
     ) -> Result<(), GenerateError> {
         self.engine.check(ids, 0)?;
-        let decoder = self.engine.lend();
-        decoder.rewind(0);
+        self.rewind(0);
         for ids in ids.chunks(batch.max(1)) {
-            decoder.step(ids, &mut out)?;
+            self.step(ids, &mut out)?;
             each(&out);
         }
         Ok(())
+    }
+
+    /// Runs ids behind those before, outside the engine.
+    pub fn step(&mut self, ids: &[u32], out: &mut StepOutput) -> Result<(), GenerateError> {
+        Ok(self.engine.lend().step(ids, out)?)
+    }
+
+    /// Tokens that the next step goes on behind.
+    pub fn position(&self) -> usize {
+        self.engine.decoder().position()
+    }
+
+    /// Forgets the tokens from `position` on.
+    pub fn rewind(&mut self, position: usize) {
+        self.engine.lend().rewind(position);
     }
 }
