@@ -47,8 +47,6 @@ pub(crate) struct TernaryKernel {
 /// Best first.
 pub(super) static TABLE: &[TernaryKernel] = &[
     #[cfg(target_arch = "x86_64")]
-    TernaryKernel { name: "tile2-amx", layout: &TILE2, isa: Isa::Amx, gemv: avx512::gemv, gemm: amx::GEMM },
-    #[cfg(target_arch = "x86_64")]
     TernaryKernel {
         name: "base3-amx",
         layout: &BASE3,
@@ -57,13 +55,7 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         gemm: Gemm { unpack: base3::avx512::unpack_amx, ..amx::GEMM },
     },
     #[cfg(target_arch = "x86_64")]
-    TernaryKernel {
-        name: "tile2-avx512",
-        layout: &TILE2,
-        isa: Isa::Avx512,
-        gemv: avx512::gemv,
-        gemm: avx512::GEMM,
-    },
+    TernaryKernel { name: "tile2-amx", layout: &TILE2, isa: Isa::Amx, gemv: avx512::gemv, gemm: amx::GEMM },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
         name: "base3-avx512",
@@ -71,6 +63,14 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         isa: Isa::Avx512Vbmi,
         gemv: base3::avx512::gemv,
         gemm: Gemm { unpack: base3::avx512::unpack, ..avx512::GEMM },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tile2-avx512",
+        layout: &TILE2,
+        isa: Isa::Avx512,
+        gemv: avx512::gemv,
+        gemm: avx512::GEMM,
     },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel { name: "tile2-avx2", layout: &TILE2, isa: Isa::Avx2, gemv: avx2::gemv, gemm: avx2::GEMM },
