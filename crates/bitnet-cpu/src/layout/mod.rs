@@ -11,6 +11,7 @@ pub(crate) mod tile2;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod tl1;
 
+use crate::lines::Lines;
 use crate::pool::Pool;
 use bitnet_core::{BackendError, Scale, TernaryMatrix};
 use std::ops::Range;
@@ -87,7 +88,7 @@ pub(crate) struct Panels {
     /// Bytes of a tile.
     pub(crate) tile_bytes: usize,
     pub(crate) order: Order,
-    lines: Vec<Line>,
+    lines: Lines,
     pub(crate) scale: PanelScale,
 }
 
@@ -162,8 +163,7 @@ impl Panels {
         let rows: usize = parts.iter().map(|m| m.rows()).sum();
         let scale = scales(parts, rows, cols)?;
         let len = rows.div_ceil(unit.rows) * unit.lines;
-        let mut lines = reserve::<Line>(len, "ternary weights")?;
-        lines.resize(len, Line([0; 64]));
+        let mut lines = Lines::new(len, "ternary weights")?;
         let sources: Vec<&[u8]> = parts.iter().flat_map(|m| (0..m.rows()).map(|r| m.row_codes(r))).collect();
         pool.chunks_mut(bytes_mut(&mut lines), (unit.lines * 64).max(1), &|i, out| {
             let first = i * unit.rows;
@@ -224,7 +224,7 @@ impl Panels {
             PanelScale::Rows(v) => v.len(),
             PanelScale::Groups { values, .. } => values.len(),
         };
-        size_of_val(self.lines.as_slice()) + scales * size_of::<[f32; 16]>()
+        size_of_val(&*self.lines) + scales * size_of::<[f32; 16]>()
     }
 
     /// One row, for embedding: trits times scale.
