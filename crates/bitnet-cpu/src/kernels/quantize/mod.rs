@@ -2,13 +2,13 @@
 
 use crate::Isa;
 use crate::kernels::norm::padded;
-use crate::pool::{Pool, Shares};
+use crate::pool::{Pool, Shares, at_least};
 use crate::simd::{Kernel, Lanes, dispatch};
 
 /// Int8 activations of `m` tokens.
 #[derive(Default)]
 pub(crate) struct Quantized {
-    /// `[m, stride]`, every token padded with zeros.
+    /// `[m, stride]`, every token padded with zeros; behind them what an earlier product left.
     pub(crate) q: Vec<i8>,
     /// Elements a token takes in `q`.
     pub(crate) stride: usize,
@@ -53,12 +53,12 @@ pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Qua
     let m = x.len() / k;
     // Room for the columns of padding that any layout has.
     out.stride = (k.div_ceil(64) + 1) * 64;
-    out.q.resize(m * out.stride, 0);
+    let q = at_least(&mut out.q, m * out.stride, 0);
     out.d.resize(m, 0.0);
     out.sums.resize(m, 0);
     let stride = out.stride;
     let (d, sums) = (Shares::new(&mut out.d), Shares::new(&mut out.sums));
-    pool.chunks_mut(&mut out.q, stride, &|t, q| {
+    pool.chunks_mut(q, stride, &|t, q| {
         q[k..].fill(0);
         let of_row = dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q });
         // SAFETY: `t` is visited once.
