@@ -7,7 +7,7 @@ mod failure;
 mod terminal;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, detokenize, doctor, inspect, logits, run, template, tokenize};
+use commands::{bench, chat, detokenize, doctor, inspect, logits, run, serve, template, tokenize};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -26,6 +26,7 @@ Examples:
   bitnet run model.gguf \"The capital of France is\"
   bitnet run model.gguf --temp 0 -n 64 --json \"Once upon a time\"
   bitnet chat model.gguf --system \"You answer in one sentence.\"
+  bitnet serve model.gguf --port 8080
   bitnet inspect model.gguf --tensors
   bitnet bench model.gguf
 
@@ -37,6 +38,8 @@ enum Command {
     Run(run::Run),
     /// Chat on the terminal with the model's own template
     Chat(chat::Chat),
+    /// Serve OpenAI's API over HTTP, many requests at once
+    Serve(serve::Serve),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
     Inspect(inspect::Inspect),
     /// Write exact logits of a sequence to a safetensors file
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
+        Command::Serve(c) => c.execute(quiet),
         Command::Inspect(c) => c.execute(),
         Command::Logits(c) => c.execute(quiet),
         Command::Bench(c) => c.execute(quiet),
