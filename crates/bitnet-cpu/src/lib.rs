@@ -9,6 +9,7 @@ mod isa;
 mod kernels;
 mod kv;
 mod layout;
+mod lines;
 mod pool;
 mod roofline;
 mod self_test;

@@ -193,6 +193,10 @@ pub fn read(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
     };
     let start = cursor.at.next_multiple_of(alignment);
     let tensors = place(path, &bytes, start, alignment, descriptions)?;
+    // Vocabularies are megabytes, and the header holds copies.
+    if let Some(header) = bytes.slice(0..cursor.at) {
+        header.release();
+    }
     Checkpoint::new(path, Header::Gguf { version, metadata }, tensors)
         .map_err(|tensor| FormatError::Duplicate { path: path.to_owned(), tensor })
 }

@@ -10,6 +10,7 @@ mod arrange;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod base3;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 mod float;
@@ -243,7 +244,7 @@ fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
 
 fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arranged: &mut Arranged) {
     let gemm = &kernel.gemm;
-    arranged.fill(pool, out.quantized, out.w.cols, gemm);
+    arranged.fill(pool, out.quantized, out.w.tile_cols(), gemm);
     pool.ranges(out.w.tiles().div_ceil(gemm.tiles), 1, &|range| {
         for first in range.map(|i| i * gemm.tiles) {
             let last = out.w.tiles().min(first + gemm.tiles);
@@ -263,7 +264,7 @@ fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arrange
 /// Rule 6: a scale for every group of columns.
 fn grouped(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
     let PanelScale::Groups { cols, groups, values } = &out.w.scale else { return };
-    let group_bytes = (out.w.layout.tile_bytes)(*cols);
+    let group_bytes = out.w.layout.tile_bytes(*cols);
     pool.ranges(out.w.tiles(), 1, &|range| {
         for tile in range {
             for t in 0..m {
