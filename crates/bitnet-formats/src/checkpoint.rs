@@ -1,5 +1,6 @@
 //! What every file format is read into: named tensors in the type of the file, and the header beside them.
 
+use crate::map::TrimHeap;
 use bitnet_core::{Bytes, DenseType};
 use bitnet_quant::packing::Packing;
 use serde_json::Value;
@@ -74,6 +75,8 @@ pub struct Checkpoint {
     pub header: Header,
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
+    /// Last, so that it is dropped after a header of hundreds of thousands of strings.
+    _trim: TrimHeap,
 }
 
 impl Checkpoint {
@@ -85,7 +88,7 @@ impl Checkpoint {
                 return Err(t.name.clone());
             }
         }
-        Ok(Self { path: path.to_owned(), header, tensors, by_name })
+        Ok(Self { path: path.to_owned(), header, tensors, by_name, _trim: TrimHeap })
     }
 
     /// All tensors in file order.
