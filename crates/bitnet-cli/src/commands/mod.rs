@@ -9,4 +9,5 @@ pub mod logits;
 pub mod run;
 pub mod template;
 pub mod tokenize;
+pub mod tune;
 mod vocabulary;

@@ -10,6 +10,7 @@ mod test;
 use crate::args::{self, Act, CacheType, ModelPath};
 use crate::failure::Failure;
 use crate::terminal::Progress;
+use crate::tuning::TuningFlag;
 use bitnet_cpu::{Isa, Kernel};
 use bitnet_inference::{DeviceOptions, LoadOptions, Model, OpenOptions};
 use bitnet_model::ModelConfig;
@@ -93,6 +94,8 @@ pub struct Bench {
     /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
     #[arg(long, value_enum, env = "BITNET_ACT", help_heading = "Device")]
     act: Option<Act>,
+    #[command(flatten)]
+    tuning: TuningFlag,
 }
 
 /// What a model is opened with.
@@ -102,6 +105,15 @@ struct Setup {
     kernel: Option<Kernel>,
     key: CacheType,
     value: CacheType,
+}
+
+/// How a model began.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Start {
+    /// From opening the file until the model was ready.
+    load: Duration,
+    /// Whether a tuning decided what it runs on.
+    tuned: bool,
 }
 
 impl Bench {
@@ -120,24 +132,30 @@ impl Bench {
         let mut report = Report::new(self.output, path, &checkpoint);
         for (done, setup) in setups.iter().enumerate() {
             let options = OpenOptions {
-                device: DeviceOptions { isa: self.isa, threads: setup.threads, kernel: setup.kernel },
+                device: DeviceOptions {
+                    isa: self.isa,
+                    threads: setup.threads,
+                    kernel: setup.kernel,
+                    skip: None,
+                },
                 load: LoadOptions {
                     act: self.act.map(Into::into),
                     context: Some(context),
                     key: setup.key.into(),
                     value: setup.value.into(),
+                    layers: None,
                 },
             };
             memory::forget_peak();
             let begin = Instant::now();
-            let mut model = args::load(path, &checkpoint, &options, quiet)?;
-            let load = opening + begin.elapsed();
+            let (mut model, tuned) = args::load(path, &checkpoint, options, &self.tuning, quiet)?;
+            let start = Start { load: opening + begin.elapsed(), tuned };
             let probes = if self.roofline { Some(Probes::new(model.device().threads)?) } else { None };
             let mut done = done * sizes.len() * tests.len() * self.repetitions as usize;
             for sizes in &sizes {
                 for test in &tests {
                     let what = (*setup, *sizes, *test);
-                    let row = self.measure((&mut model, load), what, probes.as_ref(), &mut || {
+                    let row = self.measure((&mut model, start), what, probes.as_ref(), &mut || {
                         done += 1;
                         progress.at(done, all);
                     })?;
@@ -152,7 +170,7 @@ impl Bench {
     /// One row; `done` is told of every repetition.
     fn measure(
         &self,
-        (model, load): (&mut Model, Duration),
+        (model, start): (&mut Model, Start),
         (setup, sizes, test): (Setup, Sizes, Test),
         probes: Option<&Probes>,
         done: &mut dyn FnMut(),
@@ -169,7 +187,7 @@ impl Bench {
             done();
         }
         let limit = probes.map(|p| p.limit(model, test, sizes, setup, rates));
-        Ok(Row::new((model, load), (setup, sizes, test), begin, samples, limit))
+        Ok(Row::new((model, start), (setup, sizes, test), begin, samples, limit))
     }
 
     fn tests(&self) -> Vec<Test> {
