@@ -13,7 +13,7 @@ trap 'rm -rf "$counted"' EXIT
 
 cargo build --locked --release -p bitnet-cli -p xtask
 # Two layers of 2B-4T and an eighth of its vocabulary.
-target/release/xtask synth --shape 2b-4t-slice --no-tokenizer -o "$counted/model.gguf" >/dev/null
+target/release/xtask synth --shape 2b-4t-slice --no-tokenizer -o "$counted/model.gguf" >"$counted/log" 2>&1
 binary=target/release/bitnet
 step='*Transformer*Decoder*step*'
 {
@@ -40,8 +40,8 @@ awk -F '\t' '
         key = $1 "\t" $2; now = $4 / $3
         if (!(key in before)) { printf "%-42s %-11s %14.2f  new: record it\n", $1, $2, now; wrong = 1; next }
         change = now / before[key] - 1
-        printf "%-42s %-11s %14.2f  %+.2f %%%s\n", $1, $2, now, change * 100, change > 0.03 ? "  GROWN" : ""
-        wrong = wrong || change > 0.03
+        printf "%-42s %-11s %14.2f  %+.2f %%%s\n", $1, $2, now, change * 100, (change > 0.03 ? "  GROWN" : "")
+        wrong = wrong || (change > 0.03)
         delete before[key]
     }
     END {
