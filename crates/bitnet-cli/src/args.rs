@@ -77,7 +77,7 @@ impl From<Act> for ActivationPrecision {
 /// How a model is loaded and where it runs.
 #[derive(Args, Clone, Debug)]
 pub struct ModelFlags {
-    /// Instruction set: scalar; avx2 or avx512; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
+    /// Instruction set: scalar; avx2, avx512 or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
     /// Kernel of ternary products, and with it how weights lie in memory; changes speed, never the result (`doctor` lists
@@ -120,6 +120,7 @@ impl ModelFlags {
                 act: self.act.map(ActivationPrecision::from),
                 // 0 is the model's own context in llama.cpp.
                 context: self.ctx_size.filter(|c| *c > 0),
+                cache: None,
                 key: self.cache_type_k.unwrap_or(self.cache_type).into(),
                 value: self.cache_type_v.unwrap_or(self.cache_type).into(),
                 layers: None,

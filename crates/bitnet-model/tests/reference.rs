@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// Comparisons with the reference are made with a cache of f32.
 const EXACT: LoadOptions =
-    LoadOptions { act: None, context: None, key: KvType::F32, value: KvType::F32, layers: None };
+    LoadOptions { act: None, context: None, cache: None, key: KvType::F32, value: KvType::F32, layers: None };
 
 fn open(path: &str, cpu: CpuOptions, options: LoadOptions) -> Transformer<CpuBackend> {
     let checkpoint = bitnet_formats::open(&golden::fixtures().join(path)).unwrap();

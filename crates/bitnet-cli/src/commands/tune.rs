@@ -278,12 +278,12 @@ fn rates(model: &mut Model, fastest: f64) -> Result<Option<(f64, f64)>, Failure>
         return Ok(None);
     }
     let decode = run(&ids[..answer], 1)?;
-    model.clear();
+    model.rewind(0);
     let mut run = |ids: &[u32]| -> Result<f64, Failure> {
         let begin = Instant::now();
         model.step(ids, &mut out)?;
         let rate = ids.len() as f64 / begin.elapsed().as_secs_f64();
-        model.clear();
+        model.rewind(0);
         Ok(rate)
     };
     run(&ids[..prompt.div_ceil(4)])?;

@@ -88,7 +88,7 @@ pub struct Bench {
     /// Kernels of ternary products (`doctor` lists them) [default: the best one of the instruction set]
     #[arg(long, value_delimiter = ',', value_name = "NAME", env = "BITNET_KERNEL", help_heading = "Device")]
     kernel: Vec<Kernel>,
-    /// Instruction set: scalar; avx2 or avx512; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
+    /// Instruction set: scalar; avx2, avx512 or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
     /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
@@ -141,6 +141,7 @@ impl Bench {
                 load: LoadOptions {
                     act: self.act.map(Into::into),
                     context: Some(context),
+                    cache: None,
                     key: setup.key.into(),
                     value: setup.value.into(),
                     layers: None,
