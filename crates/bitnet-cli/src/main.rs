@@ -8,7 +8,7 @@ mod terminal;
 mod tuning;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, detokenize, doctor, inspect, logits, run, template, tokenize, tune};
+use commands::{bench, chat, detokenize, doctor, inspect, logits, run, serve, template, tokenize, tune};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -27,6 +27,7 @@ Examples:
   bitnet run model.gguf \"The capital of France is\"
   bitnet run model.gguf --temp 0 -n 64 --json \"Once upon a time\"
   bitnet chat model.gguf --system \"You answer in one sentence.\"
+  bitnet serve model.gguf --port 8080
   bitnet inspect model.gguf --tensors
   bitnet bench model.gguf
 
@@ -38,6 +39,8 @@ enum Command {
     Run(run::Run),
     /// Chat on the terminal with the model's own template
     Chat(chat::Chat),
+    /// Serve OpenAI's API over HTTP, many requests at once
+    Serve(serve::Serve),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
     Inspect(inspect::Inspect),
     /// Write exact logits of a sequence to a safetensors file
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
+        Command::Serve(c) => c.execute(quiet),
         Command::Inspect(c) => c.execute(),
         Command::Logits(c) => c.execute(quiet),
         Command::Bench(c) => c.execute(quiet),

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod inspect;
 pub mod logits;
 pub mod run;
+pub mod serve;
 pub mod template;
 pub mod tokenize;
 pub mod tune;
