@@ -106,7 +106,7 @@ pub struct ModelFlags {
     #[arg(long, value_enum, env = "BITNET_ACT", help_heading = "Device")]
     act: Option<Act>,
     #[command(flatten)]
-    tuning: TuningFlag,
+    pub tuning: TuningFlag,
 }
 
 impl ModelFlags {
