@@ -2,11 +2,13 @@
 
 use crate::failure::Failure;
 use crate::terminal::Progress;
+use crate::tuning::TuningFlag;
 use bitnet_core::{ActivationPrecision, KvType};
 use bitnet_cpu::{Isa, Kernel};
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_inference::sample::SamplerOptions;
 use bitnet_inference::{DeviceOptions, GenerateOptions, LoadOptions, Model, OpenOptions};
+use bitnet_model::ModelConfig;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -103,6 +105,8 @@ pub struct ModelFlags {
     /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
     #[arg(long, value_enum, env = "BITNET_ACT", help_heading = "Device")]
     act: Option<Act>,
+    #[command(flatten)]
+    pub tuning: TuningFlag,
 }
 
 impl ModelFlags {
@@ -112,7 +116,7 @@ impl ModelFlags {
             return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
         }
         Ok(OpenOptions {
-            device: DeviceOptions { isa: self.isa, threads: self.threads, kernel: self.kernel },
+            device: DeviceOptions { isa: self.isa, threads: self.threads, kernel: self.kernel, skip: None },
             load: LoadOptions {
                 act: self.act.map(ActivationPrecision::from),
                 // 0 is the model's own context in llama.cpp.
@@ -120,35 +124,39 @@ impl ModelFlags {
                 cache: None,
                 key: self.cache_type_k.unwrap_or(self.cache_type).into(),
                 value: self.cache_type_v.unwrap_or(self.cache_type).into(),
+                layers: None,
             },
         })
     }
 
     /// Opens a model with a bar while it loads, and says what it is.
     pub fn open(&self, path: &Path, quiet: bool) -> Result<Model, Failure> {
-        load(path, &bitnet_formats::open(path)?, &self.options()?, quiet)
+        Ok(load(path, &bitnet_formats::open(path)?, self.options()?, &self.tuning, quiet)?.0)
     }
 }
 
-/// Prepares a model with a bar while it loads, and says what it is.
+/// Prepares a model with a bar while it loads, and says what it is; true where a tuning decided what it runs on.
 pub fn load(
     path: &Path,
     checkpoint: &Checkpoint,
-    options: &OpenOptions,
+    mut options: OpenOptions,
+    tuning: &TuningFlag,
     quiet: bool,
-) -> Result<Model, Failure> {
+) -> Result<(Model, bool), Failure> {
+    let config = ModelConfig::read(checkpoint).map_err(Failure::at(path))?;
+    let tuned = tuning.settle(&mut options, &config);
     let mut progress = Progress::new("loading", quiet);
-    let model = Model::from_checkpoint(checkpoint, options, &mut |done, all| progress.at(done, all))
+    let model = Model::from_checkpoint(checkpoint, &options, &mut |done, all| progress.at(done, all))
         .map_err(Failure::at(path))?;
     progress.finish();
     if !quiet {
-        eprintln!("{}", start_line(path, checkpoint, &model));
+        eprintln!("{}", start_line(path, checkpoint, &model, tuned));
     }
-    Ok(model)
+    Ok((model, tuned))
 }
 
 /// Model, format, bits per weight, kernels, threads, context, template.
-fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model) -> String {
+fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model, tuned: bool) -> String {
     let (report, device) = (model.report(), model.device());
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let format = match checkpoint.header {
@@ -170,12 +178,13 @@ fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model) -> String {
         },
     };
     format!(
-        "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads; context {}, {template}",
+        "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads{}; context {}, {template}",
         model.config().arch.name,
         count(weights),
         device.device,
         device.kernel,
         device.threads,
+        if tuned { " (tuned)" } else { "" },
         model.capacity(),
     )
 }

@@ -5,9 +5,10 @@ mod args;
 mod commands;
 mod failure;
 mod terminal;
+mod tuning;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, detokenize, doctor, inspect, logits, run, serve, template, tokenize};
+use commands::{bench, chat, detokenize, doctor, inspect, logits, run, serve, template, tokenize, tune};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -46,6 +47,8 @@ enum Command {
     Logits(logits::Logits),
     /// Measure prefill and generation speed
     Bench(bench::Bench),
+    /// Find the fastest kernel and number of threads for a model on this machine, and save them
+    Tune(tune::Tune),
     /// CPU features, the kernels in use, and a self-test of every kernel
     Doctor(doctor::Doctor),
     /// Ids of a text
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Inspect(c) => c.execute(),
         Command::Logits(c) => c.execute(quiet),
         Command::Bench(c) => c.execute(quiet),
+        Command::Tune(c) => c.execute(quiet),
         Command::Doctor(c) => c.execute(),
         Command::Tokenize(c) => c.execute(),
         Command::Detokenize(c) => c.execute(),

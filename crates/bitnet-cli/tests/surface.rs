@@ -281,6 +281,34 @@ fn bench_measures_what_the_machine_allows() {
 }
 
 #[test]
+fn what_tune_finds_is_used() {
+    let folder = Folder::new();
+    let path = bare_model(&folder);
+    let file = text(&folder.at("tuning.json"));
+    let object = parse(&output(&["tune", &path, "--tuning", &file, "--json", "--seconds", "2"]));
+    assert_eq!(object["file"], json!(file));
+    let best = &object["choices"][0];
+    assert!(best["prefill"].as_f64().unwrap() > 0.0 && best["decode"].as_f64().unwrap() > 0.0, "{object}");
+    let bench = |more: &[&str]| {
+        let args = ["bench", &path, "-p", "0", "-n", "1", "-r", "1", "-o", "json", "--tuning", &file];
+        parse(&output(&[&args[..], more].concat()))[0].clone()
+    };
+    let row = bench(&[]);
+    assert_eq!((&row["kernel"], &row["n_threads"]), (&best["kernel"], &best["threads"]));
+    assert_eq!((&row["tuned"], &row["skips"]), (&json!(true), &best["skip"]));
+    // What the command line says holds.
+    let row = bench(&["--kernel", "tile2-scalar", "-t", "1"]);
+    assert_eq!((&row["kernel"], &row["tuned"]), (&json!("tile2-scalar"), &json!(false)));
+    let page = output(&["doctor", "--tuning", &file]);
+    assert!(page.contains("tuned models     1") && page.contains(best["kernel"].as_str().unwrap()), "{page}");
+    // A file that cannot be used is warned of and changes nothing.
+    std::fs::write(folder.at("tuning.json"), "{").unwrap();
+    let ran = bitnet_with(&["run", &path, "--tokens", "1", "-n", "2", "--tuning", &file], "", &[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.starts_with("warning: ") && ran.stderr.contains("damaged"), "{ran:?}");
+}
+
+#[test]
 fn doctor_finds_every_kernel_right() {
     let page = output(&["doctor"]);
     assert!(page.contains("ok: ") && !page.contains("WRONG"), "{page}");

@@ -20,9 +20,12 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Threads; one a physical core when `None`.
     pub threads: Option<usize>,
-    /// The one kernel of all ternary products, and with it the layout of ternary weights. When `None`, the best one of the
-    /// instruction set, and products that leave out what a ReLU-squared gate makes zero.
+    /// The kernel of ternary products, and with it the layout of ternary weights; the best one of the instruction set when
+    /// `None`.
     pub kernel: Option<Kernel>,
+    /// Whether products leave out what a ReLU-squared gate makes zero, which takes layouts of their own. When `None`, they do
+    /// unless a kernel is named: then it computes all products.
+    pub skip: Option<bool>,
 }
 
 /// Why the backend could not be had.
@@ -115,7 +118,7 @@ impl CpuBackend {
             return Err(CpuError::Threads { threads });
         }
         let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
-        let plan = Plan { isa, kernel, skip: options.kernel.is_none() };
+        let plan = Plan { isa, kernel, skip: options.skip.unwrap_or(options.kernel.is_none()) };
         Ok(Self { plan, pool, scratch: Mutex::default() })
     }
 
@@ -127,6 +130,11 @@ impl CpuBackend {
     /// The ternary kernel in use.
     pub fn kernel(&self) -> Kernel {
         self.plan.kernel
+    }
+
+    /// Whether products may leave out what a ReLU-squared gate makes zero.
+    pub fn skips(&self) -> bool {
+        self.plan.skip
     }
 
     /// Threads in use, the caller's included.

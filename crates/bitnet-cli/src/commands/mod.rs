@@ -10,4 +10,5 @@ pub mod run;
 pub mod serve;
 pub mod template;
 pub mod tokenize;
+pub mod tune;
 mod vocabulary;

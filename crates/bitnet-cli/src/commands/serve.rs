@@ -133,7 +133,7 @@ impl Serve {
             .context
             .unwrap_or(config.context.min(bitnet_inference::LoadOptions::DEFAULT_CONTEXT));
         options.load.cache = Some(self.cache_size.unwrap_or(context.saturating_mul(4)));
-        let model = args::load(path, &checkpoint, &options, quiet)?;
+        let (model, _) = args::load(path, &checkpoint, options, &self.flags.tuning, quiet)?;
         let (report, device) = (model.report(), model.device());
         let stem = path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
         let card = ModelCard {
