@@ -116,17 +116,33 @@ impl Model {
         self.check(ids, 0)?;
         self.clear();
         for ids in ids.chunks(batch.max(1)) {
-            self.decoder.step(ids, &mut out)?;
-            self.cached.extend(ids);
+            self.step(ids, &mut out)?;
             each(&out);
         }
         Ok(())
     }
 
+    /// Runs ids behind what is in the cache.
+    pub fn step(&mut self, ids: &[u32], out: &mut StepOutput) -> Result<(), GenerateError> {
+        self.decoder.step(ids, out)?;
+        self.cached.extend(ids);
+        Ok(())
+    }
+
+    /// Tokens in the cache.
+    pub fn position(&self) -> usize {
+        self.cached.len()
+    }
+
+    /// Forgets the tokens from `position` on.
+    pub fn rewind(&mut self, position: usize) {
+        self.decoder.rewind(position);
+        self.cached.truncate(position);
+    }
+
     /// Empties the cache.
     pub fn clear(&mut self) {
-        self.decoder.rewind(0);
-        self.cached.clear();
+        self.rewind(0);
     }
 
     /// Refuses a prompt that is empty, holds an unknown id, or leaves no room for `answer` tokens.

@@ -48,6 +48,8 @@ pub struct LoadReport {
     pub weight_bytes: usize,
     /// How many of them are read from the file's memory map.
     pub mapped_bytes: usize,
+    /// Bytes that a step of one token reads if nothing is left out: all weights but an embedding that is not the head too.
+    pub step_bytes: usize,
     /// Weights that are trits.
     pub ternary_weights: u64,
     /// Weights that are not.
@@ -70,7 +72,14 @@ pub fn load<B: Backend>(
         Some(asked) => asked,
     };
     let act = options.act.unwrap_or_else(|| trained_for(checkpoint));
-    let report = LoadReport { act, weight_bytes: 0, mapped_bytes: 0, ternary_weights: 0, dense_weights: 0 };
+    let report = LoadReport {
+        act,
+        weight_bytes: 0,
+        mapped_bytes: 0,
+        step_bytes: 0,
+        ternary_weights: 0,
+        dense_weights: 0,
+    };
     let tensors = ModelTensors::new(checkpoint, &config);
     let mut loader = Loader { backend: &*backend, tensors, config: &config, report };
     let weights = loader.weights(progress)?;
@@ -109,6 +118,10 @@ impl<B: Backend> Loader<'_, B> {
         let own_head = self.tensors.own_head();
         let table = if own_head { Purpose::Product } else { Purpose::Head };
         let embedding = self.stack(&[Role::Embedding], 0, table)?;
+        // One row of an embedding that is not the head too.
+        if own_head {
+            self.report.step_bytes = 0;
+        }
         let mut layers = Vec::new();
         for l in 0..c.layers {
             progress(l, c.layers);
@@ -179,6 +192,11 @@ impl<B: Backend> Loader<'_, B> {
         let (bytes, mapped) = self.backend.weight_bytes(&weight);
         self.report.weight_bytes += bytes;
         self.report.mapped_bytes += mapped;
+        self.report.step_bytes += match stack.as_slice() {
+            // What a backend keeps beside a head saves reading the head.
+            [Matrix::Dense(head)] if purpose == Purpose::Head => head.data().len(),
+            _ => bytes,
+        };
         for matrix in &stack {
             let weights = matrix.rows() as u64 * matrix.cols() as u64;
             match matrix {
