@@ -3,11 +3,13 @@
 
 mod args;
 mod commands;
+mod downloads;
 mod failure;
+mod hub;
 mod terminal;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, detokenize, doctor, inspect, logits, run, template, tokenize};
+use commands::{bench, chat, detokenize, doctor, inspect, logits, pull, run, template, tokenize};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -26,10 +28,11 @@ Examples:
   bitnet run model.gguf \"The capital of France is\"
   bitnet run model.gguf --temp 0 -n 64 --json \"Once upon a time\"
   bitnet chat model.gguf --system \"You answer in one sentence.\"
+  bitnet pull microsoft/bitnet-b1.58-2B-4T-gguf
   bitnet inspect model.gguf --tensors
   bitnet bench model.gguf
 
-Exit codes: 0 done, 1 run-time failure, 2 usage, 3 model or format, 130 interrupted.";
+Exit codes: 0 done, 1 run-time failure, 2 usage, 3 model or format, 4 network, 130 interrupted.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -41,6 +44,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Write exact logits of a sequence to a safetensors file
     Logits(logits::Logits),
+    /// Fetch a model of the Hugging Face hub into the cache
+    Pull(pull::Pull),
     /// Measure prefill and generation speed
     Bench(bench::Bench),
     /// CPU features, the kernels in use, and a self-test of every kernel
@@ -72,13 +77,14 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
-        Command::Inspect(c) => c.execute(),
+        Command::Inspect(c) => c.execute(quiet),
         Command::Logits(c) => c.execute(quiet),
+        Command::Pull(c) => c.execute(quiet),
         Command::Bench(c) => c.execute(quiet),
         Command::Doctor(c) => c.execute(),
-        Command::Tokenize(c) => c.execute(),
-        Command::Detokenize(c) => c.execute(),
-        Command::Template(c) => c.execute(),
+        Command::Tokenize(c) => c.execute(quiet),
+        Command::Detokenize(c) => c.execute(quiet),
+        Command::Template(c) => c.execute(quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -51,10 +51,6 @@ impl RepoFolder {
         self.path.join("refs")
     }
 
-    pub(crate) fn locks(&self) -> &Path {
-        &self.locks
-    }
-
     /// Makes what a download needs.
     pub(crate) fn create(&self, commit: &str) -> Result<(), HubError> {
         for folder in [self.blobs(), self.snapshot(commit), self.locks.clone()] {
@@ -145,12 +141,6 @@ impl RepoFolder {
         }
     }
 
-    /// Takes a lock unless somebody has it.
-    pub(crate) fn try_lock(&self, name: &str) -> Result<Option<Lock>, HubError> {
-        create_dir(&self.locks)?;
-        try_lock(&self.locks.join(format!("{name}.lock")), Sharing::Alone)
-    }
-
     /// Marks a snapshot as in use for as long as the lease lives.
     pub(crate) fn lease(&self, commit: &str, cancel: &Cancel) -> Result<Lease, HubError> {
         create_dir(&self.locks)?;
@@ -163,12 +153,6 @@ impl RepoFolder {
             }
             cancel.sleep(LOCK_INTERVAL)?;
         }
-    }
-
-    /// The right to remove a snapshot: nobody uses it, and nobody begins to.
-    pub(crate) fn try_remove(&self, commit: &str) -> Result<Option<Lock>, HubError> {
-        create_dir(&self.locks)?;
-        try_lock(&self.use_mark(commit), Sharing::Alone)
     }
 
     pub(crate) fn use_mark(&self, commit: &str) -> PathBuf {

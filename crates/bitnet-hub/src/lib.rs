@@ -5,7 +5,7 @@
 //! ```no_run
 //! use bitnet_hub::{Cancel, Hub, Patterns, Reference, Settings};
 //! # fn main() -> Result<(), bitnet_hub::HubError> {
-//! let hub = Hub::new(Settings::from_env()?);
+//! let hub = Hub::new(Settings::from_env(None)?);
 //! let reference: Reference = "microsoft/bitnet-b1.58-2B-4T-gguf".parse()?;
 //! let model = hub.pull(&reference, &Patterns::default(), &|event| eprintln!("{event:?}"), &Cancel::new())?;
 //! println!("{} of commit {}", model.path.display(), model.commit);

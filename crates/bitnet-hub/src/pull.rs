@@ -67,7 +67,11 @@ impl Hub {
         folder.create(&commit)?;
         let lease = folder.lease(&commit, cancel)?;
         let wanted: Vec<&RemoteFile> = tree.iter().filter(|f| files.contains(&f.path)).collect();
-        self.fetch(reference, &commit, &folder, &wanted, events, cancel)?;
+        if let Err(e) = self.fetch(reference, &commit, &folder, &wanted, events, cancel) {
+            // Only a folder that is empty goes.
+            let _ = fs::remove_dir(folder.snapshot(&commit));
+            return Err(e);
+        }
         if !fixed {
             folder.write_ref(reference.revision(), &commit, cancel)?;
         }

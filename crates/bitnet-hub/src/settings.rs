@@ -79,11 +79,16 @@ impl Settings {
     /// Settings from the environment variables of the hub's own clients: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
     /// `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`, `HF_HUB_DISABLE_SYMLINKS`,
     /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`, and the older names that those clients still take.
-    pub fn from_env() -> Result<Self, HubError> {
-        Self::from_variables(&|name| env::var(name).ok())
+    ///
+    /// A cache that is given goes before theirs.
+    pub fn from_env(cache: Option<PathBuf>) -> Result<Self, HubError> {
+        Self::from_variables(cache, &|name| env::var(name).ok())
     }
 
-    fn from_variables(get: &dyn Fn(&str) -> Option<String>) -> Result<Self, HubError> {
+    fn from_variables(
+        cache: Option<PathBuf>,
+        get: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, HubError> {
         let variable = |name: &str| get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let path = |name: &str| variable(name).map(|text| expand(&text, get));
         let truth = |name: &str| {
@@ -92,7 +97,8 @@ impl Settings {
         let base = path("HF_HOME")
             .or_else(|| path("XDG_CACHE_HOME").map(|p| p.join("huggingface")))
             .or_else(|| home(get).map(|p| p.join(".cache").join("huggingface")));
-        let cache = path("HF_HUB_CACHE")
+        let cache = cache
+            .or_else(|| path("HF_HUB_CACHE"))
             .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
             .or_else(|| base.as_ref().map(|p| p.join("hub")))
             .ok_or_else(|| HubError::Setting {

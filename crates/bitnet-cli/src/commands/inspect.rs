@@ -71,9 +71,9 @@ impl Total {
 }
 
 impl Inspect {
-    pub fn execute(self) -> Result<(), Failure> {
-        let checkpoint = bitnet_formats::open(self.model.get())?;
-        let path = self.model.get();
+    pub fn execute(self, quiet: bool) -> Result<(), Failure> {
+        let path = &*self.model.locate(quiet)?;
+        let checkpoint = bitnet_formats::open(path)?;
         let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
         let tokenizer = bitnet_inference::tokenizer(&checkpoint).map_err(Failure::at(path))?;
         let rows: Vec<Row<'_>> = checkpoint.tensors().iter().map(|t| row(&checkpoint, t)).collect();

@@ -6,6 +6,7 @@ pub mod detokenize;
 pub mod doctor;
 pub mod inspect;
 pub mod logits;
+pub mod pull;
 pub mod run;
 pub mod template;
 pub mod tokenize;

@@ -1,7 +1,8 @@
 use super::*;
 
 fn settings(variables: &[(&str, &str)]) -> Settings {
-    Settings::from_variables(&|name| variables.iter().find(|v| v.0 == name).map(|v| v.1.to_owned())).unwrap()
+    Settings::from_variables(None, &|name| variables.iter().find(|v| v.0 == name).map(|v| v.1.to_owned()))
+        .unwrap()
 }
 
 #[test]
@@ -16,7 +17,7 @@ fn the_cache_is_where_the_hubs_own_clients_put_it() {
     for (variables, cache) in cases {
         assert_eq!(settings(variables).cache, Path::new(cache), "{variables:?}");
     }
-    assert!(Settings::from_variables(&|_| None).is_err());
+    assert!(Settings::from_variables(None, &|_| None).is_err());
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Lab {
     /// What the cache holds below the repository's folder, sorted.
     pub fn names(&self) -> Vec<String> {
         let root = self.cache().join("models--org--name");
-        let mut names: Vec<String> = files(&root);
+        let mut names = if root.is_dir() { files(&root) } else { Vec::new() };
         names.sort();
         names
     }
