@@ -117,6 +117,7 @@ impl ModelFlags {
                 act: self.act.map(ActivationPrecision::from),
                 // 0 is the model's own context in llama.cpp.
                 context: self.ctx_size.filter(|c| *c > 0),
+                cache: None,
                 key: self.cache_type_k.unwrap_or(self.cache_type).into(),
                 value: self.cache_type_v.unwrap_or(self.cache_type).into(),
             },

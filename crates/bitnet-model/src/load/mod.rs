@@ -10,7 +10,7 @@ pub use tensors::ModelTensors;
 use crate::config::ModelConfig;
 use crate::transformer::{Layer, Transformer, Weights};
 use crate::{ModelError, Role};
-use bitnet_core::{ActivationPrecision, Backend, KvSpec, KvType, Matrix, Purpose};
+use bitnet_core::{ActivationPrecision, Backend, KV_BLOCK, KvSpec, KvType, Matrix, Purpose};
 use bitnet_formats::{Checkpoint, TensorType};
 use std::sync::Arc;
 
@@ -20,8 +20,10 @@ pub struct LoadOptions {
     /// Activations of ternary projections; what the checkpoint was trained for when `None`: int8, and f32 for weight-only
     /// models (`Q1_0`, `Q2_0`). The head always sees f32.
     pub act: Option<ActivationPrecision>,
-    /// Positions of the cache; the model's own context, at most [`LoadOptions::DEFAULT_CONTEXT`], when `None`.
+    /// Positions of a sequence; the model's own context, at most [`LoadOptions::DEFAULT_CONTEXT`], when `None`.
     pub context: Option<usize>,
+    /// Positions of the cache, which all sequences share; as many as one sequence has when `None`.
+    pub cache: Option<usize>,
     /// Type of cached keys.
     pub key: KvType,
     /// Type of cached values.
@@ -35,7 +37,7 @@ impl LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { act: None, context: None, key: KvType::F16, value: KvType::F16 }
+        Self { act: None, context: None, cache: None, key: KvType::F16, value: KvType::F16 }
     }
 }
 
@@ -87,12 +89,13 @@ pub fn load<B: Backend>(
     let spec = KvSpec {
         layers: config.layers,
         shape: config.shape,
-        capacity,
+        capacity: options.cache.unwrap_or(capacity),
         key: options.key,
         value: options.value,
     };
-    let kv = backend.kv(spec)?;
-    Ok(Transformer::new(backend, config, report, weights, kv, capacity))
+    // A sequence never has more positions than there are.
+    let capacity = capacity.min(spec.blocks() * KV_BLOCK);
+    Transformer::new(backend, config, report, weights, spec, capacity)
 }
 
 /// Weight-only formats were made for activations that are not quantized.

@@ -124,6 +124,7 @@ impl Bench {
                 load: LoadOptions {
                     act: self.act.map(Into::into),
                     context: Some(context),
+                    cache: None,
                     key: setup.key.into(),
                     value: setup.value.into(),
                 },
