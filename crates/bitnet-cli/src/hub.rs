@@ -17,7 +17,7 @@ pub struct HubFlags {
     /// The cache of downloads [default: HF_HUB_CACHE, or `hub` in HF_HOME, or ~/.cache/huggingface/hub]
     #[arg(long, value_name = "DIR", env = "BITNET_CACHE_DIR", help_heading = "Hub")]
     cache_dir: Option<PathBuf>,
-    /// The hub or a mirror of it [default: HF_ENDPOINT, or https://huggingface.co]
+    /// The hub or a mirror of it [default: HF_ENDPOINT, or huggingface.co]
     #[arg(long, value_name = "URL", env = "BITNET_ENDPOINT", help_heading = "Hub")]
     endpoint: Option<String>,
     /// Token for gated and private repositories [default: HF_TOKEN, or the one that `hf auth login` stored]
