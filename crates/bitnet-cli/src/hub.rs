@@ -2,7 +2,7 @@
 
 use crate::downloads::Downloads;
 use crate::failure::Failure;
-use bitnet_hub::{Cached, Cancel, Hub, Reference, Settings, Token, checked_endpoint};
+use bitnet_hub::{Cached, Cancel, Hub, Lease, Reference, Settings, Token, checked_endpoint};
 use clap::{Args, Parser};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,8 @@ impl HubFlags {
 pub struct Located {
     path: PathBuf,
     _cached: Option<Cached>,
+    /// For a path into the cache.
+    _lease: Option<Lease>,
 }
 
 impl Deref for Located {
@@ -71,11 +73,11 @@ impl Deref for Located {
 pub fn locate(model: &Path, quiet: bool) -> Result<Located, Failure> {
     let reference = match model.to_str().filter(|text| !model.exists() && Reference::is_meant(text)) {
         Some(text) => text.parse::<Reference>()?,
-        None => return Ok(Located { path: model.to_owned(), _cached: None }),
+        None => return Ok(Located { path: model.to_owned(), _cached: None, _lease: Lease::of(model) }),
     };
     let hub = Hub::new(HubFlags::from_env()?.settings()?);
     let downloads = Downloads::new(quiet);
     let cached = hub.obtain(&reference, &|event| downloads.event(event), &Cancel::new())?;
     downloads.finish();
-    Ok(Located { path: cached.path.clone(), _cached: Some(cached) })
+    Ok(Located { path: cached.path.clone(), _cached: Some(cached), _lease: None })
 }

@@ -9,7 +9,9 @@ mod hub;
 mod terminal;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, detokenize, doctor, inspect, logits, pull, run, template, tokenize};
+use commands::{
+    bench, cache, chat, detokenize, doctor, inspect, logits, ls, pull, rm, run, show, template, tokenize,
+};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -46,6 +48,14 @@ enum Command {
     Logits(logits::Logits),
     /// Fetch a model of the Hugging Face hub into the cache
     Pull(pull::Pull),
+    /// Models in the cache
+    Ls(ls::Ls),
+    /// A model's origin, licence, metadata, tensors and template
+    Show(show::Show),
+    /// Remove a model from the cache
+    Rm(rm::Rm),
+    /// How full the cache is; making room in it
+    Cache(cache::Cache),
     /// Measure prefill and generation speed
     Bench(bench::Bench),
     /// CPU features, the kernels in use, and a self-test of every kernel
@@ -80,6 +90,10 @@ fn main() -> ExitCode {
         Command::Inspect(c) => c.execute(quiet),
         Command::Logits(c) => c.execute(quiet),
         Command::Pull(c) => c.execute(quiet),
+        Command::Ls(c) => c.execute(),
+        Command::Show(c) => c.execute(quiet),
+        Command::Rm(c) => c.execute(),
+        Command::Cache(c) => c.execute(quiet),
         Command::Bench(c) => c.execute(quiet),
         Command::Doctor(c) => c.execute(),
         Command::Tokenize(c) => c.execute(quiet),

@@ -9,7 +9,7 @@ use bitnet_testkit::hub::{Access, HubServer, Mood, Repo, sha256};
 use common::{Folder, Ran, bitnet_with, output, text};
 use serde_json::Value;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A hub with the tiny model as `org/tiny`, and a home folder.
 struct Lab {
@@ -181,31 +181,164 @@ fn references_and_settings_that_make_no_sense_are_usage() {
     assert!(!lab.home.at(".cache").exists() || lab.server.seen().len() < 4);
 }
 
+/// Kills a pull at fifty moments of its life. What has a final name is whole each time, and the next pull completes.
 #[test]
-fn an_interrupted_pull_leaves_no_file_under_its_name_and_goes_on() {
+fn killed_at_any_moment_a_pull_leaves_nothing_half_and_goes_on() {
     let lab = Lab::new();
-    let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()[..1].to_vec()).collect();
-    lab.server.put("org/large", Repo::new(&[("m.gguf", bytes.clone())]));
-    lab.server.fault("GET /lfs/", 1, Mood::Slow(100_000, Duration::from_millis(100)));
+    let bytes =
+        |seed: u32, len: u32| (0..len).map(|n| (n.wrapping_mul(seed) >> 7) as u8).collect::<Vec<u8>>();
+    let files = [
+        ("config.json", b"{}".to_vec()),
+        ("model.safetensors", bytes(2_654_435_761, 400_000)),
+        ("tokenizer.json", bytes(40_503, 100_000)),
+    ];
+    lab.server.put("org/large", Repo::new(&files));
+    // A pull takes some forty milliseconds more.
+    lab.server.fault("GET /lfs/", usize::MAX, Mood::Slow(10_000, Duration::from_millis(1)));
+    let root = lab.home.at(".cache/huggingface/hub/models--org--large");
+    let spawn = || {
+        let (home, url) = (lab.home.path(), lab.server.url().to_owned());
+        let mut pull = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet"));
+        pull.args(["pull", "org/large", "-q"]).env_clear().envs([("HOME", &home), ("HF_ENDPOINT", &url)]);
+        pull.stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let begin = Instant::now();
+    assert!(spawn().wait().unwrap().success());
+    let life = begin.elapsed();
+    let (mut killed, mut resumed) = (0, 0);
+    for moment in 0..50_u32 {
+        std::fs::remove_dir_all(&root).unwrap();
+        let mut child = spawn();
+        // A low-discrepancy sequence: moments everywhere in a pull's life.
+        std::thread::sleep(life.mul_f64(f64::from(moment) * 0.618_034 % 1.0));
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+        let mut complete = 0;
+        for folder in [root.join("blobs"), root.join("snapshots")] {
+            for path in below(&folder) {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                if name.contains(".bitnet.") {
+                    resumed += usize::from(name.ends_with(".ranges"));
+                    continue;
+                }
+                let there = std::fs::read(&path).unwrap();
+                let whole = files
+                    .iter()
+                    .any(|f| f.1 == there && (f.0 == name || path.starts_with(root.join("blobs"))));
+                assert!(whole, "moment {moment}: {} is not whole", path.display());
+                complete += usize::from(path.starts_with(root.join("snapshots")));
+            }
+        }
+        assert!(!root.join("refs/main").exists() || complete == files.len(), "moment {moment}");
+        let snapshot = lab.output(&["pull", "org/large", "-q"]);
+        for (name, bytes) in &files {
+            let there = std::fs::read(Path::new(snapshot.trim_end()).join(name)).unwrap();
+            assert!(there == *bytes, "moment {moment}: {name}");
+        }
+        let blobs = below(&root.join("blobs"));
+        assert_eq!(blobs.len(), files.len(), "moment {moment}: {blobs:?}");
+    }
+    assert!(killed > 10 && resumed > 0, "{killed} pulls were killed, {resumed} in the middle of a file");
+}
+
+fn below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(below(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
+}
+
+#[test]
+fn models_are_listed_shown_and_removed() {
+    let lab = Lab::new();
+    let json = |args: &[&str]| serde_json::from_str::<Value>(&lab.output(args)).unwrap();
+    assert_eq!(json(&["ls", "--json"]), serde_json::json!([]));
+    let path = lab.output(&["pull", "org/tiny", "-q"]);
+    let commit = path.trim_end().rsplit('/').next().unwrap();
+    let list = json(&["ls", "--json"]);
+    assert_eq!(
+        (&list[0]["repo"], &list[0]["refs"][0], &list[0]["commit"]),
+        (&"org/tiny".into(), &"main".into(), &commit.into())
+    );
+    assert_eq!(list[0]["path"], path.trim_end());
+    let table = lab.output(&["ls"]);
+    assert!(table.lines().count() == 2 && table.contains("org/tiny  main "), "{table}");
+
+    let shown = json(&["show", "org/tiny", "--json"]);
+    assert_eq!((&shown["repository"], &shown["commit"]), (&"org/tiny".into(), &commit.into()));
+    assert_eq!(
+        shown["metadata"]["model_type"],
+        json(&["show", path.trim_end(), "--json"])["metadata"]["model_type"]
+    );
+    let inspected = json(&["inspect", "org/tiny", "--json"]);
+    assert!(inspected.as_object().unwrap().iter().all(|(key, value)| shown[key] == *value));
+    let text = lab.output(&["show", "org/tiny"]);
+    for word in ["repository     org/tiny", "licence        not stated", "\nmetadata:\n", "\ntensor ", "bits"]
+    {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+
+    let stats = json(&["cache", "stats", "--json"]);
+    assert_eq!(
+        (&stats["repos"], &stats["snapshots"], &stats["size_bytes"]),
+        (&1.into(), &1.into(), &list[0]["size_bytes"])
+    );
+    assert!(lab.output(&["cache", "stats"]).contains("1 repositories, 1 snapshots"));
+    assert_eq!(json(&["cache", "prune", "--max-size", "1GB", "--json"])["removed"], serde_json::json!([]));
+    let would = lab.output(&["cache", "prune", "--max-size", "1k", "--dry-run"]);
+    assert!(would.starts_with(&format!("would remove org/tiny@{commit}\n")), "{would}");
+    assert_eq!(
+        json(&["cache", "prune", "--max-size", "1k", "--json"])["removed"][0],
+        format!("org/tiny@{commit}")
+    );
+    lab.refused(&["rm", "org/tiny"], &[], 1, &["org/tiny is not in the cache"]);
+    let many = lab.run(&["cache", "prune", "--max-size", "many"], &[]);
+    assert!(many.code == Some(2) && many.stderr.contains("20GB"), "{many:?}");
+    lab.output(&["pull", "org/tiny", "-q"]);
+    assert!(lab.output(&["rm", "org/tiny"]).starts_with("removed org/tiny: "));
+    assert_eq!(json(&["ls", "--json"]), serde_json::json!([]));
+}
+
+#[test]
+fn licences_stand_in_model_cards_and_files() {
+    let card = |text: &str| {
+        let model = Folder::with_model();
+        model.write("README.md", text);
+        let shown: Value = serde_json::from_str(&output(&["show", &model.path(), "--json"])).unwrap();
+        shown["licence"].as_str().map(str::to_owned)
+    };
+    assert_eq!(card("---\nlanguage: en\nlicense: mit\n---\n# Model").as_deref(), Some("mit"));
+    assert_eq!(card("---\nlicense: other\nlicense_name: falcon-llm\n---\n").as_deref(), Some("falcon-llm"));
+    assert_eq!(card("# Model\nlicense: mit\n"), None);
+    assert_eq!(card("---\ntags: x\n---\nlicense: mit\n"), None);
+}
+
+#[test]
+fn a_model_that_runs_is_not_removed() {
+    let lab = Lab::new();
+    lab.output(&["pull", "org/tiny", "-q"]);
     let (home, url) = (lab.home.path(), lab.server.url().to_owned());
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet"))
-        .args(["pull", "org/large", "-q"])
+    let mut chat = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet"))
+        .args(["chat", "org/tiny", "-n", "1"])
         .env_clear()
         .envs([("HOME", &home), ("HF_ENDPOINT", &url)])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let ranges = format!("{}.bitnet.ranges", sha256(&bytes));
-    let blobs = lab.home.at(".cache/huggingface/hub/models--org--large/blobs");
-    while !blobs.join(&ranges).exists() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!blobs.join(sha256(&bytes)).exists() && !blobs.with_file_name("refs").exists());
-    lab.server.seen();
-    let path = lab.output(&["pull", "org/large", "-q"]);
-    assert_eq!(std::fs::read(path.trim_end()).unwrap(), bytes);
-    let range = lab.server.seen().into_iter().find(|s| s.line.contains("/lfs/")).unwrap().range.unwrap();
-    assert!(!range.starts_with("bytes=0-"), "{range}");
-    assert_eq!(std::fs::read_dir(&blobs).unwrap().count(), 1);
+    // Its first line says that the model is loaded.
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(chat.stderr.take().unwrap()), &mut line)
+        .unwrap();
+    lab.refused(&["rm", "org/tiny"], &[], 1, &["org/tiny@", "in use"]);
+    let pruned = lab.run(&["cache", "prune", "--max-size", "0"], &[]);
+    assert!(pruned.stderr.contains("stays: a running program uses it"), "{pruned:?}");
+    drop(chat.stdin.take());
+    chat.wait().unwrap();
+    lab.output(&["rm", "org/tiny"]);
 }

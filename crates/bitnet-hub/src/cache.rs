@@ -51,6 +51,10 @@ impl RepoFolder {
         self.path.join("refs")
     }
 
+    pub(crate) fn locks(&self) -> &Path {
+        &self.locks
+    }
+
     /// Makes what a download needs.
     pub(crate) fn create(&self, commit: &str) -> Result<(), HubError> {
         for folder in [self.blobs(), self.snapshot(commit), self.locks.clone()] {
@@ -141,6 +145,12 @@ impl RepoFolder {
         }
     }
 
+    /// Takes a lock unless somebody has it.
+    pub(crate) fn try_lock(&self, name: &str) -> Result<Option<Lock>, HubError> {
+        create_dir(&self.locks)?;
+        try_lock(&self.locks.join(format!("{name}.lock")), Sharing::Alone)
+    }
+
     /// Marks a snapshot as in use for as long as the lease lives.
     pub(crate) fn lease(&self, commit: &str, cancel: &Cancel) -> Result<Lease, HubError> {
         create_dir(&self.locks)?;
@@ -153,6 +163,12 @@ impl RepoFolder {
             }
             cancel.sleep(LOCK_INTERVAL)?;
         }
+    }
+
+    /// The right to remove a snapshot: nobody uses it, and nobody begins to.
+    pub(crate) fn try_remove(&self, commit: &str) -> Result<Option<Lock>, HubError> {
+        create_dir(&self.locks)?;
+        try_lock(&self.use_mark(commit), Sharing::Alone)
     }
 
     pub(crate) fn use_mark(&self, commit: &str) -> PathBuf {
@@ -181,6 +197,38 @@ pub(crate) struct Lock {
 #[derive(Debug)]
 pub struct Lease {
     _lock: Lock,
+}
+
+/// The snapshot of a cache in which a path lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The repository.
+    pub repo: RepoId,
+    /// The commit.
+    pub commit: String,
+    /// The folder in which the repository's folder lies.
+    pub cache: PathBuf,
+}
+
+/// Where a file or folder is from, if it lies in a snapshot of some cache.
+pub fn snapshot_of(path: &Path) -> Option<Origin> {
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|snapshot| {
+        let commit = snapshot.file_name()?.to_str().filter(|c| wire::is_commit(c))?;
+        let snapshots = snapshot.parent().filter(|p| p.ends_with("snapshots"))?;
+        let folder = snapshots.parent()?;
+        let repo = RepoId::from_folder(folder.file_name()?.to_str()?)?;
+        let cache = folder.parent()?.to_owned();
+        snapshot.is_dir().then(|| Origin { repo, commit: commit.to_owned(), cache })
+    })
+}
+
+impl Lease {
+    /// Holds the snapshot in which a path lies, if it lies in one and the cache can be written to.
+    pub fn of(path: &Path) -> Option<Self> {
+        let origin = snapshot_of(path)?;
+        RepoFolder::new(&origin.cache, &origin.repo).lease(&origin.commit, &Cancel::new()).ok()
+    }
 }
 
 #[derive(Clone, Copy)]

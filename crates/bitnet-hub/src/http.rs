@@ -89,6 +89,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
+#[derive(Clone)]
 pub(crate) struct Client {
     agent: Agent,
     settings: Settings,

@@ -23,20 +23,27 @@ mod http;
 mod partial;
 mod pull;
 mod reference;
+mod remove;
+mod scan;
 mod select;
 mod settings;
+mod task;
 pub mod wire;
 
-pub use cache::Lease;
+pub use cache::{Lease, Origin, snapshot_of};
 pub use cancel::Cancel;
 pub use error::HubError;
 pub use event::{Event, Events, PlannedFile};
 pub use pull::Cached;
 pub use reference::{MAIN, Reference, RepoId};
+pub use remove::{PruneOptions, Removed};
+pub use scan::{CacheStats, CachedFile, CachedSnapshot};
 pub use select::{Patterns, Place, Selection, by_patterns, select};
 pub use settings::{ENDPOINT, Settings, Token, checked_endpoint};
+pub use task::Task;
 
-/// The hub, and the cache on this machine.
+/// The hub, and the cache on this machine. A clone shares its connections.
+#[derive(Clone)]
 pub struct Hub {
     client: http::Client,
 }
