@@ -181,6 +181,35 @@ fn references_and_settings_that_make_no_sense_are_usage() {
     assert!(!lab.home.at(".cache").exists() || lab.server.seen().len() < 4);
 }
 
+#[test]
+fn an_interrupted_pull_leaves_no_file_under_its_name_and_goes_on() {
+    let lab = Lab::new();
+    let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()[..1].to_vec()).collect();
+    lab.server.put("org/large", Repo::new(&[("m.gguf", bytes.clone())]));
+    lab.server.fault("GET /lfs/", 1, Mood::Slow(100_000, Duration::from_millis(100)));
+    let (home, url) = (lab.home.path(), lab.server.url().to_owned());
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet"))
+        .args(["pull", "org/large", "-q"])
+        .env_clear()
+        .envs([("HOME", &home), ("HF_ENDPOINT", &url)])
+        .spawn()
+        .unwrap();
+    let ranges = format!("{}.bitnet.ranges", sha256(&bytes));
+    let blobs = lab.home.at(".cache/huggingface/hub/models--org--large/blobs");
+    while !blobs.join(&ranges).exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!blobs.join(sha256(&bytes)).exists() && !blobs.with_file_name("refs").exists());
+    lab.server.seen();
+    let path = lab.output(&["pull", "org/large", "-q"]);
+    assert_eq!(std::fs::read(path.trim_end()).unwrap(), bytes);
+    let range = lab.server.seen().into_iter().find(|s| s.line.contains("/lfs/")).unwrap().range.unwrap();
+    assert!(!range.starts_with("bytes=0-"), "{range}");
+    assert_eq!(std::fs::read_dir(&blobs).unwrap().count(), 1);
+}
+
 /// Kills a pull at fifty moments of its life. What has a final name is whole each time, and the next pull completes.
 #[test]
 fn killed_at_any_moment_a_pull_leaves_nothing_half_and_goes_on() {
@@ -205,7 +234,7 @@ fn killed_at_any_moment_a_pull_leaves_nothing_half_and_goes_on() {
     let begin = Instant::now();
     assert!(spawn().wait().unwrap().success());
     let life = begin.elapsed();
-    let (mut killed, mut resumed) = (0, 0);
+    let (mut killed, mut in_a_file) = (0, 0);
     for moment in 0..50_u32 {
         std::fs::remove_dir_all(&root).unwrap();
         let mut child = spawn();
@@ -218,7 +247,7 @@ fn killed_at_any_moment_a_pull_leaves_nothing_half_and_goes_on() {
             for path in below(&folder) {
                 let name = path.file_name().unwrap().to_str().unwrap().to_owned();
                 if name.contains(".bitnet.") {
-                    resumed += usize::from(name.ends_with(".ranges"));
+                    in_a_file += usize::from(name.ends_with(".incomplete"));
                     continue;
                 }
                 let there = std::fs::read(&path).unwrap();
@@ -238,7 +267,7 @@ fn killed_at_any_moment_a_pull_leaves_nothing_half_and_goes_on() {
         let blobs = below(&root.join("blobs"));
         assert_eq!(blobs.len(), files.len(), "moment {moment}: {blobs:?}");
     }
-    assert!(killed > 10 && resumed > 0, "{killed} pulls were killed, {resumed} in the middle of a file");
+    assert!(killed > 10 && in_a_file > 0, "{killed} pulls were killed, {in_a_file} in the middle of a file");
 }
 
 fn below(folder: &Path) -> Vec<std::path::PathBuf> {

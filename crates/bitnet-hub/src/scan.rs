@@ -102,21 +102,31 @@ impl Hub {
 
 pub(crate) fn snapshots(repo: &RepoId, folder: &RepoFolder) -> Vec<CachedSnapshot> {
     let refs = refs(folder);
-    let found = sub_folders(&folder.snapshots()).into_iter().filter_map(|path| {
+    let snapshot = |path: PathBuf| {
         let commit = path.file_name()?.to_str().filter(|c| wire::is_commit(c))?.to_owned();
-        let files: Vec<CachedFile> = files_below(&path).iter().filter_map(|f| file(&path, f)).collect();
-        let opened = files.iter().filter_map(|f| fs::metadata(&f.content).ok()?.accessed().ok());
-        let marked = fs::metadata(folder.use_mark(&commit)).and_then(|m| m.modified()).ok();
         Some(CachedSnapshot {
             repo: repo.clone(),
             refs: refs.iter().filter(|(_, c)| **c == commit).map(|(name, _)| name.clone()).collect(),
-            last_used: opened.chain(marked).max().unwrap_or(SystemTime::UNIX_EPOCH),
+            last_used: SystemTime::UNIX_EPOCH,
+            files: files_below(&path).iter().filter_map(|f| file(&path, f)).collect(),
             commit,
-            files,
             path,
         })
-    });
-    found.collect()
+    };
+    let mut found: Vec<CachedSnapshot> =
+        sub_folders(&folder.snapshots()).into_iter().filter_map(snapshot).collect();
+    let mut users: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    for content in found.iter().flat_map(|s| s.files.iter().map(|f| &f.content).collect::<BTreeSet<_>>()) {
+        *users.entry(content.clone()).or_default() += 1;
+    }
+    for snapshot in &mut found {
+        // Other clients leave no mark, but reading leaves a time; of what two snapshots share it says nothing.
+        let own = snapshot.files.iter().filter(|f| users.get(&f.content) == Some(&1));
+        let read = own.filter_map(|f| fs::metadata(&f.content).ok()?.accessed().ok());
+        let marked = fs::metadata(folder.use_mark(&snapshot.commit)).and_then(|m| m.modified()).ok();
+        snapshot.last_used = read.chain(marked).max().unwrap_or(SystemTime::UNIX_EPOCH);
+    }
+    found
 }
 
 fn file(snapshot: &Path, path: &Path) -> Option<CachedFile> {
