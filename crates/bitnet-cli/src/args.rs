@@ -107,7 +107,8 @@ pub struct ModelFlags {
 }
 
 impl ModelFlags {
-    fn options(&self) -> Result<OpenOptions, Failure> {
+    /// How a model is opened.
+    pub fn options(&self) -> Result<OpenOptions, Failure> {
         if self.batch_size == 0 {
             return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
         }
@@ -150,7 +151,8 @@ pub fn load(
 /// Model, format, bits per weight, kernels, threads, context, template.
 fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model) -> String {
     let (report, device) = (model.report(), model.device());
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let file = || path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let name = hub::repository(path).unwrap_or_else(file);
     let format = match checkpoint.header {
         Header::HuggingFace { .. } => "safetensors",
         Header::Gguf { .. } => "GGUF",
@@ -195,6 +197,14 @@ pub fn ids(text: &str) -> Result<Vec<u32>, Failure> {
     let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|p| !p.is_empty());
     let id = |p: &str| p.parse().map_err(|_| Failure::Usage(format!("{p:?} is no token id")));
     parts.map(id).collect()
+}
+
+/// Where guesses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Spec {
+    None,
+    /// What followed the last few tokens the time before
+    Ngram,
 }
 
 /// How an answer is sampled and when it ends.
@@ -285,6 +295,19 @@ pub struct SamplingFlags {
     /// Never end at an end token: they are banned
     #[arg(long, help_heading = "Sampling")]
     ignore_eos: bool,
+    /// Guess tokens ahead and let one step check them; changes speed, never the answer
+    #[arg(long, value_enum, default_value_t = Spec::None, env = "BITNET_SPEC", help_heading = "Sampling")]
+    spec: Spec,
+    /// Tokens to guess ahead at most
+    #[arg(
+        long,
+        visible_alias = "draft-max",
+        default_value_t = 4,
+        value_name = "N",
+        env = "BITNET_DRAFT",
+        help_heading = "Sampling"
+    )]
+    draft: usize,
 }
 
 impl SamplingFlags {
@@ -309,6 +332,7 @@ impl SamplingFlags {
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
             batch: flags.batch_size,
+            draft: if self.spec == Spec::Ngram { self.draft } else { 0 },
             cancel: None,
         })
     }

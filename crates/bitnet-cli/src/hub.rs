@@ -2,7 +2,7 @@
 
 use crate::downloads::Downloads;
 use crate::failure::Failure;
-use bitnet_hub::{Cached, Cancel, Hub, Lease, Reference, Settings, Token, checked_endpoint};
+use bitnet_hub::{Cached, Cancel, Hub, Lease, Reference, Settings, Token, checked_endpoint, snapshot_of};
 use clap::{Args, Parser};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -80,4 +80,10 @@ pub fn locate(model: &Path, quiet: bool) -> Result<Located, Failure> {
     let cached = hub.obtain(&reference, &|event| downloads.event(event), &Cancel::new())?;
     downloads.finish();
     Ok(Located { path: cached.path.clone(), _cached: Some(cached), _lease: None })
+}
+
+/// The repository whose snapshot a folder is: its name says more than the commit's.
+pub fn repository(path: &Path) -> Option<String> {
+    let origin = snapshot_of(path)?;
+    path.ends_with(&origin.commit).then(|| origin.repo.to_string())
 }

@@ -10,7 +10,8 @@ mod terminal;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    bench, cache, chat, detokenize, doctor, inspect, logits, ls, pull, rm, run, show, template, tokenize,
+    bench, cache, chat, detokenize, doctor, inspect, logits, ls, pull, rm, run, serve, show, template,
+    tokenize,
 };
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ Examples:
   bitnet run model.gguf --temp 0 -n 64 --json \"Once upon a time\"
   bitnet chat model.gguf --system \"You answer in one sentence.\"
   bitnet pull microsoft/bitnet-b1.58-2B-4T-gguf
+  bitnet serve model.gguf --port 8080
   bitnet inspect model.gguf --tensors
   bitnet bench model.gguf
 
@@ -42,6 +44,8 @@ enum Command {
     Run(run::Run),
     /// Chat on the terminal with the model's own template
     Chat(chat::Chat),
+    /// Serve OpenAI's API over HTTP, many requests at once
+    Serve(serve::Serve),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
     Inspect(inspect::Inspect),
     /// Write exact logits of a sequence to a safetensors file
@@ -88,6 +92,7 @@ fn main() -> ExitCode {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
         Command::Inspect(c) => c.execute(quiet),
+        Command::Serve(c) => c.execute(quiet),
         Command::Logits(c) => c.execute(quiet),
         Command::Pull(c) => c.execute(quiet),
         Command::Ls(c) => c.execute(),

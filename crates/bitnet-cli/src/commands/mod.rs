@@ -12,6 +12,7 @@ pub mod pull;
 mod report;
 pub mod rm;
 pub mod run;
+pub mod serve;
 pub mod show;
 pub mod template;
 pub mod tokenize;
