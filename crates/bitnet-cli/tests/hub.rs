@@ -160,7 +160,7 @@ fn what_the_hub_or_the_network_refuse_is_exit_code_4() {
         &["org/tiny", "offline mode is on"],
     );
     lab.server.fault("GET /org/tiny/resolve/", 99, Mood::Damages);
-    lab.refused(&["pull", "org/tiny"], &[], 4, &["config.json", "damaged on the way"]);
+    lab.refused(&["pull", "org/tiny"], &[], 4, &["has the hash", "damaged on the way"]);
     for token in [&[("HF_TOKEN", "hf_right")][..], &[("BITNET_TOKEN", "hf_right")]] {
         assert_eq!(lab.run(&["pull", "org/secret", "-q"], token).code, Some(0));
     }

@@ -2,6 +2,7 @@
 
 use crate::args::{self, ModelFlags, SamplingFlags};
 use crate::failure::{Failure, chain};
+use crate::hub;
 use bitnet_inference::GenerateError;
 use bitnet_inference::engine::EngineOptions;
 use bitnet_server::{Keys, ModelCard, ServeError, ServeOptions, Server, serve};
