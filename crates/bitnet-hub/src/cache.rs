@@ -13,22 +13,17 @@ use std::time::{Duration, SystemTime};
 /// How often a lock that another process holds is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What marks a folder as a cache for programs that make backups.
-const CACHE_TAG: &str =
-    "Signature: 8a477f597d28d172789f06886806bc55\n# This file marks a folder of downloads.\n";
-
 /// The folders of one repository.
 #[derive(Clone, Debug)]
 pub(crate) struct RepoFolder {
     pub(crate) path: PathBuf,
     locks: PathBuf,
-    root: PathBuf,
 }
 
 impl RepoFolder {
     pub(crate) fn new(root: &Path, repo: &RepoId) -> Self {
         let folder = repo.folder();
-        Self { path: root.join(&folder), locks: root.join(".locks").join(&folder), root: root.to_owned() }
+        Self { path: root.join(&folder), locks: root.join(".locks").join(&folder) }
     }
 
     pub(crate) fn blobs(&self) -> PathBuf {
@@ -60,9 +55,6 @@ impl RepoFolder {
         for folder in [self.blobs(), self.snapshot(commit), self.locks.clone()] {
             create_dir(&folder)?;
         }
-        let tag = self.root.join("CACHEDIR.TAG");
-        // Made by whoever is first, and never needed.
-        let _ = File::create_new(&tag).and_then(|mut f| io::Write::write_all(&mut f, CACHE_TAG.as_bytes()));
         Ok(())
     }
 

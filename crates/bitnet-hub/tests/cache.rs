@@ -114,7 +114,7 @@ fn the_least_recently_used_goes_first_and_what_is_shared_stays() {
     assert!(!lab.cache().join("models--org--other").exists());
     lab.hub().clear().unwrap();
     let rest: Vec<_> = files(&lab.cache()).into_iter().filter(|f| !f.ends_with(".lock")).collect();
-    assert_eq!(rest, ["CACHEDIR.TAG"]);
+    assert!(rest.is_empty(), "{rest:?}");
 }
 
 #[test]
@@ -200,5 +200,5 @@ fn folders_that_are_no_cache_are_let_alone() {
     }
     assert_eq!(lab.hub().clear().unwrap().snapshots.len(), 1);
     let rest: Vec<_> = files(&lab.cache()).into_iter().filter(|f| !f.starts_with(".locks")).collect();
-    assert_eq!(rest.len(), 5, "{rest:?}");
+    assert_eq!(rest.len(), 4, "{rest:?}");
 }
