@@ -1,6 +1,7 @@
 //! Flags that several commands share. Names and defaults are llama.cpp's where it has them.
 
 use crate::failure::Failure;
+use crate::hub::{self, Located};
 use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
 use bitnet_core::{ActivationPrecision, KvType};
@@ -158,7 +159,8 @@ pub fn load(
 /// Model, format, bits per weight, kernels, threads, context, template.
 fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model, tuned: bool) -> String {
     let (report, device) = (model.report(), model.device());
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let file = || path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let name = hub::repository(path).unwrap_or_else(file);
     let format = match checkpoint.header {
         Header::HuggingFace { .. } => "safetensors",
         Header::Gguf { .. } => "GGUF",
@@ -357,8 +359,7 @@ fn bias(text: &str) -> Result<(u32, f64), Failure> {
 /// A model by position or by `-m`.
 #[derive(Args, Clone, Debug)]
 pub struct ModelPath {
-    /// GGUF file, Hugging Face directory, or safetensors file with its config.json beside it
-    #[arg(value_name = "MODEL", required_unless_present = "model")]
+    #[arg(value_name = "MODEL", required_unless_present = "model", help = hub::MODEL_HELP)]
     path: Option<PathBuf>,
     /// The model, by name
     #[arg(short, long, value_name = "MODEL", env = "BITNET_MODEL", conflicts_with = "path")]
@@ -366,7 +367,8 @@ pub struct ModelPath {
 }
 
 impl ModelPath {
-    pub fn get(&self) -> &Path {
-        self.path.as_deref().or(self.model.as_deref()).unwrap_or(Path::new(""))
+    /// Where it lies; a model of the hub is fetched first if need be.
+    pub fn locate(&self, quiet: bool) -> Result<Located, Failure> {
+        hub::locate(self.path.as_deref().or(self.model.as_deref()).unwrap_or(Path::new("")), quiet)
     }
 }

@@ -17,6 +17,8 @@ mod device;
 pub mod engine;
 mod error;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub;
 mod model;
 pub mod sample;
 pub mod stop;
@@ -26,5 +28,7 @@ pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use device::{DeviceInfo, DeviceOptions};
 pub use error::{GenerateError, OpenError};
 pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
+#[cfg(feature = "hub")]
+pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};
 pub use model::{Model, OpenOptions};
 pub use vocabulary::tokenizer;

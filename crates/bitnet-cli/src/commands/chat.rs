@@ -4,6 +4,7 @@ use crate::args::{ModelFlags, SamplingFlags};
 use crate::commands::run::{speeds, stream};
 use crate::commands::vocabulary;
 use crate::failure::Failure;
+use crate::hub;
 use crate::terminal::interrupt;
 use bitnet_inference::{FinishReason, GenerateOptions, Model};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
@@ -25,8 +26,7 @@ Examples:
   bitnet chat model.gguf
   bitnet chat model.gguf --system \"You answer in one sentence.\" --temp 0.6")]
 pub struct Chat {
-    /// GGUF file, Hugging Face directory, or safetensors file with its config.json beside it
-    #[arg(value_name = "MODEL", required_unless_present = "model_flag")]
+    #[arg(value_name = "MODEL", required_unless_present = "model_flag", help = hub::MODEL_HELP)]
     model: Option<PathBuf>,
     /// The model, by name
     #[arg(
@@ -83,6 +83,7 @@ impl Chat {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let path = self.model.or(self.model_flag).unwrap_or_default();
         let options = self.sampling.options(&self.model_flags)?;
+        let path = hub::locate(&path, quiet)?;
         let mut model = self.model_flags.open(&path, quiet)?;
         let tokenizer = model.tokenizer().cloned().ok_or_else(|| vocabulary::absent(&path))?;
         let template = vocabulary::template(&tokenizer, &path)?;

@@ -1,13 +1,19 @@
 //! One file a command.
 
 pub mod bench;
+pub mod cache;
 pub mod chat;
 pub mod detokenize;
 pub mod doctor;
 pub mod inspect;
 pub mod logits;
+pub mod ls;
+pub mod pull;
+mod report;
+pub mod rm;
 pub mod run;
 pub mod serve;
+pub mod show;
 pub mod template;
 pub mod tokenize;
 pub mod tune;

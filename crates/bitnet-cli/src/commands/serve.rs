@@ -2,6 +2,7 @@
 
 use crate::args::{self, ModelFlags, SamplingFlags};
 use crate::failure::{Failure, chain};
+use crate::hub;
 use bitnet_inference::GenerateError;
 use bitnet_inference::engine::EngineOptions;
 use bitnet_server::{Keys, ModelCard, ServeError, ServeOptions, Server, serve};
@@ -89,7 +90,6 @@ impl From<ServeError> for Failure {
 
 impl Serve {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
-        let path = self.model.get();
         if self.parallel == 0 {
             return Err(Failure::Usage("--parallel is 0; at least one answer has to be made".to_owned()));
         }
@@ -109,7 +109,8 @@ impl Serve {
         if !quiet {
             eprintln!("listening on http://{}", running.address());
         }
-        let (model, card) = self.load(path, quiet)?;
+        let path = self.model.locate(quiet)?;
+        let (model, card) = self.load(&path, quiet)?;
         sampling.validate(model.config().vocab).map_err(GenerateError::from)?;
         let engine = model.into_engine(EngineOptions {
             budget: self.flags.batch_size.max(1),
@@ -135,9 +136,14 @@ impl Serve {
         options.load.cache = Some(self.cache_size.unwrap_or(context.saturating_mul(4)));
         let (model, _) = args::load(path, &checkpoint, options, &self.flags.tuning, quiet)?;
         let (report, device) = (model.report(), model.device());
-        let stem = path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
+        let stem = || path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
         let card = ModelCard {
-            id: self.alias.clone().or(stem).unwrap_or_else(|| "model".to_owned()),
+            id: self
+                .alias
+                .clone()
+                .or_else(|| hub::repository(path))
+                .or_else(stem)
+                .unwrap_or_else(|| "model".to_owned()),
             created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             context: model.config().context,
             params: report.ternary_weights + report.dense_weights,

@@ -118,7 +118,7 @@ struct Start {
 
 impl Bench {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
-        let path = self.model.get();
+        let path = &*self.model.locate(quiet)?;
         let begin = Instant::now();
         let checkpoint = bitnet_formats::open(path)?;
         let opening = begin.elapsed();
