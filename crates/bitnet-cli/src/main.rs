@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod failure;
+mod stages;
 mod terminal;
 
 use clap::{Parser, Subcommand};

@@ -16,6 +16,8 @@
 mod device;
 pub mod engine;
 mod error;
+mod form;
+pub mod gbnf;
 mod generate;
 mod model;
 pub mod sample;
@@ -25,6 +27,7 @@ mod vocabulary;
 pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use device::{DeviceInfo, DeviceOptions};
 pub use error::{GenerateError, OpenError};
+pub use form::{Constraint, Form, Forms, bounded_whitespace};
 pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 pub use model::{Model, OpenOptions};
 pub use vocabulary::tokenizer;

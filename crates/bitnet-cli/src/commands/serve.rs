@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 #[derive(Args)]
 #[command(after_help = "\
-Routes: /v1/chat/completions /v1/completions /v1/models /tokenize /detokenize /apply-template
-        /health /healthz /readyz /metrics
+Routes: /v1/chat/completions /v1/completions /v1/models /v1/messages /v1/messages/count_tokens
+        /tokenize /detokenize /apply-template /health /healthz /readyz /metrics
 
 Examples:
   bitnet serve model.gguf
