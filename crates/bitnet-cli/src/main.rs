@@ -8,7 +8,7 @@ mod stages;
 mod terminal;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, detokenize, doctor, inspect, logits, run, serve, template, tokenize};
+use commands::{batch, bench, chat, detokenize, doctor, inspect, logits, run, serve, template, tokenize};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -39,6 +39,8 @@ enum Command {
     Run(run::Run),
     /// Chat on the terminal with the model's own template
     Chat(chat::Chat),
+    /// Answer a file of requests, many at once
+    Batch(batch::Batch),
     /// Serve OpenAI's API over HTTP, many requests at once
     Serve(serve::Serve),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
+        Command::Batch(c) => c.execute(quiet),
         Command::Serve(c) => c.execute(quiet),
         Command::Inspect(c) => c.execute(),
         Command::Logits(c) => c.execute(quiet),

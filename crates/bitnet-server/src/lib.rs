@@ -7,6 +7,7 @@
 mod answer;
 mod anthropic;
 mod auth;
+mod batch;
 mod error;
 mod frame;
 mod health;
@@ -19,6 +20,7 @@ mod state;
 mod worker;
 
 pub use auth::Keys;
+pub use batch::{Call, Reply, run_calls};
 pub use error::ApiError;
 pub use options::{ModelCard, ServeOptions};
 pub use run::{Running, ServeError, serve};
