@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::hub::{self, Located};
+use crate::stages::StageFlags;
 use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
 use bitnet_core::{ActivationPrecision, KvType};
@@ -317,11 +318,13 @@ pub struct SamplingFlags {
         help_heading = "Sampling"
     )]
     draft: usize,
+    #[command(flatten)]
+    stages: StageFlags,
 }
 
 impl SamplingFlags {
     pub fn options(&self, flags: &ModelFlags) -> Result<GenerateOptions, Failure> {
-        let sampling = SamplerOptions {
+        let mut sampling = SamplerOptions {
             // llama.cpp takes what is below 0 as greedy.
             temperature: if self.temp < 0.0 { 0.0 } else { self.temp },
             top_k: self.top_k,
@@ -334,13 +337,18 @@ impl SamplingFlags {
             repeat_last_n: usize::try_from(self.repeat_last_n).unwrap_or(usize::MAX),
             logit_bias: self.logit_bias.iter().map(|b| bias(b)).collect::<Result<_, _>>()?,
             seed: u64::try_from(self.seed).ok(),
+            ..SamplerOptions::default()
         };
+        self.stages.apply(&mut sampling);
+        let defaults = GenerateOptions::default();
         Ok(GenerateOptions {
             sampling,
             max_tokens: usize::try_from(self.predict).ok(),
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
             batch: flags.batch_size,
+            form: None,
+            dry_breakers: self.stages.breakers(defaults.dry_breakers),
             draft: if self.spec == Spec::Ngram { self.draft } else { 0 },
             cancel: None,
         })

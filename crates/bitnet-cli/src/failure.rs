@@ -156,6 +156,7 @@ impl From<GenerateError> for Failure {
             | GenerateError::PromptTooLong { .. }
             | GenerateError::UnknownId { .. }
             | GenerateError::NoTokenizer
+            | GenerateError::Form { .. }
             | GenerateError::Options(_) => Self::Usage(chain(&e)),
             GenerateError::Model(e) => e.into(),
             e => Self::Runtime(chain(&e)),

@@ -6,11 +6,15 @@ mod commands;
 mod downloads;
 mod failure;
 mod hub;
+mod stages;
 mod terminal;
 mod tuning;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, cache, chat, detokenize, doctor, inspect, logits, ls, pull, rm, run, serve, show, template, tokenize, tune};
+use commands::{
+    batch, bench, cache, chat, detokenize, doctor, inspect, logits, ls, pull, rm, run, serve, show, template,
+    tokenize, tune,
+};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -42,6 +46,8 @@ enum Command {
     Run(run::Run),
     /// Chat on the terminal with the model's own template
     Chat(chat::Chat),
+    /// Answer a file of requests, many at once
+    Batch(batch::Batch),
     /// Serve OpenAI's API over HTTP, many requests at once
     Serve(serve::Serve),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
@@ -92,6 +98,7 @@ fn main() -> ExitCode {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
         Command::Inspect(c) => c.execute(quiet),
+        Command::Batch(c) => c.execute(quiet),
         Command::Serve(c) => c.execute(quiet),
         Command::Logits(c) => c.execute(quiet),
         Command::Pull(c) => c.execute(quiet),

@@ -7,7 +7,7 @@ mod common;
 
 use bitnet_testkit::golden::{self, ids, json, max_diff};
 use bitnet_testkit::tiny;
-use common::{Folder, bitnet, bitnet_with, fixture, output, output_of, text};
+use common::{Folder, bitnet, bitnet_with, fixture, output, output_of, refused, text};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -346,4 +346,23 @@ fn chat_answers_line_by_line() {
     // Nothing to answer yet, and a command that does not exist.
     let lost = chat("/regen\n/what\n\n");
     assert!(lost.stdout.is_empty() && lost.stderr.contains("no message") && lost.stderr.contains("/clear"));
+}
+
+#[test]
+fn answers_have_the_form_that_was_asked_for() {
+    let model = fixture("bitnet-packed");
+    let run = |flag: &str, form: &str| {
+        let out = output(&["run", &model, "--tokens", "5,6", "-n", "100", "--seed", "3", "-q", flag, form]);
+        out.strip_suffix('\n').unwrap().to_owned()
+    };
+    assert!(["\"yes\"", "\"no\""].contains(&run("--json-schema", r#"{"enum": ["yes", "no"]}"#).as_str()));
+    assert!(["yes", "no"].contains(&run("--grammar", r#"root ::= "yes" | "no""#).as_str()));
+    for (flag, form) in
+        [("--json-schema", "{"), ("--grammar", "root ::= \""), ("--grammar", "start: nowhere")]
+    {
+        refused(&["run", &model, "--tokens", "5,6", flag, form], 2, &[flag.trim_start_matches('-')]);
+    }
+    let guessed =
+        |spec: &str| output(&["run", &model, "--tokens", "5,6,7,5,6,7,5,6", "--temp", "0", "--spec", spec]);
+    assert_eq!(guessed("ngram"), guessed("none"));
 }

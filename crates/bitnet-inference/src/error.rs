@@ -63,6 +63,12 @@ pub enum GenerateError {
         /// How many.
         waiting: usize,
     },
+    /// The form that an answer was to have.
+    #[error("the grammar cannot be followed: {why}")]
+    Form {
+        /// What is wrong with it.
+        why: String,
+    },
     /// The model has no tokenizer, so text means nothing to it.
     #[error("the model has no tokenizer; give token ids with --tokens")]
     NoTokenizer,

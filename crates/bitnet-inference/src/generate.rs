@@ -2,7 +2,7 @@
 
 use crate::engine::{News, Request, RequestId};
 use crate::sample::{SamplerOptions, fresh_seed};
-use crate::{GenerateError, Model};
+use crate::{Form, GenerateError, Model};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,10 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Tokens of one prefill step. Changes speed and memory, no bit.
     pub batch: usize,
+    /// What the answer has to look like; it ends when that is complete.
+    pub form: Option<Form>,
+    /// See [`Request::dry_breakers`].
+    pub dry_breakers: Vec<String>,
     /// Tokens to guess ahead; see [`Request::draft`].
     pub draft: usize,
     /// Set from outside to end the answer after the present step.
@@ -35,6 +39,8 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             ignore_eos: false,
             batch: 512,
+            form: None,
+            dry_breakers: Request::default().dry_breakers,
             draft: 0,
             cancel: None,
         }
@@ -42,13 +48,14 @@ impl Default for GenerateOptions {
 }
 
 impl From<GenerateOptions> for Request {
-    /// A request without a prompt. The size of steps is the engine's own affair, and it is told who is cancelled.
+    /// A request without a prompt and without a form, which has to be compiled first. The size of steps is the engine's own affair, and it is told who is cancelled.
     fn from(o: GenerateOptions) -> Self {
         Self {
             sampling: o.sampling,
             max_tokens: o.max_tokens,
             stop: o.stop,
             ignore_eos: o.ignore_eos,
+            dry_breakers: o.dry_breakers,
             draft: o.draft,
             ..Self::default()
         }
@@ -145,7 +152,10 @@ impl<'a> Generation<'a> {
         engine.set_budget(options.batch.max(1));
         let seed = options.sampling.seed.unwrap_or_else(fresh_seed);
         let cancel = options.cancel.clone();
-        let mut request = Request { prompt: prompt.to_vec(), ..options.into() };
+        let form =
+            options.form.as_ref().map(|form| engine.forms().ok_or(GenerateError::NoTokenizer)?.compile(form));
+        let form = form.transpose()?;
+        let mut request = Request { prompt: prompt.to_vec(), form, ..options.into() };
         request.sampling.seed = Some(seed);
         let request = engine.submit(&request)?;
         let (news, tokens, timings) = Default::default();
@@ -194,7 +204,7 @@ impl Iterator for Generation<'_> {
                     self.tokens.extend(id);
                     return Some(Ok(Piece { id, text }));
                 }
-                Some(News::Finished { reason, timings }) => {
+                Some(News::Finished { reason, timings, .. }) => {
                     (self.finish, self.timings) = (Some(reason), timings);
                 }
                 Some(News::Failed(e)) => {

@@ -16,6 +16,8 @@
 mod device;
 pub mod engine;
 mod error;
+mod form;
+pub mod gbnf;
 mod generate;
 #[cfg(feature = "hub")]
 mod hub;
@@ -27,6 +29,7 @@ mod vocabulary;
 pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use device::{DeviceInfo, DeviceOptions};
 pub use error::{GenerateError, OpenError};
+pub use form::{Constraint, Form, Forms, bounded_whitespace};
 pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 #[cfg(feature = "hub")]
 pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};

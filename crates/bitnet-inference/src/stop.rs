@@ -4,27 +4,37 @@
 #[derive(Debug, Default)]
 pub struct StopStrings {
     stops: Vec<String>,
+    found: Option<String>,
     held: String,
 }
 
 impl StopStrings {
     /// Empty strings stop nothing.
     pub fn new(stops: Vec<String>) -> Self {
-        Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), held: String::new() }
+        Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), ..Self::default() }
     }
 
     /// Takes the next piece; returns text that is certain not to be part of a stop string, and whether one is complete.
     /// The one that is complete first counts, the longer of two that end together; what follows it is dropped.
     pub fn push(&mut self, text: &str) -> (String, bool) {
         self.held += text;
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop).map(|at| (at + stop.len(), at)));
-        if let Some((_, at)) = found.min() {
+        let found = self.stops.iter().filter_map(|stop| {
+            let at = self.held.find(stop.as_str())?;
+            Some((at + stop.len(), at, stop))
+        });
+        if let Some((_, at, stop)) = found.min() {
+            self.found = Some(stop.clone());
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }
         let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
         (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// The stop string that is complete.
+    pub fn found(&self) -> Option<&str> {
+        self.found.as_deref()
     }
 
     /// What was held back, when no more text comes.

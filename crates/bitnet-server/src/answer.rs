@@ -9,7 +9,8 @@ use axum::extract::{FromRequest, Request as HttpRequest};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::engine::{Event, Logprob, News, Request};
-use bitnet_inference::{FinishReason, Timings};
+use bitnet_inference::sample::Mirostat;
+use bitnet_inference::{FinishReason, Form, Timings, gbnf};
 use bitnet_tokenizer::Tokenizer;
 use futures_util::stream::unfold;
 use serde::Deserialize;
@@ -84,6 +85,22 @@ pub(crate) struct Fields {
     seed: Option<i64>,
     stop: Option<OneOrMany<String>>,
     ignore_eos: Option<bool>,
+    top_n_sigma: Option<f64>,
+    xtc_probability: Option<f64>,
+    xtc_threshold: Option<f64>,
+    dynatemp_range: Option<f64>,
+    dynatemp_exponent: Option<f64>,
+    mirostat: Option<u8>,
+    mirostat_tau: Option<f64>,
+    mirostat_eta: Option<f64>,
+    dry_multiplier: Option<f64>,
+    dry_base: Option<f64>,
+    dry_allowed_length: Option<usize>,
+    dry_penalty_last_n: Option<i64>,
+    dry_sequence_breakers: Option<Vec<String>>,
+    response_format: Option<ResponseFormat>,
+    json_schema: Option<Value>,
+    grammar: Option<String>,
     cache_prompt: Option<bool>,
     priority: Option<i32>,
 }
@@ -94,7 +111,51 @@ struct StreamOptions {
     include_usage: bool,
 }
 
+/// OpenAI's word for the form of an answer.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ResponseFormat {
+    Text,
+    JsonObject {
+        /// llama.cpp takes one here too.
+        #[serde(default)]
+        schema: Option<Value>,
+    },
+    JsonSchema {
+        json_schema: NamedSchema,
+    },
+}
+
+#[derive(Deserialize)]
+struct NamedSchema {
+    schema: Value,
+}
+
 impl Fields {
+    /// What the answer has to look like.
+    fn form(&mut self) -> Result<Option<Form>, ApiError> {
+        let asked = [
+            self.response_format.take().and_then(|format| match format {
+                ResponseFormat::Text => None,
+                ResponseFormat::JsonObject { schema } => {
+                    Some(Form::JsonSchema(schema.unwrap_or_else(|| json!({"type": "object"}))))
+                }
+                ResponseFormat::JsonSchema { json_schema } => Some(Form::JsonSchema(json_schema.schema)),
+            }),
+            self.json_schema.take().map(Form::JsonSchema),
+            self.grammar.take().filter(|g| !g.trim().is_empty()).map(grammar).transpose()?,
+        ];
+        let mut asked = asked.into_iter().flatten();
+        let form = asked.next();
+        match asked.next() {
+            None => Ok(form),
+            Some(_) => {
+                let message = "only one of response_format, json_schema and grammar can be followed";
+                Err(ApiError::field("grammar", message))
+            }
+        }
+    }
+
     pub fn wants_usage(&self) -> bool {
         self.stream_options.as_ref().is_some_and(|o| o.include_usage)
     }
@@ -104,7 +165,9 @@ impl Fields {
     }
 
     /// The engine's request, but for its prompt.
-    pub fn request(self, server: &Server, client: &Client) -> Result<Request, ApiError> {
+    pub fn request(mut self, server: &Server, model: &Served, client: &Client) -> Result<Request, ApiError> {
+        let form = self.form()?;
+        let form = form.map(|form| model.forms()?.compile(&form).map_err(ApiError::from)).transpose()?;
         let defaults = server.options.defaults.clone();
         let count = |v: i64| usize::try_from(v).unwrap_or(usize::MAX);
         let mut sampling = defaults.sampling;
@@ -116,6 +179,24 @@ impl Fields {
         set(&mut sampling.repeat_penalty, self.repeat_penalty);
         set(&mut sampling.frequency_penalty, self.frequency_penalty);
         set(&mut sampling.presence_penalty, self.presence_penalty);
+        set(&mut sampling.top_n_sigma, self.top_n_sigma.map(|n| n.max(0.0)));
+        set(&mut sampling.xtc_probability, self.xtc_probability);
+        set(&mut sampling.xtc_threshold, self.xtc_threshold);
+        set(&mut sampling.dynatemp_range, self.dynatemp_range);
+        set(&mut sampling.dynatemp_exponent, self.dynatemp_exponent);
+        set(&mut sampling.mirostat_tau, self.mirostat_tau);
+        set(&mut sampling.mirostat_eta, self.mirostat_eta);
+        set(&mut sampling.dry_multiplier, self.dry_multiplier);
+        set(&mut sampling.dry_base, self.dry_base);
+        sampling.mirostat = match self.mirostat {
+            None => sampling.mirostat,
+            Some(0) => None,
+            Some(1) => Some(Mirostat::One),
+            Some(2) => Some(Mirostat::Two),
+            Some(_) => return Err(ApiError::field("mirostat", "mirostat is 0, 1 or 2")),
+        };
+        sampling.dry_allowed_length = self.dry_allowed_length.unwrap_or(sampling.dry_allowed_length);
+        sampling.dry_last_n = self.dry_penalty_last_n.map_or(sampling.dry_last_n, count);
         // As in llama.cpp, what is below 0 keeps all.
         sampling.top_k = self.top_k.map_or(sampling.top_k, |k| usize::try_from(k).unwrap_or(0));
         sampling.repeat_last_n = self.repeat_last_n.map_or(sampling.repeat_last_n, count);
@@ -129,6 +210,8 @@ impl Fields {
             max_tokens: max.map_or(defaults.max_tokens, |max| usize::try_from(max).ok()),
             stop: self.stop.map_or(defaults.stop, OneOrMany::into_vec),
             ignore_eos: self.ignore_eos.unwrap_or(defaults.ignore_eos),
+            form,
+            dry_breakers: self.dry_sequence_breakers.unwrap_or(defaults.dry_breakers),
             choices: self.n.unwrap_or(1),
             cache_prompt: self.cache_prompt.unwrap_or(true),
             priority: self.priority.unwrap_or(0),
@@ -137,6 +220,14 @@ impl Fields {
             ..defaults
         })
     }
+}
+
+/// llama.cpp's grammars say `::=`; others are llguidance's Lark.
+fn grammar(text: String) -> Result<Form, ApiError> {
+    if !text.contains("::=") {
+        return Ok(Form::Lark(text));
+    }
+    gbnf::to_lark(&text).map(Form::Lark).map_err(|why| ApiError::field("grammar", why))
 }
 
 /// `{"id": bias}` or `[[id, bias], ...]`; `false` bans.
@@ -225,6 +316,8 @@ pub(crate) struct Answer {
     pub logprobs: Vec<Logprob>,
     pub prompt: Vec<Logprob>,
     pub end: Option<(FinishReason, Timings)>,
+    /// The stop string that ended it.
+    pub stop: Option<String>,
 }
 
 impl Answer {
@@ -236,7 +329,9 @@ impl Answer {
                 self.ids.extend(id);
                 self.logprobs.extend(logprob);
             }
-            News::Finished { reason, timings } => self.end = Some((reason, timings)),
+            News::Finished { reason, stop, timings } => {
+                (self.end, self.stop) = (Some((reason, timings)), stop)
+            }
             News::Failed(e) => return Err(ApiError::from(&*e)),
         }
         Ok(())
@@ -309,11 +404,21 @@ pub(crate) trait Chunks: Send + 'static {
     fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError>;
     /// Those behind the last one.
     fn end(&mut self) -> Vec<Value>;
+    /// A chunk as it is sent.
+    fn line(value: &Value) -> String {
+        format!("data: {value}\n\n")
+    }
+    /// An error as a chunk.
+    fn error(error: &ApiError) -> Value {
+        error.body()
+    }
+    /// What is sent behind everything.
+    const LAST: &'static str = "data: [DONE]\n\n";
 }
 
 /// A response of server-sent events: chunks, a comment in silence, `[DONE]`. Dropping it cancels the request.
-pub(crate) fn stream(answers: Answers, mut chunks: impl Chunks) -> Response {
-    let lines: VecDeque<String> = chunks.begin().iter().map(line).collect();
+pub(crate) fn stream<C: Chunks>(answers: Answers, mut chunks: C) -> Response {
+    let lines: VecDeque<String> = chunks.begin().iter().map(C::line).collect();
     let state = (answers, chunks, lines, false);
     let body = unfold(state, |(mut answers, mut chunks, mut lines, mut done)| async move {
         loop {
@@ -327,15 +432,15 @@ pub(crate) fn stream(answers: Answers, mut chunks: impl Chunks) -> Response {
             match tokio::time::timeout(KEEP_ALIVE, answers.next()).await {
                 Err(_) => lines.push_back(": keep-alive\n\n".to_owned()),
                 Ok(Some(event)) => match chunks.event(event) {
-                    Ok(values) => lines.extend(values.iter().map(line)),
+                    Ok(values) => lines.extend(values.iter().map(C::line)),
                     Err(e) => {
-                        lines.push_back(line(&e.body()));
+                        lines.push_back(C::line(&C::error(&e)));
                         done = true;
                     }
                 },
                 Ok(None) => {
-                    lines.extend(chunks.end().iter().map(line));
-                    lines.push_back("data: [DONE]\n\n".to_owned());
+                    lines.extend(chunks.end().iter().map(C::line));
+                    lines.push_back(C::LAST.to_owned());
                     done = true;
                 }
             }
@@ -343,8 +448,4 @@ pub(crate) fn stream(answers: Answers, mut chunks: impl Chunks) -> Response {
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
     (headers, Body::from_stream(body)).into_response()
-}
-
-fn line(value: &Value) -> String {
-    format!("data: {value}\n\n")
 }

@@ -1,11 +1,13 @@
-//! HTTP over the engine: OpenAI's routes, llama.cpp's, health and metrics.
+//! HTTP over the engine: OpenAI's routes, Anthropic's messages, llama.cpp's tokenizer routes, health and metrics.
 //!
 //! This crate knows HTTP and nothing of the command line, files of models, or how answers are made: it turns requests into the
 //! engine's and events into bytes. [`router`] needs no socket; [`serve`] binds one and ends in order.
 #![forbid(unsafe_code)]
 
 mod answer;
+mod anthropic;
 mod auth;
+mod batch;
 mod error;
 mod frame;
 mod health;
@@ -18,6 +20,7 @@ mod state;
 mod worker;
 
 pub use auth::Keys;
+pub use batch::{Call, Reply, run_calls};
 pub use error::ApiError;
 pub use options::{ModelCard, ServeOptions};
 pub use run::{Running, ServeError, serve};

@@ -126,7 +126,7 @@ impl Metrics {
                 *last = Some(now);
                 c.histograms[kind as usize].add((now - from).as_secs_f64());
             }
-            News::Finished { reason, timings: t } => {
+            News::Finished { reason, timings: t, .. } => {
                 *c.finished.entry(reason.name()).or_default() += 1;
                 c.prompt_tokens += (t.prompt_tokens + t.cached_tokens) as u64;
                 c.answer_tokens += t.tokens as u64;

@@ -67,7 +67,7 @@ pub(crate) async fn apply_template(
     Json(request): Json<ApplyTemplate>,
 ) -> Result<axum::Json<Value>, ApiError> {
     let work = tokio::task::spawn_blocking(move || {
-        chat::prompt(&server, &request.messages, &request.chat_template_kwargs)
+        chat::prompt(&server, &request.messages, &request.chat_template_kwargs, None)
     });
     let (text, _) = work.await.map_err(|e| ApiError::internal(e.to_string()))??;
     Ok(axum::Json(json!({"prompt": text})))

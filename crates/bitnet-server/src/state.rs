@@ -4,12 +4,13 @@ use crate::frame::frame;
 use crate::metrics::Metrics;
 use crate::options::{ModelCard, ServeOptions};
 use crate::worker::Worker;
-use crate::{ApiError, health, native, openai};
+use crate::{ApiError, anthropic, health, native, openai};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use bitnet_inference::Forms;
 use bitnet_inference::engine::Engine;
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -30,6 +31,7 @@ pub(crate) struct Served {
     pub worker: Worker,
     tokenizer: Option<Arc<Tokenizer>>,
     pub vocab: usize,
+    forms: Option<Arc<Forms>>,
 }
 
 impl Served {
@@ -37,6 +39,11 @@ impl Served {
         self.tokenizer.as_ref().ok_or_else(|| {
             ApiError::new(StatusCode::NOT_IMPLEMENTED, "the model has no tokenizer; give token ids")
         })
+    }
+
+    pub fn forms(&self) -> Result<Arc<Forms>, ApiError> {
+        self.tokenizer()?;
+        Ok(Arc::clone(self.forms.as_ref().expect("a tokenizer has its compiler of forms")))
     }
 
     pub fn template(&self) -> Result<&ChatTemplate, ApiError> {
@@ -66,9 +73,10 @@ impl Server {
     /// The operating system would not start a thread.
     pub fn load(&self, engine: Engine, card: ModelCard) -> std::io::Result<()> {
         let (tokenizer, vocab) = (engine.tokenizer().cloned(), engine.config().vocab);
+        let forms = engine.forms().cloned();
         let worker = Worker::start(engine, Arc::clone(&self.metrics))?;
         // A second model is not taken; nobody offers one.
-        let _ = self.model.set(Served { card, worker, tokenizer, vocab });
+        let _ = self.model.set(Served { card, worker, tokenizer, vocab, forms });
         Ok(())
     }
 
@@ -134,6 +142,8 @@ pub fn router(server: Arc<Server>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(openai::chat::create))
         .route("/v1/completions", post(openai::completions::create))
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{id}", get(openai::models::one))
         .route("/tokenize", post(native::tokenize))

@@ -5,6 +5,7 @@
 //! as a stream ([`DecodeStream`]), turning them into each other ([`Vocabulary`]) and chat templates as transformers renders them ([`ChatTemplate`]).
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod directory;
 mod error;
 mod gguf;
@@ -16,6 +17,7 @@ mod template;
 mod tokenizer;
 mod vocabulary;
 
+pub use bytes::TokenBytes;
 pub use error::{TemplateError, TokenizerError};
 pub use gguf::GgufVocab;
 pub use stream::DecodeStream;

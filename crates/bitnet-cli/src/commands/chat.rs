@@ -5,6 +5,7 @@ use crate::commands::run::{speeds, stream};
 use crate::commands::vocabulary;
 use crate::failure::Failure;
 use crate::hub;
+use crate::stages::FormFlags;
 use crate::terminal::interrupt;
 use bitnet_inference::{FinishReason, GenerateOptions, Model};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
@@ -45,6 +46,8 @@ pub struct Chat {
     model_flags: ModelFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
+    #[command(flatten)]
+    form: FormFlags,
 }
 
 const HELP: &str = "/system TEXT, /regen, /clear and /exit are commands; a line that begins with two slashes is sent with one";
@@ -76,13 +79,14 @@ fn parse(line: &str) -> Line<'_> {
 }
 
 impl Chat {
-    pub fn with(path: PathBuf, model_flags: ModelFlags, sampling: SamplingFlags) -> Self {
-        Self { model: Some(path), model_flag: None, system: None, model_flags, sampling }
+    pub fn with(path: PathBuf, model_flags: ModelFlags, sampling: SamplingFlags, form: FormFlags) -> Self {
+        Self { model: Some(path), model_flag: None, system: None, model_flags, sampling, form }
     }
 
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let path = self.model.or(self.model_flag).unwrap_or_default();
-        let options = self.sampling.options(&self.model_flags)?;
+        let mut options = self.sampling.options(&self.model_flags)?;
+        options.form = self.form.form()?;
         let path = hub::locate(&path, quiet)?;
         let mut model = self.model_flags.open(&path, quiet)?;
         let tokenizer = model.tokenizer().cloned().ok_or_else(|| vocabulary::absent(&path))?;

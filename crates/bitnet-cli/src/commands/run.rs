@@ -5,6 +5,7 @@ use crate::commands::chat::Chat;
 use crate::commands::vocabulary;
 use crate::failure::Failure;
 use crate::hub;
+use crate::stages::FormFlags;
 use crate::terminal::interrupt;
 use bitnet_inference::{FinishReason, Generation, Model};
 use clap::Args;
@@ -41,6 +42,8 @@ pub struct Run {
     model_flags: ModelFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
+    #[command(flatten)]
+    form: FormFlags,
 }
 
 enum Prompt {
@@ -57,9 +60,10 @@ impl Run {
         }
         let path = self.model.clone().or_else(|| self.model_flag.clone()).unwrap_or_default();
         let mut options = self.sampling.options(&self.model_flags)?;
+        options.form = self.form.form()?;
         let prompt = match self.prompt()? {
             Some(prompt) => prompt,
-            None => return Chat::with(path, self.model_flags, self.sampling).execute(quiet),
+            None => return Chat::with(path, self.model_flags, self.sampling, self.form).execute(quiet),
         };
         let path = hub::locate(&path, quiet)?;
         let mut model = self.model_flags.open(&path, quiet)?;

@@ -3,8 +3,8 @@
 use crate::args::{self, ModelFlags, SamplingFlags};
 use crate::failure::{Failure, chain};
 use crate::hub;
-use bitnet_inference::GenerateError;
 use bitnet_inference::engine::EngineOptions;
+use bitnet_inference::{GenerateError, LoadOptions, Model, ModelConfig};
 use bitnet_server::{Keys, ModelCard, ServeError, ServeOptions, Server, serve};
 use clap::Args;
 use std::net::{IpAddr, SocketAddr};
@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 
 #[derive(Args)]
 #[command(after_help = "\
-Routes: /v1/chat/completions /v1/completions /v1/models /tokenize /detokenize /apply-template
-        /health /healthz /readyz /metrics
+Routes: /v1/chat/completions /v1/completions /v1/models /v1/messages /v1/messages/count_tokens
+        /tokenize /detokenize /apply-template /health /healthz /readyz /metrics
 
 Examples:
   bitnet serve model.gguf
@@ -110,7 +110,7 @@ impl Serve {
             eprintln!("listening on http://{}", running.address());
         }
         let path = self.model.locate(quiet)?;
-        let (model, card) = self.load(&path, quiet)?;
+        let (model, card) = load(&path, self.alias.clone(), &self.flags, self.cache_size, quiet)?;
         sampling.validate(model.config().vocab).map_err(GenerateError::from)?;
         let engine = model.into_engine(EngineOptions {
             budget: self.flags.batch_size.max(1),
@@ -124,37 +124,36 @@ impl Serve {
         }
         Ok(running.wait()?)
     }
+}
 
-    fn load(&self, path: &Path, quiet: bool) -> Result<(bitnet_inference::Model, ModelCard), Failure> {
-        let mut options = self.flags.options()?;
-        let checkpoint = bitnet_formats::open(path)?;
-        let config = bitnet_model::ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
-        let context = options
-            .load
-            .context
-            .unwrap_or(config.context.min(bitnet_inference::LoadOptions::DEFAULT_CONTEXT));
-        options.load.cache = Some(self.cache_size.unwrap_or(context.saturating_mul(4)));
-        let (model, _) = args::load(path, &checkpoint, options, &self.flags.tuning, quiet)?;
-        let (report, device) = (model.report(), model.device());
-        let stem = || path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
-        let card = ModelCard {
-            id: self
-                .alias
-                .clone()
-                .or_else(|| hub::repository(path))
-                .or_else(stem)
-                .unwrap_or_else(|| "model".to_owned()),
-            created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            context: model.config().context,
-            params: report.ternary_weights + report.dense_weights,
-            size: report.weight_bytes as u64,
-            ftype: file_type(&checkpoint),
-            kernel: device.kernel.to_owned(),
-            isa: device.isa.to_owned(),
-            device: device.device.to_owned(),
-        };
-        Ok((model, card))
-    }
+/// Loads a model with a cache for many requests: `cache` tokens, or four contexts.
+pub fn load(
+    path: &Path,
+    alias: Option<String>,
+    flags: &ModelFlags,
+    cache: Option<usize>,
+    quiet: bool,
+) -> Result<(Model, ModelCard), Failure> {
+    let mut options = flags.options()?;
+    let checkpoint = bitnet_formats::open(path)?;
+    let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
+    let context = options.load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
+    options.load.cache = Some(cache.unwrap_or(context.saturating_mul(4)));
+    let (model, _) = args::load(path, &checkpoint, options, &flags.tuning, quiet)?;
+    let (report, device) = (model.report(), model.device());
+    let stem = || path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
+    let card = ModelCard {
+        id: alias.or_else(|| hub::repository(path)).or_else(stem).unwrap_or_else(|| "model".to_owned()),
+        created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        context: model.config().context,
+        params: report.ternary_weights + report.dense_weights,
+        size: report.weight_bytes as u64,
+        ftype: file_type(&checkpoint),
+        kernel: device.kernel.to_owned(),
+        isa: device.isa.to_owned(),
+        device: device.device.to_owned(),
+    };
+    Ok((model, card))
 }
 
 /// The type that most bytes of a file have.

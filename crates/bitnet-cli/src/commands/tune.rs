@@ -95,9 +95,9 @@ struct Tuner<'a> {
 
 impl Tune {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
-        let path = self.model.get();
-        let checkpoint = bitnet_formats::open(path)?;
-        let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
+        let path = self.model.locate(quiet)?;
+        let checkpoint = bitnet_formats::open(&path)?;
+        let config = ModelConfig::read(&checkpoint).map_err(Failure::at(&path))?;
         let act = self.act.map(ActivationPrecision::from);
         let bytes: usize = checkpoint.tensors().iter().map(|t| t.data.len()).sum();
         let layers = (ENOUGH / (bytes / config.layers.max(1)).max(1)).clamp(1, config.layers.max(1));
@@ -112,7 +112,7 @@ impl Tune {
             progress: Progress::new("measuring", quiet),
             budget,
         };
-        let complete = tuner.all(&config).map_err(Failure::at(path))?;
+        let complete = tuner.all(&config).map_err(Failure::at(&path))?;
         let choices = tuner.choices();
         tuner.progress.finish();
         let saved = self.tuning.save(shape(&config, act), choices.clone())?;

@@ -17,14 +17,14 @@ mod tests;
 
 pub use request::{Event, Logprob, News, Request, RequestId};
 
-use crate::{FinishReason, GenerateError};
+use crate::{FinishReason, Forms, GenerateError};
 use bitnet_core::KV_BLOCK;
 use bitnet_model::{BatchOutput, Decoder, ModelConfig, Span};
 use bitnet_tokenizer::Tokenizer;
 use blocks::Blocks;
 use queue::Queue;
 use sequence::{Common, Row, Sequence};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// How an engine shares out its steps.
@@ -95,7 +95,16 @@ impl Engine {
                 end_ids.push(id);
             }
         }
-        let common = Common { tokenizer, end_ids, vocab: config.vocab, capacity: decoder.capacity() };
+        let forms =
+            tokenizer.as_ref().map(|t| Arc::new(Forms::new(Arc::clone(t), config.vocab, end_ids.clone())));
+        let common = Common {
+            tokenizer,
+            forms,
+            tokens: OnceLock::new(),
+            end_ids,
+            vocab: config.vocab,
+            capacity: decoder.capacity(),
+        };
         Self {
             common,
             blocks: Blocks::new(decoder.blocks(), options.prefix_cache),
@@ -133,6 +142,11 @@ impl Engine {
     /// Ids that end a text: those of the configuration and the vocabulary's own end tokens.
     pub fn end_ids(&self) -> &[u32] {
         &self.common.end_ids
+    }
+
+    /// The compiler of forms for its vocabulary.
+    pub fn forms(&self) -> Option<&Arc<Forms>> {
+        self.common.forms.as_ref()
     }
 
     /// How steps are shared out.

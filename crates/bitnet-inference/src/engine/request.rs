@@ -1,7 +1,7 @@
 //! What the engine is asked for, and what it answers.
 
 use crate::sample::SamplerOptions;
-use crate::{FinishReason, GenerateError, Timings};
+use crate::{Constraint, FinishReason, GenerateError, Timings};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,12 +23,16 @@ pub struct Request {
     pub stop_ids: Vec<u32>,
     /// The model's end tokens are banned instead of obeyed.
     pub ignore_eos: bool,
+    /// What each answer has to look like; it ends when that is complete.
+    pub form: Option<Constraint>,
     /// Answers to the one prompt.
     pub choices: usize,
     /// Give each token's log-probability, and those of so many of the likeliest.
     pub logprobs: Option<usize>,
     /// The same for the tokens of the prompt, which is then computed from its beginning.
     pub prompt_logprobs: Option<usize>,
+    /// Texts that the sampler's repetitions do not reach over: tokens with one of them in them.
+    pub dry_breakers: Vec<String>,
     /// Tokens to guess ahead by looking for the last few tokens earlier in the text; 0 guesses none. Changes no token.
     pub draft: usize,
     /// Begin with what the cache holds of the prompt. Changes no token.
@@ -41,6 +45,9 @@ pub struct Request {
     pub deadline: Option<Instant>,
 }
 
+/// Where llama.cpp's repetitions break.
+const DRY_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
+
 impl Default for Request {
     fn default() -> Self {
         Self {
@@ -50,9 +57,11 @@ impl Default for Request {
             stop: Vec::new(),
             stop_ids: Vec::new(),
             ignore_eos: false,
+            form: None,
             choices: 1,
             logprobs: None,
             prompt_logprobs: None,
+            dry_breakers: DRY_BREAKERS.map(str::to_owned).to_vec(),
             draft: 0,
             cache_prompt: true,
             priority: 0,
@@ -102,6 +111,8 @@ pub enum News {
     Finished {
         /// Why.
         reason: FinishReason,
+        /// The stop string that ended it.
+        stop: Option<String>,
         /// What it took.
         timings: Timings,
     },

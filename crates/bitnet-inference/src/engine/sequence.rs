@@ -3,10 +3,10 @@
 use super::request::{Event, Logprob, News, Request, RequestId, logprob};
 use crate::sample::{OptionError, Sampler};
 use crate::stop::StopStrings;
-use crate::{FinishReason, GenerateError, Timings};
+use crate::{Constraint, FinishReason, Forms, GenerateError, Timings};
 use bitnet_core::LogitsNeed;
-use bitnet_tokenizer::{DecodeStream, Tokenizer};
-use std::sync::Arc;
+use bitnet_tokenizer::{DecodeStream, TokenBytes, Tokenizer};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Tokens whose logits are computed in one step where those of the prompt are wanted: each takes four bytes for every id.
@@ -15,9 +15,27 @@ const LOGPROB_CHUNK: usize = 32;
 /// What an engine's sequences share.
 pub(super) struct Common {
     pub tokenizer: Option<Arc<Tokenizer>>,
+    pub forms: Option<Arc<Forms>>,
+    /// What ids stand for, once somebody needs it.
+    pub tokens: OnceLock<Vec<TokenBytes>>,
     pub end_ids: Vec<u32>,
     pub vocab: usize,
     pub capacity: usize,
+}
+
+impl Common {
+    /// Ids of the tokens with one of some texts in them, ascending.
+    fn breakers(&self, texts: &[String]) -> Vec<u32> {
+        let Some(tokenizer) = &self.tokenizer else { return Vec::new() };
+        let tokens = self.tokens.get_or_init(|| tokenizer.token_bytes(self.vocab));
+        let breaks = |token: &TokenBytes| match token {
+            TokenBytes::Text(bytes) => texts
+                .iter()
+                .any(|text| !text.is_empty() && bytes.windows(text.len()).any(|w| w == text.as_bytes())),
+            TokenBytes::Special(_) => false,
+        };
+        (0..).zip(tokens).filter(|(_, token)| breaks(token)).map(|(id, _)| id).collect()
+    }
 }
 
 /// A row of logits: whose they are (of all ids, when empty), and they.
@@ -52,6 +70,7 @@ pub(super) struct Sequence {
     stream: Option<DecodeStream>,
     stop: StopStrings,
     stop_ids: Vec<u32>,
+    form: Option<Constraint>,
     logprobs: Option<usize>,
     prompt_logprobs: Option<usize>,
     /// Tokens of the prompt whose log-probabilities have been given; the first has none.
@@ -83,7 +102,11 @@ impl Sequence {
     ) -> Result<Self, OptionError> {
         let mut sampling = request.sampling.clone();
         let mut stop_ids = request.stop_ids.clone();
-        if request.ignore_eos {
+        if sampling.dry_multiplier > 0.0 {
+            sampling.dry_breakers = common.breakers(&request.dry_breakers);
+        }
+        // A form is complete when an end token follows.
+        if request.ignore_eos && request.form.is_none() {
             let known = common.end_ids.iter().filter(|id| (**id as usize) < common.vocab);
             sampling.logit_bias.extend(known.map(|id| (*id, f64::NEG_INFINITY)));
         } else {
@@ -112,6 +135,7 @@ impl Sequence {
             stream: common.tokenizer.as_ref().map(|t| DecodeStream::new(Arc::clone(t), true)),
             stop: StopStrings::new(request.stop.clone()),
             stop_ids,
+            form: request.form.clone(),
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,
             prompt_given: 1,
@@ -168,7 +192,7 @@ impl Sequence {
             self.chunk += self.guesses;
             self.needs.resize(1 + self.guesses, LogitsNeed::All);
         } else if !wants_prompt {
-            let all = self.logprobs.is_some();
+            let all = self.logprobs.is_some() || self.form.is_some();
             self.needs.push(if all { LogitsNeed::All } else { self.sampler.need(&self.ids) });
         }
     }
@@ -217,7 +241,7 @@ impl Sequence {
         }
         let mut right = 0;
         for (at, row) in rows.iter().enumerate() {
-            let id = self.sampler.sample(row.0, row.1, &self.ids)?;
+            let id = self.draw(row)?;
             self.accept(id, row, common, events)?;
             if self.finish.is_some() || guesses.get(at) != Some(&id) {
                 break;
@@ -241,8 +265,17 @@ impl Sequence {
         self.timings = Timings { cached_tokens, prompt, queued, ..self.timings };
         self.computed = self.prompt_len;
         let Some(row) = row.filter(|_| self.finish.is_none()) else { return Ok(()) };
-        let id = self.sampler.sample(row.0, row.1, &self.ids)?;
+        let id = self.draw(row)?;
         self.accept(id, row, common, events)
+    }
+
+    /// The next token.
+    fn draw(&mut self, row: &Row<'_>) -> Result<u32, GenerateError> {
+        let Some(form) = &mut self.form else { return Ok(self.sampler.sample(row.0, row.1, &self.ids)?) };
+        let allowed = form.allowed()?;
+        let id = self.sampler.sample_among(row.0, row.1, &self.ids, Some(&|id| allowed.is_allowed(id)))?;
+        form.follow(id)?;
+        Ok(id)
     }
 
     /// A token of the answer.
@@ -292,7 +325,8 @@ impl Sequence {
         if !text.is_empty() {
             events.push(self.event(News::Piece { id: None, text, logprob: None }));
         }
-        events.push(self.event(News::Finished { reason, timings: self.timings }));
+        let stop = self.stop.found().map(str::to_owned);
+        events.push(self.event(News::Finished { reason, stop, timings: self.timings }));
     }
 
     pub fn event(&self, news: News) -> Event {

@@ -1,5 +1,7 @@
 //! What a caller may set, with llama.cpp's defaults, and the check that names a bad value.
 
+use super::Mirostat;
+
 /// Options of the sampler chain. The defaults are llama.cpp's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerOptions {
@@ -14,6 +16,32 @@ pub struct SamplerOptions {
     pub min_p: f64,
     /// Keep the candidates whose surprise is nearest the expected one, until they reach this probability; 1 keeps all.
     pub typical_p: f64,
+    /// Ban ids whose logit lies more than so many standard deviations below the best; 0 bans none.
+    pub top_n_sigma: f64,
+    /// How often, of the candidates with at least `xtc_threshold`, only the last one stays; 0 is never.
+    pub xtc_probability: f64,
+    /// The probability above which a candidate is a top choice.
+    pub xtc_threshold: f64,
+    /// The temperature lies this much below or above `temperature`, by the entropy of the candidates; 0 is fixed.
+    pub dynatemp_range: f64,
+    /// Exponent of the entropy's share.
+    pub dynatemp_exponent: f64,
+    /// Instead of all stages that keep some candidates, one that aims at a surprise.
+    pub mirostat: Option<Mirostat>,
+    /// The surprise that mirostat aims at, in bits.
+    pub mirostat_tau: f64,
+    /// How fast mirostat learns.
+    pub mirostat_eta: f64,
+    /// Penalty for going on with a repetition of `dry_allowed_length` tokens; 0 is off.
+    pub dry_multiplier: f64,
+    /// What each further token of a repetition multiplies the penalty by.
+    pub dry_base: f64,
+    /// Repetitions that cost nothing are shorter than this.
+    pub dry_allowed_length: usize,
+    /// How many of the last ids are looked through for repetitions; `usize::MAX` is all.
+    pub dry_last_n: usize,
+    /// Ids that no repetition reaches over, ascending.
+    pub dry_breakers: Vec<u32>,
     /// Divides positive and multiplies negative logits of ids seen lately; 1 is off.
     pub repeat_penalty: f64,
     /// Subtracted once for each time that an id was seen lately; 0 is off.
@@ -36,6 +64,19 @@ impl Default for SamplerOptions {
             top_p: 0.95,
             min_p: 0.05,
             typical_p: 1.0,
+            top_n_sigma: 0.0,
+            xtc_probability: 0.0,
+            xtc_threshold: 0.1,
+            dynatemp_range: 0.0,
+            dynatemp_exponent: 1.0,
+            mirostat: None,
+            mirostat_tau: 5.0,
+            mirostat_eta: 0.1,
+            dry_multiplier: 0.0,
+            dry_base: 1.75,
+            dry_allowed_length: 2,
+            dry_last_n: usize::MAX,
+            dry_breakers: Vec::new(),
             repeat_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
@@ -79,7 +120,16 @@ impl SamplerOptions {
     /// Checks every value, for a vocabulary of `vocab` ids.
     pub fn validate(&self, vocab: usize) -> Result<(), OptionError> {
         let share = |v: f64| (0.0..=1.0).contains(&v);
-        let checks: [(&'static str, f64, &'static str, bool); 7] = [
+        let positive = |v: f64| (0.0..=1e6).contains(&v);
+        let checks: [(&'static str, f64, &'static str, bool); 15] = [
+            ("top-n-sigma", self.top_n_sigma, "between 0 and 1e6", positive(self.top_n_sigma)),
+            ("xtc-probability", self.xtc_probability, "between 0 and 1", share(self.xtc_probability)),
+            ("xtc-threshold", self.xtc_threshold, "between 0 and 1", share(self.xtc_threshold)),
+            ("dynatemp-range", self.dynatemp_range, "between 0 and 1e6", positive(self.dynatemp_range)),
+            ("dynatemp-exp", self.dynatemp_exponent, "between 0 and 1e6", positive(self.dynatemp_exponent)),
+            ("mirostat-ent", self.mirostat_tau, "between 0 and 1e6", positive(self.mirostat_tau)),
+            ("mirostat-lr", self.mirostat_eta, "between 0 and 1", share(self.mirostat_eta)),
+            ("dry-multiplier", self.dry_multiplier, "between 0 and 1e6", positive(self.dry_multiplier)),
             (
                 "temp",
                 self.temperature,
@@ -112,6 +162,13 @@ impl SamplerOptions {
             if !good {
                 return Err(OptionError::Range { name, range, value });
             }
+        }
+        if !(1.0..=1e3).contains(&self.dry_base) {
+            return Err(OptionError::Range {
+                name: "dry-base",
+                range: "between 1 and 1e3",
+                value: self.dry_base,
+            });
         }
         for &(id, value) in &self.logit_bias {
             if id as usize >= vocab {

@@ -22,10 +22,19 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
+/// What a random number is for; those of one position have nothing to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Which candidate is drawn.
+    Draw,
+    /// Whether top choices are excluded.
+    Xtc,
+}
+
 /// A number in `[0, 1)` with 53 random bits for one position of the sequence that `seed` names.
-pub fn uniform(seed: u64, position: u64) -> f64 {
-    let words =
-        philox4x32([position as u32, (position >> 32) as u32, 0, 0], [seed as u32, (seed >> 32) as u32]);
+pub fn uniform(seed: u64, position: u64, stream: Stream) -> f64 {
+    let counter = [position as u32, (position >> 32) as u32, stream as u32, 0];
+    let words = philox4x32(counter, [seed as u32, (seed >> 32) as u32]);
     let bits = u64::from(words[0]) << 32 | u64::from(words[1]);
     (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }

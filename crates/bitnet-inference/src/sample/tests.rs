@@ -100,7 +100,7 @@ fn top_k_equals_sorting_everything() {
         let (options, mut got) = (SamplerOptions { top_k: k, ..plain() }, Vec::new());
         let wide: Vec<Candidate> =
             (0..).zip(&row).map(|(id, l)| Candidate { id, logit: f64::from(*l) }).collect();
-        top_k::select(&wide, &Context { options: &options, history: &[] }, &mut got);
+        top_k::select(&wide, &Context { options: &options, history: &[], seed: 7 }, &mut got);
         let mut want: Vec<u32> = (0..5000).collect();
         want.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
         want.truncate(k);
@@ -114,10 +114,28 @@ fn the_chain_has_llama_cpps_order() {
         logit_bias: vec![(0, 1.0)],
         repeat_penalty: 1.1,
         typical_p: 0.9,
+        top_n_sigma: 1.0,
+        xtc_probability: 0.5,
+        dry_multiplier: 1.0,
         ..SamplerOptions::default()
     };
-    let order = ["logit-bias", "penalties", "top-k", "typical-p", "top-p", "min-p", "temperature", "draw"];
-    assert_eq!(sampler(all, 4).stages(), order);
+    let order = [
+        "logit-bias",
+        "penalties",
+        "dry",
+        "top-n-sigma",
+        "top-k",
+        "typical-p",
+        "top-p",
+        "min-p",
+        "xtc",
+        "temperature",
+        "draw",
+    ];
+    assert_eq!(sampler(all.clone(), 4).stages(), order);
+    let mirostat = SamplerOptions { mirostat: Some(Mirostat::Two), ..all };
+    let order = ["logit-bias", "penalties", "dry", "top-k", "temperature", "mirostat"];
+    assert_eq!(sampler(mirostat, 4).stages(), order);
     assert_eq!(sampler(SamplerOptions::greedy(), 4).stages(), ["argmax"]);
 }
 
@@ -181,4 +199,72 @@ fn the_needed_logits_decide_as_all_of_them_do() {
     }
     let all = SamplerOptions { top_k: 0, ..SamplerOptions::default() };
     assert_eq!(sampler(all, 4).need(&[]), LogitsNeed::All);
+}
+
+#[test]
+fn sigma_xtc_and_dynamic_temperature_keep_what_their_definitions_say() {
+    let p = [0.4, 0.3, 0.15, 0.1, 0.05];
+    let keep = |options: SamplerOptions| support(options, &logits(&p));
+    // Deviations from the best, in standard deviations (0.73): 0, 0.40, 1.35, 1.91, 2.86.
+    assert_eq!(keep(SamplerOptions { top_n_sigma: 0.3, ..plain() }), [0]);
+    assert_eq!(keep(SamplerOptions { top_n_sigma: 1.5, ..plain() }), [0, 1, 2]);
+    let xtc = |probability: f64, threshold: f64| {
+        keep(SamplerOptions { xtc_probability: probability, xtc_threshold: threshold, ..plain() })
+    };
+    assert_eq!(xtc(1.0, 0.12), [2, 3, 4]);
+    assert_eq!(xtc(1.0, 0.35), [0, 1, 2, 3, 4]);
+    assert_eq!(xtc(0.5, 0.12), [0, 1, 2, 3, 4]);
+    // Sure of itself, the model gets the lowest temperature: here 0.
+    let dynamic = SamplerOptions { dynatemp_range: 1.0, dynatemp_exponent: 60.0, ..plain() };
+    assert_eq!(support(dynamic.clone(), &logits(&[0.9, 0.1])), [0]);
+    assert_eq!(support(dynamic, &logits(&[0.5, 0.5])), [0, 1]);
+}
+
+#[test]
+fn repetitions_cost_more_the_longer_they_are() {
+    let o = SamplerOptions { dry_multiplier: 1.0, dry_breakers: vec![9], ..plain() };
+    let longest = |history: &[u32]| dry::repetitions(&o, history).into_iter().collect::<Vec<_>>();
+    assert_eq!(longest(&[1, 2, 3, 4, 1, 2, 3]), [(4, 3)]);
+    assert_eq!(longest(&[1, 2, 5, 1, 2, 6, 0, 1, 2]), [(5, 2), (6, 2)]);
+    assert_eq!(longest(&[1, 3, 2, 3]), [], "shorter than allowed");
+    assert_eq!(longest(&[1, 2, 3, 4, 1, 9, 3]), [], "a breaker ends it");
+    assert_eq!(longest(&[1, 2, 9, 1, 2]), [], "a breaker may follow");
+    assert_eq!(longest(&[1, 1, 1, 1]), [(1, 3)]);
+    let mut greedy = sampler(SamplerOptions { temperature: 0.0, ..o.clone() }, 5);
+    let row = [0.0, 0.0, 0.0, 1.0, 2.5];
+    assert_eq!(greedy.sample(&[], &row, &[1, 2, 4, 0, 1, 2]), Ok(4), "1 off");
+    assert_eq!(greedy.sample(&[], &row, &[0, 1, 2, 4, 3, 0, 1, 2]), Ok(3), "1.75 off");
+    let few = greedy.need(&[0, 1, 2, 4, 3, 0, 1, 2]);
+    assert_eq!(few, LogitsNeed::Top { k: 2, also: vec![4] });
+}
+
+#[test]
+fn mirostat_brings_the_surprise_to_its_target() {
+    let row: Vec<f32> = (1..2000u32).map(|rank| -(rank as f32).ln() * 1.1).collect();
+    for version in [Mirostat::One, Mirostat::Two] {
+        for target in [2.0, 4.0] {
+            let options = SamplerOptions { mirostat: Some(version), mirostat_tau: target, ..plain() };
+            let mut sampler = sampler(options, row.len());
+            let (mut history, mut surprise) = (Vec::new(), 0.0);
+            let total: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();
+            for step in 0..3000 {
+                let id = sampler.sample(&[], &row, &history).unwrap();
+                history.push(id);
+                if step >= 1000 {
+                    surprise -= (f64::from(row[id as usize]).exp() / total).log2() / 2000.0;
+                }
+            }
+            // What is kept is renormalized, so the text's own surprise lies somewhat above the target.
+            assert!((target - 0.5..target + 2.0).contains(&surprise), "{version:?} {target}: {surprise}");
+        }
+    }
+}
+
+#[test]
+fn only_what_is_allowed_is_drawn() {
+    let mut greedy = sampler(SamplerOptions::greedy(), 4);
+    let allowed = |id: u32| id == 1 || id == 3;
+    assert_eq!(greedy.sample_among(&[], &[9.0, 1.0, 8.0, 2.0], &[], Some(&allowed)), Ok(3));
+    let nothing = greedy.sample_among(&[], &[1.0; 4], &[], Some(&|_| false));
+    assert_eq!(nothing, Err(SampleError::NothingLeft { vocab: 4 }));
 }

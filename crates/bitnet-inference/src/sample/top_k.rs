@@ -4,7 +4,8 @@ use super::Context;
 use super::candidate::Candidate;
 
 pub(super) fn select(by_id: &[Candidate], context: &Context<'_>, out: &mut Vec<Candidate>) {
-    let k = context.options.top_k;
+    // Mirostat looks at all.
+    let k = if context.options.mirostat.is_some() { 0 } else { context.options.top_k };
     if k == 0 {
         out.extend(possible(by_id));
     } else {

@@ -1,5 +1,6 @@
 //! `POST /v1/chat/completions`.
 
+use super::tools::{Choice, Tool, Tools, open_arguments};
 use super::{FINGERPRINT, MAX_LOGPROBS};
 use crate::answer::{self, Answer, Answers, Chunks, Fields, Json, Usage};
 use crate::frame::{Client, fresh_id};
@@ -21,9 +22,9 @@ pub(crate) struct Chat {
     #[serde(default)]
     top_logprobs: Option<usize>,
     #[serde(default)]
-    tools: Option<Vec<Value>>,
+    tools: Option<Vec<Tool>>,
     #[serde(default)]
-    response_format: Option<Value>,
+    tool_choice: Option<Choice>,
     #[serde(default)]
     chat_template_kwargs: Option<Map<String, Value>>,
     #[serde(flatten)]
@@ -35,15 +36,21 @@ pub(crate) fn prompt(
     server: &Server,
     messages: &[Value],
     extra: &Map<String, Value>,
+    tools: Option<&Tools>,
 ) -> Result<(String, Vec<u32>), ApiError> {
     let model = server.model()?;
-    let messages = messages.iter().enumerate().map(|(at, m)| plain(at, m)).collect::<Result<Vec<_>, _>>()?;
+    let mut messages =
+        messages.iter().enumerate().map(|(at, m)| plain(at, m)).collect::<Result<Vec<_>, _>>()?;
+    let mut extra = extra.clone();
+    if let Some(tools) = tools {
+        tools.tell(&mut messages, &mut extra);
+    }
     if messages.is_empty() {
         return Err(ApiError::field("messages", "there is no message"));
     }
     let template = model.template()?;
     let text = template
-        .render(&Value::Array(messages), true, extra)
+        .render(&Value::Array(messages), true, &extra)
         .map_err(|e| ApiError { param: Some("messages".to_owned()), ..ApiError::bad(e.to_string()) })?;
     let ids = model.tokenizer()?.encode_chat(&text).map_err(|e| ApiError::internal(e.to_string()))?;
     Ok((text, ids))
@@ -82,7 +89,9 @@ fn plain(at: usize, message: &Value) -> Result<Value, ApiError> {
     };
     let mut object = object.clone();
     object.insert("content".to_owned(), content);
-    Ok(Value::Object(object))
+    let mut message = Value::Object(object);
+    open_arguments(&mut message);
+    Ok(message)
 }
 
 pub(crate) async fn create(
@@ -91,21 +100,28 @@ pub(crate) async fn create(
     Json(chat): Json<Chat>,
 ) -> Result<Response, ApiError> {
     let model = server.named(chat.fields.model.as_deref())?;
-    if chat.tools.is_some_and(|tools| !tools.is_empty()) {
-        return Err(ApiError::absent("tools", "tools cannot be called here"));
-    }
-    if chat.response_format.is_some_and(|f| !f.is_null() && f["type"] != "text") {
-        return Err(ApiError::absent("response_format", "answers have no other form than text here"));
-    }
+    let tools = match chat.tools {
+        None => None,
+        Some(tools) => Tools::new(tools, chat.tool_choice, model.template()?.source())?.map(Arc::new),
+    };
     if chat.top_logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
         return Err(ApiError::field("top_logprobs", format!("top_logprobs is at most {MAX_LOGPROBS}")));
     }
     let (streams, usage) = (chat.fields.streams(), chat.fields.wants_usage());
-    let mut request = chat.fields.request(&server, &client)?;
+    let mut request = chat.fields.request(&server, model, &client)?;
     request.logprobs = chat.logprobs.unwrap_or(false).then(|| chat.top_logprobs.unwrap_or(0));
-    let (asked, messages) = (Arc::clone(&server), chat.messages);
+    if let Some(form) = tools.as_ref().and_then(|tools| tools.form()) {
+        if request.form.is_some() {
+            return Err(ApiError::field(
+                "tool_choice",
+                "an answer cannot be a call and have another form too",
+            ));
+        }
+        request.form = Some(model.forms()?.compile(&form)?);
+    }
+    let (asked, messages, known) = (Arc::clone(&server), chat.messages, tools.clone());
     let extra = chat.chat_template_kwargs.unwrap_or_default();
-    let prompt = tokio::task::spawn_blocking(move || prompt(&asked, &messages, &extra));
+    let prompt = tokio::task::spawn_blocking(move || prompt(&asked, &messages, &extra, known.as_deref()));
     request.prompt = prompt.await.map_err(|e| ApiError::internal(e.to_string()))??.1;
     let choices = request.choices;
     let answers = Answers::submit(&server, model, vec![request]).await?;
@@ -116,6 +132,8 @@ pub(crate) async fn create(
         tokenizer: Arc::clone(model.tokenizer()?),
         choices,
         usage: usage.then(Usage::default),
+        held: vec![Held::default(); if tools.is_some() { choices } else { 0 }],
+        tools,
     };
     if streams {
         return Ok(answer::stream(answers, form));
@@ -132,6 +150,17 @@ struct Form {
     choices: usize,
     /// Counted where a stream is to end with it.
     usage: Option<Usage>,
+    tools: Option<Arc<Tools>>,
+    /// The text of each choice of a stream in which tools may be called.
+    held: Vec<Held>,
+}
+
+/// A text whose end may be a call.
+#[derive(Clone, Default)]
+struct Held {
+    text: String,
+    /// Bytes that were given.
+    given: usize,
 }
 
 impl Form {
@@ -145,6 +174,31 @@ impl Form {
     fn chunk(&self, choice: usize, delta: Value, logprobs: Value, reason: Value) -> Value {
         let choice = json!({"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason});
         self.object("chat.completion.chunk", json!([choice]))
+    }
+
+    /// What of a text that grows can be given: no part of a call.
+    fn hold(&mut self, choice: usize, text: String) -> String {
+        let (Some(tools), Some(held)) = (&self.tools, self.held.get_mut(choice)) else { return text };
+        held.text += &text;
+        let plain = tools.plain(&held.text).max(held.given);
+        let given = held.text[held.given..plain].to_owned();
+        held.given = plain;
+        given
+    }
+
+    /// What was held when the text is whole: calls, or text after all. Says whether there are calls.
+    fn rest(&self, choice: usize) -> Option<(Value, bool)> {
+        let (tools, held) = (self.tools.as_ref()?, self.held.get(choice)?);
+        let (_, calls) = tools.calls(&held.text);
+        if !calls.is_empty() {
+            let numbered = calls.into_iter().enumerate().map(|(index, mut call)| {
+                call["index"] = index.into();
+                call
+            });
+            return Some((json!({"tool_calls": numbered.collect::<Vec<_>>()}), true));
+        }
+        let rest = &held.text[held.given..];
+        (!rest.is_empty()).then(|| (json!({"content": rest}), false))
     }
 
     fn logprob(&self, logprob: &Logprob) -> Value {
@@ -165,10 +219,16 @@ impl Form {
             }
             let content: Vec<Value> = a.logprobs.iter().map(|l| self.logprob(l)).collect();
             let logprobs = if content.is_empty() { Value::Null } else { json!({"content": content}) };
-            json!({
-                "index": index, "message": {"role": "assistant", "content": a.text},
-                "logprobs": logprobs, "finish_reason": a.reason(),
-            })
+            let mut message = json!({"role": "assistant", "content": a.text});
+            let mut reason = a.reason();
+            if let Some((text, calls)) =
+                self.tools.as_ref().map(|t| t.calls(&a.text)).filter(|(_, c)| !c.is_empty())
+            {
+                message["content"] = if text.is_empty() { Value::Null } else { text.into() };
+                message["tool_calls"] = calls.into();
+                reason = Some("tool_calls");
+            }
+            json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason})
         });
         let choices = choices.collect();
         let mut object = self.object("chat.completion", choices);
@@ -189,18 +249,28 @@ impl Chunks for Form {
     fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
         Ok(match event.news {
             News::Prompt(_) => Vec::new(),
-            News::Piece { text, logprob: None, .. } if text.is_empty() => Vec::new(),
             News::Piece { text, logprob, .. } => {
+                let text = self.hold(event.choice, text);
+                if text.is_empty() && logprob.is_none() {
+                    return Ok(Vec::new());
+                }
                 let logprobs = logprob.map_or(Value::Null, |l| json!({"content": [self.logprob(&l)]}));
                 vec![self.chunk(event.choice, json!({"content": text}), logprobs, Value::Null)]
             }
-            News::Finished { reason, timings } => {
+            News::Finished { reason, timings, .. } => {
                 if let Some(usage) = &mut self.usage {
                     usage.add(&timings, event.choice == 0);
                 }
-                let mut chunk = self.chunk(event.choice, json!({}), Value::Null, reason.name().into());
+                let mut chunks = Vec::new();
+                let mut reason = reason.name();
+                if let Some((delta, called)) = self.rest(event.choice) {
+                    chunks.push(self.chunk(event.choice, delta, Value::Null, Value::Null));
+                    reason = if called { "tool_calls" } else { reason };
+                }
+                let mut chunk = self.chunk(event.choice, json!({}), Value::Null, reason.into());
                 chunk["timings"] = answer::timings(&timings);
-                vec![chunk]
+                chunks.push(chunk);
+                chunks
             }
             News::Failed(e) => return Err(ApiError::from(&*e)),
         })

@@ -95,7 +95,7 @@ pub(crate) async fn create(
         all.into_iter().map(|p| encode(model, p)).collect::<Result<Vec<_>, _>>()
     });
     let prompts = encoded.await.map_err(|e| ApiError::internal(e.to_string()))??;
-    let mut request = completion.fields.request(&server, &client)?;
+    let mut request = completion.fields.request(&server, model, &client)?;
     request.logprobs = completion.logprobs;
     request.prompt_logprobs = completion.logprobs.filter(|_| echo);
     let form = Form {
@@ -248,7 +248,7 @@ impl Chunks for Form {
                 });
                 vec![self.object(json!([Self::choice(event.choice, &text, logprobs, None)]))]
             }
-            News::Finished { reason, timings } => {
+            News::Finished { reason, timings, .. } => {
                 if let Some(usage) = &mut self.usage {
                     usage.add(&timings, event.choice.is_multiple_of(self.choices));
                 }

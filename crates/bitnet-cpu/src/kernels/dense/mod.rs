@@ -11,6 +11,8 @@ use formats::{Bf16, F16, F32, Q4_0, Q6K, Q8_0, RowFormat};
 
 /// Rows whose dot products run side by side, to hide the latency of each row's single chain.
 const ROWS: usize = 4;
+/// Tokens that a row, dequantized once, is multiplied with side by side.
+const TOKENS: usize = 4;
 /// Rows of one piece of parallel work.
 const PIECE: usize = 64;
 
@@ -43,35 +45,111 @@ struct Dot<'a> {
 }
 
 impl Dot<'_> {
+    /// For one token.
     #[inline(always)]
     fn rows<L: Lanes, R: RowFormat>(self, l: L) {
-        let (k, m) = (self.w.cols(), self.m);
-        for (i, y) in self.y.chunks_mut(ROWS * m).enumerate() {
-            let last = y.len() / m - 1;
+        let k = self.w.cols();
+        for (i, y) in self.y.chunks_mut(ROWS).enumerate() {
+            let last = y.len() - 1;
             let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
             for (r, row) in rows.iter_mut().enumerate() {
                 *row = self.w.row(self.rows.row(i * ROWS + r.min(last)));
             }
-            for (t, x) in self.x.chunks_exact(k).enumerate() {
-                let steps = x.chunks_exact(R::STEP);
-                let (blocks, tail) = (k / 16, steps.remainder());
-                let mut sum = [l.splat(0.0); ROWS];
-                for (step, x) in steps.enumerate() {
-                    for r in 0..ROWS {
-                        sum[r] = R::accumulate(l, rows[r], step, x, sum[r]);
-                    }
-                }
-                if !tail.is_empty() {
-                    let x = l.load(&padded(tail));
-                    for r in 0..ROWS {
-                        sum[r] = l.fma(R::tail(l, rows[r], blocks, tail.len()), x, sum[r]);
-                    }
-                }
-                for (r, y) in y.chunks_exact_mut(m).enumerate() {
-                    y[t] = l.fold(sum[r]);
+            let steps = self.x.chunks_exact(R::STEP);
+            let (blocks, tail) = (k / 16, steps.remainder());
+            let mut sum = [l.splat(0.0); ROWS];
+            for (step, x) in steps.enumerate() {
+                for r in 0..ROWS {
+                    sum[r] = R::accumulate(l, rows[r], step, x, sum[r]);
                 }
             }
+            if !tail.is_empty() {
+                let x = l.load(&padded(tail));
+                for r in 0..ROWS {
+                    sum[r] = l.fma(R::tail(l, rows[r], blocks, tail.len()), x, sum[r]);
+                }
+            }
+            for (y, sum) in y.iter_mut().zip(sum) {
+                *y = l.fold(sum);
+            }
         }
+    }
+}
+
+/// Sixteen elements, or the last ones with zeros behind them.
+#[inline(always)]
+fn block<L: Lanes>(l: L, from: &[f32], at: usize) -> L::F {
+    match from[at..].first_chunk::<16>() {
+        Some(block) => l.load(block),
+        None => l.load(&padded(&from[at..])),
+    }
+}
+
+/// Sums over `k` for [`ROWS`] rows and `T` tokens: `y[r][t]`.
+#[inline(always)]
+fn tile<L: Lanes, const T: usize>(l: L, weights: &[f32], x: &[f32], k: usize) -> [[f32; T]; ROWS] {
+    let weights: [&[f32]; ROWS] = std::array::from_fn(|r| &weights[r * k..][..k]);
+    let tokens: [&[f32]; T] = std::array::from_fn(|t| &x[t * k..][..k]);
+    let mut sum = [[l.splat(0.0); T]; ROWS];
+    for at in (0..k).step_by(16) {
+        let mut x = [l.splat(0.0); T];
+        for t in 0..T {
+            x[t] = block(l, tokens[t], at);
+        }
+        for r in 0..ROWS {
+            let w = block(l, weights[r], at);
+            for t in 0..T {
+                sum[r][t] = l.fma(w, x[t], sum[r][t]);
+            }
+        }
+    }
+    let mut y = [[0.0; T]; ROWS];
+    for r in 0..ROWS {
+        for t in 0..T {
+            y[r][t] = l.fold(sum[r][t]);
+        }
+    }
+    y
+}
+
+impl Dot<'_> {
+    #[inline(always)]
+    fn product<L: Lanes, R: RowFormat>(self, l: L) {
+        match self.m {
+            1 => self.rows::<L, R>(l),
+            _ => self.tiles::<L, R>(l),
+        }
+    }
+
+    /// For several tokens, rows are dequantized once.
+    #[inline(always)]
+    fn tiles<L: Lanes, R: RowFormat>(self, l: L) {
+        let Self { w, rows, x, m, y } = self;
+        let k = w.cols();
+        let mut weights = vec![0.0; ROWS * k];
+        for (i, y) in y.chunks_mut(ROWS * m).enumerate() {
+            let last = y.len() / m - 1;
+            for (r, out) in weights.chunks_exact_mut(k).enumerate() {
+                Row { w, row: rows.row(i * ROWS + r.min(last)), out }.values::<L, R>(l);
+            }
+            let mut t = 0;
+            if L::REGISTERS >= 32 {
+                while t + TOKENS <= m {
+                    put(y, m, t, &tile::<L, TOKENS>(l, &weights, &x[t * k..], k));
+                    t += TOKENS;
+                }
+            }
+            for t in t..m {
+                put(y, m, t, &tile::<L, 1>(l, &weights, &x[t * k..], k));
+            }
+        }
+    }
+}
+
+/// Writes the sums of tokens from `t` on into rows of `m`.
+fn put<const T: usize>(y: &mut [f32], m: usize, t: usize, sums: &[[f32; T]; ROWS]) {
+    for (y, sums) in y.chunks_exact_mut(m).zip(sums) {
+        y[t..t + T].copy_from_slice(sums);
     }
 }
 
@@ -80,12 +158,12 @@ impl Kernel for Dot<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         match self.w.dtype() {
-            DenseType::F32 => self.rows::<L, F32>(l),
-            DenseType::F16 => self.rows::<L, F16>(l),
-            DenseType::BF16 => self.rows::<L, Bf16>(l),
-            DenseType::Q8_0 => self.rows::<L, Q8_0>(l),
-            DenseType::Q4_0 => self.rows::<L, Q4_0>(l),
-            DenseType::Q6_K => self.rows::<L, Q6K>(l),
+            DenseType::F32 => self.product::<L, F32>(l),
+            DenseType::F16 => self.product::<L, F16>(l),
+            DenseType::BF16 => self.product::<L, Bf16>(l),
+            DenseType::Q8_0 => self.product::<L, Q8_0>(l),
+            DenseType::Q4_0 => self.product::<L, Q4_0>(l),
+            DenseType::Q6_K => self.product::<L, Q6K>(l),
         }
     }
 }
@@ -194,7 +272,7 @@ mod tests {
             for (dtype, k) in
                 [(F32, 100), (F32, 7), (F16, 130), (BF16, 96), (Q8_0, 96), (Q4_0, 160), (Q6_K, 768)]
             {
-                for (n, m) in [(1, 1), (70, 1), (67, 3)] {
+                for (n, m) in [(1, 1), (70, 1), (67, 3), (66, 9)] {
                     let w = random(dtype, n, k);
                     let x = Noise(9).floats(m * k, 2.0);
                     let mut got = vec![f32::NAN; m * n];
