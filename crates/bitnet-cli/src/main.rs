@@ -7,7 +7,7 @@ mod failure;
 mod terminal;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, detokenize, doctor, inspect, logits, run, template, tokenize};
+use commands::{bench, chat, convert, detokenize, doctor, inspect, logits, run, template, tokenize};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -39,6 +39,8 @@ enum Command {
     Chat(chat::Chat),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
     Inspect(inspect::Inspect),
+    /// A model in another format
+    Convert(convert::Convert),
     /// Write exact logits of a sequence to a safetensors file
     Logits(logits::Logits),
     /// Measure prefill and generation speed
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
         Command::Inspect(c) => c.execute(),
+        Command::Convert(c) => c.execute(quiet),
         Command::Logits(c) => c.execute(quiet),
         Command::Bench(c) => c.execute(quiet),
         Command::Doctor(c) => c.execute(),

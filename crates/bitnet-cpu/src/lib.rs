@@ -17,6 +17,7 @@ mod testing;
 mod weight;
 
 pub use backend::{CpuBackend, CpuError, CpuOptions, CpuTensor, MAX_THREADS};
+pub use cores::physical_cores;
 pub use isa::{Isa, UnknownIsa};
 pub use kernels::ternary::{Kernel, UnknownKernel};
 pub use kv::KvCache;

@@ -12,6 +12,7 @@ mod huggingface;
 mod map;
 pub mod safetensors_file;
 
+pub use atomic::{NewDirectory, write_file};
 pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
 pub use error::FormatError;
 

@@ -26,4 +26,4 @@ pub use device::{DeviceInfo, DeviceOptions};
 pub use error::{GenerateError, OpenError};
 pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 pub use model::{Model, OpenOptions};
-pub use vocabulary::tokenizer;
+pub use vocabulary::{tokenizer, vocabulary};

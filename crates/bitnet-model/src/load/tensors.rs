@@ -205,6 +205,11 @@ impl<'a> ModelTensors<'a> {
         }
     }
 
+    /// Whether the configuration names a projection among those that are never made ternary.
+    pub fn is_kept_dense(&self, slot: &Slot) -> bool {
+        self.stays_dense(&self.config.arch.tensor_name(slot.role, slot.layer))
+    }
+
     /// Whether the configuration names a projection's module among those that are not converted.
     fn stays_dense(&self, name: &str) -> bool {
         let module = name.strip_suffix(".weight").unwrap_or(name);

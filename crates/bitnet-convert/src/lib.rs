@@ -1,0 +1,78 @@
+//! Models from one format to another.
+//!
+//! [`convert`] takes an opened checkpoint, whatever its format, and writes it in another one, tensor by tensor: trits keep
+//! their values, scales their bits where the target can hold them, and metadata its meaning. What could not be held is in the
+//! [`Report`]. [`compare`] says what two checkpoints have in common. The crate computes nothing itself: trits are unpacked by
+//! `bitnet-model`, packed by `bitnet-quant` and written by `bitnet-formats`.
+//!
+//! ```no_run
+//! use bitnet_convert::{ConvertOptions, Target, convert};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = bitnet_formats::open("bitnet-b1.58-2B-4T".as_ref())?;
+//! let options = ConvertOptions::new(Target::find("i2_s").ok_or("no such target")?);
+//! let report = convert(&model, "2b-4t.gguf".as_ref(), &options, &mut |_, _| {})?;
+//! println!("{:?}", report.left_out);
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod compare;
+mod encode;
+mod error;
+mod gguf;
+mod huggingface;
+mod ordered;
+mod plan;
+mod report;
+mod scale;
+mod stream;
+mod target;
+
+pub use compare::{Comparison, LogitComparison, RoleComparison, compare, compare_logits};
+pub use error::ConvertError;
+pub use report::{ClassSize, Inexact, Report};
+pub use target::{Container, TARGETS, Target, Weights};
+
+use bitnet_core::DenseType;
+use bitnet_formats::Checkpoint;
+use bitnet_model::ModelConfig;
+use std::path::Path;
+
+/// How a model is to be converted.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvertOptions {
+    /// The format to write.
+    pub target: &'static Target,
+    /// Type of embedding and head; the input's own where the target has it, when `None`.
+    pub embedding: Option<DenseType>,
+    /// Refuse whatever the target cannot hold to the last bit: scales, embeddings, master weights.
+    pub strict: bool,
+    /// Threads that unpack and pack.
+    pub threads: usize,
+}
+
+impl ConvertOptions {
+    /// To a target, with two threads and nothing else out of the ordinary.
+    pub fn new(target: &'static Target) -> Self {
+        Self { target, embedding: None, strict: false, threads: 2 }
+    }
+}
+
+/// Converts a model; `output` appears when it is whole. `progress` is told how many of how many steps are done.
+///
+/// # Errors
+/// The model cannot be read, the target cannot hold it, or the output cannot be written; in each case `output` is what it
+/// was before.
+pub fn convert(
+    input: &Checkpoint,
+    output: &Path,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Report, ConvertError> {
+    let config = ModelConfig::read(input)?;
+    match options.target.container {
+        Container::Gguf => gguf::write(input, &config, output, options, progress),
+        Container::HuggingFace => huggingface::write(input, &config, output, options, progress),
+    }
+}

@@ -1,0 +1,84 @@
+//! What can be written: one row a target.
+
+use bitnet_core::DenseType;
+use bitnet_quant::packing::{I2_S, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0};
+
+/// The kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// One GGUF file.
+    Gguf,
+    /// A directory with `config.json` and `model.safetensors`.
+    HuggingFace,
+}
+
+impl Container {
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gguf => "GGUF",
+            Self::HuggingFace => "Hugging Face safetensors",
+        }
+    }
+}
+
+/// How projections are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights {
+    /// Packed trits with their scales inside.
+    Packed(&'static Packing),
+    /// Packed uint8 with a `weight_scale` that multiplies: transformers' `AutoBitLinear`.
+    AutoBitLinear,
+    /// Packed uint8 with a `weight_scale` that divides: transformers' `BitLinear`.
+    BitLinear,
+    /// Floats or blocks of them. In GGUF, trits times their scale. In Hugging Face files, master weights where the input
+    /// has them; else trits with a `weight_scale` beside them, as transformers' offline mode reads them.
+    Dense(DenseType),
+}
+
+/// A format that can be written.
+#[derive(Debug)]
+pub struct Target {
+    /// What users call it.
+    pub name: &'static str,
+    /// The kind of file.
+    pub container: Container,
+    /// How projections are stored in it.
+    pub weights: Weights,
+    /// `general.file_type` of a GGUF file, where there is a number for it.
+    pub(crate) file_type: Option<u32>,
+}
+
+const fn gguf(name: &'static str, weights: Weights, file_type: Option<u32>) -> Target {
+    Target { name, container: Container::Gguf, weights, file_type }
+}
+
+const fn huggingface(name: &'static str, weights: Weights) -> Target {
+    Target { name, container: Container::HuggingFace, weights, file_type: None }
+}
+
+/// Everything that can be written.
+pub static TARGETS: &[Target] = &[
+    gguf("i2_s", Weights::Packed(&I2_S), Some(40)),
+    gguf("tq1_0", Weights::Packed(&TQ1_0), Some(36)),
+    gguf("tq2_0", Weights::Packed(&TQ2_0), Some(37)),
+    gguf("q1_0", Weights::Packed(&Q1_0), None),
+    gguf("q2_0", Weights::Packed(&Q2_0_G64), None),
+    gguf("q2_0-g128", Weights::Packed(&Q2_0_G128), None),
+    gguf("q8_0", Weights::Dense(DenseType::Q8_0), Some(7)),
+    gguf("f16", Weights::Dense(DenseType::F16), Some(1)),
+    gguf("bf16", Weights::Dense(DenseType::BF16), Some(32)),
+    gguf("f32", Weights::Dense(DenseType::F32), Some(0)),
+    huggingface("hf-autobitlinear", Weights::AutoBitLinear),
+    huggingface("hf-bitlinear", Weights::BitLinear),
+    huggingface("hf-bf16", Weights::Dense(DenseType::BF16)),
+    huggingface("hf-f16", Weights::Dense(DenseType::F16)),
+    huggingface("hf-f32", Weights::Dense(DenseType::F32)),
+];
+
+impl Target {
+    /// The target of a name, in any case.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        TARGETS.iter().find(|t| t.name.eq_ignore_ascii_case(name))
+    }
+}
