@@ -259,3 +259,40 @@ fn chat_answers_line_by_line() {
     let lost = chat("/regen\n/what\n\n");
     assert!(lost.stdout.is_empty() && lost.stderr.contains("no message") && lost.stderr.contains("/clear"));
 }
+
+#[test]
+fn convert_prints_one_table_and_what_was_verified() {
+    let folder = Folder::new();
+    let out = text(&folder.at("model.gguf"));
+    let printed = output(&["convert", &fixture("bitnet-online"), &out, "--to", "Q2_0", "--verify"]);
+    for words in [
+        "projections  Q2_0_G64         14         458752",
+        "2.250",
+        "rounded: scales of 14 tensors, by up to ",
+        "Gate                2          98304        0",
+        "logits of 32 tokens: up to ",
+    ] {
+        assert!(printed.contains(words), "{words:?} is not in {printed}");
+    }
+    assert_eq!(printed.lines().last(), Some(out.as_str()));
+    let back = text(&folder.at("back"));
+    let object = parse(&output(&[
+        "convert",
+        &out,
+        &back,
+        "--to",
+        "hf-autobitlinear",
+        "--strict",
+        "--verify",
+        "--json",
+    ]));
+    assert_eq!((&object["rounded"], &object["left_out"]), (&json!([]), &json!([])));
+    assert_eq!(object["verified"]["logits"]["same"], true);
+    assert_eq!(object["verified"]["tensors"]["Gate"]["trits_differ"], 0);
+    assert_eq!(object["classes"][2]["type"], "HF packed");
+    assert_eq!(folder.names(), ["back", "model.gguf"]);
+    // The converted model is a model.
+    let tokens = ["--tokens", "1,2,3", "--temp", "0", "-n", "8", "--json", "--act", "int8"];
+    let run = |path: &str| parse(&output(&[&["run", path][..], &tokens].concat()))["tokens"].clone();
+    assert_eq!(run(&out), run(&back));
+}

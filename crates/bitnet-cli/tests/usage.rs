@@ -174,3 +174,30 @@ fn the_environment_has_a_twin_of_every_flag_and_flags_win() {
     let ran = bitnet_with(&["run", "--tokens", "1"], "", &[env[1], ("BITNET_TOP_K", "many")]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
 }
+
+#[test]
+fn conversions_that_cannot_be_had_are_refused_and_leave_nothing() {
+    let folder = Folder::with_model();
+    let (path, out) = (folder.path(), text(&folder.at("out.gguf")));
+    let before = folder.names();
+    let convert = |more: &[&str], code: i32, words: &[&str]| {
+        refused(&[&["convert", &path, &out], more].concat(), code, words);
+        assert_eq!(folder.names(), before);
+    };
+    // The tiny model's rows are too short for blocks of 256.
+    convert(&["--to", "tq2_0"], 3, &["TQ2_0", "256"]);
+    convert(&["--to", "q2_0", "--strict"], 3, &["scale", "--strict"]);
+    convert(&["--to", "i2_s", "--embedding", "q6_k"], 2, &["Q6_K", "F16"]);
+    convert(&["--to", "hf-f32", "--embedding", "q8_0"], 2, &["Q8_0", "F16"]);
+    // An output that is there stays as it was.
+    refused(&["convert", &path, &path, "--to", "hf-f32"], 1, &["not empty"]);
+    refused(&["convert", &path, &path, "--to", "i2_s"], 1, &["directory"]);
+    for args in [&["convert", &path, &out][..], &["convert", &path, &out, "--to", "q4_k"]] {
+        let ran = bitnet(args);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{args:?}: {ran:?}");
+        assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains("--to"), "{ran:?}");
+    }
+    if cfg!(target_os = "linux") {
+        refused(&["convert", &path, "/dev/full", "--to", "i2_s"], 1, &["/dev/full", "space"]);
+    }
+}

@@ -85,7 +85,9 @@ pub fn compare(a: &Checkpoint, b: &Checkpoint, threads: usize) -> Result<Compari
     let (slots, others) = (source_a.tensors.slots(), source_b.tensors.slots());
     let mut found = Comparison::default();
     let name = |slot: &Slot| config_a.arch.tensor_name(slot.role, slot.layer);
-    for slot in slots.iter().filter(|s| !others.contains(s)).chain(others.iter().filter(|s| !slots.contains(s))) {
+    for slot in
+        slots.iter().filter(|s| !others.contains(s)).chain(others.iter().filter(|s| !slots.contains(s)))
+    {
         let name = name(slot);
         if !found.unmatched.contains(&name) {
             found.unmatched.push(name);
@@ -115,7 +117,12 @@ pub fn compare(a: &Checkpoint, b: &Checkpoint, threads: usize) -> Result<Compari
     Ok(found)
 }
 
-fn tensor(a: &Source<'_>, b: &Source<'_>, slot: &Slot, rows: Range<usize>) -> Result<RoleComparison, ConvertError> {
+fn tensor(
+    a: &Source<'_>,
+    b: &Source<'_>,
+    slot: &Slot,
+    rows: Range<usize>,
+) -> Result<RoleComparison, ConvertError> {
     let mut found = RoleComparison { tensors: usize::from(rows.start == 0), ..RoleComparison::default() };
     if slot.role.is_norm() {
         values(&mut found, &a.tensors.vector(slot)?, &b.tensors.vector(slot)?, &mut 0.0);
@@ -241,7 +248,11 @@ pub struct LogitComparison {
 }
 
 /// Runs two checkpoints, one after the other, on the same made-up tokens.
-pub fn compare_logits(a: &Checkpoint, b: &Checkpoint, options: &OpenOptions) -> Result<LogitComparison, ConvertError> {
+pub fn compare_logits(
+    a: &Checkpoint,
+    b: &Checkpoint,
+    options: &OpenOptions,
+) -> Result<LogitComparison, ConvertError> {
     const TOKENS: usize = 32;
     let (config_a, config_b) = (ModelConfig::read(a)?, ModelConfig::read(b)?);
     let vocab = config_a.vocab.min(config_b.vocab) as u64;
@@ -254,7 +265,8 @@ pub fn compare_logits(a: &Checkpoint, b: &Checkpoint, options: &OpenOptions) -> 
             context: Some(tokens),
             ..options.load
         };
-        let mut model = Model::from_checkpoint(checkpoint, &OpenOptions { load, ..*options }, &mut |_, _| {})?;
+        let mut model =
+            Model::from_checkpoint(checkpoint, &OpenOptions { load, ..*options }, &mut |_, _| {})?;
         let mut logits = Vec::new();
         let want = StepOutput { rows: Rows::All, ..StepOutput::default() };
         model.evaluate(&ids, tokens, want, &mut |out| logits.extend_from_slice(&out.logits))?;

@@ -49,7 +49,9 @@ pub enum ConvertError {
         source: PackingError,
     },
     /// A scale that the target cannot hold at all.
-    #[error("tensor {tensor:?} has the scale {scale:e}, which {target} cannot hold: it would become {nearest:e}")]
+    #[error(
+        "tensor {tensor:?} has the scale {scale:e}, which {target} cannot hold: it would become {nearest:e}"
+    )]
     Scale {
         /// The tensor.
         tensor: String,

@@ -50,10 +50,15 @@ mod tests {
     fn results_come_in_order_and_the_first_error_ends_it() {
         for threads in [1, 2, 3, 7] {
             let mut got = Vec::new();
-            let end = ordered(20, threads, |i| if i == 13 { Err(i) } else { Ok(i * i) }, |i, r| {
-                got.push((i, r));
-                Ok(())
-            });
+            let end = ordered(
+                20,
+                threads,
+                |i| if i == 13 { Err(i) } else { Ok(i * i) },
+                |i, r| {
+                    got.push((i, r));
+                    Ok(())
+                },
+            );
             assert_eq!(end, Err(13));
             assert_eq!(got, (0..13).map(|i| (i, i * i)).collect::<Vec<_>>());
             assert_eq!(ordered(5, threads, Ok, |i, _| if i == 2 { Err(9) } else { Ok(()) }), Err(9));

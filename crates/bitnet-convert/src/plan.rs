@@ -302,13 +302,19 @@ impl Plan {
                 let slot = projections[i];
                 let tensor = || source.config.arch.tensor_name(slot.role, slot.layer);
                 let scale = match scale {
-                    None if source.tensors.is_kept_dense(slot) || matches!(target.weights, Weights::Dense(_)) => {
+                    None if source.tensors.is_kept_dense(slot)
+                        || matches!(target.weights, Weights::Dense(_)) =>
+                    {
                         return Ok(());
                     }
                     None => return Err(ConvertError::NotTernary { tensor: tensor(), target: target.name }),
                     Some(Scale::Tensor(s)) => s,
                     Some(Scale::Rows(_)) => {
-                        return Err(ConvertError::Groups { tensor: tensor(), size: slot.cols, target: target.name });
+                        return Err(ConvertError::Groups {
+                            tensor: tensor(),
+                            size: slot.cols,
+                            target: target.name,
+                        });
                     }
                     Some(Scale::Groups { size, .. }) => {
                         return Err(ConvertError::Groups { tensor: tensor(), size, target: target.name });

@@ -68,7 +68,9 @@ pub(crate) struct Stored {
 impl Stored {
     fn new(value: f32, error: f64) -> Self {
         match narrowest(&[value]) {
-            DenseType::BF16 => Self { dtype: DenseType::BF16, bytes: bf16::from_f32(value).to_le_bytes().into(), error },
+            DenseType::BF16 => {
+                Self { dtype: DenseType::BF16, bytes: bf16::from_f32(value).to_le_bytes().into(), error }
+            }
             // Scales have no f16 in any published file.
             _ => Self { dtype: DenseType::F32, bytes: value.to_le_bytes().into(), error },
         }
@@ -102,7 +104,10 @@ mod tests {
         for bits in (0x3000u16..0x5000).step_by(7) {
             let d = bf16::from_bits(bits);
             let stored = Stored::divisor(1.0 / d.to_f32());
-            assert_eq!((stored.dtype, stored.bytes, stored.error), (DenseType::BF16, d.to_le_bytes().into(), 0.0));
+            assert_eq!(
+                (stored.dtype, stored.bytes, stored.error),
+                (DenseType::BF16, d.to_le_bytes().into(), 0.0)
+            );
         }
         // Reciprocals are not one to one: some multipliers have no divisor.
         let (mut exact, mut worst) = (0, 0.0f64);

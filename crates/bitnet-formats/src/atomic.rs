@@ -129,10 +129,12 @@ mod unnamed {
 
     /// Gives the file its name. A link cannot take the place of a file, a rename can: hence two steps.
     pub(super) fn name(file: &File, target: &Path) -> io::Result<()> {
-        let passing = tempfile::Builder::new().prefix(".bitnet-").suffix(".part").make_in(
-            folder_of(target),
-            |passing| Ok(linkat(CWD, path(file), CWD, passing, AtFlags::SYMLINK_FOLLOW)?),
-        )?;
+        let passing = tempfile::Builder::new()
+            .prefix(".bitnet-")
+            .suffix(".part")
+            .make_in(folder_of(target), |passing| {
+                Ok(linkat(CWD, path(file), CWD, passing, AtFlags::SYMLINK_FOLLOW)?)
+            })?;
         passing.into_temp_path().persist(target).map_err(|e| e.error)
     }
 }

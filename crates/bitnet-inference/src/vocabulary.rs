@@ -17,7 +17,8 @@ fn from_metadata(metadata: &Metadata) -> Result<Option<Tokenizer>, TokenizerErro
     let mut tokenizer = Tokenizer::from_gguf(v.as_gguf())?;
     if let Some(source) = metadata.str("tokenizer.chat_template") {
         let text = |id| v.token(id).map(str::to_owned);
-        let special = SpecialTokens { bos: text(v.bos), eos: text(v.eos), unk: text(v.unk), pad: text(v.pad) };
+        let special =
+            SpecialTokens { bos: text(v.bos), eos: text(v.eos), unk: text(v.unk), pad: text(v.pad) };
         tokenizer = tokenizer.with_template(ChatTemplate::new(source, special));
     }
     Ok(Some(tokenizer))

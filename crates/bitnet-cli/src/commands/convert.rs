@@ -3,8 +3,8 @@
 use crate::failure::{Failure, chain};
 use crate::terminal::Progress;
 use bitnet_convert::{
-    Comparison, ConvertError, ConvertOptions, LogitComparison, Report, TARGETS, Target, compare, compare_logits,
-    convert,
+    Comparison, ConvertError, ConvertOptions, LogitComparison, Report, TARGETS, Target, compare,
+    compare_logits, convert,
 };
 use bitnet_core::DenseType;
 use bitnet_inference::{DeviceOptions, OpenOptions};
@@ -124,7 +124,11 @@ impl Convert {
 }
 
 fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
-    writeln!(out, "{:<12} {:<10} {:>8} {:>14} {:>12} {:>8}", "tensors", "type", "count", "weights", "MB", "bits")?;
+    writeln!(
+        out,
+        "{:<12} {:<10} {:>8} {:>14} {:>12} {:>8}",
+        "tensors", "type", "count", "weights", "MB", "bits"
+    )?;
     for c in &report.classes {
         let mb = c.bytes as f64 / 1e6;
         writeln!(

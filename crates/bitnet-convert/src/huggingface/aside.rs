@@ -52,9 +52,8 @@ pub(super) fn small_file(path: &Path) -> Result<Option<Vec<u8>>, ConvertError> {
 
 fn json(path: &Path) -> Result<Value, ConvertError> {
     let Some(bytes) = small_file(path)? else { return Ok(Value::Null) };
-    serde_json::from_slice(&bytes).map_err(|e| {
-        bitnet_formats::FormatError::Json { path: path.to_owned(), what: e.to_string() }.into()
-    })
+    serde_json::from_slice(&bytes)
+        .map_err(|e| bitnet_formats::FormatError::Json { path: path.to_owned(), what: e.to_string() }.into())
 }
 
 /// Reads what lies in a model's directory.

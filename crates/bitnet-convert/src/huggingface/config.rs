@@ -76,13 +76,18 @@ fn quantization(
 }
 
 /// What GGUF metadata say, over the `config.json` that a conversion kept there.
-fn from_gguf(source: &Source<'_>, plan: &Plan, kept: Option<Value>) -> Result<Map<String, Value>, ConvertError> {
+fn from_gguf(
+    source: &Source<'_>,
+    plan: &Plan,
+    kept: Option<Value>,
+) -> Result<Map<String, Value>, ConvertError> {
     let c = source.config;
     let mut config = match kept {
         Some(Value::Object(map)) => map,
         _ => Map::new(),
     };
-    let keeps_scaling = ["rope_scaling", "rope_parameters"].iter().any(|k| config.get(*k).is_some_and(Value::is_object));
+    let keeps_scaling =
+        ["rope_scaling", "rope_parameters"].iter().any(|k| config.get(*k).is_some_and(Value::is_object));
     if c.rope.factors.is_some() && !keeps_scaling {
         return Err(ConvertError::NoPlace {
             container: Container::HuggingFace.name(),
@@ -117,6 +122,10 @@ fn from_gguf(source: &Source<'_>, plan: &Plan, kept: Option<Value>) -> Result<Ma
     }
     // What the model is computed from is the file's, whatever was kept.
     for (key, value) in computed(c, source.tensors.own_head()) {
+        // Transformers computes it where it is not given.
+        if key == "head_dim" && !config.contains_key(key) && c.hidden == c.shape.heads * c.shape.head_dim {
+            continue;
+        }
         let rope = config.get_mut("rope_parameters").and_then(Value::as_object_mut);
         match (key, rope) {
             ("rope_theta", Some(rope)) if rope.contains_key("rope_theta") => {
@@ -143,10 +152,13 @@ fn computed(c: &ModelConfig, own_head: bool) -> Vec<(&'static str, Value)> {
         ("rope_theta", c.rope.theta.into()),
         // The shortest number that is this f32.
         ("rms_norm_eps", c.eps.to_string().parse::<f64>().unwrap_or(f64::from(c.eps)).into()),
-        ("hidden_act", match c.activation {
-            Activation::Relu2 => "relu2".into(),
-            Activation::Silu => "silu".into(),
-        }),
+        (
+            "hidden_act",
+            match c.activation {
+                Activation::Relu2 => "relu2".into(),
+                Activation::Silu => "silu".into(),
+            },
+        ),
         ("tie_word_embeddings", (!own_head).into()),
     ]
 }

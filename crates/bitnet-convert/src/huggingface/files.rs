@@ -24,7 +24,9 @@ pub(super) fn beside(source: &Source<'_>, left_out: &mut Vec<String>) -> Result<
         Header::Gguf { metadata, .. } => {
             if let Some(v) = bitnet_inference::vocabulary(metadata)? {
                 let text = |id| v.token(id).map(Value::from);
-                let mut config = object(kept(metadata, "tokenizer_config"));
+                let before = kept(metadata, "tokenizer_config");
+                let told = before.is_some();
+                let mut config = object(before);
                 let mut default = |key: &str, value: Option<Value>| {
                     if let Some(value) = value {
                         config.entry(key.to_owned()).or_insert(value);
@@ -36,8 +38,9 @@ pub(super) fn beside(source: &Source<'_>, left_out: &mut Vec<String>) -> Result<
                 {
                     default(key, text(id));
                 }
-                default("add_bos_token", v.add_bos.map(Value::from));
-                default("add_eos_token", v.add_eos.map(Value::from));
+                // A configuration that was kept says by its silence that tokenizer.json says it.
+                default("add_bos_token", v.add_bos.filter(|_| !told).map(Value::from));
+                default("add_eos_token", v.add_eos.filter(|_| !told).map(Value::from));
                 default("chat_template", metadata.str("tokenizer.chat_template").map(Value::from));
                 files.push(("tokenizer.json".to_owned(), v.to_json()?));
                 files.push(("tokenizer_config.json".to_owned(), pretty(&Value::Object(config))));
@@ -97,12 +100,28 @@ fn readme(metadata: &Metadata) -> Option<File> {
 fn nameless(source: &Source<'_>, metadata: &Metadata) -> Vec<String> {
     let arch = source.config.arch.name;
     let read = [
-        "vocab_size", "context_length", "embedding_length", "block_count", "feed_forward_length",
-        "rope.dimension_count", "rope.freq_base", "attention.head_count", "attention.head_count_kv",
-        "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon",
+        "vocab_size",
+        "context_length",
+        "embedding_length",
+        "block_count",
+        "feed_forward_length",
+        "rope.dimension_count",
+        "rope.freq_base",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+        "attention.layer_norm_rms_epsilon",
     ];
     let general = [
-        "architecture", "name", "type", "file_type", "quantization_version", "alignment", "license", "license.name",
+        "architecture",
+        "name",
+        "type",
+        "file_type",
+        "quantization_version",
+        "alignment",
+        "license",
+        "license.name",
         "license.link",
     ];
     let has_place = |key: &str| {
