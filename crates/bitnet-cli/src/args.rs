@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::terminal::Progress;
 use bitnet_core::{ActivationPrecision, KvType};
 use bitnet_cpu::{Isa, Kernel};
+use bitnet_formats::{Checkpoint, Header};
 use bitnet_inference::sample::SamplerOptions;
 use bitnet_inference::{DeviceOptions, GenerateOptions, LoadOptions, Model, OpenOptions};
 use clap::{Args, ValueEnum};
@@ -11,19 +12,37 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// llama.cpp has short flags of several letters; clap knows them by their long names.
-pub fn spell_out(arg: OsString) -> OsString {
-    match arg.to_str() {
-        Some("-ctk") => "--cache-type-k".into(),
-        Some("-ctv") => "--cache-type-v".into(),
-        _ => arg,
-    }
+pub fn spell_out(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    // The program is the first word, the command the second.
+    let (mut words, mut bench) = (0, false);
+    args.map(move |arg| {
+        if !arg.as_encoded_bytes().starts_with(b"-") {
+            words += 1;
+            bench |= words == 2 && arg == "bench";
+        }
+        match arg.to_str() {
+            Some("-ctk") => "--cache-type-k".into(),
+            Some("-ctv") => "--cache-type-v".into(),
+            // Elsewhere `-pg` is the prompt "g".
+            Some("-pg") if bench => "--pg".into(),
+            Some("-ub") if bench => "--ubatch-size".into(),
+            _ => arg,
+        }
+    })
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CacheType {
     F32,
     F16,
     Bf16,
+}
+
+impl CacheType {
+    /// The name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 impl From<CacheType> for KvType {
@@ -44,10 +63,19 @@ pub enum Act {
     Float,
 }
 
+impl From<Act> for ActivationPrecision {
+    fn from(act: Act) -> Self {
+        match act {
+            Act::Int8 => Self::Int8,
+            Act::Float => Self::Float,
+        }
+    }
+}
+
 /// How a model is loaded and where it runs.
 #[derive(Args, Clone, Debug)]
 pub struct ModelFlags {
-    /// Instruction set: scalar; avx2 or avx512; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
+    /// Instruction set: scalar; avx2, avx512 or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
     /// Kernel of ternary products, and with it how weights lie in memory; changes speed, never the result (`doctor` lists
@@ -85,12 +113,10 @@ impl ModelFlags {
         Ok(OpenOptions {
             device: DeviceOptions { isa: self.isa, threads: self.threads, kernel: self.kernel },
             load: LoadOptions {
-                act: self.act.map(|act| match act {
-                    Act::Int8 => ActivationPrecision::Int8,
-                    Act::Float => ActivationPrecision::Float,
-                }),
+                act: self.act.map(ActivationPrecision::from),
                 // 0 is the model's own context in llama.cpp.
                 context: self.ctx_size.filter(|c| *c > 0),
+                cache: None,
                 key: self.cache_type_k.unwrap_or(self.cache_type).into(),
                 value: self.cache_type_v.unwrap_or(self.cache_type).into(),
             },
@@ -99,50 +125,58 @@ impl ModelFlags {
 
     /// Opens a model with a bar while it loads, and says what it is.
     pub fn open(&self, path: &Path, quiet: bool) -> Result<Model, Failure> {
-        let options = self.options()?;
-        let checkpoint = bitnet_formats::open(path)?;
-        let mut progress = Progress::new("loading", quiet);
-        let model = Model::from_checkpoint(&checkpoint, &options, &mut |done, all| progress.at(done, all))
-            .map_err(Failure::at(path))?;
-        progress.finish();
-        if !quiet {
-            eprintln!("{}", self.start_line(path, &checkpoint, &model));
-        }
-        Ok(model)
+        load(path, &bitnet_formats::open(path)?, &self.options()?, quiet)
     }
+}
 
-    /// Model, format, bits per weight, kernels, threads, context, template.
-    fn start_line(&self, path: &Path, checkpoint: &bitnet_formats::Checkpoint, model: &Model) -> String {
-        let (report, device) = (model.report(), model.device());
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let format = match checkpoint.header {
-            bitnet_formats::Header::HuggingFace { .. } => "safetensors",
-            bitnet_formats::Header::Gguf { .. } => "GGUF",
-        };
-        let weights = report.ternary_weights + report.dense_weights;
-        let bits = report.weight_bytes as f64 * 8.0 / weights.max(1) as f64;
-        let act = match report.act {
-            ActivationPrecision::Int8 => "int8 activations",
-            ActivationPrecision::Float => "float activations",
-        };
-        let template = match model.tokenizer() {
-            None => "no tokenizer",
-            Some(t) => match t.template() {
-                Ok(Some(_)) => "chat template",
-                Ok(None) => "no chat template",
-                Err(_) => "a chat template that does not parse",
-            },
-        };
-        format!(
-            "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads; context {}, {template}",
-            model.config().arch.name,
-            count(weights),
-            device.device,
-            device.kernel,
-            device.threads,
-            model.capacity(),
-        )
+/// Prepares a model with a bar while it loads, and says what it is.
+pub fn load(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    options: &OpenOptions,
+    quiet: bool,
+) -> Result<Model, Failure> {
+    let mut progress = Progress::new("loading", quiet);
+    let model = Model::from_checkpoint(checkpoint, options, &mut |done, all| progress.at(done, all))
+        .map_err(Failure::at(path))?;
+    progress.finish();
+    if !quiet {
+        eprintln!("{}", start_line(path, checkpoint, &model));
     }
+    Ok(model)
+}
+
+/// Model, format, bits per weight, kernels, threads, context, template.
+fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model) -> String {
+    let (report, device) = (model.report(), model.device());
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let format = match checkpoint.header {
+        Header::HuggingFace { .. } => "safetensors",
+        Header::Gguf { .. } => "GGUF",
+    };
+    let weights = report.ternary_weights + report.dense_weights;
+    let bits = report.weight_bytes as f64 * 8.0 / weights.max(1) as f64;
+    let act = match report.act {
+        ActivationPrecision::Int8 => "int8 activations",
+        ActivationPrecision::Float => "float activations",
+    };
+    let template = match model.tokenizer() {
+        None => "no tokenizer",
+        Some(t) => match t.template() {
+            Ok(Some(_)) => "chat template",
+            Ok(None) => "no chat template",
+            Err(_) => "a chat template that does not parse",
+        },
+    };
+    format!(
+        "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads; context {}, {template}",
+        model.config().arch.name,
+        count(weights),
+        device.device,
+        device.kernel,
+        device.threads,
+        model.capacity(),
+    )
 }
 
 /// A number with a unit of thousands.

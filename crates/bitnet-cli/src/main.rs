@@ -69,7 +69,7 @@ fn quiet_caught_panics() {
 
 fn main() -> ExitCode {
     quiet_caught_panics();
-    let cli = Cli::parse_from(std::env::args_os().map(args::spell_out));
+    let cli = Cli::parse_from(args::spell_out(std::env::args_os()));
     let quiet = cli.quiet;
     let done = match cli.command {
         Command::Run(c) => c.execute(quiet),

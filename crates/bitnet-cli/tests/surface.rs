@@ -197,27 +197,87 @@ fn inspect_says_what_a_model_is_made_of() {
     }
 }
 
+/// A model without a tokenizer, which speed does not need.
+fn bare_model(folder: &Folder) -> String {
+    let mut file = tiny::gguf();
+    file.remove("tokenizer.ggml.model");
+    folder.write("model.gguf", file.bytes())
+}
+
 #[test]
 fn bench_prints_the_rows_of_llama_bench() {
     let folder = Folder::new();
-    // Speed needs no tokenizer.
-    let mut file = tiny::gguf();
-    file.remove("tokenizer.ggml.model");
-    let path = folder.write("model.gguf", file.bytes());
-    let args = ["bench", &path, "-p", "8,16", "-n", "4", "-r", "2"];
+    let path = bare_model(&folder);
+    let args = ["bench", &path, "-p", "8-16*2", "-n", "4", "-pg", "8,2", "-d", "0,5", "-r", "2", "-t", "1"];
+    let tests = ["pp8", "pp8 @ d5", "pp16", "pp16 @ d5", "tg4", "tg4 @ d5", "pp8+tg2", "pp8+tg2 @ d5"];
     let page = output(&args);
-    let rows: Vec<Vec<&str>> =
-        page.lines().map(|l| l.trim_matches('|').split('|').map(str::trim).collect()).collect();
-    assert_eq!(rows[0], ["model", "size", "params", "backend", "threads", "test", "t/s"]);
-    assert_eq!(rows[2..].iter().map(|r| r[5]).collect::<Vec<_>>(), ["pp8", "pp16", "tg4"]);
-    assert!(rows[2..].iter().all(|r| r[6].contains(" ± ")), "{page}");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .take_while(|l| l.starts_with('|'))
+        .map(|l| l.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert_eq!(rows[0], ["model", "size", "params", "backend", "kernel", "threads", "test", "t/s"]);
+    assert_eq!(rows[2..].iter().map(|r| r[6]).collect::<Vec<_>>(), tests);
+    assert!(rows[2..].iter().all(|r| r[7].contains(" ± ")), "{page}");
+    assert!(page.contains("loaded in") && page.contains("first token of pp8 "), "{page}");
+    let rows = parse(&output(&[&args[..], &["-o", "json"]].concat()));
+    let rows = rows.as_array().unwrap();
+    let named = |row: &Value| (row["n_prompt"].clone(), row["n_gen"].clone(), row["n_depth"].clone());
+    assert_eq!(named(&rows[7]), (json!(8), json!(2), json!(5)));
+    for (row, test) in rows.iter().zip(tests) {
+        assert_eq!(
+            (&row["test"], &row["n_threads"], &row["type_k"]),
+            (&json!(test), &json!(1), &json!("f16"))
+        );
+        for name in ["samples_ts", "samples_ns"] {
+            assert_eq!(row[name].as_array().unwrap().len(), 2);
+        }
+        for name in ["avg_ts", "avg_ns", "first_token_ns", "load_ns", "model_size", "model_n_params"] {
+            assert!(row[name].as_f64().unwrap() > 0.0, "{name}: {row}");
+        }
+        assert!(row["first_token_ns"].as_u64() <= row["avg_ns"].as_u64(), "{row}");
+    }
+}
+
+#[test]
+fn bench_has_the_forms_of_llama_bench() {
+    let folder = Folder::new();
+    let path = bare_model(&folder);
+    let form = |name: &str| {
+        output(&["bench", &path, "-p", "8", "-n", "2", "-r", "1", "-ctk", "f16,f32", "-o", name])
+    };
+    let lines: Vec<Value> = form("jsonl").lines().map(parse).collect();
+    let keys: Vec<&str> = lines.iter().map(|row| row["type_k"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["f16", "f16", "f32", "f32"]);
+    let csv = form("csv");
+    let csv: Vec<&str> = csv.lines().collect();
+    assert_eq!(csv.len(), 5);
+    assert!(csv[0].contains(",avg_ts,") && csv[1].contains("\"pp8\""), "{csv:?}");
+    let fields = csv[0].split(',').count();
+    assert!(csv[1..].iter().all(|row| row.split("\",\"").count() == fields), "{csv:?}");
+    let sql = form("sql");
+    assert!(
+        sql.starts_with("CREATE TABLE IF NOT EXISTS") && sql.matches("INSERT INTO").count() == 4,
+        "{sql}"
+    );
+}
+
+#[test]
+fn bench_measures_what_the_machine_allows() {
+    let folder = Folder::new();
+    let path = bare_model(&folder);
+    let args = ["bench", &path, "-p", "8", "-n", "2", "-r", "1", "-t", "1", "--roofline"];
     let rows = parse(&output(&[&args[..], &["-o", "json"]].concat()));
     for row in rows.as_array().unwrap() {
-        assert_eq!(row["samples_ts"].as_array().unwrap().len(), 2);
-        assert!(row["avg_ts"].as_f64().unwrap() > 0.0);
+        for name in ["step_bytes", "read_bytes_per_s", "int8_ops_per_s", "limit_ts", "limit_share"] {
+            assert!(row[name].as_f64().unwrap() > 0.0, "{name}: {row}");
+        }
+        let share = row["avg_ts"].as_f64().unwrap() / row["limit_ts"].as_f64().unwrap();
+        assert!((share / row["limit_share"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{row}");
+        assert_eq!(row["samples_read_bytes_per_s"].as_array().unwrap().len(), 1);
     }
-    let csv = output(&[&args[..], &["-o", "csv"]].concat());
-    assert_eq!(csv.lines().count(), 4);
+    let page = output(&args);
+    assert!(page.contains("| share |") && page.contains("limits with 1 thread: reads "), "{page}");
 }
 
 #[test]

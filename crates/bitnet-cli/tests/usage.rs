@@ -30,6 +30,9 @@ fn flags_that_make_no_sense_are_usage() {
         &["run", &path, "--tokens", "1", "--kernel", "magic"],
         &["run", &path, "--tokens", "1", "-n", "many"],
         &["bench", &path, "-r", "0"],
+        &["bench", &path, "-p", "8-4"],
+        &["bench", &path, "--pg", "8"],
+        &["bench", &path, "-o", "xml"],
     ] {
         let ran = bitnet(args);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{args:?}: {ran:?}");
@@ -57,7 +60,10 @@ fn ids_and_prompts_must_fit_the_model() {
     refused(&["run", &path, "--tokens", "1", "-l", "24+1"], 2, &["24"]);
     refused(&["logits", &path, "--tokens", "1,24", "-o", &out], 2, &["24"]);
     refused(&["logits", &path, "--tokens", &format!("{long},1"), "-o", &out], 2, &["65"]);
-    refused(&["bench", &path, "-p", "65"], 2, &["pp65", "--ctx-size"]);
+    refused(&["bench", &path, "-n", "0", "-p", "65"], 2, &["pp65", "64"]);
+    refused(&["bench", &path, "-n", "0", "-p", "32", "-d", "33"], 2, &["pp32 @ d33", "65", "64"]);
+    refused(&["bench", &path, "-p", "0", "-n", "0"], 2, &["nothing to measure"]);
+    refused(&["bench", &path, "-n", "0", "-p", "8", "-b", "0"], 2, &["batch size"]);
     refused(&["detokenize", &path, "1,24"], 2, &["24"]);
     refused_with(&["detokenize", &path, "--lines"], "[x]\n", 2, &["line 1"]);
     refused_with(&["tokenize", &path, "--lines"], "a\n", 2, &["line 1"]);

@@ -1,6 +1,6 @@
 //! The dozen operations that the transformer is written over.
 
-use crate::{Matrix, ShapeError};
+use crate::{KvSpan, KvSpec, Matrix, ShapeError};
 
 /// How a ternary product treats its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,55 +31,6 @@ pub enum Purpose {
     Down(Activation),
     /// Scores for every id of the vocabulary, `[vocab, hidden]`: [`Backend::head`].
     Head,
-}
-
-/// Element type of the key and value cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum KvType {
-    F32,
-    F16,
-    BF16,
-}
-
-impl KvType {
-    /// Bytes an element takes.
-    pub fn size_bytes(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
-    }
-}
-
-/// Heads and their size. `q` rows are `[heads * head_dim]`, `k` and `v` rows `[kv_heads * head_dim]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttentionShape {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; query head `j` reads kv head `j / (heads / kv_heads)`.
-    pub kv_heads: usize,
-    /// Elements a head.
-    pub head_dim: usize,
-}
-
-impl AttentionShape {
-    /// Width of the stacked `q, k, v` row.
-    pub fn qkv_cols(&self) -> usize {
-        (self.heads + 2 * self.kv_heads) * self.head_dim
-    }
-}
-
-/// What a key-value cache of one sequence has to hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvSpec {
-    /// Transformer layers.
-    pub layers: usize,
-    /// Heads and their size.
-    pub shape: AttentionShape,
-    /// Positions.
-    pub capacity: usize,
-    /// Type of keys.
-    pub key: KvType,
-    /// Type of values.
-    pub value: KvType,
 }
 
 /// Cosines and sines of the positions of one step, each `[m, head_dim/2]`, row-major.
@@ -124,10 +75,10 @@ pub enum BackendError {
     /// A shape and its data disagree.
     #[error(transparent)]
     Shape(#[from] ShapeError),
-    /// The key-value cache is full.
-    #[error("the key-value cache holds {capacity} positions, {need} were asked for")]
+    /// The blocks given for a sequence do not hold its positions.
+    #[error("the key-value cache has room for {capacity} positions of a sequence, {need} were asked for")]
     CacheFull {
-        /// Positions it holds.
+        /// Positions there is room for.
         capacity: usize,
         /// Positions that were needed.
         need: usize,
@@ -178,7 +129,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     type Vector: Send + Sync;
     /// Prepared matrices, `[n, k]`.
     type Weight: Send + Sync;
-    /// The key-value cache of one sequence, all layers.
+    /// The blocks of keys and values of all sequences, all layers.
     type Kv: Send;
 
     /// An empty tensor, to be filled by an operation.
@@ -196,6 +147,8 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn weight_bytes(&self, w: &Self::Weight) -> (usize, usize);
     /// An empty cache.
     fn kv(&self, spec: KvSpec) -> Result<Self::Kv, BackendError>;
+    /// Copies the keys and values of a block into another one.
+    fn copy_block(&self, kv: &mut Self::Kv, from: u32, to: u32);
 
     /// `out[i] = w[ids[i]]`, dequantized.
     fn embed(&self, w: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<(), BackendError>;
@@ -214,18 +167,25 @@ pub trait Backend: Sized + Send + Sync + 'static {
     );
     /// `out[m, n] = x[m, k] * w[n, k]^T`, with the activation precision the weight was prepared for.
     fn linear(&self, x: &Self::Tensor, w: &Self::Weight, out: &mut Self::Tensor);
-    /// Rotates q and k of the stacked rows `qkv [m, qkv_cols]` (half-split pairs `i, i + d/2`), writes k and v of positions
-    /// `start..start + m` of `layer` into the cache, and leaves the rotated q in `qkv`.
+    /// Rotates q and k of the stacked rows `qkv [m, qkv_cols]` (half-split pairs `i, i + d/2`), writes k and v of the positions
+    /// of `spans`, which have `m` tokens in all, into `layer` of the cache, and leaves the rotated q in `qkv`.
     fn rope_append(
         &self,
         qkv: &mut Self::Tensor,
         rope: RopeRows<'_>,
         kv: &mut Self::Kv,
         layer: usize,
-        start: usize,
+        spans: &[KvSpan<'_>],
     ) -> Result<(), BackendError>;
-    /// Causal attention of the `m` queries at positions `start..` over the cache: `out [m, heads * head_dim]`.
-    fn attend(&self, qkv: &Self::Tensor, kv: &Self::Kv, layer: usize, start: usize, out: &mut Self::Tensor);
+    /// Causal attention of the `m` queries of `spans`, each over its own sequence: `out [m, heads * head_dim]`.
+    fn attend(
+        &self,
+        qkv: &Self::Tensor,
+        kv: &Self::Kv,
+        layer: usize,
+        spans: &[KvSpan<'_>],
+        out: &mut Self::Tensor,
+    );
     /// `out[m, i] = act(gate) * up` from stacked rows `[gate | up]`, `[m, 2i]`.
     fn gate(&self, gate_up: &Self::Tensor, act: Activation, out: &mut Self::Tensor);
     /// `out[m, i] = act(x * gate^T) * (x * up^T)` for the stacked `w = [gate | up]`, `[2i, hidden]`; `wide` is room for
@@ -258,8 +218,8 @@ pub trait Backend: Sized + Send + Sync + 'static {
         ids.clear();
         self.download(&y, logits);
     }
-    /// Keeps the rows from `first` on, dropping the ones before.
-    fn keep_rows(&self, x: &mut Self::Tensor, first: usize);
+    /// Keeps the rows of these ascending numbers and drops the others.
+    fn keep_rows(&self, x: &mut Self::Tensor, rows: &[usize]);
     /// Copies a tensor to the host, row-major.
     fn download(&self, x: &Self::Tensor, out: &mut Vec<f32>);
 }

@@ -13,11 +13,10 @@
 
 mod backend;
 mod bytes;
+mod cache;
 mod matrix;
 
-pub use backend::{
-    Activation, ActivationPrecision, AttentionShape, Backend, BackendError, KvSpec, KvType, LogitsNeed,
-    Purpose, RopeRows,
-};
+pub use backend::{Activation, ActivationPrecision, Backend, BackendError, LogitsNeed, Purpose, RopeRows};
 pub use bytes::{Bytes, Storage};
+pub use cache::{AttentionShape, KV_BLOCK, KvSpan, KvSpec, KvType};
 pub use matrix::{DenseMatrix, DenseType, Matrix, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};

@@ -8,7 +8,8 @@ use crate::kv::KvCache;
 use crate::pool::Pool;
 use crate::weight::{CpuWeight, Plan, Scratch};
 use bitnet_core::{
-    Activation, ActivationPrecision, Backend, BackendError, KvSpec, LogitsNeed, Matrix, Purpose, RopeRows,
+    Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, LogitsNeed, Matrix,
+    Purpose, RopeRows,
 };
 use std::sync::{Mutex, PoisonError};
 
@@ -160,6 +161,10 @@ impl Backend for CpuBackend {
         KvCache::new(spec)
     }
 
+    fn copy_block(&self, kv: &mut KvCache, from: u32, to: u32) {
+        kv.copy_block(from, to);
+    }
+
     fn embed(&self, w: &CpuWeight, ids: &[u32], out: &mut CpuTensor) -> Result<(), BackendError> {
         let row = |id: u32| usize::try_from(id).ok().filter(|row| *row < w.rows);
         if let Some(id) = ids.iter().find(|id| row(**id).is_none()) {
@@ -202,24 +207,28 @@ impl Backend for CpuBackend {
         rope: RopeRows<'_>,
         kv: &mut KvCache,
         layer: usize,
-        start: usize,
+        spans: &[KvSpan<'_>],
     ) -> Result<(), BackendError> {
         assert_eq!(qkv.cols, kv.spec.shape.qkv_cols(), "stacked q, k, v");
-        let need = start + qkv.rows();
-        if need > kv.spec.capacity {
-            return Err(BackendError::CacheFull { capacity: kv.spec.capacity, need });
+        assert_eq!(qkv.rows(), spans.iter().map(|s| s.len).sum(), "tokens of the spans");
+        for span in spans {
+            let (capacity, need) = (span.blocks.len() * KV_BLOCK, span.end());
+            if need > capacity || span.blocks.iter().any(|b| *b as usize >= kv.spec.blocks()) {
+                return Err(BackendError::CacheFull { capacity: capacity.min(kv.spec.capacity), need });
+            }
         }
-        rope::rope_append(self.plan.isa, &self.pool, &mut qkv.data, rope, kv, layer, start);
+        rope::rope_append(self.plan.isa, &self.pool, &mut qkv.data, rope, kv, layer, spans);
         Ok(())
     }
 
-    fn attend(&self, qkv: &CpuTensor, kv: &KvCache, layer: usize, start: usize, out: &mut CpuTensor) {
+    fn attend(&self, qkv: &CpuTensor, kv: &KvCache, layer: usize, spans: &[KvSpan<'_>], out: &mut CpuTensor) {
         let shape = kv.spec.shape;
         assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
+        assert_eq!(qkv.rows(), spans.iter().map(|s| s.len).sum(), "tokens of the spans");
         let out = out.shape(qkv.rows(), shape.heads * shape.head_dim);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let partials = &mut scratch.attend;
-        attend::attend(self.plan.isa, &self.pool, &qkv.data, kv, layer, start, partials, out);
+        attend::attend(self.plan.isa, &self.pool, &qkv.data, kv, layer, spans, partials, out);
     }
 
     fn gate(&self, gate_up: &CpuTensor, act: Activation, out: &mut CpuTensor) {
@@ -274,8 +283,11 @@ impl Backend for CpuBackend {
         w.linear(self.plan.isa, &self.pool, &x.data, m, &mut scratch, logits);
     }
 
-    fn keep_rows(&self, x: &mut CpuTensor, first: usize) {
-        x.data.drain(..first * x.cols);
+    fn keep_rows(&self, x: &mut CpuTensor, rows: &[usize]) {
+        for (to, row) in rows.iter().enumerate() {
+            x.data.copy_within(row * x.cols..(row + 1) * x.cols, to * x.cols);
+        }
+        x.data.truncate(rows.len() * x.cols);
     }
 
     fn download(&self, x: &CpuTensor, out: &mut Vec<f32>) {

@@ -1,4 +1,4 @@
-//! How many threads are worth having.
+//! What the processor is, and how many threads are worth having.
 
 use std::collections::HashSet;
 use std::thread;
@@ -10,6 +10,17 @@ pub fn physical_cores() -> usize {
     // Counts allowed processors and, on Linux, the quota in `cpu.max`.
     let granted = thread::available_parallelism().map_or(1, usize::from);
     siblings().map_or(granted, |cores| cores.clamp(1, granted))
+}
+
+/// What the processor calls itself; the architecture's name where it does not say.
+pub fn processor_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let part = || Some(format!("{} part {}", field("CPU implementer")?, field("CPU part")?));
+    field("model name").or_else(part).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
 /// Distinct sets of sibling threads among the allowed processors, from Linux's files; `None` where there are none.

@@ -1,5 +1,8 @@
 //! Instruction sets that kernels exist for.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
 #[cfg(target_arch = "aarch64")]
 use std::arch::is_aarch64_feature_detected;
 use std::fmt;
@@ -16,6 +19,9 @@ pub enum Isa {
     /// AVX-512 F, BW, VL, DQ and VNNI, besides AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AMX with int8 products, besides AVX-512; on Linux, which has to allow it.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// NEON, which every 64-bit ARM processor has.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -35,6 +41,8 @@ impl Isa {
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Amx,
         #[cfg(target_arch = "aarch64")]
         Self::Neon,
         #[cfg(target_arch = "aarch64")]
@@ -62,6 +70,8 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512.is_available() && amx::is_available(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
@@ -95,6 +105,8 @@ impl Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
             #[cfg(target_arch = "aarch64")]

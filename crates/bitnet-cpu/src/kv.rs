@@ -1,11 +1,12 @@
-//! The key-value cache of one sequence.
+//! The key-value cache: blocks of 64 positions that any sequence may hold.
 //!
-//! Keys lie in tiles of 16 positions, transposed: `[kv_head][position / 16][d][16]`, so that one vector holds a dimension
-//! of sixteen positions. Values lie row by row, `[kv_head][position][d padded to 16]`. The memory is asked for zeroed and
-//! whole, so pages become resident only as positions are written.
+//! Positions are counted through all blocks here. Keys lie in tiles of 16 positions, transposed:
+//! `[kv_head][position / 16][d][16]`, so that one vector holds a dimension of sixteen positions. Values lie row by row,
+//! `[kv_head][position][d padded to 16]`. A sequence in neighbouring blocks is read as one stream. The memory is asked for
+//! zeroed and whole, so pages become resident only as positions are written.
 
 use crate::simd::Lanes;
-use bitnet_core::{BackendError, KvSpec, KvType};
+use bitnet_core::{BackendError, KV_BLOCK, KvSpec, KvType};
 use half::{bf16, f16};
 
 /// An element type of the cache.
@@ -80,6 +81,21 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Copies `len` elements at `from` to `to` in every run of `stride` elements.
+    fn copy(&mut self, stride: usize, from: usize, to: usize, len: usize) {
+        fn each<T: Copy>(store: &mut [T], stride: usize, from: usize, to: usize, len: usize) {
+            for head in store.chunks_exact_mut(stride) {
+                head.copy_within(from..from + len, to);
+            }
+        }
+        match self {
+            Self::F32(s) => each(s, stride, from, to, len),
+            Self::F16(s) | Self::BF16(s) => each(s, stride, from, to, len),
+        }
+    }
+}
+
 /// Zeroed memory, after a check that the host would give it.
 fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>, BackendError> {
     let mut probe = Vec::<T>::new();
@@ -91,7 +107,7 @@ fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>, BackendError> {
     Ok(vec![T::default(); len])
 }
 
-/// Keys and values of one sequence, all layers.
+/// Keys and values of all blocks, all layers.
 pub struct KvCache {
     pub(crate) spec: KvSpec,
     /// Every layer's keys, `kv_heads * key_stride` elements each. One allocation for all layers, since the host hands out
@@ -107,13 +123,22 @@ pub struct KvCache {
 
 impl KvCache {
     pub(crate) fn new(spec: KvSpec) -> Result<Self, BackendError> {
-        let positions = spec.capacity.next_multiple_of(16);
+        let positions = spec.blocks().saturating_mul(KV_BLOCK);
         let heads = spec.layers * spec.shape.kv_heads;
-        let key_stride = positions * spec.shape.head_dim;
-        let value_stride = positions * spec.shape.head_dim.next_multiple_of(16);
+        let key_stride = positions.saturating_mul(spec.shape.head_dim);
+        let value_stride = positions.saturating_mul(spec.shape.head_dim.next_multiple_of(16));
         let keys = Store::new(spec.key, key_stride.saturating_mul(heads))?;
         let values = Store::new(spec.value, value_stride.saturating_mul(heads))?;
         Ok(Self { spec, keys, values, key_stride, value_stride })
+    }
+
+    /// Copies a block of all layers.
+    pub(crate) fn copy_block(&mut self, from: u32, to: u32) {
+        let blocks = self.spec.blocks();
+        let (key, value) = (self.key_stride / blocks, self.value_stride / blocks);
+        let (from, to) = (from as usize, to as usize);
+        self.keys.copy(self.key_stride, from * key, to * key, key);
+        self.values.copy(self.value_stride, from * value, to * value, value);
     }
 
     /// The number of the first head of a layer, heads of all layers counted.

@@ -10,6 +10,7 @@ mod kernels;
 mod kv;
 mod layout;
 mod pool;
+mod roofline;
 mod self_test;
 mod simd;
 #[cfg(test)]
@@ -17,9 +18,10 @@ mod testing;
 mod weight;
 
 pub use backend::{CpuBackend, CpuError, CpuOptions, CpuTensor, MAX_THREADS};
-pub use cores::physical_cores;
+pub use cores::{physical_cores, processor_name};
 pub use isa::{Isa, UnknownIsa};
 pub use kernels::ternary::{Kernel, UnknownKernel};
 pub use kv::KvCache;
+pub use roofline::Roofline;
 pub use self_test::{SelfTest, Verdict, self_test};
 pub use weight::CpuWeight;

@@ -12,7 +12,7 @@ use crate::layout::{Panels, TILE2};
 use crate::pool::Pool;
 use crate::{CpuError, Isa};
 use bitnet_core::{
-    Activation, AttentionShape, DenseMatrix, DenseType, KvSpec, KvType, LogitsNeed, RopeRows, Scale,
+    Activation, AttentionShape, DenseMatrix, DenseType, KvSpan, KvSpec, KvType, LogitsNeed, RopeRows, Scale,
     TernaryMatrix,
 };
 
@@ -349,9 +349,10 @@ fn attention(isa: Isa, pool: &Pool, ty: KvType) -> Vec<f32> {
     let mut cache = KvCache::new(spec).expect("a few kilobytes");
     let mut qkv = numbers.floats(m * shape.qkv_cols());
     let (cos, sin) = (numbers.floats(m * 12), numbers.floats(m * 12));
-    rope::rope_append(isa, pool, &mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut cache, 0, 0);
+    let spans = [KvSpan { start: 0, len: m, blocks: &[0, 1, 2, 3, 4] }];
+    rope::rope_append(isa, pool, &mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut cache, 0, &spans);
     let mut y = vec![0.0; m * 4 * 24];
-    attend::attend(isa, pool, &qkv, &cache, 0, 0, &mut attend::Partials::default(), &mut y);
+    attend::attend(isa, pool, &qkv, &cache, 0, &spans, &mut attend::Partials::default(), &mut y);
     y
 }
 

@@ -49,6 +49,20 @@ pub enum GenerateError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// More answers to one prompt than can be made at once.
+    #[error("{asked} answers to one prompt were asked for; 1 to {most} can be had")]
+    Choices {
+        /// What was asked for.
+        asked: usize,
+        /// What can be had.
+        most: usize,
+    },
+    /// Too many requests wait already.
+    #[error("{waiting} requests wait already")]
+    QueueFull {
+        /// How many.
+        waiting: usize,
+    },
     /// The model has no tokenizer, so text means nothing to it.
     #[error("the model has no tokenizer; give token ids with --tokens")]
     NoTokenizer,

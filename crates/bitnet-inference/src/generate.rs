@@ -1,13 +1,12 @@
-//! One answer: prefill, then token by token until something says stop.
+//! One answer: an engine with a single request.
 
-use crate::sample::{Sampler, SamplerOptions};
-use crate::stop::StopStrings;
+use crate::engine::{News, Request, RequestId};
+use crate::sample::{SamplerOptions, fresh_seed};
 use crate::{GenerateError, Model};
-use bitnet_model::{Rows, StepOutput};
-use bitnet_tokenizer::DecodeStream;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How an answer is to be made.
 #[derive(Clone, Debug)]
@@ -48,6 +47,8 @@ pub enum FinishReason {
     Length,
     /// Somebody cancelled it.
     Cancelled,
+    /// Its time was over.
+    Deadline,
 }
 
 impl FinishReason {
@@ -57,6 +58,7 @@ impl FinishReason {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Cancelled => "cancelled",
+            Self::Deadline => "deadline",
         }
     }
 }
@@ -73,6 +75,8 @@ pub struct Piece {
 /// What an answer took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
+    /// Time until the request was admitted.
+    pub queued: Duration,
     /// Tokens of the prompt that were computed.
     pub prompt_tokens: usize,
     /// Tokens of the prompt that the cache held already.
@@ -104,52 +108,37 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 /// An answer in the making: an iterator over its pieces.
 pub struct Generation<'a> {
     model: &'a mut Model,
-    options: GenerateOptions,
-    sampler: Sampler,
-    stream: Option<DecodeStream>,
-    stop: StopStrings,
-    end_ids: Vec<u32>,
-    /// Prompt and answer.
-    ids: Vec<u32>,
-    prompt_len: usize,
-    out: StepOutput,
+    request: RequestId,
+    cancel: Option<Arc<AtomicBool>>,
+    seed: u64,
+    /// What came and was not asked for yet.
+    news: VecDeque<News>,
+    tokens: Vec<u32>,
     timings: Timings,
     finish: Option<FinishReason>,
-    /// Whether held text has been given out.
-    drained: bool,
 }
 
 impl<'a> Generation<'a> {
     pub(crate) fn new(
         model: &'a mut Model,
         prompt: &[u32],
-        mut options: GenerateOptions,
+        options: GenerateOptions,
     ) -> Result<Self, GenerateError> {
-        model.check(prompt, 1)?;
-        let end_ids = model.end_ids();
-        let vocab = model.config().vocab;
-        if options.ignore_eos {
-            let known = end_ids.iter().filter(|id| (**id as usize) < vocab);
-            options.sampling.logit_bias.extend(known.map(|id| (*id, f64::NEG_INFINITY)));
-        }
-        let sampler = Sampler::new(options.sampling.clone(), vocab)?;
-        let stream = model.tokenizer.as_ref().map(|t| DecodeStream::new(Arc::clone(t), true));
-        let stop = StopStrings::new(options.stop.clone());
-        let finish = (options.max_tokens == Some(0)).then_some(FinishReason::Length);
-        Ok(Self {
-            model,
-            options,
-            sampler,
-            stream,
-            stop,
-            end_ids,
-            ids: prompt.to_vec(),
-            prompt_len: prompt.len(),
-            out: StepOutput::default(),
-            timings: Timings::default(),
-            finish,
-            drained: false,
-        })
+        let engine = &mut model.engine;
+        engine.set_budget(options.batch.max(1));
+        let seed = options.sampling.seed.unwrap_or_else(fresh_seed);
+        let request = Request {
+            prompt: prompt.to_vec(),
+            sampling: SamplerOptions { seed: Some(seed), ..options.sampling },
+            max_tokens: options.max_tokens,
+            stop: options.stop,
+            ignore_eos: options.ignore_eos,
+            ..Request::default()
+        };
+        let request = engine.submit(&request)?;
+        let cancel = options.cancel;
+        let (news, tokens, timings) = Default::default();
+        Ok(Self { model, request, cancel, seed, news, tokens, timings, finish: None })
     }
 
     /// Why it ended; `None` while it goes on.
@@ -157,97 +146,19 @@ impl<'a> Generation<'a> {
         self.finish
     }
 
-    /// What it took so far.
+    /// What it took, once it has ended.
     pub fn timings(&self) -> Timings {
         self.timings
     }
 
     /// Tokens of the answer so far, the end token among them.
     pub fn tokens(&self) -> &[u32] {
-        &self.ids[self.prompt_len..]
+        &self.tokens
     }
 
     /// The seed in use.
     pub fn seed(&self) -> u64 {
-        self.sampler.seed()
-    }
-
-    fn cancelled(&self) -> bool {
-        self.options.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed))
-    }
-
-    /// Brings the cache to all ids and leaves the logits of the last one.
-    fn advance(&mut self) -> Result<(), GenerateError> {
-        let model = &mut *self.model;
-        let common = model.cached.iter().zip(&self.ids).take_while(|(a, b)| a == b).count();
-        // The last id is always computed: its logits are wanted.
-        let keep = common.min(self.ids.len() - 1);
-        model.decoder.rewind(keep);
-        model.cached.truncate(keep);
-        let chunks: Vec<&[u32]> = self.ids[keep..].chunks(self.options.batch.max(1)).collect();
-        for (i, chunk) in chunks.iter().enumerate() {
-            let last = i + 1 == chunks.len();
-            if !last && self.options.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed)) {
-                return Ok(());
-            }
-            self.out.rows = if last { Rows::Last } else { Rows::None };
-            self.out.need = self.sampler.need(&self.ids);
-            model.decoder.step(chunk, &mut self.out)?;
-            model.cached.extend(*chunk);
-        }
-        if self.timings.tokens == 0 {
-            (self.timings.cached_tokens, self.timings.prompt_tokens) = (keep, self.ids.len() - keep);
-        }
-        Ok(())
-    }
-
-    fn token(&mut self) -> Result<Option<Piece>, GenerateError> {
-        let begin = Instant::now();
-        self.advance()?;
-        if self.cancelled() {
-            self.finish = Some(FinishReason::Cancelled);
-            return Ok(None);
-        }
-        let id = self.sampler.sample(&self.out.ids, &self.out.logits, &self.ids)?;
-        self.ids.push(id);
-        if self.timings.tokens == 0 {
-            self.timings.prompt = begin.elapsed();
-        } else {
-            self.timings.generation += begin.elapsed();
-        }
-        self.timings.tokens += 1;
-        let text = match (&mut self.stream, self.end_ids.contains(&id)) {
-            (_, true) => {
-                self.finish = Some(FinishReason::Stop);
-                return Ok(Some(Piece { id: Some(id), text: String::new() }));
-            }
-            (Some(stream), _) => stream.push(id)?.unwrap_or_default(),
-            (None, _) => String::new(),
-        };
-        let (text, stopped) = self.stop.push(&text);
-        if stopped {
-            self.finish = Some(FinishReason::Stop);
-            self.drained = true;
-        } else if self.options.max_tokens.is_some_and(|max| self.timings.tokens >= max)
-            || self.ids.len() >= self.model.capacity()
-        {
-            self.finish = Some(FinishReason::Length);
-        }
-        Ok(Some(Piece { id: Some(id), text }))
-    }
-
-    /// What was held back: half a character, or the beginning of a stop string that never came.
-    fn rest(&mut self) -> Result<Option<Piece>, GenerateError> {
-        self.drained = true;
-        let tail = match &mut self.stream {
-            Some(stream) => stream.finish()?.unwrap_or_default(),
-            None => String::new(),
-        };
-        let (mut text, stopped) = self.stop.push(&tail);
-        if !stopped {
-            text += &self.stop.finish();
-        }
-        Ok((!text.is_empty()).then_some(Piece { id: None, text }))
+        self.seed
     }
 }
 
@@ -255,17 +166,40 @@ impl Iterator for Generation<'_> {
     type Item = Result<Piece, GenerateError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.finish.is_none() {
-            match self.token() {
-                Ok(Some(piece)) => return Some(Ok(piece)),
-                Ok(None) => {}
-                Err(e) => {
+        while self.finish.is_none() {
+            match self.news.pop_front() {
+                None => {
+                    let engine = &mut self.model.engine;
+                    if self.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed)) {
+                        engine.cancel(self.request);
+                    }
+                    let mut events = Vec::new();
+                    engine.step(&mut events);
+                    self.news
+                        .extend(events.into_iter().filter(|e| e.request == self.request).map(|e| e.news));
+                }
+                Some(News::Prompt(_)) => {}
+                Some(News::Piece { id, text, .. }) => {
+                    self.tokens.extend(id);
+                    return Some(Ok(Piece { id, text }));
+                }
+                Some(News::Finished { reason, timings }) => {
+                    (self.finish, self.timings) = (Some(reason), timings);
+                }
+                Some(News::Failed(e)) => {
                     self.finish = Some(FinishReason::Cancelled);
-                    self.drained = true;
-                    return Some(Err(e));
+                    return Some(Err(Arc::into_inner(e).expect("one answer fails alone")));
                 }
             }
         }
-        if self.drained { None } else { self.rest().transpose() }
+        None
+    }
+}
+
+impl Drop for Generation<'_> {
+    fn drop(&mut self) {
+        // Nobody wants the rest.
+        self.model.engine.cancel(self.request);
+        self.model.engine.step(&mut Vec::new());
     }
 }

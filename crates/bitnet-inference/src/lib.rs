@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod device;
+pub mod engine;
 mod error;
 mod generate;
 mod model;

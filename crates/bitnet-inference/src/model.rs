@@ -1,9 +1,10 @@
-//! An opened model: weights on a device, tokenizer, and the tokens its cache holds.
+//! An opened model: weights on a device, and a tokenizer.
 
 use crate::device::{DeviceInfo, DeviceOptions, decoder};
+use crate::engine::{Engine, EngineOptions};
 use crate::{GenerateError, GenerateOptions, Generation, OpenError, vocabulary};
 use bitnet_formats::Checkpoint;
-use bitnet_model::{Decoder, LoadOptions, LoadReport, ModelConfig, StepOutput};
+use bitnet_model::{LoadOptions, LoadReport, ModelConfig, StepOutput};
 use bitnet_tokenizer::Tokenizer;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,13 +18,10 @@ pub struct OpenOptions {
     pub load: LoadOptions,
 }
 
-/// A model with the cache of one sequence.
+/// A model that makes one answer at a time.
 pub struct Model {
-    pub(crate) decoder: Box<dyn Decoder>,
-    pub(crate) tokenizer: Option<Arc<Tokenizer>>,
+    pub(crate) engine: Engine,
     device: DeviceInfo,
-    /// Ids whose keys and values are in the cache.
-    pub(crate) cached: Vec<u32>,
 }
 
 impl Model {
@@ -50,17 +48,22 @@ impl Model {
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?.map(Arc::new);
         let (decoder, device) = decoder?;
-        Ok(Self { decoder, tokenizer, device, cached: Vec::new() })
+        Ok(Self { engine: Engine::new(decoder, tokenizer, EngineOptions::default()), device })
+    }
+
+    /// The engine, to make many answers at once.
+    pub fn into_engine(self, options: EngineOptions) -> Engine {
+        self.engine.with_options(options)
     }
 
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
-        self.decoder.config()
+        self.engine.config()
     }
 
     /// What loading took.
     pub fn report(&self) -> &LoadReport {
-        self.decoder.report()
+        self.engine.decoder().report()
     }
 
     /// Where it runs.
@@ -70,29 +73,23 @@ impl Model {
 
     /// Positions of the cache.
     pub fn capacity(&self) -> usize {
-        self.decoder.capacity()
+        self.engine.capacity()
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
-        self.tokenizer.as_ref()
+        self.engine.tokenizer()
     }
 
     /// Ids of a text, with what the model expects in front of it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
-        let tokenizer = self.tokenizer.as_ref().ok_or(GenerateError::NoTokenizer)?;
+        let tokenizer = self.tokenizer().ok_or(GenerateError::NoTokenizer)?;
         Ok(tokenizer.encode(text, true)?)
     }
 
     /// Ids that end a text: those of the configuration and the vocabulary's own end tokens.
     pub fn end_ids(&self) -> Vec<u32> {
-        let mut ids = self.config().eos.clone();
-        for id in self.tokenizer.iter().flat_map(|t| t.end_tokens()) {
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-        ids
+        self.engine.end_ids().to_vec()
     }
 
     /// Continues a prompt. What the cache holds of it already is not computed again, which changes no bit.
@@ -113,34 +110,27 @@ impl Model {
         mut out: StepOutput,
         each: &mut dyn FnMut(&StepOutput),
     ) -> Result<(), GenerateError> {
-        self.check(ids, 0)?;
-        self.clear();
+        self.engine.check(ids, 0)?;
+        self.rewind(0);
         for ids in ids.chunks(batch.max(1)) {
-            self.decoder.step(ids, &mut out)?;
-            self.cached.extend(ids);
+            self.step(ids, &mut out)?;
             each(&out);
         }
         Ok(())
     }
 
-    /// Empties the cache.
-    pub fn clear(&mut self) {
-        self.decoder.rewind(0);
-        self.cached.clear();
+    /// Runs ids behind those before, outside the engine.
+    pub fn step(&mut self, ids: &[u32], out: &mut StepOutput) -> Result<(), GenerateError> {
+        Ok(self.engine.lend().step(ids, out)?)
     }
 
-    /// Refuses a prompt that is empty, holds an unknown id, or leaves no room for `answer` tokens.
-    pub(crate) fn check(&self, ids: &[u32], answer: usize) -> Result<(), GenerateError> {
-        let vocab = self.config().vocab;
-        if ids.is_empty() {
-            return Err(GenerateError::EmptyPrompt);
-        }
-        if let Some(id) = ids.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab)) {
-            return Err(GenerateError::UnknownId { id: *id, vocab });
-        }
-        if ids.len() + answer > self.capacity() {
-            return Err(GenerateError::PromptTooLong { tokens: ids.len(), capacity: self.capacity() });
-        }
-        Ok(())
+    /// Tokens that the next step goes on behind.
+    pub fn position(&self) -> usize {
+        self.engine.decoder().position()
+    }
+
+    /// Forgets the tokens from `position` on.
+    pub fn rewind(&mut self, position: usize) {
+        self.engine.lend().rewind(position);
     }
 }

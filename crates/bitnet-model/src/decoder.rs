@@ -33,18 +33,47 @@ pub struct StepOutput {
     pub hidden: Vec<Vec<f32>>,
 }
 
-/// A model with the cache of one sequence.
+/// Consecutive tokens of one sequence in a step of several.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// The position of the first of them.
+    pub start: usize,
+    /// The tokens.
+    pub ids: &'a [u32],
+    /// The cache's blocks that hold the sequence's positions, in their order.
+    pub blocks: &'a [u32],
+    /// Which logits are wanted of the last tokens, an entry for each: none, and the span only fills the cache.
+    pub needs: &'a [LogitsNeed],
+}
+
+/// What a step of several sequences gives; its memory is reused from step to step.
+#[derive(Debug, Default)]
+pub struct BatchOutput {
+    /// The ids of `logits`, ascending, where they are some of one token's; empty when they are `[rows, vocab]`.
+    pub ids: Vec<u32>,
+    /// The logits that the spans want, in their order.
+    pub logits: Vec<f32>,
+}
+
+/// A model with its cache: blocks of positions that sequences hold.
 pub trait Decoder: Send {
     /// The configuration.
     fn config(&self) -> &ModelConfig;
     /// What loading it took.
     fn report(&self) -> &LoadReport;
-    /// Tokens in the cache.
-    fn position(&self) -> usize;
-    /// Tokens the cache can hold.
+    /// Tokens that one sequence may have.
     fn capacity(&self) -> usize;
-    /// Forgets the tokens from `position` on. A position beyond the present one changes nothing.
+    /// Blocks of the cache, of [`bitnet_core::KV_BLOCK`] positions each.
+    fn blocks(&self) -> usize;
+    /// Copies a block into another one.
+    fn copy_block(&mut self, from: u32, to: u32);
+    /// Runs tokens of several sequences. Each gets the numbers that it would get alone.
+    fn batch(&mut self, batch: &[Span<'_>], out: &mut BatchOutput) -> Result<(), ModelError>;
+
+    /// Tokens of the sequence that [`Decoder::step`] goes on with. It has the cache to itself; a batch ends it.
+    fn position(&self) -> usize;
+    /// Forgets its tokens from `position` on. A position beyond the present one changes nothing.
     fn rewind(&mut self, position: usize);
-    /// Runs `ids` behind what is in the cache. However a prompt is cut into steps, the numbers are the same.
+    /// Runs `ids` behind its tokens. However a prompt is cut into steps, the numbers are the same.
     fn step(&mut self, ids: &[u32], out: &mut StepOutput) -> Result<(), ModelError>;
 }

@@ -1,7 +1,7 @@
 //! The transformer.
 
-use crate::{Decoder, LoadReport, ModelConfig, ModelError, Rows, StepOutput};
-use bitnet_core::{Backend, LogitsNeed, RopeRows};
+use crate::{BatchOutput, Decoder, LoadReport, ModelConfig, ModelError, Rows, Span, StepOutput};
+use bitnet_core::{Backend, KV_BLOCK, KvSpan, KvSpec, LogitsNeed, RopeRows};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
@@ -39,26 +39,50 @@ struct Activations<B: Backend> {
     wide: B::Tensor,
 }
 
-/// Cosines and sines of the positions seen so far, `[positions, head_dim/2]`.
+/// Cosines and sines of the positions seen so far, `[positions, head_dim/2]`, and those of a step.
 struct RopeTable {
     inverse: Vec<f32>,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    step: (Vec<f32>, Vec<f32>),
 }
 
 impl RopeTable {
-    fn rows(&mut self, start: usize, count: usize) -> RopeRows<'_> {
+    fn rows(&mut self, spans: &[KvSpan<'_>]) -> RopeRows<'_> {
         let half = self.inverse.len();
-        while self.cos.len() < (start + count) * half {
+        let end = spans.iter().map(KvSpan::end).max().unwrap_or(0);
+        while self.cos.len() < end * half {
             let position = (self.cos.len() / half) as u32;
             rope_angles(position, &self.inverse, &mut self.cos, &mut self.sin);
         }
-        let range = start * half..(start + count) * half;
-        RopeRows { cos: &self.cos[range.clone()], sin: &self.sin[range] }
+        let range = |span: &KvSpan<'_>| span.start * half..span.end() * half;
+        if let [span] = spans {
+            return RopeRows { cos: &self.cos[range(span)], sin: &self.sin[range(span)] };
+        }
+        let (cos, sin) = &mut self.step;
+        cos.clear();
+        sin.clear();
+        for span in spans {
+            cos.extend_from_slice(&self.cos[range(span)]);
+            sin.extend_from_slice(&self.sin[range(span)]);
+        }
+        RopeRows { cos, sin }
     }
 }
 
-/// A model on a backend, with the cache of one sequence.
+/// What a forward pass is asked for besides filling the cache, and where it goes.
+struct Wanted<'a> {
+    /// Numbers of the tokens whose logits are wanted, ascending.
+    rows: &'a [usize],
+    /// Which logits are enough, where they are those of one token.
+    need: &'a LogitsNeed,
+    ids: &'a mut Vec<u32>,
+    logits: &'a mut Vec<f32>,
+    /// One buffer a stage; empty where none is wanted.
+    hidden: &'a mut [Vec<f32>],
+}
+
+/// A model on a backend, with its cache.
 pub struct Transformer<B: Backend> {
     backend: Arc<B>,
     config: ModelConfig,
@@ -66,7 +90,10 @@ pub struct Transformer<B: Backend> {
     weights: Weights<B>,
     rope: RopeTable,
     kv: B::Kv,
+    /// Blocks of the cache, and positions of one sequence.
+    blocks: usize,
     capacity: usize,
+    /// Positions of the sequence that has the cache to itself.
     position: usize,
     act: Activations<B>,
 }
@@ -77,26 +104,39 @@ impl<B: Backend> Transformer<B> {
         config: ModelConfig,
         report: LoadReport,
         weights: Weights<B>,
-        kv: B::Kv,
+        spec: KvSpec,
         capacity: usize,
-    ) -> Self {
+    ) -> Result<Self, ModelError> {
+        let kv = backend.kv(spec)?;
         let tensor = || backend.tensor();
         let act = Activations { h: tensor(), x: tensor(), y: tensor(), wide: tensor() };
-        let rope = RopeTable { inverse: config.inverse_frequencies(), cos: Vec::new(), sin: Vec::new() };
-        Self { backend, config, report, weights, rope, kv, capacity, position: 0, act }
+        let rope = RopeTable {
+            inverse: config.inverse_frequencies(),
+            cos: Vec::new(),
+            sin: Vec::new(),
+            step: Default::default(),
+        };
+        let blocks = spec.blocks();
+        Ok(Self { backend, config, report, weights, rope, kv, blocks, capacity, position: 0, act })
     }
 
-    fn forward(&mut self, ids: &[u32], out: &mut StepOutput) -> Result<(), ModelError> {
-        let (b, c, start) = (&*self.backend, &self.config, self.position);
+    /// Runs the tokens of some sequences, whose ids follow each other in `ids`.
+    fn forward(
+        &mut self,
+        ids: &[u32],
+        spans: &[KvSpan<'_>],
+        wanted: &mut Wanted<'_>,
+    ) -> Result<(), ModelError> {
+        let (b, c) = (&*self.backend, &self.config);
         let Activations { h, x, y, wide } = &mut self.act;
-        let rope = self.rope.rows(start, ids.len());
-        let keep = |stage: usize, h: &B::Tensor, out: &mut StepOutput| {
-            if out.keep_hidden {
-                b.download(h, &mut out.hidden[stage]);
+        let rope = self.rope.rows(spans);
+        let keep = |stage: usize, h: &B::Tensor, wanted: &mut Wanted<'_>| {
+            if let Some(out) = wanted.hidden.get_mut(stage) {
+                b.download(h, out);
             }
         };
         b.embed(&self.weights.embedding, ids, h)?;
-        keep(0, h, out);
+        keep(0, h, wanted);
         for (l, layer) in self.weights.layers.iter().enumerate() {
             b.rms_norm(h, &layer.attn_norm, c.eps, x);
             b.linear(x, &layer.qkv, wide);
@@ -104,8 +144,8 @@ impl<B: Backend> Transformer<B> {
                 b.rms_norm_heads(wide, 0, c.shape.heads, c.shape.head_dim, q, c.eps);
                 b.rms_norm_heads(wide, c.shape.heads, c.shape.kv_heads, c.shape.head_dim, k, c.eps);
             }
-            b.rope_append(wide, rope, &mut self.kv, l, start)?;
-            b.attend(wide, &self.kv, l, start, y);
+            b.rope_append(wide, rope, &mut self.kv, l, spans)?;
+            b.attend(wide, &self.kv, l, spans, y);
             let o = sub_norm(b, layer.attn_sub_norm.as_ref(), c.eps, y, x);
             b.linear(o, &layer.o, wide);
             b.add(h, wide);
@@ -115,25 +155,41 @@ impl<B: Backend> Transformer<B> {
             let gated = sub_norm(b, layer.ffn_sub_norm.as_ref(), c.eps, y, x);
             b.linear(gated, &layer.down, wide);
             b.add(h, wide);
-            keep(l + 1, h, out);
+            keep(l + 1, h, wanted);
         }
-        if out.rows == Rows::None && !out.keep_hidden {
-            return Ok(());
+        let rows = wanted.rows;
+        if wanted.hidden.is_empty() {
+            if rows.is_empty() {
+                return Ok(());
+            }
+            b.keep_rows(h, rows);
+            b.rms_norm(h, &self.weights.final_norm, c.eps, x);
+        } else {
+            b.rms_norm(h, &self.weights.final_norm, c.eps, x);
+            keep(c.layers + 1, x, wanted);
+            if rows.is_empty() {
+                return Ok(());
+            }
+            b.keep_rows(x, rows);
         }
-        if out.rows == Rows::Last && !out.keep_hidden {
-            b.keep_rows(h, ids.len() - 1);
-        }
-        b.rms_norm(h, &self.weights.final_norm, c.eps, x);
-        keep(c.layers + 1, x, out);
-        if out.rows == Rows::None {
-            return Ok(());
-        }
-        if out.rows == Rows::Last && out.keep_hidden {
-            b.keep_rows(x, ids.len() - 1);
-        }
-        let need = if out.rows == Rows::Last { &out.need } else { &LogitsNeed::All };
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
-        b.head(x, head, need, &mut out.ids, &mut out.logits);
+        let need = if rows.len() == 1 { wanted.need } else { &LogitsNeed::All };
+        b.head(x, head, need, wanted.ids, wanted.logits);
+        Ok(())
+    }
+
+    /// Refuses tokens that are none, and more of them than a sequence may have.
+    fn check(&self, ids: &[u32], end: usize) -> Result<(), ModelError> {
+        let vocab = self.config.vocab;
+        if ids.is_empty() {
+            return Err(ModelError::NoTokens);
+        }
+        if let Some(id) = ids.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab)) {
+            return Err(ModelError::UnknownId { id: *id, vocab });
+        }
+        if end > self.capacity {
+            return Err(ModelError::ContextFull { capacity: self.capacity, need: end });
+        }
         Ok(())
     }
 }
@@ -162,33 +218,59 @@ impl<B: Backend> Decoder for Transformer<B> {
     fn report(&self) -> &LoadReport {
         &self.report
     }
-    fn position(&self) -> usize {
-        self.position
-    }
     fn capacity(&self) -> usize {
         self.capacity
+    }
+    fn blocks(&self) -> usize {
+        self.blocks
+    }
+    fn copy_block(&mut self, from: u32, to: u32) {
+        self.backend.copy_block(&mut self.kv, from, to);
+    }
+
+    fn batch(&mut self, batch: &[Span<'_>], out: &mut BatchOutput) -> Result<(), ModelError> {
+        let (mut ids, mut rows, mut spans) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
+        let mut need = &LogitsNeed::All;
+        for span in batch {
+            self.check(span.ids, span.start + span.ids.len())?;
+            ids.extend_from_slice(span.ids);
+            rows.extend(ids.len().saturating_sub(span.needs.len())..ids.len());
+            need = span.needs.last().unwrap_or(need);
+            spans.push(KvSpan { start: span.start, len: span.ids.len(), blocks: span.blocks });
+        }
+        self.position = 0;
+        out.ids.clear();
+        out.logits.clear();
+        let (ids_out, logits) = (&mut out.ids, &mut out.logits);
+        let mut wanted = Wanted { rows: &rows, need, ids: ids_out, logits, hidden: &mut [] };
+        self.forward(&ids, &spans, &mut wanted)
+    }
+
+    fn position(&self) -> usize {
+        self.position
     }
     fn rewind(&mut self, position: usize) {
         self.position = self.position.min(position);
     }
 
     fn step(&mut self, ids: &[u32], out: &mut StepOutput) -> Result<(), ModelError> {
-        if ids.is_empty() {
-            return Err(ModelError::NoTokens);
-        }
-        let vocab = self.config.vocab;
-        if let Some(id) = ids.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab)) {
-            return Err(ModelError::UnknownId { id: *id, vocab });
-        }
-        let need = self.position + ids.len();
-        if need > self.capacity {
-            return Err(ModelError::ContextFull { capacity: self.capacity, need });
-        }
+        let end = self.position + ids.len();
+        self.check(ids, end)?;
         out.ids.clear();
         out.logits.clear();
         out.hidden.resize_with(if out.keep_hidden { self.config.layers + 2 } else { 0 }, Vec::new);
-        self.forward(ids, out)?;
-        self.position = need;
+        let blocks: Vec<u32> = (0..end.div_ceil(KV_BLOCK) as u32).collect();
+        let rows: Vec<usize> = match out.rows {
+            Rows::None => Vec::new(),
+            Rows::Last => vec![ids.len() - 1],
+            Rows::All => (0..ids.len()).collect(),
+        };
+        let span = KvSpan { start: self.position, len: ids.len(), blocks: &blocks };
+        let need = if out.rows == Rows::All { &LogitsNeed::All } else { &out.need };
+        let (ids_out, logits) = (&mut out.ids, &mut out.logits);
+        let mut wanted = Wanted { rows: &rows, need, ids: ids_out, logits, hidden: &mut out.hidden };
+        self.forward(ids, &[span], &mut wanted)?;
+        self.position = end;
         Ok(())
     }
 }

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Comparisons with the reference are made with a cache of f32.
-const EXACT: LoadOptions = LoadOptions { act: None, context: None, key: KvType::F32, value: KvType::F32 };
+const EXACT: LoadOptions =
+    LoadOptions { act: None, context: None, cache: None, key: KvType::F32, value: KvType::F32 };
 
 fn open(path: &str, cpu: CpuOptions, options: LoadOptions) -> Transformer<CpuBackend> {
     let checkpoint = bitnet_formats::open(&golden::fixtures().join(path)).unwrap();

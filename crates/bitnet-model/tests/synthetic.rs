@@ -33,7 +33,7 @@ fn try_open(
 }
 
 fn options(act: Option<ActivationPrecision>, kv: KvType) -> LoadOptions {
-    LoadOptions { act, context: None, key: kv, value: kv }
+    LoadOptions { act, context: None, cache: None, key: kv, value: kv }
 }
 
 fn open(made: &Synthetic, act: Option<ActivationPrecision>) -> Transformer<CpuBackend> {

@@ -75,9 +75,9 @@ fn q6_k(block: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Appends a row in `dtype` to `out`; `None` when it is not whole blocks, or for `Q4_0`, which is only read.
+/// Appends a row in `dtype` to `out`; `None` when it is not whole blocks.
 pub fn quantize_row(dtype: DenseType, values: &[f32], out: &mut Vec<u8>) -> Option<()> {
-    dtype.row_bytes(values.len()).filter(|_| dtype != DenseType::Q4_0)?;
+    dtype.row_bytes(values.len())?;
     for block in values.chunks_exact(dtype.block().0) {
         match dtype {
             DenseType::F32 => out.extend(block[0].to_le_bytes()),
@@ -89,7 +89,7 @@ pub fn quantize_row(dtype: DenseType, values: &[f32], out: &mut Vec<u8>) -> Opti
                 out.extend(block.iter().map(|v| level(*v, d.to_f32(), 127.0) as u8));
             }
             DenseType::Q6_K => q6_k_block(block, out),
-            DenseType::Q4_0 => {}
+            DenseType::Q4_0 => q4_0_block(block, out),
         }
     }
     Some(())
@@ -102,6 +102,17 @@ fn magnitude(values: &[f32]) -> f32 {
 /// The nearest multiple of `step`, at most `limit` of them.
 fn level(value: f32, step: f32, limit: f32) -> i8 {
     if step == 0.0 { 0 } else { (value / step).round_ties_even().clamp(-limit, limit) as i8 }
+}
+
+/// There is one level more below zero than above: the largest magnitude gets it, whatever its sign.
+fn q4_0_block(block: &[f32], out: &mut Vec<u8>) {
+    let largest = block.iter().fold(0.0, |m: f32, v| if v.abs() > m.abs() { *v } else { m });
+    let d = f16::from_f32(largest / -8.0);
+    let code = |v: f32| {
+        if d.to_f32() == 0.0 { 8 } else { ((v / d.to_f32()).round_ties_even() + 8.0).clamp(0.0, 15.0) as u8 }
+    };
+    out.extend(d.to_le_bytes());
+    out.extend((0..16).map(|i| code(block[i]) | code(block[i + 16]) << 4));
 }
 
 /// The reverse of [`q6_k`].
@@ -137,6 +148,7 @@ mod tests {
             (DenseType::BF16, 4e-3),
             (DenseType::Q8_0, 6e-3),
             (DenseType::Q6_K, 2.3e-2),
+            (DenseType::Q4_0, 0.16),
         ] {
             let (mut bytes, mut back) = (Vec::new(), vec![0.0; 512]);
             quantize_row(dtype, &values, &mut bytes).unwrap();

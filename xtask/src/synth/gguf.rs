@@ -2,7 +2,7 @@
 
 use super::shape::{Family, Names};
 use super::{Format, Progress, Result, Role, Synth, Weights, vocabulary};
-use bitnet_core::DenseType;
+use bitnet_core::{DenseType, TernaryMatrix};
 use bitnet_formats::TensorType;
 use bitnet_formats::gguf::{Metadata, TensorInfo, Value, Writer};
 use bitnet_quant::dense::quantize_row;
@@ -30,18 +30,46 @@ static NAMES: Names = Names {
 /// Rows of a table that are made at a time.
 const ROWS: usize = 1024;
 
-/// The packing and `general.file_type` of a format.
-fn packing(format: Format) -> (&'static Packing, u32) {
+/// How projections are stored.
+#[derive(Clone, Copy)]
+enum Storage {
+    Ternary(&'static Packing),
+    Dense(DenseType),
+}
+
+/// The storage and `general.file_type` of a format.
+fn storage(format: Format) -> (Storage, u32) {
     match format {
-        Format::GgufTq1 => (&TQ1_0, 36),
-        Format::GgufTq2 => (&TQ2_0, 37),
-        Format::GgufQ2 => (&Q2_0_G64, 42),
-        _ => (&I2_S, 40),
+        Format::GgufTq1 => (Storage::Ternary(&TQ1_0), 36),
+        Format::GgufTq2 => (Storage::Ternary(&TQ2_0), 37),
+        Format::GgufQ2 => (Storage::Ternary(&Q2_0_G64), 42),
+        Format::GgufQ4 => (Storage::Dense(DenseType::Q4_0), 2),
+        Format::GgufBf16 => (Storage::Dense(DenseType::BF16), 32),
+        _ => (Storage::Ternary(&I2_S), 40),
     }
 }
 
+/// A projection in its storage.
+fn projection(storage: Storage, matrix: &TernaryMatrix) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match storage {
+        Storage::Ternary(packing) => (packing.pack)(matrix, &mut bytes)?,
+        Storage::Dense(dtype) => {
+            let mut values = vec![0.0; matrix.cols()];
+            for row in 0..matrix.rows() {
+                for (col, value) in values.iter_mut().enumerate() {
+                    *value = f32::from(matrix.trit(row, col)) * matrix.scale_at(row, col);
+                }
+                quantize_row(dtype, &values, &mut bytes)
+                    .ok_or_else(|| format!("rows of {} cannot be {}", matrix.cols(), dtype.name()))?;
+            }
+        }
+    }
+    Ok(bytes)
+}
+
 pub(super) fn write(synth: &Synth, weights: &Weights) -> Result<()> {
-    let (packing, file_type) = packing(synth.format);
+    let (storage, file_type) = storage(synth.format);
     let table = synth.embedding.unwrap_or(DenseType::Q6_K);
     let items = weights.shape.items(&NAMES);
     let infos: Vec<TensorInfo> = items
@@ -52,7 +80,10 @@ pub(super) fn write(synth: &Synth, weights: &Weights) -> Result<()> {
             ttype: match item.role {
                 Role::Table => TensorType::Dense(table),
                 Role::Norm => TensorType::Dense(DenseType::F32),
-                Role::Residual | Role::Projection => TensorType::Ternary(packing),
+                Role::Residual | Role::Projection => match storage {
+                    Storage::Ternary(packing) => TensorType::Ternary(packing),
+                    Storage::Dense(dtype) => TensorType::Dense(dtype),
+                },
             },
         })
         .collect();
@@ -75,9 +106,7 @@ pub(super) fn write(synth: &Synth, weights: &Weights) -> Result<()> {
                 }
             }
             Role::Residual | Role::Projection => {
-                let mut bytes = Vec::new();
-                (packing.pack)(&weights.ternary(index, item)?, &mut bytes)?;
-                writer.write(&bytes)?;
+                writer.write(&projection(storage, &weights.ternary(index, item)?)?)?;
             }
         }
         progress.at(index + 1);
@@ -87,11 +116,11 @@ pub(super) fn write(synth: &Synth, weights: &Weights) -> Result<()> {
 
 fn metadata(synth: &Synth, file_type: u32) -> Metadata {
     let s = synth.shape;
-    let arch = match s.family {
+    let arch = synth.gguf_arch.as_deref().unwrap_or(match s.family {
         Family::BitNet => "bitnet-b1.58",
         Family::OneBitLlm => "bitnet",
         Family::Llama => "llama",
-    };
+    });
     let mut m: Vec<(String, Value)> = vec![
         ("general.architecture".into(), Value::String(arch.into())),
         ("general.name".into(), Value::String(format!("random weights, shape {}", s.name))),
@@ -110,7 +139,9 @@ fn metadata(synth: &Synth, file_type: u32) -> Metadata {
     m.extend(sizes.map(|(key, n)| (format!("{arch}.{key}"), Value::U32(n as u32))));
     m.push((format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(1e-5)));
     m.push((format!("{arch}.rope.freq_base"), Value::F32(s.theta)));
-    if !synth.no_tokenizer {
+    if synth.no_tokenizer {
+        m.push(("tokenizer.ggml.model".into(), Value::String("no_vocab".into())));
+    } else {
         let tokens = vocabulary::tokens(s.vocab);
         // 3 is a control token, 5 an unused one.
         let types = (0..s.vocab as u32).map(|id| {

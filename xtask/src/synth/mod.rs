@@ -26,7 +26,7 @@ Examples:
   cargo xtask synth --shape 2b-4t --format gguf-tq2_0 --embedding F16 -o /tmp/2b-tq2.gguf
   cargo xtask synth --shape 2b-4t --sparsity -o /tmp/2b-sparse.gguf")]
 pub struct Synth {
-    /// 2b-4t, 0.7b, 3b, 8b or tiny
+    /// 2b-4t, 2b-4t-slice (two of its layers, an eighth of its vocabulary), 0.7b, 3b, 8b or tiny
     #[arg(long, value_parser = shape::find)]
     shape: &'static Shape,
     /// The file to write; a directory for the hf formats
@@ -44,6 +44,10 @@ pub struct Synth {
     /// that quantize to zero; both are measured in the end
     #[arg(long, value_name = "GATES,ZEROS", num_args = 0..=1, default_missing_value = "0.6,0.8")]
     sparsity: Option<Sparsity>,
+    /// What a GGUF file calls the architecture, where a program knows it by another name; llama.cpp has `bitnet` for all
+    /// with sub-norms
+    #[arg(long, value_name = "NAME")]
+    gguf_arch: Option<String>,
     /// Leave tokenizer and chat template out
     #[arg(long)]
     no_tokenizer: bool,
@@ -59,6 +63,11 @@ enum Format {
     GgufTq2,
     #[value(name = "gguf-q2_0")]
     GgufQ2,
+    /// Blocks of four bits, which hold trits only nearly: for engines without ternary types
+    #[value(name = "gguf-q4_0")]
+    GgufQ4,
+    #[value(name = "gguf-bf16")]
+    GgufBf16,
     /// Packed uint8, as 2B-4T and HF1BitLLM are published
     HfPacked,
     /// bf16 master weights, quantized when they are loaded

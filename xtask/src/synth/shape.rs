@@ -45,6 +45,21 @@ pub(super) static SHAPES: &[Shape] = &[
         theta: 500_000.0,
         tied: true,
     },
+    // What instructions are counted on.
+    Shape {
+        name: "2b-4t-slice",
+        family: Family::BitNet,
+        hidden: 2560,
+        ffn: 6912,
+        layers: 2,
+        heads: 20,
+        kv_heads: 5,
+        head_dim: 128,
+        vocab: 16_032,
+        context: 4096,
+        theta: 500_000.0,
+        tied: true,
+    },
     Shape {
         name: "0.7b",
         family: Family::OneBitLlm,

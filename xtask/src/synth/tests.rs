@@ -10,6 +10,7 @@ fn synth(shape: &str, format: Format, output: PathBuf) -> Synth {
         embedding: None,
         seed: 1,
         sparsity: None,
+        gguf_arch: None,
         no_tokenizer: false,
     }
 }
@@ -47,6 +48,19 @@ fn every_format_runs_and_says_the_same() {
         }
         let distinct: std::collections::HashSet<&u32> = tokens.iter().collect();
         assert!(distinct.len() >= 2, "{name}: {tokens:?}");
+    }
+}
+
+/// Types that hold trits only nearly or at length are for other engines; their files still are whole models.
+#[test]
+fn models_for_other_engines_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for format in [Format::GgufQ4, Format::GgufBf16] {
+        let mut synth = synth("tiny", format, dir.path().join("model"));
+        (synth.gguf_arch, synth.no_tokenizer) = (Some("bitnet".to_owned()), true);
+        synth.execute().unwrap();
+        let model = Model::open(&synth.output, &OpenOptions::default(), &mut |_, _| {}).unwrap();
+        assert!(model.config().arch.name.starts_with("bitnet") && model.tokenizer().is_none());
     }
 }
 

@@ -175,6 +175,7 @@ impl Conversation {
     ) -> Result<(), Failure> {
         let text = template.render(&Value::Array(self.messages.clone()), true, &Map::new())?;
         let prompt = tokenizer.encode_chat(&text)?;
+        let ends = model.end_ids();
         let mut generation = match model.generate(&prompt, options).map_err(Failure::from) {
             Ok(generation) => generation,
             Err(Failure::Usage(message)) => {
@@ -192,7 +193,6 @@ impl Conversation {
         let mut ids = generation.tokens().to_vec();
         if ended {
             // The end token comes back with the template.
-            let ends = model.end_ids();
             ids.truncate(ids.len() - usize::from(ids.last().is_some_and(|id| ends.contains(id))));
         }
         let answer = tokenizer.decode(&ids, true)?;

@@ -92,6 +92,18 @@ fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }
 
+/// The bytes of cache lines as signed numbers.
+pub(crate) fn signed(lines: &[Line]) -> &[i8] {
+    // SAFETY: a line is 64 bytes without padding, and any byte is an `i8`.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
+}
+
+/// The same, to be written.
+pub(crate) fn signed_mut(lines: &mut [Line]) -> &mut [i8] {
+    // SAFETY: a line is 64 bytes without padding, and any byte may be written to it.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
+}
+
 /// Packs canonical rows of one unit.
 type Pack<'a> = &'a (dyn Fn(&[&[u8]], &mut [u8]) + Sync);
 

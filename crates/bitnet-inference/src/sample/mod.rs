@@ -19,6 +19,7 @@ mod top_p;
 mod typical;
 
 pub use options::{OptionError, SamplerOptions};
+pub(crate) use philox::fresh_seed;
 pub use philox::{philox4x32, uniform};
 
 use bitnet_core::LogitsNeed;
@@ -115,7 +116,7 @@ impl Sampler {
     /// Checks the options for a vocabulary of `vocab` ids.
     pub fn new(options: SamplerOptions, vocab: usize) -> Result<Self, OptionError> {
         options.validate(vocab)?;
-        let seed = options.seed.unwrap_or_else(philox::fresh_seed);
+        let seed = options.seed.unwrap_or_else(fresh_seed);
         Ok(Self { options, seed, vocab, by_id: Vec::new(), candidates: Vec::new() })
     }
 

@@ -32,6 +32,6 @@ pub fn uniform(seed: u64, position: u64) -> f64 {
 
 /// A seed nobody asked for. Limited to 32 bits, so that it can be typed into any tool's `--seed`. The standard library's
 /// hash keys come from the operating system's generator, which saves a dependency.
-pub(super) fn fresh_seed() -> u64 {
+pub(crate) fn fresh_seed() -> u64 {
     RandomState::new().build_hasher().finish() >> 32
 }

@@ -11,7 +11,7 @@ pub use tensors::ModelTensors;
 use crate::config::ModelConfig;
 use crate::transformer::{Layer, Transformer, Weights};
 use crate::{ModelError, Role};
-use bitnet_core::{ActivationPrecision, Backend, KvSpec, KvType, Matrix, Purpose};
+use bitnet_core::{ActivationPrecision, Backend, KV_BLOCK, KvSpec, KvType, Matrix, Purpose};
 use bitnet_formats::{Checkpoint, TensorType};
 use std::sync::Arc;
 
@@ -21,8 +21,10 @@ pub struct LoadOptions {
     /// Activations of ternary projections; what the checkpoint was trained for when `None`: int8, and f32 for weight-only
     /// models (`Q1_0`, `Q2_0`). The head always sees f32.
     pub act: Option<ActivationPrecision>,
-    /// Positions of the cache; the model's own context, at most [`LoadOptions::DEFAULT_CONTEXT`], when `None`.
+    /// Positions of a sequence; the model's own context, at most [`LoadOptions::DEFAULT_CONTEXT`], when `None`.
     pub context: Option<usize>,
+    /// Positions of the cache, which all sequences share; as many as one sequence has when `None`.
+    pub cache: Option<usize>,
     /// Type of cached keys.
     pub key: KvType,
     /// Type of cached values.
@@ -36,7 +38,7 @@ impl LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { act: None, context: None, key: KvType::F16, value: KvType::F16 }
+        Self { act: None, context: None, cache: None, key: KvType::F16, value: KvType::F16 }
     }
 }
 
@@ -49,6 +51,8 @@ pub struct LoadReport {
     pub weight_bytes: usize,
     /// How many of them are read from the file's memory map.
     pub mapped_bytes: usize,
+    /// Bytes that a step of one token reads if nothing is left out: all weights but an embedding that is not the head too.
+    pub step_bytes: usize,
     /// Weights that are trits.
     pub ternary_weights: u64,
     /// Weights that are not.
@@ -71,7 +75,14 @@ pub fn load<B: Backend>(
         Some(asked) => asked,
     };
     let act = options.act.unwrap_or_else(|| trained_for(checkpoint));
-    let report = LoadReport { act, weight_bytes: 0, mapped_bytes: 0, ternary_weights: 0, dense_weights: 0 };
+    let report = LoadReport {
+        act,
+        weight_bytes: 0,
+        mapped_bytes: 0,
+        step_bytes: 0,
+        ternary_weights: 0,
+        dense_weights: 0,
+    };
     let tensors = ModelTensors::new(checkpoint, &config);
     let mut loader = Loader { backend: &*backend, tensors, config: &config, report };
     let weights = loader.weights(progress)?;
@@ -79,12 +90,13 @@ pub fn load<B: Backend>(
     let spec = KvSpec {
         layers: config.layers,
         shape: config.shape,
-        capacity,
+        capacity: options.cache.unwrap_or(capacity),
         key: options.key,
         value: options.value,
     };
-    let kv = backend.kv(spec)?;
-    Ok(Transformer::new(backend, config, report, weights, kv, capacity))
+    // A sequence never has more positions than there are.
+    let capacity = capacity.min(spec.blocks() * KV_BLOCK);
+    Transformer::new(backend, config, report, weights, spec, capacity)
 }
 
 /// Weight-only formats were made for activations that are not quantized.
@@ -110,6 +122,10 @@ impl<B: Backend> Loader<'_, B> {
         let own_head = self.tensors.own_head();
         let table = if own_head { Purpose::Product } else { Purpose::Head };
         let embedding = self.stack(&[Role::Embedding], 0, table)?;
+        // One row of an embedding that is not the head too.
+        if own_head {
+            self.report.step_bytes = 0;
+        }
         let mut layers = Vec::new();
         for l in 0..c.layers {
             progress(l, c.layers);
@@ -180,6 +196,11 @@ impl<B: Backend> Loader<'_, B> {
         let (bytes, mapped) = self.backend.weight_bytes(&weight);
         self.report.weight_bytes += bytes;
         self.report.mapped_bytes += mapped;
+        self.report.step_bytes += match stack.as_slice() {
+            // What a backend keeps beside a head saves reading the head.
+            [Matrix::Dense(head)] if purpose == Purpose::Head => head.data().len(),
+            _ => bytes,
+        };
         for matrix in &stack {
             let weights = matrix.rows() as u64 * matrix.cols() as u64;
             match matrix {

@@ -2,7 +2,7 @@
 
 use super::Sparsity;
 use bitnet_core::{
-    Activation, ActivationPrecision, Backend, BackendError, KvSpec, Matrix, Purpose, RopeRows,
+    Activation, ActivationPrecision, Backend, BackendError, KvSpan, KvSpec, Matrix, Purpose, RopeRows,
 };
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_model::{Decoder, LoadOptions, ModelConfig, Rows, StepOutput, load};
@@ -109,6 +109,9 @@ impl Backend for Census {
     fn kv(&self, spec: KvSpec) -> Result<Self::Kv, BackendError> {
         self.inner.kv(spec)
     }
+    fn copy_block(&self, kv: &mut Self::Kv, from: u32, to: u32) {
+        self.inner.copy_block(kv, from, to);
+    }
     fn embed(&self, w: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<(), BackendError> {
         self.inner.embed(w, ids, out)
     }
@@ -132,18 +135,25 @@ impl Backend for Census {
         rope: RopeRows<'_>,
         kv: &mut Self::Kv,
         layer: usize,
-        start: usize,
+        spans: &[KvSpan<'_>],
     ) -> Result<(), BackendError> {
-        self.inner.rope_append(qkv, rope, kv, layer, start)
+        self.inner.rope_append(qkv, rope, kv, layer, spans)
     }
-    fn attend(&self, qkv: &Self::Tensor, kv: &Self::Kv, layer: usize, start: usize, out: &mut Self::Tensor) {
-        self.inner.attend(qkv, kv, layer, start, out);
+    fn attend(
+        &self,
+        qkv: &Self::Tensor,
+        kv: &Self::Kv,
+        layer: usize,
+        spans: &[KvSpan<'_>],
+        out: &mut Self::Tensor,
+    ) {
+        self.inner.attend(qkv, kv, layer, spans, out);
     }
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) {
         self.inner.add(x, y);
     }
-    fn keep_rows(&self, x: &mut Self::Tensor, first: usize) {
-        self.inner.keep_rows(x, first);
+    fn keep_rows(&self, x: &mut Self::Tensor, rows: &[usize]) {
+        self.inner.keep_rows(x, rows);
     }
     fn download(&self, x: &Self::Tensor, out: &mut Vec<f32>) {
         self.inner.download(x, out);

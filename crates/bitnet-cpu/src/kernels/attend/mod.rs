@@ -1,5 +1,8 @@
 //! Causal attention over the cache (rules 10 and 11 of `docs/numerics.md`).
 //!
+//! Every sequence of a step is attended to by itself, so its sums do not depend on who else is there, and a segment is read
+//! block by block in the order of its positions, so they do not depend on where the blocks lie.
+//!
 //! The query heads that share a key head go through its segments together, and in prefill so do a few neighbouring tokens: keys
 //! and values are read and widened once for four queries. One token over many positions has its segments shared out among the
 //! threads; either way every segment of every query is summed alone and merged in order.
@@ -8,11 +11,15 @@ use crate::Isa;
 use crate::kv::{self, KvCache, KvElement, Store};
 use crate::pool::{Pool, Shares};
 use crate::simd::{Kernel, Lanes, dispatch};
+use bitnet_core::{KV_BLOCK, KvSpan};
 use bitnet_quant::spec::SEGMENT;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Queries that a segment is read for at a time.
 const ROWS: usize = 4;
+/// Tiles of 16 positions in a block of the cache.
+const TILES: usize = KV_BLOCK / 16;
 /// Tokens whose queries go through the cache together.
 const BLOCK: usize = 4;
 
@@ -50,8 +57,10 @@ struct Segment<'a, K: KvElement, V: KvElement> {
     keys: &'a [K::Raw],
     /// `[positions][d padded to 16]`.
     values: &'a [V::Raw],
-    /// The segment's first position.
+    /// The segment's first position in the sequence.
     from: usize,
+    /// The blocks that hold the segment's positions.
+    blocks: &'a [u32],
     /// Whether nothing but these queries reads keys and values, so that they come from memory.
     stream: bool,
     /// `[queries][d padded to 16]`.
@@ -75,17 +84,19 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
     fn scores<L: Lanes, const R: usize, const T: usize>(&self, l: L, tile: usize, p: &mut [Weights; R]) {
         let d = self.queries[0].q.len();
         let q: [&[f32]; R] = std::array::from_fn(|r| &self.queries[r].q[..d]);
-        let keys = &self.keys.as_chunks::<16>().0[(self.from / 16 + tile) * d..];
+        // Four tiles make a block, so the tiles of one call are neighbours.
+        let at = self.blocks[tile / TILES] as usize * TILES + tile % TILES;
+        let keys = &self.keys.as_chunks::<16>().0[at * d..];
         let keys: [&[[K::Raw; 16]]; T] = std::array::from_fn(|t| &keys[t * d..][..d]);
         let mut s = [[l.splat(0.0); T]; R];
         // The values of the segment arrive in the second-level cache meanwhile.
         let lines = SEGMENT * d.div_ceil(16) * size_of::<[V::Raw; 16]>() / 64;
-        let values = &self.values[self.from * d.next_multiple_of(16)..];
+        let values = &self.values[at * 16 * d.next_multiple_of(16)..];
         let share = (lines * T).div_ceil(d * SEGMENT / 16);
         for i in 0..d {
             if self.stream {
                 for line in 0..share {
-                    let line = (tile * d + i * T) * share / T + line;
+                    let line = i * share + line;
                     l.prefetch(values.as_ptr().cast::<u8>().wrapping_add(64 * line));
                 }
             }
@@ -128,20 +139,25 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
     fn sums<L: Lanes, const R: usize, const C: usize>(&mut self, l: L, c: usize, p: &[Weights; R]) {
         let width = self.queries[0].q.len().div_ceil(16);
         let to: [usize; R] = std::array::from_fn(|r| self.to(r) - self.from);
-        let rows = &self.values.as_chunks::<16>().0[self.from * width..];
+        let rows = self.values.as_chunks::<16>().0;
+        let blocks = self.blocks;
+        let slot = |i: usize| blocks[i / KV_BLOCK] as usize * KV_BLOCK + i % KV_BLOCK;
         let all = to.iter().fold(SEGMENT, |n, to| n.min(*to));
         let mut sum = [[l.splat(0.0); C]; R];
-        for i in 0..all {
-            let row: &[[V::Raw; 16]; C] =
-                rows[i * width + c..].first_chunk().expect("a row has the dimensions");
-            let mut value = [l.splat(0.0); C];
-            for j in 0..C {
-                value[j] = V::lanes(l, &row[j]);
-            }
-            for r in 0..R {
-                let p = l.splat(p[r].as_flattened()[i]);
+        for first in (0..all).step_by(KV_BLOCK) {
+            let rows = &rows[slot(first) * width..];
+            for i in first..all.min(first + KV_BLOCK) {
+                let row: &[[V::Raw; 16]; C] =
+                    rows[(i - first) * width + c..].first_chunk().expect("a row has the dimensions");
+                let mut value = [l.splat(0.0); C];
                 for j in 0..C {
-                    sum[r][j] = l.fma(p, value[j], sum[r][j]);
+                    value[j] = V::lanes(l, &row[j]);
+                }
+                for r in 0..R {
+                    let p = l.splat(p[r].as_flattened()[i]);
+                    for j in 0..C {
+                        sum[r][j] = l.fma(p, value[j], sum[r][j]);
+                    }
                 }
             }
         }
@@ -149,7 +165,7 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
         for r in 0..R {
             for i in all..to[r] {
                 let row: &[[V::Raw; 16]; C] =
-                    rows[i * width + c..].first_chunk().expect("a row has the dimensions");
+                    rows[slot(i) * width + c..].first_chunk().expect("a row has the dimensions");
                 let p = l.splat(p[r].as_flattened()[i]);
                 for j in 0..C {
                     sum[r][j] = l.fma(p, V::lanes(l, &row[j]), sum[r][j]);
@@ -245,7 +261,7 @@ impl Kernel for Merge<'_> {
     }
 }
 
-/// `out [m, heads * d]`: the queries of `qkv [m, cols]` at positions `start..` over all earlier positions and themselves.
+/// `out [m, heads * d]`: every query of `qkv [m, cols]` over the earlier positions of its sequence and its own.
 #[allow(clippy::too_many_arguments, reason = "one step: where, what and how")]
 pub(crate) fn attend(
     isa: Isa,
@@ -253,129 +269,199 @@ pub(crate) fn attend(
     qkv: &[f32],
     cache: &KvCache,
     layer: usize,
-    start: usize,
+    spans: &[KvSpan<'_>],
     partials: &mut Partials,
     out: &mut [f32],
 ) {
+    let step = Step { isa, pool, qkv, cache, first: cache.first_head(layer), spans };
     match &cache.keys {
-        Store::F32(k) => with_values::<kv::F32>(isa, pool, qkv, cache, k, layer, start, partials, out),
-        Store::F16(k) => with_values::<kv::F16>(isa, pool, qkv, cache, k, layer, start, partials, out),
-        Store::BF16(k) => with_values::<kv::BF16>(isa, pool, qkv, cache, k, layer, start, partials, out),
+        Store::F32(k) => with_values::<kv::F32>(&step, k, partials, out),
+        Store::F16(k) => with_values::<kv::F16>(&step, k, partials, out),
+        Store::BF16(k) => with_values::<kv::BF16>(&step, k, partials, out),
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "one step of resolving the two cache types")]
-fn with_values<K: KvElement>(
+/// What is attended to, whatever the cache's types.
+struct Step<'a> {
     isa: Isa,
-    pool: &Pool,
-    qkv: &[f32],
-    cache: &KvCache,
-    keys: &[K::Raw],
-    layer: usize,
-    start: usize,
-    partials: &mut Partials,
-    out: &mut [f32],
-) {
-    match &cache.values {
-        Store::F32(v) => heads::<K, kv::F32>(isa, pool, qkv, cache, keys, v, layer, start, partials, out),
-        Store::F16(v) => heads::<K, kv::F16>(isa, pool, qkv, cache, keys, v, layer, start, partials, out),
-        Store::BF16(v) => heads::<K, kv::BF16>(isa, pool, qkv, cache, keys, v, layer, start, partials, out),
+    pool: &'a Pool,
+    /// `[m, cols]`.
+    qkv: &'a [f32],
+    cache: &'a KvCache,
+    /// The number of the layer's first key head.
+    first: usize,
+    spans: &'a [KvSpan<'a>],
+}
+
+fn with_values<K: KvElement>(step: &Step<'_>, keys: &[K::Raw], partials: &mut Partials, out: &mut [f32]) {
+    match &step.cache.values {
+        Store::F32(values) => Job::<K, kv::F32> { step, keys, values }.run(partials, out),
+        Store::F16(values) => Job::<K, kv::F16> { step, keys, values }.run(partials, out),
+        Store::BF16(values) => Job::<K, kv::BF16> { step, keys, values }.run(partials, out),
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "one step of resolving the two cache types")]
-fn heads<K: KvElement, V: KvElement>(
-    isa: Isa,
-    pool: &Pool,
-    qkv: &[f32],
-    cache: &KvCache,
-    keys: &[K::Raw],
-    values: &[V::Raw],
-    layer: usize,
-    start: usize,
-    partials: &mut Partials,
-    out: &mut [f32],
-) {
-    let shape = cache.spec.shape;
-    let (d, cols, width) = (shape.head_dim, shape.qkv_cols(), shape.head_dim.div_ceil(16));
-    let (m, ratio) = (qkv.len() / cols, shape.heads / shape.kv_heads);
-    let first = cache.first_head(layer);
-    // Row `i` of a block that begins with token `t` is head `i % ratio` of those that share `group`.
-    let query = |t: usize, group: usize, i: usize| {
-        let (t, head) = (t + i / ratio, group * ratio + i % ratio);
-        (t, head, Query { q: &qkv[t * cols + head * d..][..d], sees: start + t + 1 })
-    };
-    let segment = |t: usize,
-                   group: usize,
-                   row: usize,
-                   count: usize,
-                   from: usize,
-                   out: &mut [[f32; 16]],
-                   stats: &mut [(f32, f32)]| {
-        let mut queries = [Query::default(); ROWS];
-        for (i, q) in queries[..count].iter_mut().enumerate() {
-            *q = query(t, group, row + i).2;
+struct Job<'a, K: KvElement, V: KvElement> {
+    step: &'a Step<'a>,
+    keys: &'a [K::Raw],
+    values: &'a [V::Raw],
+}
+
+/// Up to [`BLOCK`] tokens of a span.
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    span: &'a KvSpan<'a>,
+    /// The first one's number in the span, and in the whole step.
+    first: usize,
+    row: usize,
+    count: usize,
+}
+
+impl Tokens<'_> {
+    fn segments(&self) -> usize {
+        (self.span.start + self.first + self.count).div_ceil(SEGMENT)
+    }
+}
+
+impl<K: KvElement, V: KvElement> Job<'_, K, V> {
+    fn run(&self, partials: &mut Partials, out: &mut [f32]) {
+        let (spans, threads) = (self.step.spans, self.step.pool.threads());
+        let mut all = Vec::new();
+        let mut row = 0;
+        for span in spans {
+            let tokens = (0..span.len).step_by(BLOCK);
+            all.extend(tokens.map(|first| Tokens {
+                span,
+                first,
+                row: row + first,
+                count: BLOCK.min(span.len - first),
+            }));
+            row += span.len;
         }
-        let keys = &keys[(first + group) * cache.key_stride..][..cache.key_stride];
-        let values = &values[(first + group) * cache.value_stride..][..cache.value_stride];
-        dispatch(
-            isa,
-            Segment::<K, V> { queries: &queries[..count], keys, values, from, stream: m == 1, out, stats },
-        );
-    };
-    let blocks = m.div_ceil(BLOCK);
-    let outputs = Shares::new(out);
-    let merge = |partials: &Partials, t: usize, group: usize, rows: usize, row: usize, index: usize| {
-        let (t, head, query) = query(t, group, row);
+        let outputs = Shares::new(out);
+        let units = |tokens: &[Tokens<'_>]| tokens.len() * self.step.cache.spec.shape.kv_heads;
+        if units(&all) >= 2 * threads || spans.iter().all(|span| span.end() <= SEGMENT) {
+            return self.share_tokens(&all, &outputs);
+        }
+        for tokens in all.chunk_by(|a, b| std::ptr::eq(a.span, b.span)) {
+            match units(tokens) >= 2 * threads || tokens[0].span.end() <= SEGMENT {
+                true => self.share_tokens(tokens, &outputs),
+                false => tokens.iter().for_each(|t| self.share_segments(*t, partials, &outputs)),
+            }
+        }
+    }
+
+    /// Query heads that share a key head.
+    fn ratio(&self) -> usize {
+        let shape = self.step.cache.spec.shape;
+        shape.heads / shape.kv_heads
+    }
+
+    /// Row `i` of some tokens is head `i % ratio` of those that share `group`: the token's row in the step, the head, the query.
+    fn query(&self, tokens: Tokens<'_>, group: usize, i: usize) -> (usize, usize, Query<'_>) {
+        let shape = self.step.cache.spec.shape;
+        let (t, head) = (i / self.ratio(), group * self.ratio() + i % self.ratio());
+        let row = tokens.row + t;
+        let q = &self.step.qkv[row * shape.qkv_cols() + head * shape.head_dim..][..shape.head_dim];
+        (row, head, Query { q, sees: tokens.span.start + tokens.first + t + 1 })
+    }
+
+    /// Rows `rows` of some tokens over segment `s`.
+    fn segment(
+        &self,
+        tokens: Tokens<'_>,
+        group: usize,
+        rows: Range<usize>,
+        s: usize,
+        out: &mut [[f32; 16]],
+        stats: &mut [(f32, f32)],
+    ) {
+        let (cache, count) = (self.step.cache, rows.len());
+        let mut queries = [Query::default(); ROWS];
+        for (q, i) in queries.iter_mut().zip(rows) {
+            *q = self.query(tokens, group, i).2;
+        }
+        let head = self.step.first + group;
+        let segment = Segment::<K, V> {
+            queries: &queries[..count],
+            keys: &self.keys[head * cache.key_stride..][..cache.key_stride],
+            values: &self.values[head * cache.value_stride..][..cache.value_stride],
+            from: s * SEGMENT,
+            blocks: &tokens.span.blocks[s * SEGMENT / KV_BLOCK..],
+            stream: tokens.span.len == 1,
+            out,
+            stats,
+        };
+        dispatch(self.step.isa, segment);
+    }
+
+    /// Row `i` of some tokens becomes output; it is row `index` of the `rows` of the partials.
+    fn merge(
+        &self,
+        tokens: Tokens<'_>,
+        group: usize,
+        i: usize,
+        (partials, rows, index): (&Partials, usize, usize),
+        outputs: &Shares<'_, f32>,
+    ) {
+        let shape = self.step.cache.spec.shape;
+        let (row, head, query) = self.query(tokens, group, i);
         // SAFETY: every (token, head) is merged once.
-        let out = unsafe { outputs.slice((t * shape.heads + head) * d, d) };
-        dispatch(isa, Merge { partials, rows, row: index, segments: query.sees.div_ceil(SEGMENT), out });
-    };
-    if blocks * shape.kv_heads >= 2 * pool.threads() || start + m <= SEGMENT {
-        pool.ranges(blocks * shape.kv_heads, 1, &|range| {
+        let out = unsafe { outputs.slice((row * shape.heads + head) * shape.head_dim, shape.head_dim) };
+        let segments = query.sees.div_ceil(SEGMENT);
+        dispatch(self.step.isa, Merge { partials, rows, row: index, segments, out });
+    }
+
+    /// Tokens and key heads are shared out among the threads.
+    fn share_tokens(&self, all: &[Tokens<'_>], outputs: &Shares<'_, f32>) {
+        let shape = self.step.cache.spec.shape;
+        let width = shape.head_dim.div_ceil(16);
+        self.step.pool.ranges(all.len() * shape.kv_heads, 1, &|range| {
             for unit in range {
-                let (t, group) = (unit / shape.kv_heads * BLOCK, unit % shape.kv_heads);
-                let rows = BLOCK.min(m - t) * ratio;
-                let segments = (start + m.min(t + BLOCK)).div_ceil(SEGMENT);
+                let (tokens, group) = (all[unit / shape.kv_heads], unit % shape.kv_heads);
+                let rows = tokens.count * self.ratio();
                 LOCAL.with_borrow_mut(|partials| {
-                    partials.resize(segments * rows, width);
-                    for s in 0..segments {
+                    partials.resize(tokens.segments() * rows, width);
+                    for s in 0..tokens.segments() {
                         for row in (0..rows).step_by(ROWS) {
                             let (count, part) = (ROWS.min(rows - row), s * rows + row);
                             let Partials { values, stats } = &mut *partials;
                             let (out, stats) =
                                 (&mut values[part * width..][..count * width], &mut stats[part..][..count]);
-                            segment(t, group, row, count, s * SEGMENT, out, stats);
+                            self.segment(tokens, group, row..row + count, s, out, stats);
                         }
                     }
-                    (0..rows).for_each(|row| merge(partials, t, group, rows, row, row));
+                    (0..rows).for_each(|i| self.merge(tokens, group, i, (partials, rows, i), outputs));
                 });
             }
         });
-        return;
     }
-    // Few queries over many positions: the segments are shared out.
-    let rows = m * ratio;
-    let all = rows * shape.kv_heads;
-    let segments = (start + m).div_ceil(SEGMENT);
-    partials.resize(segments * all, width);
-    let (values, stats) = (Shares::new(&mut partials.values), Shares::new(&mut partials.stats));
-    pool.ranges(segments * shape.kv_heads, 1, &|range| {
-        for unit in range {
-            let (s, group) = (unit / shape.kv_heads, unit % shape.kv_heads);
-            for row in (0..rows).step_by(ROWS) {
-                let (count, part) = (ROWS.min(rows - row), s * all + group * rows + row);
-                // SAFETY: every segment of every row is computed once.
-                let (out, stats) =
-                    unsafe { (values.slice(part * width, count * width), stats.slice(part, count)) };
-                segment(0, group, row, count, s * SEGMENT, out, stats);
+
+    /// Few queries over many positions: the segments are shared out.
+    fn share_segments(&self, tokens: Tokens<'_>, partials: &mut Partials, outputs: &Shares<'_, f32>) {
+        let (shape, pool) = (self.step.cache.spec.shape, self.step.pool);
+        let width = shape.head_dim.div_ceil(16);
+        let rows = tokens.count * self.ratio();
+        let all = rows * shape.kv_heads;
+        partials.resize(tokens.segments() * all, width);
+        let (values, stats) = (Shares::new(&mut partials.values), Shares::new(&mut partials.stats));
+        pool.ranges(tokens.segments() * shape.kv_heads, 1, &|range| {
+            for unit in range {
+                let (s, group) = (unit / shape.kv_heads, unit % shape.kv_heads);
+                for row in (0..rows).step_by(ROWS) {
+                    let (count, part) = (ROWS.min(rows - row), s * all + group * rows + row);
+                    // SAFETY: every segment of every row is computed once.
+                    let (out, stats) =
+                        unsafe { (values.slice(part * width, count * width), stats.slice(part, count)) };
+                    self.segment(tokens, group, row..row + count, s, out, stats);
+                }
             }
-        }
-    });
-    let partials = &*partials;
-    pool.ranges(all, all.div_ceil(pool.threads()), &|range| {
-        range.for_each(|i| merge(partials, 0, i / rows, all, i % rows, i));
-    });
+        });
+        let partials = &*partials;
+        pool.ranges(all, all.div_ceil(pool.threads()), &|range| {
+            range.for_each(|i| self.merge(tokens, i / rows, i % rows, (partials, all, i), outputs));
+        });
+    }
 }
 
 #[cfg(test)]

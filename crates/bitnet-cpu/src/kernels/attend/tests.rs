@@ -4,7 +4,7 @@ use super::{Partials, attend};
 use crate::kernels::rope::rope_append;
 use crate::kv::KvCache;
 use crate::testing::{Noise, for_each_isa_and_pool};
-use bitnet_core::{AttentionShape, KvSpec, KvType, RopeRows};
+use bitnet_core::{AttentionShape, KV_BLOCK, KvSpan, KvSpec, KvType, RopeRows};
 use bitnet_quant::spec;
 use half::{bf16, f16};
 
@@ -16,7 +16,8 @@ fn rounded(ty: KvType, x: f32) -> f32 {
     }
 }
 
-/// Feeds `n` positions in steps of `step` and compares every output.
+/// Feeds `n` positions in steps of `step` and compares every output. Blocks lie in another order than positions, and a second
+/// sequence with the same tokens, shorter by a block, rides along.
 fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
     let (d, cols) = (shape.head_dim, shape.qkv_cols());
     let mut noise = Noise((n + step) as u32);
@@ -33,18 +34,36 @@ fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
     }
     let cached: Vec<f32> = rotated.iter().map(|x| rounded(ty, *x)).collect();
     for_each_isa_and_pool(|isa, pool| {
-        let spec = KvSpec { layers: 1, shape, capacity: n, key: ty, value: ty };
+        let blocks = n.div_ceil(KV_BLOCK) as u32;
+        let spec =
+            KvSpec { layers: 2, shape, capacity: 2 * n.next_multiple_of(KV_BLOCK), key: ty, value: ty };
+        let (here, there): (Vec<u32>, Vec<u32>) =
+            ((0..blocks).rev().map(|b| 2 * b).collect(), (0..blocks).map(|b| 2 * b + 1).collect());
         let mut cache = KvCache::new(spec).unwrap();
         let mut partials = Partials::default();
         for start in (0..n).step_by(step) {
             let end = n.min(start + step);
-            let rope = RopeRows { cos: &cos[start * d / 2..], sin: &sin[start * d / 2..] };
-            let mut rows = qkv[start * cols..end * cols].to_vec();
-            rope_append(isa, pool, &mut rows, rope, &mut cache, 0, start);
-            let mut out = vec![f32::NAN; (end - start) * shape.heads * d];
-            attend(isa, pool, &rows, &cache, 0, start, &mut partials, &mut out);
+            let spans = [
+                KvSpan { start, len: end - start, blocks: &here },
+                KvSpan {
+                    start,
+                    len: end.min(n.saturating_sub(KV_BLOCK)).saturating_sub(start),
+                    blocks: &there,
+                },
+            ];
+            let spans = &spans[..1 + usize::from(spans[1].len > 0)];
+            let positions = || spans.iter().flat_map(|s| s.start..s.end());
+            let angles = |all: &[f32]| -> Vec<f32> {
+                positions().flat_map(|p| all[p * d / 2..][..d / 2].to_vec()).collect()
+            };
+            let rope = RopeRows { cos: &angles(&cos), sin: &angles(&sin) };
+            let mut rows: Vec<f32> = positions().flat_map(|p| qkv[p * cols..][..cols].to_vec()).collect();
+            rope_append(isa, pool, &mut rows, rope, &mut cache, 1, spans);
+            let mut out = vec![f32::NAN; rows.len() / cols * shape.heads * d];
+            attend(isa, pool, &rows, &cache, 1, spans, &mut partials, &mut out);
+            let positions: Vec<usize> = positions().collect();
             for (i, got) in out.chunks(d).enumerate() {
-                let (p, head) = (start + i / shape.heads, i % shape.heads);
+                let (p, head) = (positions[i / shape.heads], i % shape.heads);
                 let group = head / (shape.heads / shape.kv_heads);
                 let mut want = vec![0.0; d];
                 let at = |p: usize, h: usize| &cached[p * cols + h * d..][..d];

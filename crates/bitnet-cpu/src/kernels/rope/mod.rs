@@ -3,11 +3,11 @@
 use crate::Isa;
 use crate::kv::{self, KvCache, KvElement, Store};
 use crate::pool::Pool;
-use bitnet_core::RopeRows;
+use bitnet_core::{KvSpan, RopeRows};
 use bitnet_quant::spec::rotate_half;
 use std::ops::Range;
 
-/// Rotates the query heads of `qkv [m, cols]` in place and writes keys and values of positions `start..` of a layer.
+/// Rotates the query heads of `qkv [m, cols]` in place and writes the keys and values of their positions into a layer.
 pub(crate) fn rope_append(
     _isa: Isa,
     pool: &Pool,
@@ -15,7 +15,7 @@ pub(crate) fn rope_append(
     rope: RopeRows<'_>,
     cache: &mut KvCache,
     layer: usize,
-    start: usize,
+    spans: &[KvSpan<'_>],
 ) {
     let shape = cache.spec.shape;
     let (d, cols) = (shape.head_dim, shape.qkv_cols());
@@ -27,7 +27,8 @@ pub(crate) fn rope_append(
         }
     });
     let qkv = &*qkv;
-    let m = qkv.len() / cols;
+    let slots: Vec<usize> =
+        spans.iter().flat_map(|span| (span.start..span.end()).map(|position| span.slot(position))).collect();
     let row = |t: usize, head: usize| &qkv[t * cols + head * d..][..d];
     let heads = cache.first_head(layer)..cache.first_head(layer + 1);
     each_store(
@@ -35,7 +36,7 @@ pub(crate) fn rope_append(
         pool,
         heads.clone(),
         cache.key_stride,
-        &Writer { m, start, width: d, row: &|t, h| row(t, shape.heads + h), tiled: true },
+        &Writer { slots: &slots, width: d, row: &|t, h| row(t, shape.heads + h), tiled: true },
     );
     each_store(
         &mut cache.values,
@@ -43,8 +44,7 @@ pub(crate) fn rope_append(
         heads,
         cache.value_stride,
         &Writer {
-            m,
-            start,
+            slots: &slots,
             width: d.next_multiple_of(16),
             row: &|t, h| row(t, shape.heads + shape.kv_heads + h),
             tiled: false,
@@ -54,8 +54,8 @@ pub(crate) fn rope_append(
 
 /// Where the rows of one step go.
 struct Writer<'a> {
-    m: usize,
-    start: usize,
+    /// The cache's position for each row.
+    slots: &'a [usize],
     /// Elements a position takes in the store.
     width: usize,
     row: &'a (dyn Fn(usize, usize) -> &'a [f32] + Sync),
@@ -66,8 +66,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write<E: KvElement>(&self, pool: &Pool, store: &mut [E::Raw], stride: usize) {
         pool.chunks_mut(store, stride, &|head, store| {
-            for t in 0..self.m {
-                let position = self.start + t;
+            for (t, &position) in self.slots.iter().enumerate() {
                 let row = (self.row)(t, head);
                 if self.tiled {
                     let tile = &mut store[position / 16 * 16 * self.width..][..16 * self.width];

@@ -1,6 +1,6 @@
 //! Scores by `sdot`.
 
-use super::neon::{levels, load_i8, parts, scale, signed};
+use super::neon::{levels, load_i8, part, scale, signed};
 use super::query::{BLOCK, Query};
 use super::rows::Bytes64;
 use crate::Isa;
@@ -14,11 +14,16 @@ fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
         let blocks = row.as_chunks::<210>().0.iter().zip(query.z.as_chunks::<BLOCK>().0);
         for ((raw, z), factor) in blocks.zip(&query.scales) {
             let mut integers = vdupq_n_s32(0);
-            let parts = parts(raw).into_iter().zip(z.as_chunks::<16>().0);
-            for ((codes, z), level) in parts.zip(levels(raw)) {
-                // At most 4 * 32 * 127 a lane, times 128, sixteen of them: 2^25.
-                let products = dot(vdupq_n_s32(0), codes, load_i8(z));
-                integers = vmlaq_n_s32(integers, products, i32::from(*level as i8));
+            let (z, levels) = (z.as_chunks::<16>().0, levels(raw));
+            for half in 0..2 {
+                for pair in 0..4 {
+                    for odd in 0..2 {
+                        let p = 8 * half + 2 * pair + odd;
+                        // At most 4 * 32 * 127 a lane, times 128, sixteen of them: 2^25.
+                        let products = dot(vdupq_n_s32(0), part(raw, half, pair, odd), load_i8(&z[p]));
+                        integers = vmlaq_n_s32(integers, products, i32::from(levels[p] as i8));
+                    }
+                }
             }
             sum = vfmaq_n_f32(sum, vcvtq_f32_s32(integers), scale(raw) * factor);
         }

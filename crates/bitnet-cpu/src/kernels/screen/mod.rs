@@ -44,15 +44,13 @@ static TABLE: &[ScreenKernel] = &[
     #[cfg(target_arch = "x86_64")]
     ScreenKernel { isa: Isa::Avx2, q6_k: avx2::q6_k, int8: avx2::int8 },
     #[cfg(target_arch = "aarch64")]
-    ScreenKernel { isa: Isa::I8mm, q6_k: dotprod::q6_k, int8: dotprod::int8 },
-    #[cfg(target_arch = "aarch64")]
     ScreenKernel { isa: Isa::Dotprod, q6_k: dotprod::q6_k, int8: dotprod::int8 },
     #[cfg(target_arch = "aarch64")]
     ScreenKernel { isa: Isa::Neon, q6_k: neon::q6_k, int8: neon::int8 },
 ];
 
 fn kernel(isa: Isa) -> Option<&'static ScreenKernel> {
-    TABLE.iter().find(|k| k.isa == isa)
+    TABLE.iter().find(|k| isa.includes(k.isa))
 }
 
 /// The instruction sets that heads are screened with.

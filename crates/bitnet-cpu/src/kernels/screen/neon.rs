@@ -20,23 +20,23 @@ pub(super) fn load_i8(x: &[i8; 16]) -> int8x16_t {
     unsafe { vld1q_s8(x.as_ptr()) }
 }
 
-/// The sixteen parts of a `Q6_K` block as signed bytes: part `p` has elements `16p..16p + 16`.
+/// Part `2 * pair + odd` of half a `Q6_K` block as signed bytes: elements `16p..16p + 16` are its part `p`.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn parts(raw: &[u8; 210]) -> [int8x16_t; 16] {
+pub(super) fn part(raw: &[u8; 210], half: usize, pair: usize, odd: usize) -> int8x16_t {
+    // The low nibbles of a half are 64 bytes, its upper pairs 32.
     let bytes = raw.as_chunks::<16>().0;
-    let mut parts = [vdupq_n_s8(0); 16];
-    for half in 0..2 {
-        for i in 0..8 {
-            // The low nibbles of a half are 64 bytes, its upper pairs 32.
-            let (low, high) = (load(&bytes[4 * half + i % 4]), load(&bytes[8 + 2 * half + i % 2]));
-            let nibble = if i < 4 { vandq_u8(low, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(low) };
-            let upper = vshlq_u8(high, vdupq_n_s8(4 - 2 * (i as i8 / 2)));
-            let codes = vorrq_u8(nibble, vandq_u8(upper, vdupq_n_u8(0x30)));
-            parts[8 * half + i] = vsubq_s8(vreinterpretq_s8_u8(codes), vdupq_n_s8(32));
-        }
-    }
-    parts
+    let low = load(&bytes[4 * half + 2 * (pair % 2) + odd]);
+    let high = load(&bytes[8 + 2 * half + odd]);
+    let nibble = if pair < 2 { vandq_u8(low, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(low) };
+    let upper = match pair {
+        0 => vshlq_n_u8::<4>(high),
+        1 => vshlq_n_u8::<2>(high),
+        2 => high,
+        _ => vshrq_n_u8::<2>(high),
+    };
+    let codes = vorrq_u8(nibble, vandq_u8(upper, vdupq_n_u8(0x30)));
+    vsubq_s8(vreinterpretq_s8_u8(codes), vdupq_n_s8(32))
 }
 
 /// The sixteen scales of a `Q6_K` block.
@@ -70,13 +70,18 @@ fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
         let blocks = row.as_chunks::<210>().0.iter().zip(query.z.as_chunks::<BLOCK>().0);
         for ((raw, z), factor) in blocks.zip(&query.scales) {
             let mut integers = vdupq_n_s32(0);
-            let parts = parts(raw).into_iter().zip(z.as_chunks::<16>().0);
-            for ((codes, z), level) in parts.zip(levels(raw)) {
-                // At most 2 * 32 * 127 in 16 bits, times 128, 32 of them: 2^25.
-                let products = products(codes, load_i8(z));
-                let level = i16::from(*level as i8);
-                integers = vmlal_n_s16(integers, vget_low_s16(products), level);
-                integers = vmlal_high_n_s16(integers, products, level);
+            let (z, levels) = (z.as_chunks::<16>().0, levels(raw));
+            for half in 0..2 {
+                for pair in 0..4 {
+                    for odd in 0..2 {
+                        let p = 8 * half + 2 * pair + odd;
+                        // At most 2 * 32 * 127 in 16 bits, times 128, 32 of them: 2^25.
+                        let products = products(part(raw, half, pair, odd), load_i8(&z[p]));
+                        let level = i16::from(levels[p] as i8);
+                        integers = vmlal_n_s16(integers, vget_low_s16(products), level);
+                        integers = vmlal_high_n_s16(integers, products, level);
+                    }
+                }
             }
             sum = vfmaq_n_f32(sum, vcvtq_f32_s32(integers), scale(raw) * factor);
         }

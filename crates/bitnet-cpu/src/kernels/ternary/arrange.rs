@@ -1,32 +1,37 @@
 //! Activations for the products of several tokens.
 
+use super::table::Gemm;
 use crate::kernels::quantize::Quantized;
+use crate::layout::{Line, signed, signed_mut};
 use crate::pool::{Pool, Shares};
 
-/// Tokens of a register tile side by side: `[tiles of tokens][columns/4][tokens of the tile][4]`. What a product reads is then
-/// one stream, and its loads never compete for a cache set.
+/// Tokens of a register tile side by side: `[tiles of tokens][columns/C][tokens of the tile][C]`, with C columns of a token
+/// together. What a product reads is then one stream, and its loads never compete for a cache set.
 #[derive(Default)]
 pub(crate) struct Arranged {
-    data: Vec<i8>,
+    data: Vec<Line>,
+    /// Columns of a token, those of padding included.
     cols: usize,
 }
 
 impl Arranged {
-    /// Takes over the activations of all tokens; `cols` is a multiple of four that the quantized rows hold.
-    pub(super) fn fill(&mut self, pool: &Pool, from: &Quantized, cols: usize, tokens: usize) {
+    /// Takes over the activations of all tokens, in the order that `gemm` reads.
+    pub(super) fn fill(&mut self, pool: &Pool, from: &Quantized, cols: usize, gemm: &Gemm) {
         let m = from.d.len();
+        let (tokens, cols) = (gemm.tokens, cols.next_multiple_of(gemm.columns));
         self.cols = cols;
-        self.data.resize(m * cols, 0);
-        let data = Shares::new(&mut self.data);
+        self.data.resize((m * cols).div_ceil(64), Line([0; 64]));
+        let data = Shares::new(signed_mut(&mut self.data));
         pool.ranges(m.div_ceil(tokens), 1, &|range| {
             for first in range.map(|i| i * tokens) {
                 let count = tokens.min(m - first);
                 // SAFETY: a tile of tokens is arranged by one thread.
-                let out = unsafe { data.slice(first * cols, count * cols) }.as_chunks_mut::<4>().0;
+                let out = unsafe { data.slice(first * cols, count * cols) };
                 for t in 0..count {
                     let row = &from.q[(first + t) * from.stride..][..cols];
-                    for (out, x) in out[t..].iter_mut().step_by(count).zip(row.as_chunks::<4>().0) {
-                        *out = *x;
+                    match gemm.columns {
+                        64 => spread::<64>(row, out, t, count),
+                        _ => spread::<4>(row, out, t, count),
                     }
                 }
             }
@@ -35,6 +40,13 @@ impl Arranged {
 
     /// The tile of `count` tokens that begins with token `first`.
     pub(super) fn tokens(&self, first: usize, count: usize) -> &[i8] {
-        &self.data[first * self.cols..(first + count) * self.cols]
+        &signed(&self.data)[first * self.cols..(first + count) * self.cols]
+    }
+}
+
+/// Writes the row of token `t` to its places among `count` tokens.
+fn spread<const C: usize>(row: &[i8], out: &mut [i8], t: usize, count: usize) {
+    for (out, x) in out.as_chunks_mut::<C>().0[t..].iter_mut().step_by(count).zip(row.as_chunks::<C>().0) {
+        *out = *x;
     }
 }

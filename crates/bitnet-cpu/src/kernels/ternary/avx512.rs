@@ -58,9 +58,8 @@ fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]
 
 /// For every four columns one line of each tile.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack_tiles(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+fn unpack_tiles(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
     let count = tiles.len() / tile_bytes;
-    panel.resize(tile_bytes / BLOCK * 4 * count, Line([0; 64]));
     for (i, tile) in tiles.chunks_exact(tile_bytes).enumerate() {
         for (block, lines) in tile.as_chunks::<BLOCK>().0.iter().zip(panel.chunks_exact_mut(4 * count)) {
             for (codes, line) in fields(block).into_iter().zip(lines[i..].iter_mut().step_by(count)) {
@@ -113,6 +112,12 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
 }
 
 pub(super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+    panel.resize(tiles.len() / BLOCK * 4, Line([0; 64]));
+    unpack_lines(tiles, tile_bytes, panel);
+}
+
+/// The same into a panel of the right size.
+pub(super) fn unpack_lines(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx512.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { unpack_tiles(tiles, tile_bytes, panel) };

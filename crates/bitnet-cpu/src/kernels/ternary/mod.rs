@@ -3,6 +3,8 @@
 //! Kernels compute the integer sums `code * q` of whole tiles; what turns them into outputs is shared and exact. Codes are
 //! 0, 1, 2, so the sum of the activations is taken off once a token.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod arrange;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -241,7 +243,7 @@ fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
 
 fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arranged: &mut Arranged) {
     let gemm = &kernel.gemm;
-    arranged.fill(pool, out.quantized, out.w.cols.next_multiple_of(4), gemm.tokens);
+    arranged.fill(pool, out.quantized, out.w.cols, gemm);
     pool.ranges(out.w.tiles().div_ceil(gemm.tiles), 1, &|range| {
         for first in range.map(|i| i * gemm.tiles) {
             let last = out.w.tiles().min(first + gemm.tiles);

@@ -2,7 +2,7 @@
 
 use super::scalar;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{amx, avx2, avx512};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm, neon, tl1};
 use crate::Isa;
@@ -17,7 +17,7 @@ use std::str::FromStr;
 /// least the tile's columns, zeros behind the matrix's own]`.
 pub(super) type Gemv = fn(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]);
 
-/// `out[tile][token][row] = sum of code * x` for a panel and activations `x [columns/4][tokens][4]`.
+/// `out[tile][token][row] = sum of code * x` for a panel and activations `x [columns/C][tokens][C]`, C being [`Gemm::columns`].
 pub(super) type Multiply = fn(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], tokens: usize);
 
 /// The product for several tokens: weights are unpacked to bytes once, a few tiles at a time (a *panel*, which stays in the
@@ -27,6 +27,8 @@ pub(super) struct Gemm {
     pub(super) tiles: usize,
     /// Tokens that `multiply` takes at most.
     pub(super) tokens: usize,
+    /// Columns of a token that lie together: 4 or 64.
+    pub(super) columns: usize,
     /// Unpacks the tiles, at most `tiles` of them; what a panel looks like is an affair between the two functions.
     pub(super) unpack: fn(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>),
     /// Multiplies a panel.
@@ -46,11 +48,31 @@ pub(crate) struct TernaryKernel {
 pub(super) static TABLE: &[TernaryKernel] = &[
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
+        name: "tile2-amx",
+        layout: &TILE2,
+        isa: Isa::Amx,
+        gemv: avx512::gemv,
+        gemm: Gemm {
+            tiles: amx::TILES,
+            tokens: amx::TOKENS,
+            columns: amx::COLUMNS,
+            unpack: amx::unpack,
+            multiply: amx::multiply,
+        },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
         name: "tile2-avx512",
         layout: &TILE2,
         isa: Isa::Avx512,
         gemv: avx512::gemv,
-        gemm: Gemm { tiles: 2, tokens: avx512::TOKENS, unpack: avx512::unpack, multiply: avx512::multiply },
+        gemm: Gemm {
+            tiles: 2,
+            tokens: avx512::TOKENS,
+            columns: 4,
+            unpack: avx512::unpack,
+            multiply: avx512::multiply,
+        },
     },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
@@ -58,7 +80,13 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TILE2,
         isa: Isa::Avx2,
         gemv: avx2::gemv,
-        gemm: Gemm { tiles: 1, tokens: avx2::TOKENS, unpack: avx2::unpack, multiply: avx2::multiply },
+        gemm: Gemm {
+            tiles: 1,
+            tokens: avx2::TOKENS,
+            columns: 4,
+            unpack: avx2::unpack,
+            multiply: avx2::multiply,
+        },
     },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -66,7 +94,13 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TILE2,
         isa: Isa::I8mm,
         gemv: dotprod::gemv,
-        gemm: Gemm { tiles: 1, tokens: i8mm::TOKENS, unpack: i8mm::unpack, multiply: i8mm::multiply },
+        gemm: Gemm {
+            tiles: 1,
+            tokens: i8mm::TOKENS,
+            columns: 4,
+            unpack: i8mm::unpack,
+            multiply: i8mm::multiply,
+        },
     },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -74,7 +108,13 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TILE2,
         isa: Isa::Dotprod,
         gemv: dotprod::gemv,
-        gemm: Gemm { tiles: 1, tokens: dotprod::TOKENS, unpack: neon::unpack, multiply: dotprod::multiply },
+        gemm: Gemm {
+            tiles: 1,
+            tokens: dotprod::TOKENS,
+            columns: 4,
+            unpack: neon::unpack,
+            multiply: dotprod::multiply,
+        },
     },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -82,7 +122,13 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TILE2,
         isa: Isa::Neon,
         gemv: neon::gemv,
-        gemm: Gemm { tiles: 1, tokens: neon::TOKENS, unpack: neon::unpack, multiply: neon::multiply },
+        gemm: Gemm {
+            tiles: 1,
+            tokens: neon::TOKENS,
+            columns: 4,
+            unpack: neon::unpack,
+            multiply: neon::multiply,
+        },
     },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -90,14 +136,20 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TL1,
         isa: Isa::Neon,
         gemv: tl1::gemv,
-        gemm: Gemm { tiles: 1, tokens: neon::TOKENS, unpack: tl1::unpack, multiply: neon::multiply },
+        gemm: Gemm {
+            tiles: 1,
+            tokens: neon::TOKENS,
+            columns: 4,
+            unpack: tl1::unpack,
+            multiply: neon::multiply,
+        },
     },
     TernaryKernel {
         name: "tile2-scalar",
         layout: &TILE2,
         isa: Isa::Scalar,
         gemv: scalar::gemv,
-        gemm: Gemm { tiles: 1, tokens: 1, unpack: scalar::unpack, multiply: scalar::multiply },
+        gemm: Gemm { tiles: 1, tokens: 1, columns: 4, unpack: scalar::unpack, multiply: scalar::multiply },
     },
 ];
 

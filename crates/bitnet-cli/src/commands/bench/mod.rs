@@ -1,0 +1,236 @@
+//! `bitnet bench`: speed, with the flags and in the rows of llama-bench.
+
+mod counts;
+mod limit;
+mod memory;
+mod report;
+mod table;
+mod test;
+
+use crate::args::{self, Act, CacheType, ModelPath};
+use crate::failure::Failure;
+use crate::terminal::Progress;
+use bitnet_cpu::{Isa, Kernel};
+use bitnet_inference::{DeviceOptions, LoadOptions, Model, OpenOptions};
+use bitnet_model::ModelConfig;
+use clap::Args;
+use counts::{Counts, Pair};
+use limit::Probes;
+use report::{Form, Report, Row};
+use std::time::{Duration, Instant};
+use test::{Sizes, Test};
+
+#[derive(Args)]
+#[command(after_help = "\
+Numbers may be lists (1,2), ranges (1-4, 512-2048+512, 128-1024*2), and flags may be repeated; every combination is measured.
+
+Examples:
+  bitnet bench model.gguf
+  bitnet bench model.gguf -p 128,512 -n 64 -r 3 -t 1,2 -o json
+  bitnet bench model.gguf -p 0 -n 64 -d 0,4096 --roofline")]
+pub struct Bench {
+    #[command(flatten)]
+    model: ModelPath,
+    /// Tokens of the prefill tests (ppN); 0 leaves them out
+    #[arg(short = 'p', long, default_value = "512", value_delimiter = ',', value_name = "N")]
+    n_prompt: Vec<Counts>,
+    /// Tokens of the generation tests (tgN); 0 leaves them out
+    #[arg(short, long, default_value = "128", value_delimiter = ',', value_name = "N")]
+    n_gen: Vec<Counts>,
+    /// Tests of a prompt and an answer together (also -pg)
+    #[arg(long, value_name = "PP,TG")]
+    pg: Vec<Pair>,
+    /// Tokens in the cache before a test begins
+    #[arg(short = 'd', long, default_value = "0", value_delimiter = ',', value_name = "N")]
+    n_depth: Vec<Counts>,
+    /// Repetitions of each test
+    #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repetitions: u32,
+    /// Begin without a run that is not counted
+    #[arg(long)]
+    no_warmup: bool,
+    /// Form of the result
+    #[arg(short, long, value_enum, default_value_t = Form::Md)]
+    output: Form,
+    /// Between the repetitions, measure what memory and the best int8 instruction allow, and print each row's share of it
+    #[arg(long)]
+    roofline: bool,
+    /// Tokens of one prefill step are the smaller of this ...
+    #[arg(
+        short,
+        long,
+        default_value = "2048",
+        value_delimiter = ',',
+        value_name = "N",
+        help_heading = "Device"
+    )]
+    batch_size: Vec<Counts>,
+    /// ... and this (also -ub)
+    #[arg(long, default_value = "512", value_delimiter = ',', value_name = "N", help_heading = "Device")]
+    ubatch_size: Vec<Counts>,
+    /// Types of cached keys (also -ctk)
+    #[arg(long, value_enum, default_value = "f16", value_delimiter = ',', help_heading = "Device")]
+    cache_type_k: Vec<CacheType>,
+    /// Types of cached values (also -ctv)
+    #[arg(long, value_enum, default_value = "f16", value_delimiter = ',', help_heading = "Device")]
+    cache_type_v: Vec<CacheType>,
+    /// Threads [default: physical cores]
+    #[arg(
+        short,
+        long,
+        value_delimiter = ',',
+        value_name = "N",
+        env = "BITNET_THREADS",
+        help_heading = "Device"
+    )]
+    threads: Vec<Counts>,
+    /// Kernels of ternary products (`doctor` lists them) [default: the best one of the instruction set]
+    #[arg(long, value_delimiter = ',', value_name = "NAME", env = "BITNET_KERNEL", help_heading = "Device")]
+    kernel: Vec<Kernel>,
+    /// Instruction set: scalar; avx2 or avx512; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
+    #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
+    isa: Option<Isa>,
+    /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
+    #[arg(long, value_enum, env = "BITNET_ACT", help_heading = "Device")]
+    act: Option<Act>,
+}
+
+/// What a model is opened with.
+#[derive(Clone, Copy)]
+struct Setup {
+    threads: Option<usize>,
+    kernel: Option<Kernel>,
+    key: CacheType,
+    value: CacheType,
+}
+
+impl Bench {
+    pub fn execute(self, quiet: bool) -> Result<(), Failure> {
+        let path = self.model.get();
+        let begin = Instant::now();
+        let checkpoint = bitnet_formats::open(path)?;
+        let opening = begin.elapsed();
+        let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
+        let tests = self.tests();
+        let context = self.context(&tests, &config)?;
+        let sizes = self.sizes()?;
+        let setups = self.setups();
+        let mut progress = Progress::new("measuring", quiet);
+        let all = setups.len() * sizes.len() * tests.len() * self.repetitions as usize;
+        let mut report = Report::new(self.output, path, &checkpoint);
+        for (done, setup) in setups.iter().enumerate() {
+            let options = OpenOptions {
+                device: DeviceOptions { isa: self.isa, threads: setup.threads, kernel: setup.kernel },
+                load: LoadOptions {
+                    act: self.act.map(Into::into),
+                    context: Some(context),
+                    cache: None,
+                    key: setup.key.into(),
+                    value: setup.value.into(),
+                },
+            };
+            memory::forget_peak();
+            let begin = Instant::now();
+            let mut model = args::load(path, &checkpoint, &options, quiet)?;
+            let load = opening + begin.elapsed();
+            let probes = if self.roofline { Some(Probes::new(model.device().threads)?) } else { None };
+            let mut done = done * sizes.len() * tests.len() * self.repetitions as usize;
+            for sizes in &sizes {
+                for test in &tests {
+                    let what = (*setup, *sizes, *test);
+                    let row = self.measure((&mut model, load), what, probes.as_ref(), &mut || {
+                        done += 1;
+                        progress.at(done, all);
+                    })?;
+                    report.row(row)?;
+                }
+            }
+        }
+        progress.finish();
+        report.finish()
+    }
+
+    /// One row; `done` is told of every repetition.
+    fn measure(
+        &self,
+        (model, load): (&mut Model, Duration),
+        (setup, sizes, test): (Setup, Sizes, Test),
+        probes: Option<&Probes>,
+        done: &mut dyn FnMut(),
+    ) -> Result<Row, Failure> {
+        let begin = jiff::Timestamp::now();
+        test.fill(model, sizes)?;
+        if !self.no_warmup {
+            test.warm(model, sizes)?;
+        }
+        let (mut samples, mut rates) = (Vec::new(), Vec::new());
+        for _ in 0..self.repetitions {
+            rates.extend(probes.map(Probes::measure));
+            samples.push(test.run(model, sizes)?);
+            done();
+        }
+        let limit = probes.map(|p| p.limit(model, test, sizes, setup, rates));
+        Ok(Row::new((model, load), (setup, sizes, test), begin, samples, limit))
+    }
+
+    fn tests(&self) -> Vec<Test> {
+        let depths = || Counts::all(&self.n_depth);
+        let prompts = Counts::all(&self.n_prompt).map(|prompt| (prompt, 0));
+        let answers = Counts::all(&self.n_gen).map(|answer| (0, answer));
+        let both = self.pg.iter().map(|pair| (pair.prompt, pair.answer));
+        let tests = prompts.chain(answers).chain(both).filter(|(prompt, answer)| prompt + answer > 0);
+        tests.flat_map(|(prompt, answer)| depths().map(move |depth| Test { prompt, answer, depth })).collect()
+    }
+
+    /// The context that the longest test needs.
+    fn context(&self, tests: &[Test], config: &ModelConfig) -> Result<usize, Failure> {
+        let Some(longest) = tests.iter().max_by_key(|test| test.len()) else {
+            return Err(Failure::Usage("there is nothing to measure; see -p, -n and -pg".to_owned()));
+        };
+        if longest.len() > config.context {
+            return Err(Failure::Usage(format!(
+                "{} needs a context of {}; the model has {}",
+                longest.name(),
+                longest.len(),
+                config.context
+            )));
+        }
+        Ok(longest.len())
+    }
+
+    fn sizes(&self) -> Result<Vec<Sizes>, Failure> {
+        let batches = Counts::all(&self.batch_size);
+        let sizes: Vec<Sizes> = batches
+            .flat_map(|batch| Counts::all(&self.ubatch_size).map(move |ubatch| Sizes { batch, ubatch }))
+            .collect();
+        match sizes.iter().any(|s| s.step() == 0) {
+            true => Err(Failure::Usage("a batch size is 0; a step takes at least one token".to_owned())),
+            false => Ok(sizes),
+        }
+    }
+
+    fn setups(&self) -> Vec<Setup> {
+        let mut threads: Vec<Option<usize>> = Counts::all(&self.threads).map(Some).collect();
+        let mut kernels: Vec<Option<Kernel>> = self.kernel.iter().copied().map(Some).collect();
+        if threads.is_empty() {
+            threads.push(None);
+        }
+        if kernels.is_empty() {
+            kernels.push(None);
+        }
+        let mut setups = Vec::new();
+        for &threads in &threads {
+            for &kernel in &kernels {
+                for &key in &self.cache_type_k {
+                    setups.extend(self.cache_type_v.iter().map(|&value| Setup {
+                        threads,
+                        kernel,
+                        key,
+                        value,
+                    }));
+                }
+            }
+        }
+        setups
+    }
+}

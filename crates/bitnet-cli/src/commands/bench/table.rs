@@ -1,0 +1,130 @@
+//! The table of `-o md`.
+
+use super::report::{Row, billions, statistics};
+use std::io::{Result, Write};
+
+/// A column: its title, whether numbers stand in it, and its cells.
+struct Column {
+    title: &'static str,
+    right: bool,
+    cells: Vec<String>,
+}
+
+/// Writes rows; columns that llama-bench shows only where they say something are left out where all rows have the default.
+pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl Write) -> Result<()> {
+    let column = |title, right, cell: &dyn Fn(&Row) -> String| Column {
+        title,
+        right,
+        cells: rows.iter().map(cell).collect(),
+    };
+    let mut columns = vec![
+        column("model", false, &model),
+        column("size", true, &|row| size(row.model_bytes as u64)),
+        column("params", true, &|row| billions(row.weights)),
+        column("backend", false, &|row| row.device.device.to_uppercase()),
+        column("kernel", false, &|row| row.device.kernel.to_owned()),
+        column("threads", true, &|row| row.device.threads.to_string()),
+    ];
+    let optional = [
+        (column("n_batch", true, &|row| row.sizes.batch.to_string()), "2048"),
+        (column("n_ubatch", true, &|row| row.sizes.ubatch.to_string()), "512"),
+        (column("type_k", true, &|row| row.setup.key.name()), "f16"),
+        (column("type_v", true, &|row| row.setup.value.name()), "f16"),
+    ];
+    columns.extend(
+        optional
+            .into_iter()
+            .filter(|(column, default)| column.cells.iter().any(|c| c != default))
+            .map(|(column, _)| column),
+    );
+    columns.push(column("test", true, &|row| row.test.name()));
+    columns.push(column("t/s", true, &|row| {
+        let (mean, deviation) = statistics(&row.rates());
+        format!("{mean:.2} ± {deviation:.2}")
+    }));
+    if rows.iter().any(|row| row.limit.is_some()) {
+        let limit = |row: &Row| row.limit.as_ref().map_or(0.0, |limit| limit.tokens_per_second);
+        columns.push(column("limit", true, &|row| format!("{:.2}", limit(row))));
+        columns.push(column("share", true, &|row| format!("{:.0} %", row.share().unwrap_or(0.0) * 100.0)));
+    }
+    lines(&columns, rows.len(), out)?;
+    starts(rows, out)?;
+    limits(rows, out)
+}
+
+fn lines(columns: &[Column], rows: usize, out: &mut impl Write) -> Result<()> {
+    let width = |c: &Column| {
+        let cells = c.cells.iter().map(|cell| cell.chars().count());
+        cells.chain([c.title.len(), 3]).max().unwrap_or(0)
+    };
+    let line = |out: &mut dyn Write, cell: &dyn Fn(&Column) -> &str| {
+        for column in columns {
+            let (cell, width) = (cell(column), width(column));
+            match column.right {
+                true => write!(out, "| {cell:>width$} ")?,
+                false => write!(out, "| {cell:<width$} ")?,
+            }
+        }
+        writeln!(out, "|")
+    };
+    line(out, &|column| column.title)?;
+    for column in columns {
+        let dashes = "-".repeat(width(column));
+        write!(out, "| {dashes}{}", if column.right { ":" } else { " " })?;
+    }
+    writeln!(out, "|")?;
+    (0..rows).try_for_each(|i| line(out, &|column| &column.cells[i]))
+}
+
+/// How long each setup took to load, what its first tokens took, and the memory.
+fn starts(rows: &[Row], out: &mut impl Write) -> Result<()> {
+    writeln!(out)?;
+    for rows in rows.chunk_by(|a, b| a.load == b.load) {
+        let (device, load) = (&rows[0].device, rows[0].load.as_secs_f64());
+        let peak = rows.iter().filter_map(|row| row.peak_bytes).max();
+        let peak = peak.map_or_else(String::new, |peak| format!("; resident at most {}", size(peak)));
+        let first = rows.iter().map(|row| format!("{} {:.3} s", row.test.name(), row.first().as_secs_f64()));
+        let first = first.collect::<Vec<_>>().join(", ");
+        let threads = threads(device.threads);
+        writeln!(out, "{}, {threads}: loaded in {load:.2} s; first token of {first}{peak}", device.kernel)?;
+    }
+    Ok(())
+}
+
+fn threads(n: usize) -> String {
+    format!("{n} {}", if n == 1 { "thread" } else { "threads" })
+}
+
+/// What was measured between the repetitions, for each number of threads.
+fn limits(rows: &[Row], out: &mut impl Write) -> Result<()> {
+    let mut counts: Vec<usize> = rows.iter().map(|row| row.device.threads).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    for n in counts {
+        let limits =
+            || rows.iter().filter(|row| row.device.threads == n).filter_map(|row| row.limit.as_ref());
+        let Some(first) = limits().next() else { continue };
+        let spread = |values: Vec<f64>| {
+            let (low, high) = values.iter().fold((f64::INFINITY, 0f64), |(l, h), v| (l.min(*v), h.max(*v)));
+            let mean = statistics(&values).0;
+            format!("{:.1} ({:.1} to {:.1})", mean / 1e9, low / 1e9, high / 1e9)
+        };
+        let rates = || limits().flat_map(|limit| &limit.rates);
+        writeln!(
+            out,
+            "limits with {}: reads {} GB/s, {} {} GOPS",
+            threads(n),
+            spread(rates().map(|r| r.read_bytes).collect()),
+            first.instruction,
+            spread(rates().map(|r| r.int8_ops).collect()),
+        )?;
+    }
+    Ok(())
+}
+
+fn size(bytes: u64) -> String {
+    match bytes as f64 / f64::from(1 << 20) {
+        mebibytes if mebibytes < 1024.0 => format!("{mebibytes:.2} MiB"),
+        mebibytes => format!("{:.2} GiB", mebibytes / 1024.0),
+    }
+}

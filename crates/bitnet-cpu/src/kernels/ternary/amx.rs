@@ -1,0 +1,177 @@
+//! AMX: sixteen tokens times sixteen rows times 64 columns in one instruction, `tdpbsud`.
+//!
+//! Its intrinsics are not stable in Rust, so the loop is assembly. Two halves of 32 tokens and two tiles of weights fill the
+//! eight registers: 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
+
+use super::avx512;
+use crate::Isa;
+use crate::layout::tile2::BLOCK;
+use crate::layout::{Line, TILE};
+use std::arch::asm;
+
+/// Tokens of the register tile.
+pub(super) const TOKENS: usize = 32;
+/// Columns of a token that lie together: a row of a register.
+pub(super) const COLUMNS: usize = 64;
+/// Tiles of a panel, two of which are multiplied at a time: what is read of the activations serves all of them.
+pub(super) const TILES: usize = 8;
+/// Lines of a panel that a register holds.
+const LINES: usize = 16;
+
+/// What `ldtilecfg` reads: the shapes of all registers.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Shapes {
+    /// For so many tokens in either half.
+    fn new(first: usize, second: usize) -> Self {
+        let (first, second) = (first as u8, second as u8);
+        let mut rows = [0; 16];
+        rows[..8].copy_from_slice(&[first, first, second, second, first, second, 16, 16]);
+        let mut row_bytes = [0; 16];
+        row_bytes[..8].fill(64);
+        Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
+    }
+}
+
+/// The tile registers, while they have shapes.
+struct Registers(());
+
+impl Registers {
+    fn new(shapes: &Shapes) -> Self {
+        assert!(Isa::Amx.is_available());
+        // SAFETY: the assertion has seen that the process may use the registers; what is read are the 64 bytes of `shapes`.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, readonly, preserves_flags)) };
+        Self(())
+    }
+}
+
+impl Drop for Registers {
+    fn drop(&mut self) {
+        // SAFETY: a value of this type exists only where the instructions do. Without shapes the registers have no state, which
+        // a change of threads would have to save.
+        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+    }
+}
+
+/// Where the products of two halves of tokens and two tiles of weights are. Where there is only one half or one tile, both are
+/// the same one.
+struct Operands {
+    /// Activations of either half.
+    x: [*const i8; 2],
+    /// Bytes that 64 columns of all tokens take.
+    x_step: usize,
+    /// Weights of either tile.
+    weights: [*const Line; 2],
+    /// Bytes from one line of a tile to the next.
+    line: usize,
+    /// How often 64 columns.
+    steps: usize,
+    /// Sums of the first half with either tile.
+    out: [*mut [i32; TILE]; 2],
+    /// Bytes from the sums of the first half to those of the second.
+    half: usize,
+}
+
+/// Multiplies.
+///
+/// # Safety
+/// The registers have the shapes for the tokens of either half, `steps` is not zero, and all that the operands describe may be
+/// read, and in the case of sums written.
+#[inline]
+unsafe fn multiply_two(_registers: &Registers, o: &Operands) {
+    // SAFETY: the caller's promise. A step reads 64 bytes of each token and sixteen lines of each tile; a sum takes 64 bytes.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm6, [{w0} + {line}*1]",
+            "tileloadd tmm4, [{x0} + {row}*1]",
+            "tdpbsud tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{w1} + {line}*1]",
+            "tdpbsud tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{x1} + {row}*1]",
+            "tdpbsud tmm2, tmm5, tmm6",
+            "tdpbsud tmm3, tmm5, tmm7",
+            "add {x0}, {x_step}",
+            "add {x1}, {x_step}",
+            "add {w0}, {w_step}",
+            "add {w1}, {w_step}",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{out0} + {row}*1], tmm0",
+            "tilestored [{out1} + {row}*1], tmm1",
+            "add {out0}, {half}",
+            "add {out1}, {half}",
+            "tilestored [{out0} + {row}*1], tmm2",
+            "tilestored [{out1} + {row}*1], tmm3",
+            x0 = inout(reg) o.x[0] => _,
+            x1 = inout(reg) o.x[1] => _,
+            x_step = in(reg) o.x_step,
+            w0 = inout(reg) o.weights[0] => _,
+            w1 = inout(reg) o.weights[1] => _,
+            w_step = in(reg) o.line * LINES,
+            line = in(reg) o.line,
+            row = in(reg) size_of::<[i32; TILE]>(),
+            steps = inout(reg) o.steps => _,
+            out0 = inout(reg) o.out[0] => _,
+            out1 = inout(reg) o.out[1] => _,
+            half = in(reg) o.half,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// Two tiles after two tiles, for every four columns one line of each; columns are filled up with zeros to whole registers.
+pub(super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+    let steps = tile_bytes.div_ceil(BLOCK * LINES / 4);
+    panel.resize(tiles.len() / tile_bytes * steps * LINES, Line([0; 64]));
+    let mut rest = panel.as_mut_slice();
+    for pair in tiles.chunks(2 * tile_bytes) {
+        let (lines, behind) = rest.split_at_mut(pair.len() / tile_bytes * steps * LINES);
+        let (codes, zeros) = lines.split_at_mut(pair.len() / BLOCK * 4);
+        avx512::unpack_lines(pair, tile_bytes, codes);
+        zeros.fill(Line([0; 64]));
+        rest = behind;
+    }
+}
+
+/// As [`Multiply`](super::table::Multiply), but `x [columns/64][tokens][64]`.
+pub(super) fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], tokens: usize) {
+    let (first, second) = (tokens.min(TOKENS / 2), tokens.saturating_sub(TOKENS / 2));
+    let steps = x.len() / (tokens * COLUMNS);
+    let tiles = out.len() / tokens;
+    assert!((1..=TOKENS).contains(&tokens) && steps > 0);
+    assert_eq!((x.len(), out.len()), (steps * tokens * COLUMNS, tiles * tokens));
+    assert_eq!(panel.len(), tiles * steps * LINES);
+    let halves = usize::from(second > 0);
+    let registers = Registers::new(&Shapes::new(first, if second > 0 { second } else { first }));
+    for (lines, out) in panel.chunks(2 * steps * LINES).zip(out.chunks_mut(2 * tokens)) {
+        let tiles = out.len() / tokens;
+        let (x, weights, out) = (x.as_ptr(), lines.as_ptr(), out.as_mut_ptr());
+        let other = tiles - 1;
+        let operands = Operands {
+            x: [x, x.wrapping_add(halves * first * COLUMNS)],
+            x_step: tokens * COLUMNS,
+            weights: [weights, weights.wrapping_add(other)],
+            line: tiles * size_of::<Line>(),
+            steps,
+            out: [out, out.wrapping_add(other * tokens)],
+            half: halves * first * size_of::<[i32; TILE]>(),
+        };
+        // SAFETY: the shapes are those of `first` and `second` tokens; the assertions above have compared the lengths of all
+        // three slices with the number of tokens, tiles and steps.
+        unsafe { multiply_two(&registers, &operands) };
+    }
+}

@@ -1,0 +1,436 @@
+//! Many answers at once, step by step.
+//!
+//! A step runs one token of every answer in the making and, with what is left of its budget, pieces of prompts; requests come and go
+//! between steps. An answer depends on its request alone: numbers do not depend on what shares a step (docs/numerics.md), a
+//! sampler on nothing but logits and ids. So neither company, nor a prefix from the cache, nor being sent back to wait, nor guessing
+//! ahead changes a token.
+//!
+//! When blocks run out, the answer that was admitted last gives its own back and waits; they are computed again later.
+
+mod blocks;
+mod draft;
+mod queue;
+mod request;
+mod sequence;
+#[cfg(test)]
+mod tests;
+
+pub use request::{Event, Logprob, News, Request, RequestId};
+
+use crate::{FinishReason, GenerateError};
+use bitnet_core::KV_BLOCK;
+use bitnet_model::{BatchOutput, Decoder, ModelConfig, Span};
+use bitnet_tokenizer::Tokenizer;
+use blocks::Blocks;
+use queue::Queue;
+use sequence::{Common, Row, Sequence};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How an engine shares out its steps.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Tokens of a step at most, though each admitted request has at least one.
+    pub budget: usize,
+    /// Answers in the making at once.
+    pub seats: usize,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// Whether prompts begin with what the cache holds of them.
+    pub prefix_cache: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { budget: 512, seats: 16, queue: 1024, prefix_cache: true }
+    }
+}
+
+/// Where an engine stands, and what it did since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Answers in the making.
+    pub running: usize,
+    /// Answers that wait.
+    pub waiting: usize,
+    /// Blocks that are held.
+    pub held_blocks: usize,
+    /// Blocks in all.
+    pub blocks: usize,
+    /// Tokens of prompts that were looked for in the cache.
+    pub prefix_queries: u64,
+    /// Those that were found.
+    pub prefix_hits: u64,
+    /// Tokens guessed ahead.
+    pub drafted: u64,
+    /// Those that were right.
+    pub accepted: u64,
+    /// Times that an answer was sent back to wait.
+    pub preempted: u64,
+}
+
+/// A model that answers many requests.
+pub struct Engine {
+    decoder: Box<dyn Decoder>,
+    common: Common,
+    options: EngineOptions,
+    blocks: Blocks,
+    queue: Queue,
+    /// In the order in which they give way: the last one first.
+    running: Vec<Sequence>,
+    /// Refusals and ends that the next step tells of.
+    events: Vec<Event>,
+    out: BatchOutput,
+    stats: Stats,
+    requests: RequestId,
+}
+
+impl Engine {
+    /// An engine over a decoder whose cache nobody else uses.
+    pub fn new(decoder: Box<dyn Decoder>, tokenizer: Option<Arc<Tokenizer>>, options: EngineOptions) -> Self {
+        let config = decoder.config();
+        let mut end_ids = config.eos.clone();
+        for id in tokenizer.iter().flat_map(|t| t.end_tokens()) {
+            if !end_ids.contains(&id) {
+                end_ids.push(id);
+            }
+        }
+        let common = Common { tokenizer, end_ids, vocab: config.vocab, capacity: decoder.capacity() };
+        Self {
+            common,
+            blocks: Blocks::new(decoder.blocks(), options.prefix_cache),
+            decoder,
+            options,
+            queue: Queue::default(),
+            running: Vec::new(),
+            events: Vec::new(),
+            out: BatchOutput::default(),
+            stats: Stats::default(),
+            requests: 0,
+        }
+    }
+
+    /// The same engine with other options; it has to be idle, and forgets all prefixes.
+    pub(crate) fn with_options(self, options: EngineOptions) -> Self {
+        Self::new(self.decoder, self.common.tokenizer, options)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        self.decoder.config()
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.common.tokenizer.as_ref()
+    }
+
+    /// Tokens that one sequence may have.
+    pub fn capacity(&self) -> usize {
+        self.common.capacity
+    }
+
+    /// Ids that end a text: those of the configuration and the vocabulary's own end tokens.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.common.end_ids
+    }
+
+    /// How steps are shared out.
+    pub fn options(&self) -> EngineOptions {
+        self.options
+    }
+
+    /// Sets the tokens of a step.
+    pub(crate) fn set_budget(&mut self, budget: usize) {
+        self.options.budget = budget;
+    }
+
+    /// Where it stands.
+    pub fn stats(&self) -> Stats {
+        let blocks = self.blocks.count();
+        Stats {
+            running: self.running.len(),
+            waiting: self.queue.len(),
+            held_blocks: blocks - self.blocks.available(),
+            blocks,
+            ..self.stats
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.queue.len() == 0 && self.events.is_empty()
+    }
+
+    /// The decoder for a sequence outside the engine, which has to be idle; the cache's prefixes are forgotten.
+    pub(crate) fn lend(&mut self) -> &mut dyn Decoder {
+        assert!(self.is_idle(), "nobody is being served");
+        self.blocks.clear();
+        &mut *self.decoder
+    }
+
+    /// The decoder.
+    pub(crate) fn decoder(&self) -> &dyn Decoder {
+        &*self.decoder
+    }
+
+    /// Takes a request.
+    ///
+    /// # Errors
+    /// The prompt is empty, too long or holds an unknown id; an option has a value that means nothing; too many wait already.
+    pub fn submit(&mut self, request: &Request) -> Result<RequestId, GenerateError> {
+        self.check(&request.prompt, 1)?;
+        if !(1..=self.options.seats).contains(&request.choices) {
+            return Err(GenerateError::Choices { asked: request.choices, most: self.options.seats });
+        }
+        if self.queue.len() >= self.options.queue {
+            return Err(GenerateError::QueueFull { waiting: self.queue.len() });
+        }
+        let mut sequence = Sequence::new(self.requests, request, &self.common)?;
+        self.requests += 1;
+        if sequence.finish.is_some() && request.prompt_logprobs.is_none() {
+            for mut s in std::mem::take(&mut sequence.siblings).into_iter().chain([sequence]) {
+                s.end(FinishReason::Length, &mut self.events);
+            }
+        } else {
+            self.queue.push(sequence);
+        }
+        Ok(self.requests - 1)
+    }
+
+    /// Refuses a prompt that is empty, holds an unknown id, or leaves no room for `answer` tokens.
+    pub(crate) fn check(&self, ids: &[u32], answer: usize) -> Result<(), GenerateError> {
+        let Common { vocab, capacity, .. } = self.common;
+        if ids.is_empty() {
+            return Err(GenerateError::EmptyPrompt);
+        }
+        if let Some(id) = ids.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= vocab)) {
+            return Err(GenerateError::UnknownId { id: *id, vocab });
+        }
+        if ids.len() + answer > capacity {
+            return Err(GenerateError::PromptTooLong { tokens: ids.len(), capacity });
+        }
+        Ok(())
+    }
+
+    /// Ends a request's answers where they are. Nothing happens where it has ended.
+    pub fn cancel(&mut self, request: RequestId) {
+        self.end_all(FinishReason::Cancelled, |s| s.request == request);
+    }
+
+    /// Ends what fulfils a condition.
+    fn end_all(&mut self, reason: FinishReason, condition: impl Fn(&Sequence) -> bool) {
+        let mut ended = self.queue.remove(&condition);
+        ended.extend(self.running.extract_if(.., |s| condition(s)));
+        for sequence in ended {
+            self.end(sequence, reason);
+        }
+    }
+
+    fn end(&mut self, mut sequence: Sequence, reason: FinishReason) {
+        for sibling in std::mem::take(&mut sequence.siblings) {
+            self.end(sibling, reason);
+        }
+        self.release(&mut sequence);
+        sequence.end(reason, &mut self.events);
+    }
+
+    fn fail(&mut self, mut sequence: Sequence, error: &Arc<GenerateError>) {
+        for sibling in std::mem::take(&mut sequence.siblings) {
+            self.fail(sibling, error);
+        }
+        self.release(&mut sequence);
+        self.events.push(sequence.event(News::Failed(Arc::clone(error))));
+    }
+
+    /// Gives back a sequence's blocks.
+    fn release(&mut self, sequence: &mut Sequence) {
+        let blocks = std::mem::take(&mut sequence.blocks);
+        self.blocks.release(blocks, &sequence.ids[..sequence.computed]);
+        sequence.computed = 0;
+    }
+
+    /// Runs one step, if there is anything to do, and adds what came of it to `events`.
+    pub fn step(&mut self, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        self.end_all(FinishReason::Deadline, |s| s.deadline.is_some_and(|at| at <= now));
+        self.admit();
+        self.plan();
+        self.make_room();
+        if !self.running.is_empty() {
+            self.run(now);
+        }
+        events.append(&mut self.events);
+    }
+
+    /// Gives seats to those who wait, while there are seats, blocks, and tokens in the budget.
+    fn admit(&mut self) {
+        while let Some(next) = self.queue.next() {
+            let seats: usize = self.running.iter().map(|s| 1 + s.siblings.len()).sum();
+            let tokens = self.running.len();
+            if seats + 1 + next.siblings.len() > self.options.seats
+                || (tokens >= self.options.budget && tokens > 0)
+            {
+                return;
+            }
+            let prefix = if next.cache_prompt { self.blocks.find(&next.ids) } else { Default::default() };
+            // What a prefix holds and nobody uses is not there to be given away.
+            let idle = prefix.blocks.iter().filter(|b| self.blocks.holders(**b) == 0).count();
+            let need = (next.ids.len() + 1).div_ceil(KV_BLOCK).min(self.blocks.count()) - prefix.blocks.len();
+            if need + idle > self.blocks.available() && !self.running.is_empty() {
+                return;
+            }
+            let mut sequence = self.queue.pop().expect("somebody is next");
+            if sequence.cache_prompt && !sequence.preempted {
+                self.stats.prefix_queries += sequence.ids.len() as u64;
+            }
+            let mut cached = prefix.blocks.len() * KV_BLOCK;
+            prefix.blocks.iter().for_each(|b| self.blocks.hold(*b));
+            sequence.blocks = prefix.blocks;
+            if let Some((block, positions)) = prefix.part {
+                self.blocks.hold(block);
+                if let Some(copy) = self.blocks.take() {
+                    self.decoder.copy_block(block, copy);
+                    sequence.blocks.push(copy);
+                    cached += positions;
+                }
+                self.blocks.give_back(block);
+            }
+            if !sequence.preempted {
+                self.stats.prefix_hits += cached as u64;
+            }
+            sequence.admitted(cached);
+            let at = self.running.partition_point(|s| s.priority >= sequence.priority);
+            self.running.insert(at, sequence);
+        }
+    }
+
+    /// Settles how many tokens of each sequence the next step runs.
+    fn plan(&mut self) {
+        let decoding = self.running.iter().filter(|s| s.is_decoding()).count();
+        let mut left = self.options.budget.saturating_sub(decoding);
+        let mut sharing = self.running.len() - decoding;
+        for sequence in &mut self.running {
+            if sequence.is_decoding() {
+                sequence.plan(1, self.common.capacity);
+                continue;
+            }
+            let share = (left / sharing).max(1);
+            sequence.plan(share.min(sequence.missing()), self.common.capacity);
+            left = left.saturating_sub(sequence.chunk);
+            sharing -= 1;
+        }
+    }
+
+    /// Gives every sequence the blocks that its step writes to. When there are none left, the last one goes back to wait.
+    fn make_room(&mut self) {
+        let mut at = 0;
+        while at < self.running.len() {
+            if self.has_room(at) {
+                at += 1;
+                continue;
+            }
+            let mut last = self.running.pop().expect("somebody is running");
+            last.drop_guesses();
+            self.release(&mut last);
+            last.preempted = true;
+            self.stats.preempted += 1;
+            self.queue.push(last);
+        }
+    }
+
+    /// Whether a sequence has the blocks for its step, or could be given them.
+    fn has_room(&mut self, at: usize) -> bool {
+        let sequence = &mut self.running[at];
+        let first = sequence.computed / KV_BLOCK;
+        if let Some(&shared) = sequence.blocks.get(first).filter(|b| self.blocks.holders(**b) > 1) {
+            // Others go on behind the same tokens.
+            let Some(copy) = self.blocks.take() else { return false };
+            self.decoder.copy_block(shared, copy);
+            self.blocks.give_back(shared);
+            sequence.blocks[first] = copy;
+        }
+        while sequence.blocks.len() * KV_BLOCK < sequence.computed + sequence.chunk {
+            let Some(block) = self.blocks.take() else { return false };
+            sequence.blocks.push(block);
+        }
+        true
+    }
+
+    /// Runs the step and hands out its logits.
+    fn run(&mut self, begin: Instant) {
+        let spans: Vec<Span<'_>> = self
+            .running
+            .iter()
+            .map(|s| Span {
+                start: s.computed,
+                ids: &s.ids[s.computed..s.computed + s.chunk],
+                blocks: &s.blocks,
+                needs: &s.needs,
+            })
+            .collect();
+        if let Err(e) = self.decoder.batch(&spans, &mut self.out) {
+            let error = Arc::new(GenerateError::from(e));
+            for sequence in std::mem::take(&mut self.running) {
+                self.fail(sequence, &error);
+            }
+            return;
+        }
+        let took = begin.elapsed();
+        let out = std::mem::take(&mut self.out);
+        let mut rows = match out.ids.is_empty() {
+            true => out.logits.chunks_exact(self.common.vocab).map(|l| (&[][..], l)).collect(),
+            false => vec![(&out.ids[..], &out.logits[..])],
+        }
+        .into_iter();
+        for mut sequence in std::mem::take(&mut self.running) {
+            let rows: Vec<Row<'_>> = rows.by_ref().take(sequence.needs.len()).collect();
+            self.stats.drafted += sequence.guesses as u64;
+            self.queue.charge(&sequence.client, sequence.chunk);
+            let from = sequence.computed;
+            let ran = sequence.ran(&rows, took, &self.common, &mut self.events);
+            self.link(&mut sequence, from);
+            match ran {
+                Err(e) => self.fail(sequence, &Arc::new(e)),
+                Ok(right) => {
+                    self.stats.accepted += right as u64;
+                    if sequence.is_past_prompt() {
+                        self.fork(&mut sequence, rows.last());
+                    }
+                    self.seat(sequence);
+                }
+            }
+        }
+        self.out = out;
+    }
+
+    /// Goes on with a sequence in the next step, or ends it.
+    fn seat(&mut self, sequence: Sequence) {
+        match sequence.finish {
+            // Without an answer it ends with its prompt.
+            Some(reason) if sequence.is_past_prompt() => self.end(sequence, reason),
+            _ => self.running.push(sequence),
+        }
+    }
+
+    /// Enters the blocks that a step filled into the tree.
+    fn link(&mut self, sequence: &mut Sequence, from: usize) {
+        for at in from / KV_BLOCK..sequence.computed / KV_BLOCK {
+            let parent = at.checked_sub(1).map(|before| sequence.blocks[before]);
+            let tokens = &sequence.ids[at * KV_BLOCK..(at + 1) * KV_BLOCK];
+            sequence.blocks[at] = self.blocks.link(parent, sequence.blocks[at], tokens);
+        }
+    }
+
+    /// Begins the further answers to a prompt that is computed, with the row of logits behind it.
+    fn fork(&mut self, first: &mut Sequence, row: Option<&Row<'_>>) {
+        for mut sequence in std::mem::take(&mut first.siblings) {
+            sequence.blocks = first.blocks.clone();
+            sequence.blocks.iter().for_each(|b| self.blocks.hold(*b));
+            match sequence.begin(first, row, &self.common, &mut self.events) {
+                Ok(()) => self.seat(sequence),
+                Err(e) => self.fail(sequence, &Arc::new(e)),
+            }
+        }
+    }
+}

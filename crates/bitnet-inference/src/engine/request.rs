@@ -1,0 +1,128 @@
+//! What the engine is asked for, and what it answers.
+
+use crate::sample::SamplerOptions;
+use crate::{FinishReason, GenerateError, Timings};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Names a request among those of one engine.
+pub type RequestId = u64;
+
+/// A prompt, and how its answers are to be made.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Ids of the prompt.
+    pub prompt: Vec<u32>,
+    /// The sampler chain. The seeds of further choices follow the first one's.
+    pub sampling: SamplerOptions,
+    /// Tokens of an answer at most; `None` is bounded by the context alone.
+    pub max_tokens: Option<usize>,
+    /// Texts that end an answer and do not appear in it.
+    pub stop: Vec<String>,
+    /// Ids that end an answer besides the model's own.
+    pub stop_ids: Vec<u32>,
+    /// The model's end tokens are banned instead of obeyed.
+    pub ignore_eos: bool,
+    /// Answers to the one prompt.
+    pub choices: usize,
+    /// Give each token's log-probability, and those of so many of the likeliest.
+    pub logprobs: Option<usize>,
+    /// The same for the tokens of the prompt, which is then computed from its beginning.
+    pub prompt_logprobs: Option<usize>,
+    /// Tokens to guess ahead by looking for the last few tokens earlier in the text; 0 guesses none. Changes no token.
+    pub draft: usize,
+    /// Begin with what the cache holds of the prompt. Changes no token.
+    pub cache_prompt: bool,
+    /// Requests of a higher priority are admitted first.
+    pub priority: i32,
+    /// Who asks: those with one name share what those with another get too.
+    pub client: Arc<str>,
+    /// When the answer has to end, whatever is there.
+    pub deadline: Option<Instant>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            prompt: Vec::new(),
+            sampling: SamplerOptions::default(),
+            max_tokens: Some(512),
+            stop: Vec::new(),
+            stop_ids: Vec::new(),
+            ignore_eos: false,
+            choices: 1,
+            logprobs: None,
+            prompt_logprobs: None,
+            draft: 0,
+            cache_prompt: true,
+            priority: 0,
+            client: Arc::from(""),
+            deadline: None,
+        }
+    }
+}
+
+/// Log-probabilities at one position, before sampling changes anything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprob {
+    /// The token that stands there.
+    pub id: u32,
+    /// Its natural logarithm of the probability.
+    pub logprob: f64,
+    /// The likeliest tokens with theirs, best first.
+    pub top: Vec<(u32, f64)>,
+}
+
+/// News of a request.
+#[derive(Debug)]
+pub struct Event {
+    /// Whose.
+    pub request: RequestId,
+    /// Which of its answers.
+    pub choice: usize,
+    /// What.
+    pub news: News,
+}
+
+/// What happened to an answer. Each ends with one of `Finished` and `Failed`, and nothing comes after it.
+#[derive(Debug)]
+pub enum News {
+    /// Log-probabilities of some more tokens of the prompt, beginning with its second.
+    Prompt(Vec<Logprob>),
+    /// A token, or text that was held back until the end.
+    Piece {
+        /// Its id; `None` for text that was held back.
+        id: Option<u32>,
+        /// Text that is complete with it; may be empty.
+        text: String,
+        /// Asked for with [`Request::logprobs`].
+        logprob: Option<Logprob>,
+    },
+    /// The end.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// What it took.
+        timings: Timings,
+    },
+    /// It cannot go on.
+    Failed(Arc<GenerateError>),
+}
+
+/// The log-probability of `id` in a row of all logits, and the `top` likeliest.
+pub(super) fn logprob(row: &[f32], id: u32, top: usize) -> Logprob {
+    let max = row.iter().fold(f32::NEG_INFINITY, |m, l| m.max(*l));
+    let total: f64 = row.iter().map(|l| libm::exp(f64::from(*l) - f64::from(max))).sum();
+    let base = f64::from(max) + libm::log(total);
+    let of = |id: u32| f64::from(row[id as usize]) - base;
+    let mut order: Vec<u32> = (0..row.len() as u32).collect();
+    let by = |a: &u32, b: &u32| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b));
+    if top < order.len() {
+        if top > 0 {
+            order.select_nth_unstable_by(top - 1, by);
+        }
+        order.truncate(top);
+    }
+    order.sort_unstable_by(by);
+    Logprob { id, logprob: of(id), top: order.into_iter().map(|id| (id, of(id))).collect() }
+}
