@@ -1,4 +1,4 @@
-//! Hugging Face directories: `config.json`, `model.safetensors`, and the small files beside them.
+//! Hugging Face directories: `config.json`, `model.safetensors` or `pytorch_model.bin`, and the small files beside them.
 
 pub(crate) mod aside;
 mod config;
@@ -6,9 +6,9 @@ mod files;
 
 use crate::plan::{Piece, Plan, Source};
 use crate::stream::tensors;
-use crate::{ConvertError, ConvertOptions, Report};
-use bitnet_formats::safetensors_file::{TensorInfo, Writer};
-use bitnet_formats::{Checkpoint, NewDirectory, write_file};
+use crate::{Container, ConvertError, ConvertOptions, Report};
+use bitnet_formats::safetensors_file::{self, TensorInfo};
+use bitnet_formats::{Checkpoint, FormatError, NewDirectory, torch, write_file};
 use bitnet_model::{ModelConfig, ModelTensors};
 use serde_json::Value;
 use std::path::Path;
@@ -37,13 +37,47 @@ pub(crate) fn write(
         dtype: ttype.name(),
         shape: shape.clone(),
     });
-    let metadata = [("format".to_owned(), "pt".to_owned())];
-    let file = directory.path().join("model.safetensors");
-    let mut writer = Writer::create(&file, &metadata, infos.collect()).map_err(ConvertError::Output)?;
+    let mut writer = TensorFile::create(directory.path(), options.target.container, infos.collect())
+        .map_err(ConvertError::Output)?;
     tensors(&source, &plan, options, &mut report, &mut |bytes| writer.write(bytes), progress)?;
     writer.finish().map_err(ConvertError::Output)?;
     directory.finish().map_err(ConvertError::Output)?;
     Ok(report)
+}
+
+/// The file of tensors.
+enum TensorFile {
+    Safetensors(safetensors_file::Writer),
+    Torch(torch::Writer),
+}
+
+impl TensorFile {
+    fn create(dir: &Path, container: Container, infos: Vec<TensorInfo>) -> Result<Self, FormatError> {
+        let format = match container {
+            Container::Torch => {
+                return torch::Writer::create(&dir.join("pytorch_model.bin"), &infos).map(Self::Torch);
+            }
+            Container::Mlx => "mlx",
+            _ => "pt",
+        };
+        let metadata = [("format".to_owned(), format.to_owned())];
+        let file = dir.join("model.safetensors");
+        safetensors_file::Writer::create(&file, &metadata, infos).map(Self::Safetensors)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
+        match self {
+            Self::Safetensors(w) => w.write(bytes),
+            Self::Torch(w) => w.write(bytes),
+        }
+    }
+
+    fn finish(self) -> Result<(), FormatError> {
+        match self {
+            Self::Safetensors(w) => w.finish(),
+            Self::Torch(w) => w.finish(),
+        }
+    }
 }
 
 fn pretty(value: &Value) -> Vec<u8> {

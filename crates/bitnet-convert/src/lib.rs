@@ -73,6 +73,8 @@ pub fn convert(
     let config = ModelConfig::read(input)?;
     match options.target.container {
         Container::Gguf => gguf::write(input, &config, output, options, progress),
-        Container::HuggingFace => huggingface::write(input, &config, output, options, progress),
+        Container::HuggingFace | Container::Mlx | Container::Torch => {
+            huggingface::write(input, &config, output, options, progress)
+        }
     }
 }

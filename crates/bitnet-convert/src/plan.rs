@@ -41,7 +41,8 @@ impl Source<'_> {
             }
             _ => None,
         };
-        tensors.filter_map(word).collect()
+        let others = self.checkpoint.others.iter().map(|t| format!("tensor {:?}: it is no part of the model", t.name));
+        tensors.filter_map(word).chain(others).collect()
     }
 }
 
@@ -91,6 +92,8 @@ pub(crate) struct Plan {
     pub(crate) dense: Vec<Slot>,
     /// Projections are master weights.
     pub(crate) online: bool,
+    /// The one type of all floats, where the output must have one.
+    float: Option<DenseType>,
 }
 
 /// Values of embedding or head that are converted at a time.
@@ -102,17 +105,20 @@ impl Plan {
         let here = source.config.arch;
         let origin = match container {
             Container::Gguf => Origin::Gguf,
-            Container::HuggingFace => Origin::HuggingFace,
+            _ => Origin::HuggingFace,
         };
         let arch = if here.origin == origin { Some(here) } else { here.in_other_files() };
         let arch =
             arch.ok_or(ConvertError::NoCounterpart { arch: here.name, container: container.name() })?;
-        let mut plan = Self { arch, pieces: Vec::new(), jobs: Vec::new(), dense: Vec::new(), online: false };
+        let mut plan = Self { arch, pieces: Vec::new(), jobs: Vec::new(), dense: Vec::new(), online: false, float: None };
         let slots = source.tensors.slots();
         let scales = match container {
             Container::Gguf => BTreeMap::new(),
-            Container::HuggingFace => plan.survey(source, &slots, options)?,
+            _ => plan.survey(source, &slots, options)?,
         };
+        if container == Container::Mlx {
+            plan.float = Some(one_type(source, &slots, options, scales.values())?);
+        }
         for slot in slots {
             let name = arch.tensor_name(slot.role, slot.layer);
             if slot.role.is_norm() {
@@ -143,9 +149,10 @@ impl Plan {
         name: String,
         container: Container,
     ) -> Result<(), ConvertError> {
-        let dtype = match container {
-            Container::Gguf => DenseType::F32,
-            Container::HuggingFace => narrowest(&source.tensors.vector(&slot)?),
+        let dtype = match (self.float, container) {
+            (Some(dtype), _) => dtype,
+            (None, Container::Gguf) => DenseType::F32,
+            (None, _) => narrowest(&source.tensors.vector(&slot)?),
         };
         self.piece(name, slot.shape(), TensorType::Dense(dtype));
         self.whole(slot, Make::Norm(dtype));
@@ -162,7 +169,7 @@ impl Plan {
     ) -> Result<(), ConvertError> {
         let target = options.target;
         let stored = source.tensors.stored(&slot)?.ttype;
-        let asked = options.embedding.or(match target.weights {
+        let asked = self.float.or(options.embedding).or(match target.weights {
             Weights::Dense(dtype) if dtype.block().0 == 1 => Some(dtype),
             _ => None,
         });
@@ -182,7 +189,7 @@ impl Plan {
             (None, TensorType::Ternary(packing), _) if packing.name != I2_S.name => DenseType::F16,
             _ => DenseType::F32,
         };
-        if target.container == Container::HuggingFace && dtype.block().0 > 1 {
+        if target.container != Container::Gguf && dtype.block().0 > 1 {
             return Err(ConvertError::Type { container: target.container.name(), dtype: dtype.name() });
         }
         check_blocks(&name, slot.cols, dtype)?;
@@ -259,12 +266,17 @@ impl Plan {
             self.whole(slot, Make::Real(dtype));
             return Ok(());
         };
+        let scale = match self.float {
+            Some(DenseType::F32) => scale.widened(),
+            _ => scale.clone(),
+        };
+        let scale_type = TensorType::Dense(scale.dtype);
         let (rows, ttype, make) = match float {
-            Some(dtype) => (slot.rows, TensorType::Dense(dtype), Make::Trits(dtype, scale.clone())),
-            None => (slot.rows / 4, TensorType::U8, Make::HuggingFace(scale.clone())),
+            Some(dtype) => (slot.rows, TensorType::Dense(dtype), Make::Trits(dtype, scale)),
+            None => (slot.rows / 4, TensorType::U8, Make::HuggingFace(scale)),
         };
         self.piece(name.clone(), vec![rows, slot.cols], ttype);
-        self.piece(format!("{name}_scale"), vec![1], TensorType::Dense(scale.dtype));
+        self.piece(format!("{name}_scale"), vec![1], scale_type);
         self.whole(slot, make);
         Ok(())
     }
@@ -333,6 +345,34 @@ impl Plan {
         )?;
         Ok(scales)
     }
+}
+
+/// BF16 where that changes nothing, else F32.
+fn one_type<'a>(
+    source: &Source<'_>,
+    slots: &[Slot],
+    options: &ConvertOptions,
+    mut scales: impl Iterator<Item = &'a Stored>,
+) -> Result<DenseType, ConvertError> {
+    match options.embedding {
+        None | Some(DenseType::BF16) => {}
+        Some(DenseType::F32) => return Ok(DenseType::F32),
+        Some(dtype) => {
+            let container = options.target.container.name();
+            return Err(ConvertError::Type { container, dtype: dtype.name() });
+        }
+    }
+    let mut narrow = scales.all(|s| s.dtype == DenseType::BF16);
+    for slot in slots.iter().filter(|s| !s.role.is_projection()) {
+        narrow &= match slot.role.is_norm() {
+            true => narrowest(&source.tensors.vector(slot)?) == DenseType::BF16,
+            false => {
+                let stored = source.tensors.stored(slot)?.ttype;
+                options.embedding.is_some() || matches!(stored, TensorType::Dense(DenseType::BF16))
+            }
+        };
+    }
+    Ok(if narrow { DenseType::BF16 } else { DenseType::F32 })
 }
 
 /// Packs a projection whose shape a packing has no room for: the packing says best why.

@@ -76,6 +76,18 @@ impl Stored {
         }
     }
 
+    /// The same in f32.
+    pub(crate) fn widened(&self) -> Self {
+        match self.bytes[..] {
+            [a, b] => Self {
+                dtype: DenseType::F32,
+                bytes: bf16::from_le_bytes([a, b]).to_f32().to_le_bytes().into(),
+                error: self.error,
+            },
+            _ => self.clone(),
+        }
+    }
+
     /// A multiplier as it is.
     pub(crate) fn multiplier(scale: f32) -> Self {
         Self::new(scale, 0.0)

@@ -10,6 +10,10 @@ pub enum Container {
     Gguf,
     /// A directory with `config.json` and `model.safetensors`.
     HuggingFace,
+    /// The same as `mlx-lm` loads it: all floats have one type.
+    Mlx,
+    /// A directory with `config.json` and `pytorch_model.bin`.
+    Torch,
 }
 
 impl Container {
@@ -18,6 +22,8 @@ impl Container {
         match self {
             Self::Gguf => "GGUF",
             Self::HuggingFace => "Hugging Face safetensors",
+            Self::Mlx => "MLX safetensors",
+            Self::Torch => "PyTorch",
         }
     }
 }
@@ -53,8 +59,8 @@ const fn gguf(name: &'static str, weights: Weights, file_type: Option<u32>) -> T
     Target { name, container: Container::Gguf, weights, file_type }
 }
 
-const fn huggingface(name: &'static str, weights: Weights) -> Target {
-    Target { name, container: Container::HuggingFace, weights, file_type: None }
+const fn directory(name: &'static str, container: Container, weights: Weights) -> Target {
+    Target { name, container, weights, file_type: None }
 }
 
 /// Everything that can be written.
@@ -69,11 +75,17 @@ pub static TARGETS: &[Target] = &[
     gguf("f16", Weights::Dense(DenseType::F16), Some(1)),
     gguf("bf16", Weights::Dense(DenseType::BF16), Some(32)),
     gguf("f32", Weights::Dense(DenseType::F32), Some(0)),
-    huggingface("hf-autobitlinear", Weights::AutoBitLinear),
-    huggingface("hf-bitlinear", Weights::BitLinear),
-    huggingface("hf-bf16", Weights::Dense(DenseType::BF16)),
-    huggingface("hf-f16", Weights::Dense(DenseType::F16)),
-    huggingface("hf-f32", Weights::Dense(DenseType::F32)),
+    directory("hf-autobitlinear", Container::HuggingFace, Weights::AutoBitLinear),
+    directory("hf-bitlinear", Container::HuggingFace, Weights::BitLinear),
+    directory("hf-bf16", Container::HuggingFace, Weights::Dense(DenseType::BF16)),
+    directory("hf-f16", Container::HuggingFace, Weights::Dense(DenseType::F16)),
+    directory("hf-f32", Container::HuggingFace, Weights::Dense(DenseType::F32)),
+    directory("mlx", Container::Mlx, Weights::AutoBitLinear),
+    directory("pt-autobitlinear", Container::Torch, Weights::AutoBitLinear),
+    directory("pt-bitlinear", Container::Torch, Weights::BitLinear),
+    directory("pt-bf16", Container::Torch, Weights::Dense(DenseType::BF16)),
+    directory("pt-f16", Container::Torch, Weights::Dense(DenseType::F16)),
+    directory("pt-f32", Container::Torch, Weights::Dense(DenseType::F32)),
 ];
 
 impl Target {

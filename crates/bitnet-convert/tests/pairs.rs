@@ -47,7 +47,8 @@ fn fits(target: &Target, rows_of_256: bool) -> bool {
 
 /// Targets that have room for an f32 scale.
 fn is_exact(target: &Target) -> bool {
-    ["i2_s", "f32", "hf-autobitlinear", "hf-bf16", "hf-f16", "hf-f32"].contains(&target.name)
+    let gguf = ["i2_s", "f32", "mlx"];
+    gguf.contains(&target.name) || (target.name.contains('-') && !["q2_0-g128", "hf-bitlinear", "pt-bitlinear"].contains(&target.name))
 }
 
 fn check(a: &Checkpoint, b: &Checkpoint, target: &Target, report: &Report) -> Comparison {
@@ -60,7 +61,7 @@ fn check(a: &Checkpoint, b: &Checkpoint, target: &Target, report: &Report) -> Co
         // f16 has 11 bits, bf16 8; a reciprocal of a reciprocal may be one bit off.
         let limit = match target.name {
             _ if is_exact(target) => 0.0,
-            "hf-bitlinear" => 1.2e-7,
+            "hf-bitlinear" | "pt-bitlinear" => 1.2e-7,
             "bf16" => 3.95e-3,
             _ => 4.9e-4,
         };
@@ -104,7 +105,7 @@ fn trits_survive_every_pair_of_formats() {
             }
         }
     }
-    assert_eq!(pairs, 14 * 14 + 12 * few.len());
+    assert_eq!(pairs, 20 * 20 + 18 * few.len());
 }
 
 #[test]

@@ -72,6 +72,8 @@ pub struct Checkpoint {
     pub path: PathBuf,
     /// Configuration and everything that is no tensor.
     pub header: Header,
+    /// Tensors of its files that are no part of the model: optimizer state, mostly.
+    pub others: Vec<Tensor>,
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
 }
@@ -85,7 +87,7 @@ impl Checkpoint {
                 return Err(t.name.clone());
             }
         }
-        Ok(Self { path: path.to_owned(), header, tensors, by_name })
+        Ok(Self { path: path.to_owned(), header, others: Vec::new(), tensors, by_name })
     }
 
     /// All tensors in file order.

@@ -1,4 +1,4 @@
-//! Checkpoint files: Hugging Face directories, safetensors and GGUF.
+//! Checkpoint files: Hugging Face directories, safetensors, PyTorch checkpoints and GGUF.
 //!
 //! [`open`] maps the files, reads headers and checks every word of them against the bytes that are there; tensor data is
 //! touched when it is used. This crate knows no model and no device.
@@ -11,6 +11,7 @@ pub mod gguf;
 mod huggingface;
 mod map;
 pub mod safetensors_file;
+pub mod torch;
 
 pub use atomic::{NewDirectory, write_file};
 pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
@@ -18,7 +19,8 @@ pub use error::FormatError;
 
 use std::path::Path;
 
-/// Opens a model: a Hugging Face directory, a `.safetensors` file with its `config.json` beside it, or a GGUF file.
+/// Opens a model: a Hugging Face directory, a `.safetensors` file or a PyTorch checkpoint with its `config.json` beside it, or
+/// a GGUF file.
 ///
 /// # Errors
 /// [`FormatError`] names the file and what is wrong with it.
@@ -38,7 +40,11 @@ pub fn open(path: &Path) -> Result<Checkpoint, FormatError> {
         return Err(FormatError::Unrecognized { path: path.to_owned(), what: "the file is empty" });
     }
     if safetensors_file::looks_like(&bytes) {
-        return huggingface::open_file(path, bytes);
+        return huggingface::open_file(path, huggingface::Tensors::safetensors(path, &bytes)?);
     }
-    Err(FormatError::Unrecognized { path: path.to_owned(), what: "the file is neither GGUF nor safetensors" })
+    if torch::looks_like(&bytes) {
+        return huggingface::open_file(path, huggingface::Tensors::torch(path, &bytes)?);
+    }
+    let what = "the file is neither GGUF nor safetensors nor a PyTorch checkpoint";
+    Err(FormatError::Unrecognized { path: path.to_owned(), what })
 }

@@ -66,7 +66,7 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
-    fn bytes(&self) -> Option<usize> {
+    pub(crate) fn bytes(&self) -> Option<usize> {
         let size = match self.dtype {
             "F32" => 4,
             "F16" | "BF16" => 2,

@@ -28,6 +28,8 @@ Targets:
   Hugging Face    hf-autobitlinear (packed, weight_scale multiplies: 2B-4T), hf-bitlinear (packed, weight_scale
   directory       divides: Falcon3, Falcon-E, HF1BitLLM), hf-bf16, hf-f16, hf-f32 (master weights where the input has them,
                   else trits with a weight_scale)
+                  pt-autobitlinear, pt-bitlinear, pt-bf16, pt-f16, pt-f32: the same in pytorch_model.bin
+                  mlx: packed, all floats of one type, as mlx-lm loads it
 
 Examples:
   bitnet convert bitnet-b1.58-2B-4T-bf16 2b-4t.gguf --to i2_s --verify
@@ -35,7 +37,7 @@ Examples:
   bitnet convert 2b-4t.gguf 2b-4t-packed --to hf-autobitlinear --strict"
 )]
 pub struct Convert {
-    /// GGUF file, Hugging Face directory, or safetensors file with its config.json beside it
+    /// GGUF file, Hugging Face directory, or safetensors file or PyTorch checkpoint with its config.json beside it
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write; a directory for the hf targets

@@ -61,7 +61,8 @@ fn quantization(
     q.insert("quant_method".to_owned(), "bitnet".into());
     q.insert("linear_class".to_owned(), class.into());
     q.insert("quantization_mode".to_owned(), if plan.online { "online" } else { "offline" }.into());
-    if !plan.dense.is_empty() {
+    // mlx-lm packs every linear layer that is not listed, the head too.
+    if !plan.dense.is_empty() || options.target.container == Container::Mlx {
         let modules = plan.dense.iter().map(|slot| {
             let name = plan.arch.tensor_name(slot.role, slot.layer);
             name.strip_suffix(".weight").map_or(name.clone(), str::to_owned)
