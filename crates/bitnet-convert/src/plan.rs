@@ -41,7 +41,8 @@ impl Source<'_> {
             }
             _ => None,
         };
-        let others = self.checkpoint.others.iter().map(|t| format!("tensor {:?}: it is no part of the model", t.name));
+        let others =
+            self.checkpoint.others.iter().map(|t| format!("tensor {:?}: it is no part of the model", t.name));
         tensors.filter_map(word).chain(others).collect()
     }
 }
@@ -110,7 +111,14 @@ impl Plan {
         let arch = if here.origin == origin { Some(here) } else { here.in_other_files() };
         let arch =
             arch.ok_or(ConvertError::NoCounterpart { arch: here.name, container: container.name() })?;
-        let mut plan = Self { arch, pieces: Vec::new(), jobs: Vec::new(), dense: Vec::new(), online: false, float: None };
+        let mut plan = Self {
+            arch,
+            pieces: Vec::new(),
+            jobs: Vec::new(),
+            dense: Vec::new(),
+            online: false,
+            float: None,
+        };
         let slots = source.tensors.slots();
         let scales = match container {
             Container::Gguf => BTreeMap::new(),

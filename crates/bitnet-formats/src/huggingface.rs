@@ -17,11 +17,7 @@ struct Layout {
 }
 
 static LAYOUTS: [Layout; 2] = [
-    Layout {
-        single: "model.safetensors",
-        index: "model.safetensors.index.json",
-        read: Tensors::safetensors,
-    },
+    Layout { single: "model.safetensors", index: "model.safetensors.index.json", read: Tensors::safetensors },
     Layout { single: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: Tensors::torch },
 ];
 

@@ -35,7 +35,9 @@ pub(super) fn read(bytes: &Bytes) -> Result<Contents, String> {
         }
     }
     let (main, keys) = (next()?, next()?);
-    let Node::List(order) = keys.node(keys.root) else { return Err("its storages are not listed".to_owned()) };
+    let Node::List(order) = keys.node(keys.root) else {
+        return Err("its storages are not listed".to_owned());
+    };
     let mut sizes = HashMap::new();
     for node in &main.nodes {
         if let Node::Persistent(id) = node
@@ -48,10 +50,17 @@ pub(super) fn read(bytes: &Bytes) -> Result<Contents, String> {
     }
     let mut storages: HashMap<String, Bytes> = HashMap::new();
     for key in order {
-        let Node::Text(key) = keys.node(*key) else { return Err("the key of a storage is no text".to_owned()) };
+        let Node::Text(key) = keys.node(*key) else {
+            return Err("the key of a storage is no text".to_owned());
+        };
         let cut = || format!("storage {key:?} is cut off");
-        let count = bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or_else(cut)?;
-        let size = sizes.get(key.as_str()).copied().flatten().ok_or_else(|| format!("storage {key:?} has no type"))?;
+        let count =
+            bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or_else(cut)?;
+        let size = sizes
+            .get(key.as_str())
+            .copied()
+            .flatten()
+            .ok_or_else(|| format!("storage {key:?} has no type"))?;
         let len = usize::try_from(count).ok().and_then(|n| n.checked_mul(size)).ok_or_else(cut)?;
         let end = (at + 8).checked_add(len).ok_or_else(cut)?;
         storages.insert(key.clone(), bytes.slice(at + 8..end).ok_or_else(cut)?);

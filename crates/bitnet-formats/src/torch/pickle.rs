@@ -111,7 +111,14 @@ impl Pickle {
 /// # Errors
 /// In words: what the pickle asks for, and where.
 pub(super) fn read(bytes: &[u8]) -> Result<Pickle, String> {
-    let mut machine = Machine { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        nodes: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
     let root = loop {
         if let Some(root) = machine.step()? {
             break root;
@@ -263,7 +270,8 @@ impl<'a> Machine<'a> {
     }
 
     fn get(&mut self, key: u64) -> Result<(), String> {
-        let id = *self.memo.get(&key).ok_or_else(|| format!("it refers to its memo {key}, which is empty"))?;
+        let id =
+            *self.memo.get(&key).ok_or_else(|| format!("it refers to its memo {key}, which is empty"))?;
         self.stack.push(id);
         Ok(())
     }
@@ -298,20 +306,30 @@ impl<'a> Machine<'a> {
                     Some([k, v]) => Some((*k, *v)),
                     _ => None,
                 };
-                Node::Dict(pairs.iter().map(pair).collect::<Option<_>>().ok_or("an OrderedDict is made of no pairs")?)
+                Node::Dict(
+                    pairs
+                        .iter()
+                        .map(pair)
+                        .collect::<Option<_>>()
+                        .ok_or("an OrderedDict is made of no pairs")?,
+                )
             }
             (Known::Size, [sizes]) => self.nodes[*sizes].clone(),
             (Known::Device, _) => Node::Opaque,
             (Known::RebuildParameter, [data, ..]) => self.nodes[*data].clone(),
-            (Known::RebuildTensor, [storage, offset, shape, strides, ..]) => {
-                Node::Tensor(self.tensor([*storage, *offset, *shape, *strides], None).ok_or("a tensor of it makes no sense")?)
-            }
+            (Known::RebuildTensor, [storage, offset, shape, strides, ..]) => Node::Tensor(
+                self.tensor([*storage, *offset, *shape, *strides], None)
+                    .ok_or("a tensor of it makes no sense")?,
+            ),
             (Known::RebuildTensorV3, [storage, offset, shape, strides, _, _, dtype, ..]) => {
                 let dtype = match self.nodes[*dtype] {
                     Node::Name(Known::Element(name)) if !name.is_empty() => Some(name),
                     _ => None,
                 };
-                Node::Tensor(self.tensor([*storage, *offset, *shape, *strides], dtype).ok_or("a tensor of it makes no sense")?)
+                Node::Tensor(
+                    self.tensor([*storage, *offset, *shape, *strides], dtype)
+                        .ok_or("a tensor of it makes no sense")?,
+                )
             }
             _ => return Err(format!("it calls {known:?} in a way that no file of tensors does")),
         };
@@ -319,7 +337,11 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn tensor(&self, [storage, offset, shape, strides]: [Id; 4], dtype: Option<&'static str>) -> Option<Tensor> {
+    fn tensor(
+        &self,
+        [storage, offset, shape, strides]: [Id; 4],
+        dtype: Option<&'static str>,
+    ) -> Option<Tensor> {
         let (Node::Persistent(_), Node::Int(offset)) = (&self.nodes[storage], &self.nodes[offset]) else {
             return None;
         };
@@ -516,10 +538,14 @@ impl<'a> Machine<'a> {
             }
             b'P' => return Err("it names a storage by a line of text".to_owned()),
             op @ (b'i' | b'o' | 0x81 | 0x92) => {
-                return Err(format!("it makes an object of a class of its own (instruction {op:#04x} at byte {at})"));
+                return Err(format!(
+                    "it makes an object of a class of its own (instruction {op:#04x} at byte {at})"
+                ));
             }
             op @ (0x82..=0x84) => {
-                return Err(format!("it refers to a registry of extensions (instruction {op:#04x} at byte {at})"));
+                return Err(format!(
+                    "it refers to a registry of extensions (instruction {op:#04x} at byte {at})"
+                ));
             }
             op => return Err(format!("instruction {op:#04x} at byte {at} is not known")),
         }

@@ -26,16 +26,14 @@ pub(super) fn element_bytes(dtype: &str) -> Option<usize> {
 }
 
 /// All tensors that the root leads to; `storage` gives the bytes of a key.
-pub(super) fn collect(
-    pickle: &Pickle,
-    storage: &dyn Fn(&str) -> Option<Bytes>,
-) -> Result<Contents, String> {
+pub(super) fn collect(pickle: &Pickle, storage: &dyn Fn(&str) -> Option<Bytes>) -> Result<Contents, String> {
     let mut walk = Walk { pickle, storage, found: Vec::new(), entries: 0 };
     walk.visit(pickle.root, &mut Vec::new())?;
     let found = walk.found;
     // The model is the dictionary nearest to the root that has the embedding.
     let place = |keys: &[String]| Some((keys.len(), keys.last()?.strip_suffix(EMBEDDING)?.to_owned()));
-    let home = found.iter().filter_map(|(keys, _)| Some((keys, place(keys)?))).min_by_key(|(_, (depth, _))| *depth);
+    let home =
+        found.iter().filter_map(|(keys, _)| Some((keys, place(keys)?))).min_by_key(|(_, (depth, _))| *depth);
     let home = home.map(|(keys, (_, prefix))| (keys[..keys.len() - 1].to_vec(), prefix));
     let (mut model, mut others) = (Vec::new(), Vec::new());
     for (keys, mut tensor) in found {
@@ -73,7 +71,9 @@ impl Walk<'_> {
     fn visit(&mut self, id: Id, keys: &mut Vec<String>) -> Result<(), String> {
         self.entries += 1;
         if self.entries > MAX_ENTRIES || keys.len() > MAX_DEPTH {
-            return Err(format!("its dictionaries have more than {MAX_ENTRIES} entries or {MAX_DEPTH} levels"));
+            return Err(format!(
+                "its dictionaries have more than {MAX_ENTRIES} entries or {MAX_DEPTH} levels"
+            ));
         }
         match self.pickle.node(id) {
             Node::Dict(pairs) => {
@@ -121,7 +121,8 @@ impl Walk<'_> {
         };
         let dtype = t.dtype.unwrap_or(class);
         let size = element_bytes(dtype).filter(|_| !dtype.is_empty()).ok_or("has no element type")?;
-        let storage = (self.storage)(key).ok_or_else(|| format!("lies in storage {key:?}, which is not there"))?;
+        let storage =
+            (self.storage)(key).ok_or_else(|| format!("lies in storage {key:?}, which is not there"))?;
         let outside = || format!("lies outside its storage of {} bytes", storage.len());
         let sizes = |v: &[u64]| v.iter().map(|n| usize::try_from(*n).ok()).collect::<Option<Vec<_>>>();
         let (shape, strides) = sizes(&t.shape).zip(sizes(&t.strides)).ok_or_else(outside)?;
@@ -159,7 +160,8 @@ fn gather(storage: &[u8], start: usize, size: usize, shape: &[usize], strides: &
     let mut out = Vec::with_capacity(count * size);
     let mut index = vec![0usize; shape.len()];
     for _ in 0..count {
-        let element = index.iter().zip(strides).try_fold(0usize, |at, (i, s)| at.checked_add(i.checked_mul(*s)?))?;
+        let element =
+            index.iter().zip(strides).try_fold(0usize, |at, (i, s)| at.checked_add(i.checked_mul(*s)?))?;
         let at = element.checked_mul(size)?.checked_add(start)?;
         out.extend(storage.get(at..at.checked_add(size)?)?);
         for (i, dim) in index.iter_mut().zip(shape).rev() {

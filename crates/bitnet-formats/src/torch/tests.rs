@@ -16,7 +16,8 @@ fn archive_of(pickle: &[u8]) -> Result<Contents, String> {
     writer.finish().unwrap();
     let bytes: Bytes = std::fs::read(path).unwrap().into();
     let entries = zip::entries(&bytes).unwrap();
-    let storage = |key: &str| entries.get(&format!("archive/data/{key}")).and_then(|r| bytes.slice(r.clone()));
+    let storage =
+        |key: &str| entries.get(&format!("archive/data/{key}")).and_then(|r| bytes.slice(r.clone()));
     tensors::collect(&pickle::read(pickle)?, &storage)
 }
 
@@ -27,7 +28,8 @@ fn refused(pickle: &[u8], word: &str) {
 
 /// A tensor over storage 0.
 fn tensor(offset: u8, shape: &[u8], strides: &[u8]) -> Vec<u8> {
-    let list = |v: &[u8]| [b"(".to_vec(), v.iter().flat_map(|n| [b'K', *n]).collect(), b"t".to_vec()].concat();
+    let list =
+        |v: &[u8]| [b"(".to_vec(), v.iter().flat_map(|n| [b'K', *n]).collect(), b"t".to_vec()].concat();
     [
         b"ctorch._utils\n_rebuild_tensor_v2\n(".to_vec(),
         b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ".to_vec(),
@@ -41,7 +43,8 @@ fn tensor(offset: u8, shape: &[u8], strides: &[u8]) -> Vec<u8> {
 
 fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let entry = |(key, value): &(&str, Vec<u8>)| {
-        [b"X".to_vec(), (key.len() as u32).to_le_bytes().to_vec(), key.as_bytes().to_vec(), value.clone()].concat()
+        [b"X".to_vec(), (key.len() as u32).to_le_bytes().to_vec(), key.as_bytes().to_vec(), value.clone()]
+            .concat()
     };
     [b"}(".to_vec(), entries.iter().flat_map(entry).collect(), b"u".to_vec()].concat()
 }
@@ -56,8 +59,17 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 fn what_is_written_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f.bin");
-    let info = |name: &str, dtype, shape: &[usize]| TensorInfo { name: name.to_owned(), dtype, shape: shape.to_vec() };
-    let infos = [info(EMBEDDING, "BF16", &[3, 2]), info("none", "F32", &[0, 4]), info("packed", "U8", &[5]), info("s", "F32", &[])];
+    let info = |name: &str, dtype, shape: &[usize]| TensorInfo {
+        name: name.to_owned(),
+        dtype,
+        shape: shape.to_vec(),
+    };
+    let infos = [
+        info(EMBEDDING, "BF16", &[3, 2]),
+        info("none", "F32", &[0, 4]),
+        info("packed", "U8", &[5]),
+        info("s", "F32", &[]),
+    ];
     let mut writer = Writer::create(&path, &infos).unwrap();
     writer.write(&[1; 7]).unwrap();
     writer.write(&[2; 5]).unwrap();
@@ -67,7 +79,8 @@ fn what_is_written_is_read() {
     writer.finish().unwrap();
     let found = read_bytes(std::fs::read(&path).unwrap()).unwrap();
     assert!(found.others.is_empty());
-    let shown: Vec<_> = found.model.iter().map(|t| (t.name.as_str(), t.shape.clone(), t.data.to_vec())).collect();
+    let shown: Vec<_> =
+        found.model.iter().map(|t| (t.name.as_str(), t.shape.clone(), t.data.to_vec())).collect();
     assert_eq!(
         shown,
         [
@@ -93,13 +106,19 @@ fn the_model_is_found_wherever_it_stands() {
         let state = dict(&[("state", dict(&[("exp_avg", t()), ("step", b"K\x05".to_vec())]))]);
         for (file, optimizer) in [
             (model.clone(), false),
-            (dict(&[("optimizer", state.clone()), ("model", model.clone()), ("epoch", b"K\x03".to_vec())]), true),
+            (
+                dict(&[("optimizer", state.clone()), ("model", model.clone()), ("epoch", b"K\x03".to_vec())]),
+                true,
+            ),
             (dict(&[("a", dict(&[("state_dict", model.clone())])), ("optimizer", state.clone())]), true),
         ] {
             let found = archive_of(&pickle(file)).unwrap();
             let names = |v: &[Tensor]| v.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
             assert_eq!(names(&found.model), [EMBEDDING, "lm_head.weight"]);
-            assert_eq!(names(&found.others), if optimizer { vec!["optimizer.state.exp_avg"] } else { vec![] });
+            assert_eq!(
+                names(&found.others),
+                if optimizer { vec!["optimizer.state.exp_avg"] } else { vec![] }
+            );
         }
     }
 }
@@ -169,9 +188,17 @@ fn memo_bombs_and_deep_nesting_cost_no_more_than_their_bytes() {
 #[test]
 fn the_older_format_is_read() {
     let mut file = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.".to_vec();
-    file.extend(pickle(dict(&[("little_endian", b"\x88".to_vec()), ("protocol_version", b"M\xe9\x03".to_vec())])));
+    file.extend(pickle(dict(&[
+        ("little_endian", b"\x88".to_vec()),
+        ("protocol_version", b"M\xe9\x03".to_vec()),
+    ])));
     let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06NtQ".to_vec();
-    let t = [b"ctorch._utils\n_rebuild_tensor_v2\n(".to_vec(), storage, b"K\0(K\x02K\x03t(K\x03K\x01t\x89NtR".to_vec()].concat();
+    let t = [
+        b"ctorch._utils\n_rebuild_tensor_v2\n(".to_vec(),
+        storage,
+        b"K\0(K\x02K\x03t(K\x03K\x01t\x89NtR".to_vec(),
+    ]
+    .concat();
     file.extend(pickle(dict(&[(EMBEDDING, t)])));
     file.extend(b"\x80\x02](X\x01\0\0\x000e.");
     file.extend(6u64.to_le_bytes());

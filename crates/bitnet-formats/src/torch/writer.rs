@@ -20,7 +20,10 @@ impl Writer {
     pub fn create(path: &Path, tensors: &[TensorInfo]) -> Result<Self, FormatError> {
         let fail = |t: &TensorInfo| FormatError::Write {
             path: path.to_owned(),
-            what: format!("tensor {:?} of type {} and shape {:?} cannot be written", t.name, t.dtype, t.shape),
+            what: format!(
+                "tensor {:?} of type {} and shape {:?} cannot be written",
+                t.name, t.dtype, t.shape
+            ),
         };
         let mut pickle = Vec::from(*b"\x80\x02ccollections\nOrderedDict\n)R(");
         let mut waiting = Vec::new();
@@ -309,7 +312,11 @@ fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     let (eights, tail) = bytes.as_chunks::<8>();
     for eight in eights {
         let word = u64::from_le_bytes(*eight) ^ u64::from(crc);
-        crc = word.to_le_bytes().iter().zip(CRC.iter().rev()).fold(0, |crc, (b, table)| crc ^ table[usize::from(*b)]);
+        crc = word
+            .to_le_bytes()
+            .iter()
+            .zip(CRC.iter().rev())
+            .fold(0, |crc, (b, table)| crc ^ table[usize::from(*b)]);
     }
     for b in tail {
         crc = crc >> 8 ^ CRC[0][((crc ^ u32::from(*b)) & 0xff) as usize];

@@ -27,7 +27,8 @@ pub(super) fn entries(file: &[u8]) -> Result<HashMap<String, Range<usize>>, Stri
     let from = file.len().saturating_sub(MAX_COMMENT + 22);
     let end = file[from..].windows(4).rposition(|w| w == END).map(|at| from + at);
     let end = end.ok_or("it is cut off: it has no directory at its end")?;
-    let (mut count, mut at) = (le(file, end + 10, 2).ok_or_else(cut)?, le(file, end + 16, 4).ok_or_else(cut)?);
+    let (mut count, mut at) =
+        (le(file, end + 10, 2).ok_or_else(cut)?, le(file, end + 16, 4).ok_or_else(cut)?);
     if let Some(locator) = end.checked_sub(20).filter(|at| file[*at..].starts_with(&LOCATOR_64)) {
         let record = le(file, locator + 8, 8).and_then(|at| usize::try_from(at).ok()).ok_or_else(cut)?;
         if !file.get(record..).is_some_and(|r| r.starts_with(&END_64)) {
@@ -79,7 +80,9 @@ fn entry(file: &[u8], at: usize) -> Result<(String, Range<usize>, usize), String
         extra = &extra[4 + len as usize..];
     }
     if method != 0 || packed != size {
-        return Err(format!("entry {name:?} is compressed, which PyTorch never does; unpack it and pack it without"));
+        return Err(format!(
+            "entry {name:?} is compressed, which PyTorch never does; unpack it and pack it without"
+        ));
     }
     if !file.get(local..).is_some_and(|f| f.starts_with(&MAGIC)) {
         return Err(format!("entry {name:?} lies outside the file"));
