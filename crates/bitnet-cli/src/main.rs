@@ -7,7 +7,9 @@ mod failure;
 mod terminal;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, chat, convert, detokenize, doctor, inspect, logits, run, template, tokenize};
+use commands::{
+    bench, chat, convert, detokenize, doctor, inspect, logits, quantize, run, template, tokenize,
+};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -41,6 +43,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// A model in another format
     Convert(convert::Convert),
+    /// A ternary model of one that is not, and what that does to it
+    Quantize(quantize::Quantize),
     /// Write exact logits of a sequence to a safetensors file
     Logits(logits::Logits),
     /// Measure prefill and generation speed
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Command::Chat(c) => c.execute(quiet),
         Command::Inspect(c) => c.execute(),
         Command::Convert(c) => c.execute(quiet),
+        Command::Quantize(c) => c.execute(quiet),
         Command::Logits(c) => c.execute(quiet),
         Command::Bench(c) => c.execute(quiet),
         Command::Doctor(c) => c.execute(),

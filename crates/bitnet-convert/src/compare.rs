@@ -6,7 +6,7 @@ use crate::plan::Source;
 use bitnet_core::{ActivationPrecision, DenseMatrix, Matrix, Scale, TernaryMatrix};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::{LoadOptions, Model, OpenOptions};
-use bitnet_model::{ModelConfig, ModelTensors, Role, Rows, Slot, StepOutput};
+use bitnet_model::{ModelConfig, Role, Rows, Slot, StepOutput};
 use bitnet_quant::dense::dequantize_row;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -80,8 +80,8 @@ const CHUNK: usize = 1 << 20;
 /// is compared by value.
 pub fn compare(a: &Checkpoint, b: &Checkpoint, threads: usize) -> Result<Comparison, ConvertError> {
     let (config_a, config_b) = (ModelConfig::read(a)?, ModelConfig::read(b)?);
-    let source_a = Source { checkpoint: a, config: &config_a, tensors: ModelTensors::new(a, &config_a) };
-    let source_b = Source { checkpoint: b, config: &config_b, tensors: ModelTensors::new(b, &config_b) };
+    let source_a = Source::new(a, &config_a, None);
+    let source_b = Source::new(b, &config_b, None);
     let (slots, others) = (source_a.tensors.slots(), source_b.tensors.slots());
     let mut found = Comparison::default();
     let name = |slot: &Slot| config_a.arch.tensor_name(slot.role, slot.layer);

@@ -1,8 +1,9 @@
 //! From a slot of the input to bytes of the output.
 
 use crate::plan::{Job, Make, Source};
+use crate::quality::layer_error;
 use crate::scale::{Stored, rounded};
-use crate::{ConvertError, Inexact, Target};
+use crate::{ConvertError, Inexact, LayerError, Target};
 use bitnet_core::{DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
 use bitnet_formats::TensorType;
 use bitnet_model::{Architecture, in_file_order};
@@ -16,17 +17,19 @@ pub(crate) struct Encoded {
     pub(crate) pieces: Vec<Vec<u8>>,
     /// What was rounded.
     pub(crate) inexact: Option<Inexact>,
+    /// What quantizing did.
+    pub(crate) layer: Option<LayerError>,
 }
 
 impl Encoded {
     fn new(bytes: Vec<u8>, inexact: Option<Inexact>) -> Self {
-        Self { pieces: vec![bytes], inexact }
+        Self { pieces: vec![bytes], inexact, layer: None }
     }
 
     fn with_scale(bytes: Vec<u8>, tensor: &str, scale: &Stored) -> Self {
         let error = scale.error;
         let inexact = (error > 0.0).then(|| Inexact { tensor: tensor.to_owned(), what: "scale", error });
-        Self { pieces: vec![bytes, scale.bytes.clone()], inexact }
+        Self { pieces: vec![bytes, scale.bytes.clone()], inexact, layer: None }
     }
 }
 
@@ -39,7 +42,7 @@ pub(crate) fn encode(
 ) -> Result<Encoded, ConvertError> {
     let slot = &job.slot;
     let name = arch.tensor_name(slot.role, slot.layer);
-    let done = match &job.make {
+    let mut done = match &job.make {
         Make::Norm(dtype) => {
             let (mut bytes, values) = (Vec::new(), source.tensors.vector(slot)?);
             append(&name, *dtype, &values, &mut bytes)?;
@@ -69,6 +72,9 @@ pub(crate) fn encode(
         }
         Make::Real(dtype) => real(source, arch, target, job, *dtype)?,
     };
+    if source.method.is_some() && slot.role.is_projection() {
+        done.layer = layer_error(source, slot, &name)?;
+    }
     source.tensors.stored(slot)?.data.release();
     Ok(done)
 }

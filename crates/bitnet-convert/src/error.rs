@@ -40,6 +40,9 @@ pub enum ConvertError {
         /// Name of the target.
         target: &'static str,
     },
+    /// Nothing to quantize.
+    #[error("all projections are ternary already; `bitnet convert` changes their format")]
+    AlreadyTernary,
     /// Trits that the target cannot pack.
     #[error("tensor {tensor:?}")]
     Packing {

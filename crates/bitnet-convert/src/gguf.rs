@@ -10,7 +10,7 @@ use crate::{ConvertError, ConvertOptions, Report};
 use bitnet_core::DenseType;
 use bitnet_formats::gguf::{TensorInfo, Writer};
 use bitnet_formats::{Checkpoint, TensorType};
-use bitnet_model::{ModelConfig, ModelTensors};
+use bitnet_model::ModelConfig;
 use std::path::Path;
 
 /// Factors of rotary frequencies, which GGUF has as a tensor.
@@ -23,7 +23,7 @@ pub(crate) fn write(
     options: &ConvertOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, ConvertError> {
-    let source = Source { checkpoint: input, config, tensors: ModelTensors::new(input, config) };
+    let source = Source::new(input, config, options.quantize);
     source.tensors.check()?;
     let plan = Plan::new(&source, options)?;
     let mut report = Report { left_out: source.left_out(), ..Report::default() };

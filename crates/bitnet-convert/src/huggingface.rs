@@ -9,7 +9,7 @@ use crate::stream::tensors;
 use crate::{Container, ConvertError, ConvertOptions, Report};
 use bitnet_formats::safetensors_file::{self, TensorInfo};
 use bitnet_formats::{Checkpoint, FormatError, NewDirectory, torch, write_file};
-use bitnet_model::{ModelConfig, ModelTensors};
+use bitnet_model::ModelConfig;
 use serde_json::Value;
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub(crate) fn write(
     options: &ConvertOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, ConvertError> {
-    let source = Source { checkpoint: input, config, tensors: ModelTensors::new(input, config) };
+    let source = Source::new(input, config, options.quantize);
     source.tensors.check()?;
     let mut report = Report { left_out: source.left_out(), ..Report::default() };
     let directory = NewDirectory::create(output).map_err(ConvertError::Output)?;

@@ -2,7 +2,7 @@
 //!
 //! [`convert`] takes an opened checkpoint, whatever its format, and writes it in another one, tensor by tensor: trits keep
 //! their values, scales their bits where the target can hold them, and metadata its meaning. What could not be held is in the
-//! [`Report`]. [`compare`] says what two checkpoints have in common. The crate computes nothing itself: trits are unpacked by
+//! [`Report`]. [`compare`] and [`differences`] say what two checkpoints have in common and what not. The crate computes nothing itself: trits are unpacked by
 //! `bitnet-model`, packed by `bitnet-quant` and written by `bitnet-formats`.
 //!
 //! ```no_run
@@ -18,25 +18,30 @@
 #![forbid(unsafe_code)]
 
 mod compare;
+mod diff;
 mod encode;
 mod error;
 mod gguf;
 mod huggingface;
 mod ordered;
 mod plan;
+mod quality;
 mod report;
 mod scale;
 mod stream;
 mod target;
 
 pub use compare::{Comparison, LogitComparison, RoleComparison, compare, compare_logits};
+pub use diff::{Difference, differences};
 pub use error::ConvertError;
+pub use quality::{LayerError, Method, Perplexity, perplexity};
 pub use report::{ClassSize, Inexact, Report};
 pub use target::{Container, TARGETS, Target, Weights};
 
 use bitnet_core::DenseType;
 use bitnet_formats::Checkpoint;
 use bitnet_model::ModelConfig;
+use plan::Source;
 use std::path::Path;
 
 /// How a model is to be converted.
@@ -48,6 +53,8 @@ pub struct ConvertOptions {
     pub embedding: Option<DenseType>,
     /// Refuse whatever the target cannot hold to the last bit: scales, embeddings, master weights.
     pub strict: bool,
+    /// Make trits of projections that are not ternary; they are refused, or stay what they are, when `None`.
+    pub quantize: Option<Method>,
     /// Threads that unpack and pack.
     pub threads: usize,
 }
@@ -55,7 +62,7 @@ pub struct ConvertOptions {
 impl ConvertOptions {
     /// To a target, with two threads and nothing else out of the ordinary.
     pub fn new(target: &'static Target) -> Self {
-        Self { target, embedding: None, strict: false, threads: 2 }
+        Self { target, embedding: None, strict: false, quantize: None, threads: 2 }
     }
 }
 
@@ -71,6 +78,14 @@ pub fn convert(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, ConvertError> {
     let config = ModelConfig::read(input)?;
+    if options.quantize.is_some() {
+        let source = Source::new(input, &config, None);
+        let projections = source.tensors.slots().into_iter().filter(|s| s.role.is_projection());
+        let floats = projections.map(|slot| quality::floats(&source, &slot));
+        if !floats.collect::<Result<Vec<_>, _>>()?.iter().any(Option::is_some) {
+            return Err(ConvertError::AlreadyTernary);
+        }
+    }
     match options.target.container {
         Container::Gguf => gguf::write(input, &config, output, options, progress),
         Container::HuggingFace | Container::Mlx | Container::Torch => {

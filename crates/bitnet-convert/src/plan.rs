@@ -3,10 +3,12 @@
 use crate::encode::pack;
 use crate::ordered::ordered;
 use crate::scale::{Stored, narrowest};
-use crate::{Container, ConvertError, ConvertOptions, Target, Weights};
+use crate::{Container, ConvertError, ConvertOptions, Method, Target, Weights};
 use bitnet_core::{DenseType, Matrix, Scale, TernaryMatrix};
 use bitnet_formats::{Checkpoint, TensorType};
-use bitnet_model::{Architecture, ModelConfig, ModelError, ModelTensors, Origin, Role, Slot, trits_of};
+use bitnet_model::{
+    Architecture, ModelConfig, ModelError, ModelTensors, Origin, Role, Slot, absmean_of, trits_of,
+};
 use bitnet_quant::packing::{HF, I2_S, Packing};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,15 +18,27 @@ pub(crate) struct Source<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) config: &'a ModelConfig,
     pub(crate) tensors: ModelTensors<'a>,
+    /// How projections that are not ternary become so.
+    pub(crate) method: Option<Method>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint, config: &'a ModelConfig, method: Option<Method>) -> Self {
+        Self { checkpoint, config, tensors: ModelTensors::new(checkpoint, config), method }
+    }
+
     /// A projection in trits, if it is one: as the model reads it, or floats and blocks of one magnitude.
     pub(crate) fn trits(&self, slot: &Slot) -> Result<Option<TernaryMatrix>, ModelError> {
         match self.tensors.matrix(slot)? {
             Matrix::Ternary(m) => Ok(Some(m)),
             Matrix::Dense(_) if self.tensors.is_kept_dense(slot) => Ok(None),
-            Matrix::Dense(m) => trits_of(&self.tensors.stored(slot)?.name, &m),
+            Matrix::Dense(m) => {
+                let name = &self.tensors.stored(slot)?.name;
+                match (trits_of(name, &m)?, self.method) {
+                    (None, Some(Method::Absmean)) => absmean_of(name, &m).map(Some),
+                    (found, _) => Ok(found),
+                }
+            }
         }
     }
 
@@ -298,7 +312,7 @@ impl Plan {
     ) -> Result<BTreeMap<(usize, Role), Stored>, ConvertError> {
         let target = options.target;
         let projections: Vec<&Slot> = slots.iter().filter(|s| s.role.is_projection()).collect();
-        if let Weights::Dense(_) = target.weights {
+        if let (Weights::Dense(_), None) = (target.weights, options.quantize) {
             let masters = projections.iter().map(|slot| source.tensors.masters(slot));
             self.online = masters
                 .collect::<Result<Vec<_>, _>>()?

@@ -1,5 +1,6 @@
 //! What a conversion did.
 
+use crate::LayerError;
 use bitnet_model::{Role, Slot};
 use std::collections::BTreeMap;
 
@@ -43,6 +44,8 @@ pub struct Report {
     pub classes: Vec<ClassSize>,
     /// What was rounded, one entry a tensor.
     pub inexact: Vec<Inexact>,
+    /// What quantizing did, one entry a projection that was not ternary.
+    pub layers: Vec<LayerError>,
     /// What of the input the output has no place for, in words.
     pub left_out: Vec<String>,
     /// Bytes of tensors that were read.

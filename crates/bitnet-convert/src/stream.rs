@@ -37,6 +37,7 @@ pub(crate) fn tensors(
                 }
                 note(&mut report.inexact, inexact);
             }
+            report.layers.extend(encoded.layer);
             if job.last {
                 let kind = match plan.pieces[piece].ttype {
                     TensorType::U8 => "HF packed",

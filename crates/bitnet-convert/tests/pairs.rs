@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use bitnet_convert::{
-    Comparison, ConvertError, ConvertOptions, Report, TARGETS, Target, compare, compare_logits, convert,
+    Comparison, ConvertError, ConvertOptions, Method, Report, TARGETS, Target, compare, compare_logits,
+    convert, differences,
 };
 use bitnet_core::DenseType;
 use bitnet_formats::{Checkpoint, Header, open};
@@ -274,4 +275,61 @@ fn a_directory_that_has_something_in_it_is_left_alone() {
         std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["next", "out"]);
+}
+
+#[test]
+fn differences_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = open(&fixtures().join("bitnet-packed")).unwrap();
+    let gguf = open(&to(&source, &folder, "i2_s").unwrap().0).unwrap();
+    let none = differences(&source, &gguf).unwrap();
+    assert_eq!(none, vec![], "the same model in two formats");
+    let online = open(&fixtures().join("bitnet-online")).unwrap();
+    let found = differences(&source, &online).unwrap();
+    let keys: Vec<_> =
+        found.iter().map(|d| (d.key.as_str(), d.left.as_deref(), d.right.as_deref())).collect();
+    assert!(
+        keys.contains(&(
+            "config.quantization_config.quantization_mode",
+            Some("\"offline\""),
+            Some("\"online\"")
+        )),
+        "{keys:?}"
+    );
+    let tensors = compare(&source, &online, 2).unwrap();
+    assert_eq!((tensors.trits_differ(), tensors.different.len()), (0, 14));
+    assert!(tensors.different.iter().all(|(_, c)| c.scales_differ == 1 && c.scale_error < 4e-3));
+    let llama = open(&fixtures().join("llama-packed")).unwrap();
+    let found = differences(&gguf, &llama).unwrap();
+    assert!(found.iter().any(|d| d.key == "norm epsilon" && d.right.as_deref() == Some("1e-6")), "{found:?}");
+    assert!(!compare(&gguf, &llama, 1).unwrap().unmatched.is_empty());
+}
+
+#[test]
+fn dense_models_become_ternary_and_say_what_is_left_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let quantize = |name: &str| ConvertOptions {
+        quantize: Some(Method::Absmean),
+        ..options(Target::find(name).unwrap())
+    };
+    // Ternary weights in f32 are not dense: what is made of them is what they were.
+    let packed = open(&fixtures().join("llama-packed")).unwrap();
+    assert!(matches!(into(&packed, &folder, &quantize("i2_s")), Err(ConvertError::AlreadyTernary)));
+    // Master weights without a word about quantization: a dense Llama.
+    let online = fixtures().join("bitnet-online");
+    let (dense, _) = to(&open(&online).unwrap(), &folder, "hf-f32").unwrap();
+    let (gguf, report) = into(&open(&dense).unwrap(), &folder, &quantize("i2_s")).unwrap();
+    assert_eq!(report.layers.len(), 14);
+    for l in &report.layers {
+        assert!(l.mse > 0.1 && l.mse < 0.5 && l.cosine > 0.8 && l.cosine < 1.0, "{l:?}");
+        assert!(l.zeros > 0.2 && l.zeros < 0.5, "{l:?}");
+    }
+    let same = compare(&open(&online).unwrap(), &open(&gguf).unwrap(), 1).unwrap();
+    assert_eq!((same.trits_differ(), same.different.len()), (0, 0));
+    let text = "the ships at night and the rain, ".repeat(20);
+    let [a, b] = [&dense, &gguf].map(|path| {
+        bitnet_convert::perplexity(&open(path).unwrap(), &text, &OpenOptions::default()).unwrap()
+    });
+    assert_eq!(a, b, "masters are made ternary when they are loaded");
+    assert!(a.tokens > 100 && a.value > 1.0);
 }

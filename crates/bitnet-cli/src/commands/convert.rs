@@ -3,8 +3,8 @@
 use crate::failure::{Failure, chain};
 use crate::terminal::Progress;
 use bitnet_convert::{
-    Comparison, ConvertError, ConvertOptions, LogitComparison, Report, TARGETS, Target, compare,
-    compare_logits, convert,
+    Comparison, ConvertError, ConvertOptions, LogitComparison, Report, RoleComparison, TARGETS, Target,
+    compare, compare_logits, convert,
 };
 use bitnet_core::DenseType;
 use bitnet_inference::{DeviceOptions, OpenOptions};
@@ -64,14 +64,14 @@ pub struct Convert {
     json: bool,
 }
 
-fn target(name: &str) -> Result<&'static Target, String> {
+pub fn target(name: &str) -> Result<&'static Target, String> {
     Target::find(name).ok_or_else(|| {
         let names = TARGETS.iter().map(|t| t.name).collect::<Vec<_>>();
         format!("it can be {}", names.join(", "))
     })
 }
 
-fn dense_type(name: &str) -> Result<DenseType, String> {
+pub fn dense_type(name: &str) -> Result<DenseType, String> {
     let known = [DenseType::F32, DenseType::F16, DenseType::BF16, DenseType::Q8_0, DenseType::Q6_K];
     let found = known.into_iter().find(|t| t.name().eq_ignore_ascii_case(name));
     found.ok_or_else(|| "it can be f32, f16, bf16, q8_0 and q6_k".to_owned())
@@ -81,8 +81,12 @@ impl Convert {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let threads = self.threads.unwrap_or_else(bitnet_cpu::physical_cores).max(1);
         let input = bitnet_formats::open(&self.input)?;
-        let options =
-            ConvertOptions { target: self.to, embedding: self.embedding, strict: self.strict, threads };
+        let options = ConvertOptions {
+            embedding: self.embedding,
+            strict: self.strict,
+            threads,
+            ..ConvertOptions::new(self.to)
+        };
         let mut progress = Progress::new("converting", quiet);
         let report = convert(&input, &self.output, &options, &mut |done, all| progress.at(done, all))
             .map_err(Failure::at(&self.input))?;
@@ -125,7 +129,7 @@ impl Convert {
     }
 }
 
-fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
+pub fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
     writeln!(
         out,
         "{:<12} {:<10} {:>8} {:>14} {:>12} {:>8}",
@@ -159,7 +163,7 @@ fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
     report.left_out.iter().try_for_each(|what| writeln!(out, "left out: {what}"))
 }
 
-pub fn print_comparison(out: &mut impl Write, c: &Comparison) -> std::io::Result<()> {
+fn print_comparison(out: &mut impl Write, c: &Comparison) -> std::io::Result<()> {
     writeln!(
         out,
         "\n{:<12} {:>8} {:>14} {:>8} {:>10} {:>8} {:>10} {:>12} {:>10} {:>10}",
@@ -217,17 +221,19 @@ fn object(convert: &Convert, report: &Report, verified: Option<&(Comparison, Log
     })
 }
 
-pub fn comparison(c: &Comparison) -> Value {
-    let roles = c.roles.iter().map(|(role, r)| {
-        let object = json!({
+fn comparison(c: &Comparison) -> Value {
+    let roles = c.roles.iter().map(|(role, r)| (format!("{role:?}"), role_json(r)));
+    Value::Object(roles.collect())
+}
+
+/// What was found out about tensors.
+pub fn role_json(r: &RoleComparison) -> Value {
+    json!({
             "tensors": r.tensors,
             "trits": r.trits, "trits_differ": r.trits_differ,
             "scales": r.scales, "scales_differ": r.scales_differ, "scale_error": r.scale_error,
             "values": r.values, "values_differ": r.values_differ, "value_error": r.value_error,
-        });
-        (format!("{role:?}"), object)
-    });
-    Value::Object(roles.collect())
+    })
 }
 
 impl From<ConvertError> for Failure {
@@ -239,7 +245,9 @@ impl From<ConvertError> for Failure {
             ConvertError::Open(e) => e.into(),
             ConvertError::Run(e) => e.into(),
             ConvertError::Output(_) | ConvertError::Read { .. } => Self::Runtime(chain(&e)),
-            ConvertError::Type { .. } | ConvertError::Blocks { .. } => Self::Usage(chain(&e)),
+            ConvertError::Type { .. } | ConvertError::Blocks { .. } | ConvertError::AlreadyTernary => {
+                Self::Usage(chain(&e))
+            }
             e => Self::Model(chain(&e)),
         }
     }

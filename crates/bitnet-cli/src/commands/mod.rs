@@ -7,6 +7,7 @@ pub mod detokenize;
 pub mod doctor;
 pub mod inspect;
 pub mod logits;
+pub mod quantize;
 pub mod run;
 pub mod template;
 pub mod tokenize;

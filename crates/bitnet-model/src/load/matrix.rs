@@ -1,6 +1,6 @@
 //! Tensors as matrices and vectors.
 
-use super::masters::Floats;
+use super::masters::{Floats, absmean};
 use crate::{Architecture, ModelError, Role};
 use bitnet_core::{DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
 use bitnet_formats::{Tensor, TensorType};
@@ -56,6 +56,14 @@ pub(super) fn dense_matrix(
 pub fn trits_of(name: &str, matrix: &DenseMatrix) -> Result<Option<TernaryMatrix>, ModelError> {
     let floats = Floats::read(name, matrix)?;
     Ok(floats.magnitude().and_then(|magnitude| floats.trits(magnitude)))
+}
+
+/// A dense matrix made ternary by absmean.
+///
+/// # Errors
+/// A value is not finite; `name` is what the error calls the matrix.
+pub fn absmean_of(name: &str, matrix: &DenseMatrix) -> Result<TernaryMatrix, ModelError> {
+    Ok(absmean(matrix, &Floats::read(name, matrix)?)?)
 }
 
 /// A projection with its rows in the order in which files of an architecture have them: the reverse of what
