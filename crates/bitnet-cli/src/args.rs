@@ -325,7 +325,7 @@ fn bias(text: &str) -> Result<(u32, f64), Failure> {
 /// A model by position or by `-m`.
 #[derive(Args, Clone, Debug)]
 pub struct ModelPath {
-    /// GGUF file, Hugging Face directory, or safetensors file or PyTorch checkpoint with its config.json beside it
+    /// GGUF file, Hugging Face directory, or a file of tensors (safetensors, PyTorch, ONNX) with its config.json beside it
     #[arg(value_name = "MODEL", required_unless_present = "model")]
     path: Option<PathBuf>,
     /// The model, by name

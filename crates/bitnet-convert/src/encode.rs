@@ -8,7 +8,7 @@ use bitnet_core::{DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
 use bitnet_formats::TensorType;
 use bitnet_model::{Architecture, in_file_order};
 use bitnet_quant::dense::{dequantize_row, quantize_row};
-use bitnet_quant::packing::{HF, I2_S, Packing};
+use bitnet_quant::packing::{I2_S, Packing};
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -62,9 +62,9 @@ pub(crate) fn encode(
             };
             Encoded::new(pack(&name, packing, &m)?, inexact)
         }
-        Make::HuggingFace(scale) => {
+        Make::Beside(packing, scale) => {
             let m = trits(source, arch, target, job)?;
-            Encoded::with_scale(pack(&name, &HF, &m)?, &name, scale)
+            Encoded::with_scale(pack(&name, packing, &m)?, &name, scale)
         }
         Make::Trits(dtype, scale) => {
             let m = trits(source, arch, target, job)?;

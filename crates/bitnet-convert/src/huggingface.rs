@@ -4,11 +4,12 @@ pub(crate) mod aside;
 mod config;
 mod files;
 
+use crate::onnx::graph;
 use crate::plan::{Piece, Plan, Source};
 use crate::stream::tensors;
 use crate::{Container, ConvertError, ConvertOptions, Report};
 use bitnet_formats::safetensors_file::{self, TensorInfo};
-use bitnet_formats::{Checkpoint, FormatError, NewDirectory, torch, write_file};
+use bitnet_formats::{Checkpoint, FormatError, NewDirectory, onnx, torch, write_file};
 use bitnet_model::ModelConfig;
 use serde_json::Value;
 use std::path::Path;
@@ -37,8 +38,9 @@ pub(crate) fn write(
         dtype: ttype.name(),
         shape: shape.clone(),
     });
-    let mut writer = TensorFile::create(directory.path(), options.target.container, infos.collect())
-        .map_err(ConvertError::Output)?;
+    let mut writer =
+        TensorFile::create(directory.path(), &source, &plan, options.target.container, infos.collect())
+            .map_err(ConvertError::Output)?;
     tensors(&source, &plan, options, &mut report, &mut |bytes| writer.write(bytes), progress)?;
     writer.finish().map_err(ConvertError::Output)?;
     directory.finish().map_err(ConvertError::Output)?;
@@ -49,11 +51,21 @@ pub(crate) fn write(
 enum TensorFile {
     Safetensors(safetensors_file::Writer),
     Torch(torch::Writer),
+    Onnx(onnx::Writer),
 }
 
 impl TensorFile {
-    fn create(dir: &Path, container: Container, infos: Vec<TensorInfo>) -> Result<Self, FormatError> {
+    fn create(
+        dir: &Path,
+        source: &Source<'_>,
+        plan: &Plan,
+        container: Container,
+        infos: Vec<TensorInfo>,
+    ) -> Result<Self, FormatError> {
         let format = match container {
+            Container::Onnx => {
+                return onnx::Writer::create(dir, &graph(source, plan), &infos).map(Self::Onnx);
+            }
             Container::Torch => {
                 return torch::Writer::create(&dir.join("pytorch_model.bin"), &infos).map(Self::Torch);
             }
@@ -69,6 +81,7 @@ impl TensorFile {
         match self {
             Self::Safetensors(w) => w.write(bytes),
             Self::Torch(w) => w.write(bytes),
+            Self::Onnx(w) => w.write(bytes),
         }
     }
 
@@ -76,6 +89,7 @@ impl TensorFile {
         match self {
             Self::Safetensors(w) => w.finish(),
             Self::Torch(w) => w.finish(),
+            Self::Onnx(w) => w.finish(),
         }
     }
 }

@@ -23,6 +23,7 @@ mod encode;
 mod error;
 mod gguf;
 mod huggingface;
+mod onnx;
 mod ordered;
 mod plan;
 mod quality;
@@ -88,7 +89,7 @@ pub fn convert(
     }
     match options.target.container {
         Container::Gguf => gguf::write(input, &config, output, options, progress),
-        Container::HuggingFace | Container::Mlx | Container::Torch => {
+        Container::HuggingFace | Container::Mlx | Container::Torch | Container::Onnx => {
             huggingface::write(input, &config, output, options, progress)
         }
     }

@@ -9,7 +9,7 @@ use bitnet_formats::{Checkpoint, TensorType};
 use bitnet_model::{
     Architecture, ModelConfig, ModelError, ModelTensors, Origin, Role, Slot, absmean_of, trits_of,
 };
-use bitnet_quant::packing::{HF, I2_S, Packing};
+use bitnet_quant::packing::{HF, I2_S, I8, Packing};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -78,8 +78,8 @@ pub(crate) enum Make {
     Rows(DenseType, Range<usize>),
     /// Trits and their scales.
     Packed(&'static Packing),
-    /// Hugging Face's packed bytes, and the scale beside them.
-    HuggingFace(Stored),
+    /// Trits without their scale, and the scale beside them.
+    Beside(&'static Packing, Stored),
     /// -1, 0 and 1 in a float type, and the scale beside them.
     Trits(DenseType, Stored),
     /// Real weights.
@@ -173,7 +173,7 @@ impl Plan {
     ) -> Result<(), ConvertError> {
         let dtype = match (self.float, container) {
             (Some(dtype), _) => dtype,
-            (None, Container::Gguf) => DenseType::F32,
+            (None, Container::Gguf | Container::Onnx) => DenseType::F32,
             (None, _) => narrowest(&source.tensors.vector(&slot)?),
         };
         self.piece(name, slot.shape(), TensorType::Dense(dtype));
@@ -252,7 +252,9 @@ impl Plan {
                 self.whole(slot, Make::Packed(packing));
                 return Ok(());
             }
-            (Weights::AutoBitLinear | Weights::BitLinear, _) => unreachable!("targets of another container"),
+            (Weights::AutoBitLinear | Weights::BitLinear | Weights::Int8, _) => {
+                unreachable!("targets of another container")
+            }
         };
         check_blocks(&name, slot.cols, dtype)?;
         self.piece(name, slot.shape(), TensorType::Dense(dtype));
@@ -288,14 +290,17 @@ impl Plan {
             self.whole(slot, Make::Real(dtype));
             return Ok(());
         };
+        let int8 = matches!(options.target.weights, Weights::Int8);
         let scale = match self.float {
             Some(DenseType::F32) => scale.widened(),
+            _ if int8 => scale.widened(),
             _ => scale.clone(),
         };
         let scale_type = TensorType::Dense(scale.dtype);
         let (rows, ttype, make) = match float {
             Some(dtype) => (slot.rows, TensorType::Dense(dtype), Make::Trits(dtype, scale)),
-            None => (slot.rows / 4, TensorType::U8, Make::HuggingFace(scale)),
+            None if int8 => (slot.rows, TensorType::Ternary(&I8), Make::Beside(&I8, scale)),
+            None => (slot.rows / 4, TensorType::U8, Make::Beside(&HF, scale)),
         };
         self.piece(name.clone(), vec![rows, slot.cols], ttype);
         self.piece(format!("{name}_scale"), vec![1], scale_type);
@@ -354,7 +359,9 @@ impl Plan {
                         return Err(ConvertError::Groups { tensor: tensor(), size, target: target.name });
                     }
                 };
-                if !slot.rows.is_multiple_of(4) && !matches!(target.weights, Weights::Dense(_)) {
+                if !slot.rows.is_multiple_of(4)
+                    && !matches!(target.weights, Weights::Dense(_) | Weights::Int8)
+                {
                     fits(source, slot, &tensor(), &HF, target)?;
                 }
                 let stored = match target.weights {

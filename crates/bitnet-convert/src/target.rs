@@ -14,6 +14,8 @@ pub enum Container {
     Mlx,
     /// A directory with `config.json` and `pytorch_model.bin`.
     Torch,
+    /// A directory with `config.json`, a graph in `model.onnx` and its tensors in `model.onnx_data`.
+    Onnx,
 }
 
 impl Container {
@@ -24,6 +26,7 @@ impl Container {
             Self::HuggingFace => "Hugging Face safetensors",
             Self::Mlx => "MLX safetensors",
             Self::Torch => "PyTorch",
+            Self::Onnx => "ONNX",
         }
     }
 }
@@ -37,6 +40,8 @@ pub enum Weights {
     AutoBitLinear,
     /// Packed uint8 with a `weight_scale` that divides: transformers' `BitLinear`.
     BitLinear,
+    /// One signed byte a trit, with a `weight_scale` that multiplies.
+    Int8,
     /// Floats or blocks of them. In GGUF, trits times their scale. In Hugging Face files, master weights where the input
     /// has them; else trits with a `weight_scale` beside them, as transformers' offline mode reads them.
     Dense(DenseType),
@@ -86,6 +91,7 @@ pub static TARGETS: &[Target] = &[
     directory("pt-bf16", Container::Torch, Weights::Dense(DenseType::BF16)),
     directory("pt-f16", Container::Torch, Weights::Dense(DenseType::F16)),
     directory("pt-f32", Container::Torch, Weights::Dense(DenseType::F32)),
+    directory("onnx", Container::Onnx, Weights::Int8),
 ];
 
 impl Target {

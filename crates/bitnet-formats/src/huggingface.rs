@@ -1,24 +1,29 @@
 //! Hugging Face directories: `config.json`, and tensors in one file or in shards with an index.
 
 use crate::map::{self, map};
-use crate::{Checkpoint, FormatError, Header, Tensor, safetensors_file, torch};
+use crate::{Checkpoint, FormatError, Header, Tensor, onnx, safetensors_file, torch};
 use bitnet_core::Bytes;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 
 /// A way to store tensors in a directory: one file, or shards and an index that says where each tensor is.
 struct Layout {
     single: &'static str,
-    index: &'static str,
+    index: Option<&'static str>,
     read: fn(&Path, &Bytes) -> Result<Tensors, FormatError>,
 }
 
-static LAYOUTS: [Layout; 2] = [
-    Layout { single: "model.safetensors", index: "model.safetensors.index.json", read: Tensors::safetensors },
-    Layout { single: "pytorch_model.bin", index: "pytorch_model.bin.index.json", read: Tensors::torch },
+static LAYOUTS: [Layout; 3] = [
+    Layout {
+        single: "model.safetensors",
+        index: Some("model.safetensors.index.json"),
+        read: Tensors::safetensors,
+    },
+    Layout { single: "pytorch_model.bin", index: Some("pytorch_model.bin.index.json"), read: Tensors::torch },
+    Layout { single: "model.onnx", index: None, read: Tensors::onnx },
 ];
 
 /// The tensors of a file.
@@ -31,6 +36,11 @@ pub(crate) struct Tensors {
 impl Tensors {
     pub(crate) fn safetensors(path: &Path, bytes: &Bytes) -> Result<Self, FormatError> {
         Ok(Self { model: safetensors_file::read(path, bytes)?, others: Vec::new() })
+    }
+
+    pub(crate) fn onnx(path: &Path, bytes: &Bytes) -> Result<Self, FormatError> {
+        let onnx::Contents { model, others } = onnx::read(path, bytes)?;
+        Ok(Self { model, others })
     }
 
     pub(crate) fn torch(path: &Path, bytes: &Bytes) -> Result<Self, FormatError> {
@@ -48,11 +58,11 @@ pub(crate) fn open_dir(dir: &Path) -> Result<Checkpoint, FormatError> {
         if path.exists() {
             return checkpoint(dir, dir, (layout.read)(&path, &map(&path)?)?);
         }
-        if dir.join(layout.index).exists() {
-            return checkpoint(dir, dir, shards(dir, layout)?);
+        if let Some(index) = layout.index.map(|index| dir.join(index)).filter(|index| index.exists()) {
+            return checkpoint(dir, dir, shards(dir, layout, index)?);
         }
     }
-    let names = LAYOUTS.iter().flat_map(|l| [l.single, l.index]).collect::<Vec<_>>();
+    let names = LAYOUTS.iter().flat_map(|l| [Some(l.single), l.index]).flatten().collect::<Vec<_>>();
     Err(FormatError::MissingFile { path: dir.to_owned(), file: names.join(", no ") })
 }
 
@@ -102,8 +112,7 @@ fn json(path: &Path) -> Result<Value, FormatError> {
 }
 
 /// All shards of an index, which must hold exactly the tensors the index says.
-fn shards(dir: &Path, layout: &Layout) -> Result<Tensors, FormatError> {
-    let index = dir.join(layout.index);
+fn shards(dir: &Path, layout: &Layout, index: PathBuf) -> Result<Tensors, FormatError> {
     let fail = |what: String| FormatError::Json { path: index.clone(), what };
     let value = json(&index)?;
     let places = value

@@ -1,4 +1,4 @@
-//! Checkpoint files: Hugging Face directories, safetensors, PyTorch checkpoints and GGUF.
+//! Checkpoint files: Hugging Face directories, safetensors, PyTorch checkpoints, ONNX and GGUF.
 //!
 //! [`open`] maps the files, reads headers and checks every word of them against the bytes that are there; tensor data is
 //! touched when it is used. This crate knows no model and no device.
@@ -10,6 +10,7 @@ mod error;
 pub mod gguf;
 mod huggingface;
 mod map;
+pub mod onnx;
 pub mod safetensors_file;
 pub mod torch;
 
@@ -19,7 +20,7 @@ pub use error::FormatError;
 
 use std::path::Path;
 
-/// Opens a model: a Hugging Face directory, a `.safetensors` file or a PyTorch checkpoint with its `config.json` beside it, or
+/// Opens a model: a Hugging Face directory, a `.safetensors` file, a PyTorch checkpoint or an ONNX file with its `config.json` beside it, or
 /// a GGUF file.
 ///
 /// # Errors
@@ -45,6 +46,9 @@ pub fn open(path: &Path) -> Result<Checkpoint, FormatError> {
     if torch::looks_like(&bytes) {
         return huggingface::open_file(path, huggingface::Tensors::torch(path, &bytes)?);
     }
-    let what = "the file is neither GGUF nor safetensors nor a PyTorch checkpoint";
+    if onnx::looks_like(&bytes) {
+        return huggingface::open_file(path, huggingface::Tensors::onnx(path, &bytes)?);
+    }
+    let what = "the file is neither GGUF nor safetensors, a PyTorch checkpoint or ONNX";
     Err(FormatError::Unrecognized { path: path.to_owned(), what })
 }

@@ -30,6 +30,7 @@ Targets:
                   else trits with a weight_scale)
                   pt-autobitlinear, pt-bitlinear, pt-bf16, pt-f16, pt-f32: the same in pytorch_model.bin
                   mlx: packed, all floats of one type, as mlx-lm loads it
+                  onnx: a graph from ids to logits that ONNX Runtime runs, with one byte a trit; activations in int8
 
 Examples:
   bitnet convert bitnet-b1.58-2B-4T-bf16 2b-4t.gguf --to i2_s --verify
@@ -37,7 +38,7 @@ Examples:
   bitnet convert 2b-4t.gguf 2b-4t-packed --to hf-autobitlinear --strict"
 )]
 pub struct Convert {
-    /// GGUF file, Hugging Face directory, or safetensors file or PyTorch checkpoint with its config.json beside it
+    /// GGUF file, Hugging Face directory, or a file of tensors (safetensors, PyTorch, ONNX) with its config.json beside it
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write; a directory for the hf targets

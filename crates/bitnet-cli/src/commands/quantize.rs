@@ -24,7 +24,7 @@ Examples:
   bitnet quantize Llama-3.2-1B ternary --method absmean --to hf-bitlinear --calib wiki.txt"
 )]
 pub struct Quantize {
-    /// GGUF file, Hugging Face directory, or safetensors file or PyTorch checkpoint with its config.json beside it
+    /// GGUF file, Hugging Face directory, or a file of tensors (safetensors, PyTorch, ONNX) with its config.json beside it
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// The file to write; a directory for the hf, mlx and pt targets

@@ -126,7 +126,7 @@ impl ModelConfig {
     }
 
     /// Frequencies of the rotation, `[head_dim/2]`.
-    pub(crate) fn inverse_frequencies(&self) -> Vec<f32> {
+    pub fn inverse_frequencies(&self) -> Vec<f32> {
         let mut inverse = spec::inverse_frequencies(self.rope.theta, self.shape.head_dim);
         if let Some(factors) = &self.rope.factors {
             inverse.iter_mut().zip(factors).for_each(|(inv, factor)| *inv /= factor);

@@ -117,7 +117,12 @@ impl<'a> ModelTensors<'a> {
         let only_trits = || wrong_type(tensor, "a scale beside it goes with trits only");
         match tensor.ttype {
             TensorType::Ternary(packing) => {
-                let m = unpack(tensor, packing, rows, cols)?;
+                let mut m = unpack(tensor, packing, rows, cols)?;
+                if packing.name == packing::I8.name {
+                    let name = format!("{}_scale", tensor.name);
+                    let scale = self.stored_scale(&tensor.name, rows)?;
+                    m = m.with_scale(scale.ok_or(ModelError::MissingTensor { name })?)?;
+                }
                 times(m, factor).map(Matrix::Ternary)
             }
             TensorType::Dense(dtype) => {
@@ -228,6 +233,9 @@ impl<'a> ModelTensors<'a> {
             if let (true, Some(t)) = (slot.role.is_projection(), self.checkpoint.tensor(&name)) {
                 match t.ttype {
                     TensorType::U8 => known.insert(format!("{name}_scale")),
+                    TensorType::Ternary(p) if p.name == packing::I8.name => {
+                        known.insert(format!("{name}_scale"))
+                    }
                     TensorType::Dense(d) if d.block().0 == 1 && !self.stays_dense(&name) => {
                         known.insert(format!("{name}_scale"))
                     }
