@@ -326,7 +326,7 @@ fn convert_prints_one_table_and_what_was_verified() {
     let out = text(&folder.at("model.gguf"));
     let printed = output(&["convert", &fixture("bitnet-online"), &out, "--to", "Q2_0", "--verify"]);
     for words in [
-        "projections  Q2_0_G64         14         458752",
+        "projections  Q2_0_G64         14         393216",
         "2.250",
         "rounded: scales of 14 tensors, by up to ",
         "Gate                2          98304        0",

@@ -192,7 +192,7 @@ fn conversions_that_cannot_be_had_are_refused_and_leave_nothing() {
     };
     // The tiny model's rows are too short for blocks of 256.
     convert(&["--to", "tq2_0"], 3, &["TQ2_0", "256"]);
-    convert(&["--to", "q2_0", "--strict"], 3, &["scale", "--strict"]);
+    convert(&["--to", "f16", "--strict"], 3, &["scale", "--strict"]);
     convert(&["--to", "i2_s", "--embedding", "q6_k"], 2, &["Q6_K", "F16"]);
     convert(&["--to", "hf-f32", "--embedding", "q8_0"], 2, &["Q8_0", "F16"]);
     // An output that is there stays as it was.
