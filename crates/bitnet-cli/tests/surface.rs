@@ -7,7 +7,7 @@ mod common;
 
 use bitnet_testkit::golden::{self, ids, json, max_diff};
 use bitnet_testkit::tiny;
-use common::{Folder, bitnet, bitnet_with, fixture, output, output_of, text};
+use common::{Folder, bitnet, bitnet_with, fixture, output, output_of, refused, text};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -351,8 +351,45 @@ fn convert_prints_one_table_and_what_was_verified() {
     assert_eq!(object["verified"]["tensors"]["Gate"]["trits_differ"], 0);
     assert_eq!(object["classes"][2]["type"], "HF packed");
     assert_eq!(folder.names(), ["back", "model.gguf"]);
+    let diff = |a: &str, b: &str| output(&["inspect", a, "--diff", b]);
+    assert_eq!(diff(&out, &back), "no differences\n");
+    let found = diff(&out, &fixture("bitnet-packed"));
+    for words in ["blk.0.attn_q.weight: 1 of 1 scales, by up to ", "blk.1.ffn_down.weight: "] {
+        assert!(found.contains(words), "{words:?} is not in {found}");
+    }
+    let found = parse(&output(&[
+        "inspect",
+        &fixture("bitnet-packed"),
+        "--diff",
+        &fixture("bitnet-online"),
+        "--json",
+    ]));
+    assert_eq!(found["metadata"][0]["key"], "config.quantization_config.quantization_mode");
+    assert_eq!(found["tensors"]["model.layers.0.mlp.up_proj.weight"]["scales_differ"], 1);
     // The converted model is a model.
     let tokens = ["--tokens", "1,2,3", "--temp", "0", "-n", "8", "--json", "--act", "int8"];
     let run = |path: &str| parse(&output(&[&["run", path][..], &tokens].concat()))["tokens"].clone();
     assert_eq!(run(&out), run(&back));
+}
+
+#[test]
+fn quantize_says_what_is_left_of_the_model() {
+    let folder = Folder::new();
+    let (out, text_file) =
+        (text(&folder.at("model.gguf")), folder.write("text", "ships at night, ".repeat(30)));
+    let args = ["quantize", &fixture("bitnet-online"), &out, "--method", "absmean", "--calib", &text_file];
+    let printed = output(&args);
+    for words in
+        ["projection ", "blk.1.ffn_down.weight ", "projections  I2_S               14", "perplexity of "]
+    {
+        assert!(printed.contains(words), "{words:?} is not in {printed}");
+    }
+    let object = parse(&output(&[&args[..], &["--json", "--to", "f32"]].concat()));
+    let layers = object["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 14);
+    assert!(layers.iter().all(|l| l["cosine"].as_f64().unwrap() > 0.8 && l["zeros"].as_f64().unwrap() > 0.2));
+    let perplexity = &object["perplexity"];
+    // Master weights are made ternary when they are run, so nothing is lost here.
+    assert_eq!(perplexity["before"], perplexity["after"]);
+    refused(&["quantize", &out, &out, "--method", "absmean"], 2, &["ternary already"]);
 }

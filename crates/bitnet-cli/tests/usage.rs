@@ -192,9 +192,17 @@ fn conversions_that_cannot_be_had_are_refused_and_leave_nothing() {
     };
     // The tiny model's rows are too short for blocks of 256.
     convert(&["--to", "tq2_0"], 3, &["TQ2_0", "256"]);
-    convert(&["--to", "f16", "--strict"], 3, &["scale", "--strict"]);
+    // Its tokenizer is none that GGUF has a place for; with --strict nothing may be left out or rounded.
+    convert(&["--to", "i2_s", "--strict"], 3, &["vocabulary", "no place"]);
+    convert(&["--to", "hf-f16", "--embedding", "f16", "--strict"], 3, &["rounded", "--strict"]);
     convert(&["--to", "i2_s", "--embedding", "q6_k"], 2, &["Q6_K", "F16"]);
     convert(&["--to", "hf-f32", "--embedding", "q8_0"], 2, &["Q8_0", "F16"]);
+    refused(
+        &["quantize", &path, &out, "--method", "absmean", "--calib", "/no/such/file"],
+        1,
+        &["/no/such/file"],
+    );
+    refused(&["inspect", &path, "--diff", "/no/such/model"], 3, &["/no/such/model"]);
     // An output that is there stays as it was.
     refused(&["convert", &path, &path, "--to", "hf-f32"], 1, &["not empty"]);
     refused(&["convert", &path, &path, "--to", "i2_s"], 1, &["directory"]);

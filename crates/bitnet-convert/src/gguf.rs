@@ -27,7 +27,7 @@ pub(crate) fn write(
     source.tensors.check()?;
     let plan = Plan::new(&source, options)?;
     let mut report = Report { left_out: source.left_out(), ..Report::default() };
-    let metadata = metadata::write(&source, &plan, options.target, &mut report.left_out)?;
+    let metadata = metadata::write(&source, &plan, options, &mut report.left_out)?;
     let mut infos: Vec<TensorInfo> = Vec::new();
     if let Some(factors) = config.rope_factors() {
         let ttype = TensorType::Dense(DenseType::F32);

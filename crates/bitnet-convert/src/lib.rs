@@ -52,7 +52,8 @@ pub struct ConvertOptions {
     pub target: &'static Target,
     /// Type of embedding and head; the input's own where the target has it, when `None`.
     pub embedding: Option<DenseType>,
-    /// Refuse whatever the target cannot hold to the last bit: scales, embeddings, master weights.
+    /// Refuse whatever the target cannot hold to the last bit: scales, embeddings, master weights; and a tokenizer that it has
+    /// no place for.
     pub strict: bool,
     /// Make trits of projections that are not ternary; they are refused, or stay what they are, when `None`.
     pub quantize: Option<Method>,

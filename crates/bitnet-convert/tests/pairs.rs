@@ -107,7 +107,7 @@ fn trits_survive_every_pair_of_formats() {
             }
         }
     }
-    assert_eq!(pairs, 20 * few.len() + 18 * (few.len() - 1));
+    assert_eq!(pairs, 21 * few.len() + 19 * (few.len() - 1));
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use crate::huggingface::aside::{self, Aside};
 use crate::plan::{Plan, Source};
-use crate::{ConvertError, Target, Weights};
+use crate::{ConvertError, ConvertOptions, Weights};
 use bitnet_core::DenseType;
 use bitnet_formats::Header;
 use bitnet_formats::gguf::{Metadata, Value};
 use bitnet_model::ModelConfig;
-use bitnet_tokenizer::Vocabulary;
+use bitnet_tokenizer::{TokenizerError, Vocabulary};
 use serde_json::Value as Json;
 
 /// Settings of `generation_config.json` and their keys.
@@ -21,7 +21,7 @@ pub(crate) const SAMPLING: [(&str, &str); 3] = [
 pub(super) fn write(
     source: &Source<'_>,
     plan: &Plan,
-    target: &Target,
+    options: &ConvertOptions,
     left_out: &mut Vec<String>,
 ) -> Result<Metadata, ConvertError> {
     let mut out = match &source.checkpoint.header {
@@ -31,7 +31,7 @@ pub(super) fn write(
             let mut out = Metadata::default();
             describe(&mut out, source.config, plan.arch.name, &aside);
             sampling(&mut out, generation_config);
-            vocabulary(&mut out, source.config, &aside, left_out)?;
+            vocabulary(&mut out, source.config, &aside, options.strict, left_out)?;
             // Whoever converts back finds the files as they were.
             keep(&mut out, "config", config);
             keep(&mut out, "generation_config", generation_config);
@@ -41,11 +41,11 @@ pub(super) fn write(
             out
         }
     };
-    if let Some(number) = target.file_type {
+    if let Some(number) = options.target.file_type {
         set(&mut out, "general.file_type", Value::U32(number));
     }
     let floats = [DenseType::F32, DenseType::F16, DenseType::BF16];
-    if !matches!(target.weights, Weights::Dense(d) if floats.contains(&d)) {
+    if !matches!(options.target.weights, Weights::Dense(d) if floats.contains(&d)) {
         set(&mut out, "general.quantization_version", Value::U32(2));
     }
     Ok(out)
@@ -138,11 +138,21 @@ fn vocabulary(
     out: &mut Metadata,
     config: &ModelConfig,
     aside: &Aside,
+    strict: bool,
     left_out: &mut Vec<String>,
 ) -> Result<(), ConvertError> {
-    let Some(found) = Vocabulary::from_dir(&aside.dir)? else {
-        left_out.push("the tokenizer: there is none beside the model".to_owned());
-        return Ok(());
+    let found = match Vocabulary::from_dir(&aside.dir) {
+        Ok(Some(found)) => found,
+        Ok(None) => {
+            left_out.push("the tokenizer: there is none beside the model".to_owned());
+            return Ok(());
+        }
+        // The model runs without, on ids.
+        Err(e @ TokenizerError::NoPlace { .. }) if !strict => {
+            left_out.push(format!("the tokenizer: {e}"));
+            return Ok(());
+        }
+        Err(e) => return Err(e.into()),
     };
     left_out.extend(found.left_out);
     let mut v = found.vocabulary;

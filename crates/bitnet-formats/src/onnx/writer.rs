@@ -43,7 +43,7 @@ pub struct Value {
 }
 
 /// A graph without its large tensors.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Graph {
     /// Operations, each behind those whose results it takes.
     pub nodes: Vec<Node>,
