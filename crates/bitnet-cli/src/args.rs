@@ -106,7 +106,8 @@ pub struct ModelFlags {
 }
 
 impl ModelFlags {
-    fn options(&self) -> Result<OpenOptions, Failure> {
+    /// How a model is opened.
+    pub fn options(&self) -> Result<OpenOptions, Failure> {
         if self.batch_size == 0 {
             return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
         }
@@ -194,6 +195,14 @@ pub fn ids(text: &str) -> Result<Vec<u32>, Failure> {
     let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|p| !p.is_empty());
     let id = |p: &str| p.parse().map_err(|_| Failure::Usage(format!("{p:?} is no token id")));
     parts.map(id).collect()
+}
+
+/// Where guesses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Spec {
+    None,
+    /// What followed the last few tokens the time before
+    Ngram,
 }
 
 /// How an answer is sampled and when it ends.
@@ -284,6 +293,19 @@ pub struct SamplingFlags {
     /// Never end at an end token: they are banned
     #[arg(long, help_heading = "Sampling")]
     ignore_eos: bool,
+    /// Guess tokens ahead and let one step check them; changes speed, never the answer
+    #[arg(long, value_enum, default_value_t = Spec::None, env = "BITNET_SPEC", help_heading = "Sampling")]
+    spec: Spec,
+    /// Tokens to guess ahead at most
+    #[arg(
+        long,
+        visible_alias = "draft-max",
+        default_value_t = 4,
+        value_name = "N",
+        env = "BITNET_DRAFT",
+        help_heading = "Sampling"
+    )]
+    draft: usize,
 }
 
 impl SamplingFlags {
@@ -308,6 +330,7 @@ impl SamplingFlags {
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
             batch: flags.batch_size,
+            draft: if self.spec == Spec::Ngram { self.draft } else { 0 },
             cancel: None,
         })
     }

@@ -8,7 +8,7 @@ mod terminal;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    bench, chat, convert, detokenize, doctor, inspect, logits, quantize, run, template, tokenize,
+    bench, chat, convert, detokenize, doctor, inspect, logits, quantize, run, serve, template, tokenize,
 };
 use std::process::ExitCode;
 
@@ -28,6 +28,7 @@ Examples:
   bitnet run model.gguf \"The capital of France is\"
   bitnet run model.gguf --temp 0 -n 64 --json \"Once upon a time\"
   bitnet chat model.gguf --system \"You answer in one sentence.\"
+  bitnet serve model.gguf --port 8080
   bitnet inspect model.gguf --tensors
   bitnet bench model.gguf
 
@@ -39,6 +40,8 @@ enum Command {
     Run(run::Run),
     /// Chat on the terminal with the model's own template
     Chat(chat::Chat),
+    /// Serve OpenAI's API over HTTP, many requests at once
+    Serve(serve::Serve),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
     Inspect(inspect::Inspect),
     /// A model in another format
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
+        Command::Serve(c) => c.execute(quiet),
         Command::Inspect(c) => c.execute(),
         Command::Convert(c) => c.execute(quiet),
         Command::Quantize(c) => c.execute(quiet),

@@ -21,6 +21,8 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Tokens of one prefill step. Changes speed and memory, no bit.
     pub batch: usize,
+    /// Tokens to guess ahead; see [`Request::draft`].
+    pub draft: usize,
     /// Set from outside to end the answer after the present step.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -33,7 +35,22 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             ignore_eos: false,
             batch: 512,
+            draft: 0,
             cancel: None,
+        }
+    }
+}
+
+impl From<GenerateOptions> for Request {
+    /// A request without a prompt. The size of steps is the engine's own affair, and it is told who is cancelled.
+    fn from(o: GenerateOptions) -> Self {
+        Self {
+            sampling: o.sampling,
+            max_tokens: o.max_tokens,
+            stop: o.stop,
+            ignore_eos: o.ignore_eos,
+            draft: o.draft,
+            ..Self::default()
         }
     }
 }
@@ -127,16 +144,10 @@ impl<'a> Generation<'a> {
         let engine = &mut model.engine;
         engine.set_budget(options.batch.max(1));
         let seed = options.sampling.seed.unwrap_or_else(fresh_seed);
-        let request = Request {
-            prompt: prompt.to_vec(),
-            sampling: SamplerOptions { seed: Some(seed), ..options.sampling },
-            max_tokens: options.max_tokens,
-            stop: options.stop,
-            ignore_eos: options.ignore_eos,
-            ..Request::default()
-        };
+        let cancel = options.cancel.clone();
+        let mut request = Request { prompt: prompt.to_vec(), ..options.into() };
+        request.sampling.seed = Some(seed);
         let request = engine.submit(&request)?;
-        let cancel = options.cancel;
         let (news, tokens, timings) = Default::default();
         Ok(Self { model, request, cancel, seed, news, tokens, timings, finish: None })
     }

@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod logits;
 pub mod quantize;
 pub mod run;
+pub mod serve;
 pub mod template;
 pub mod tokenize;
 mod vocabulary;

@@ -1,0 +1,83 @@
+//! What surrounds every route: keys, request ids, cross-origin rules, counting.
+
+use crate::{ApiError, Server};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use std::time::Instant;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Routes that tell nothing of anybody: they need no key.
+const OPEN: [&str; 3] = ["/health", "/healthz", "/readyz"];
+
+/// Who asks, as far as the queue is concerned.
+#[derive(Clone)]
+pub(crate) struct Client(pub Arc<str>);
+
+pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
+    let begin = Instant::now();
+    let method = request.method().clone();
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
+    let id = request_id(request.headers());
+    let origin = local_origin(request.headers());
+    let mut response = if method == Method::OPTIONS && origin.is_some() {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        match server.options.keys.client(request.headers()) {
+            Some(client) => {
+                request.extensions_mut().insert(Client(client.into()));
+                next.run(request).await
+            }
+            None if OPEN.contains(&path.as_str()) => next.run(request).await,
+            None => ApiError::new(StatusCode::UNAUTHORIZED, "the key is missing or wrong")
+                .with_code("invalid_api_key")
+                .into_response(),
+        }
+    };
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("authorization, content-type, x-api-key, x-request-id"),
+        );
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id"));
+    }
+    let (status, took) = (response.status().as_u16(), begin.elapsed());
+    server.metrics.http(method.as_str(), &path, status, took);
+    tracing::info!(%method, path, status, id, ms = took.as_secs_f64() * 1e3, "request");
+    response
+}
+
+/// The caller's own id, if it can be put into a header and a line of a log; a fresh one else.
+fn request_id(headers: &HeaderMap) -> String {
+    let own = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok());
+    let plain = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+    own.filter(plain).map_or_else(|| fresh_id("req"), str::to_owned)
+}
+
+/// An id that nobody has had.
+pub(crate) fn fresh_id(kind: &str) -> String {
+    use std::hash::{BuildHasher, RandomState};
+    // The standard library's hash keys come from the operating system's generator.
+    format!("{kind}-{:016x}{:016x}", RandomState::new().hash_one(kind), RandomState::new().hash_one(kind))
+}
+
+/// The origin of a page that this machine served.
+fn local_origin(headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = headers.get(header::ORIGIN)?;
+    let (_, host) = origin.to_str().ok()?.split_once("://")?;
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next()?,
+        None => host.split(':').next()?,
+    };
+    ["localhost", "127.0.0.1", "::1"].contains(&name).then(|| origin.clone())
+}

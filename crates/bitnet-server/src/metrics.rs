@@ -1,0 +1,231 @@
+//! What the server counts, in Prometheus' text form. Names and buckets are vLLM's where it has them.
+
+use crate::options::ModelCard;
+use bitnet_inference::engine::{Event, News, RequestId, Stats};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const FIRST_TOKEN: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
+    80.0, 160.0, 640.0, 2560.0,
+];
+const BETWEEN_TOKENS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+];
+const REQUEST: &[f64] = &[
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0,
+    960.0, 1920.0, 7680.0,
+];
+const TOKENS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0, 50000.0,
+    100000.0,
+];
+const HTTP: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+
+/// A distribution in fixed buckets.
+#[derive(Debug)]
+struct Histogram {
+    bounds: &'static [f64],
+    /// Values in each bucket alone; the last one is for those above all bounds.
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        Self { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
+    }
+
+    fn add(&mut self, value: f64) {
+        self.counts[self.bounds.partition_point(|bound| *bound < value)] += 1;
+        self.sum += value;
+    }
+
+    /// `labels` are those of every line, without braces.
+    fn write(&self, out: &mut String, name: &str, labels: &str) {
+        let mut below = 0;
+        for (count, bound) in self.counts.iter().zip(self.bounds.iter().chain([&f64::INFINITY])) {
+            below += count;
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+        }
+        let _ = writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {below}", self.sum);
+    }
+}
+
+/// The distributions over requests, in the order in which they are written.
+#[derive(Clone, Copy)]
+enum Of {
+    FirstToken,
+    BetweenTokens,
+    Request,
+    Queue,
+    Prefill,
+    Decode,
+    PromptTokens,
+    AnswerTokens,
+}
+
+const HISTOGRAMS: [(&str, &str, &[f64]); 8] = [
+    ("time_to_first_token_seconds", "Time from the request to the first token.", FIRST_TOKEN),
+    ("inter_token_latency_seconds", "Time between two tokens.", BETWEEN_TOKENS),
+    ("e2e_request_latency_seconds", "Time from the request to its end.", REQUEST),
+    ("request_queue_time_seconds", "Time until a request was admitted.", REQUEST),
+    ("request_prefill_time_seconds", "Time of the steps that ran the prompt.", REQUEST),
+    ("request_decode_time_seconds", "Time of the steps behind the first token.", REQUEST),
+    ("request_prompt_tokens", "Tokens of a prompt.", TOKENS),
+    ("request_generation_tokens", "Tokens of an answer.", TOKENS),
+];
+
+#[derive(Debug)]
+struct Counts {
+    histograms: Vec<Histogram>,
+    finished: BTreeMap<&'static str, u64>,
+    prompt_tokens: u64,
+    answer_tokens: u64,
+    http: BTreeMap<(String, String, u16), (u64, Histogram)>,
+    /// Answers on their way: since when, and when the last token came.
+    open: HashMap<(RequestId, usize), (Instant, Option<Instant>)>,
+}
+
+/// Everything counted.
+#[derive(Debug)]
+pub(crate) struct Metrics(Mutex<Counts>);
+
+impl Metrics {
+    pub fn new() -> Self {
+        Self(Mutex::new(Counts {
+            histograms: HISTOGRAMS.iter().map(|(.., bounds)| Histogram::new(bounds)).collect(),
+            finished: BTreeMap::new(),
+            prompt_tokens: 0,
+            answer_tokens: 0,
+            http: BTreeMap::new(),
+            open: HashMap::new(),
+        }))
+    }
+
+    /// A request was taken.
+    pub fn submitted(&self, request: RequestId, choices: usize) {
+        let mut c = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        c.open.extend((0..choices).map(|choice| ((request, choice), (Instant::now(), None))));
+    }
+
+    /// News of an answer.
+    pub fn event(&self, event: &Event) {
+        let (now, key) = (Instant::now(), (event.request, event.choice));
+        let mut c = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &event.news {
+            News::Piece { id: Some(_), .. } => {
+                let Some((since, last)) = c.open.get_mut(&key) else { return };
+                let (kind, from) = match last {
+                    None => (Of::FirstToken, *since),
+                    Some(last) => (Of::BetweenTokens, *last),
+                };
+                *last = Some(now);
+                c.histograms[kind as usize].add((now - from).as_secs_f64());
+            }
+            News::Finished { reason, timings: t } => {
+                *c.finished.entry(reason.name()).or_default() += 1;
+                c.prompt_tokens += (t.prompt_tokens + t.cached_tokens) as u64;
+                c.answer_tokens += t.tokens as u64;
+                let since = c.open.remove(&key).map_or(now, |(since, _)| since);
+                for (kind, value) in [
+                    (Of::Request, (now - since).as_secs_f64()),
+                    (Of::Queue, t.queued.as_secs_f64()),
+                    (Of::Prefill, t.prompt.as_secs_f64()),
+                    (Of::Decode, t.generation.as_secs_f64()),
+                    (Of::PromptTokens, (t.prompt_tokens + t.cached_tokens) as f64),
+                    (Of::AnswerTokens, t.tokens as f64),
+                ] {
+                    c.histograms[kind as usize].add(value);
+                }
+            }
+            News::Failed(_) => {
+                *c.finished.entry("error").or_default() += 1;
+                c.open.remove(&key);
+            }
+            News::Prompt(_) | News::Piece { id: None, .. } => {}
+        }
+    }
+
+    /// A request to a route was answered.
+    pub fn http(&self, method: &str, path: &str, status: u16, took: Duration) {
+        let mut c = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (method.to_owned(), path.to_owned(), status);
+        let (count, histogram) = c.http.entry(key).or_insert_with(|| (0, Histogram::new(HTTP)));
+        *count += 1;
+        histogram.add(took.as_secs_f64());
+    }
+
+    /// All of it as text.
+    pub fn text(&self, card: &ModelCard, stats: &Stats) -> String {
+        let c = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = String::new();
+        let model = format!("model_name=\"{}\"", escaped(&card.id));
+        let mut one = |name: &str, kind: &str, help: &str, value: f64| {
+            let _ = writeln!(
+                out,
+                "# HELP bitnet_{name} {help}\n# TYPE bitnet_{name} {kind}\nbitnet_{name}{{{model}}} {value}"
+            );
+        };
+        one("requests_running", "gauge", "Answers in the making.", stats.running as f64);
+        one("requests_waiting", "gauge", "Answers that wait to be admitted.", stats.waiting as f64);
+        let used = stats.held_blocks as f64 / stats.blocks.max(1) as f64;
+        one("kv_cache_usage_ratio", "gauge", "Share of the cache's blocks that are held.", used);
+        for (name, help, value) in [
+            ("prompt_tokens_total", "Tokens of prompts.", c.prompt_tokens),
+            ("generation_tokens_total", "Tokens of answers.", c.answer_tokens),
+            (
+                "prefix_cache_queries_total",
+                "Tokens of prompts looked for in the cache.",
+                stats.prefix_queries,
+            ),
+            ("prefix_cache_hits_total", "Tokens of prompts found in the cache.", stats.prefix_hits),
+            ("spec_decode_draft_tokens_total", "Tokens guessed ahead.", stats.drafted),
+            ("spec_decode_accepted_tokens_total", "Tokens guessed right.", stats.accepted),
+            ("preemptions_total", "Answers sent back to wait.", stats.preempted),
+        ] {
+            one(name, "counter", help, value as f64);
+        }
+        head(&mut out, "requests_total", "counter", "Answers that ended.");
+        for (reason, count) in &c.finished {
+            let _ = writeln!(out, "bitnet_requests_total{{{model},finish_reason=\"{reason}\"}} {count}");
+        }
+        for ((name, help, _), histogram) in HISTOGRAMS.iter().zip(&c.histograms) {
+            head(&mut out, name, "histogram", help);
+            histogram.write(&mut out, &format!("bitnet_{name}"), &model);
+        }
+        head(&mut out, "build_info", "gauge", "What runs.");
+        let _ = writeln!(
+            out,
+            "bitnet_build_info{{{model},version=\"{}\",kernel=\"{}\",isa=\"{}\",device=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION"),
+            card.kernel,
+            card.isa,
+            card.device
+        );
+        let labels = |(method, path, status): &(String, String, u16)| {
+            format!("method=\"{method}\",path=\"{}\",status=\"{status}\"", escaped(path))
+        };
+        head(&mut out, "http_requests_total", "counter", "Requests answered.");
+        for (key, (count, _)) in &c.http {
+            let _ = writeln!(out, "bitnet_http_requests_total{{{}}} {count}", labels(key));
+        }
+        head(&mut out, "http_request_duration_seconds", "histogram", "Time until an answer began.");
+        for (key, (_, histogram)) in &c.http {
+            histogram.write(&mut out, "bitnet_http_request_duration_seconds", &labels(key));
+        }
+        out
+    }
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP bitnet_{name} {help}\n# TYPE bitnet_{name} {kind}");
+}
+
+/// The value of a label.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,149 @@
+//! The thread that steps the engine, and the way to it.
+
+use crate::ApiError;
+use crate::metrics::Metrics;
+use bitnet_inference::GenerateError;
+use bitnet_inference::engine::{Engine, Event, News, Request, RequestId, Stats};
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+enum Order {
+    Submit(Box<Request>, UnboundedSender<Event>, oneshot::Sender<Result<RequestId, GenerateError>>),
+    Cancel(RequestId),
+    CancelAll,
+}
+
+/// The way to the engine's thread. It ends when the last of these is gone.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    orders: Sender<Order>,
+    stats: Arc<Mutex<Stats>>,
+}
+
+/// News of one request. Whoever drops it cancels what is not finished.
+pub(crate) struct Subscription {
+    request: RequestId,
+    events: UnboundedReceiver<Event>,
+    orders: Sender<Order>,
+    /// Answers that have not ended.
+    open: usize,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if self.open > 0 {
+            // The thread is gone only when the server ends.
+            let _ = self.orders.send(Order::Cancel(self.request));
+        }
+    }
+}
+
+impl Subscription {
+    /// The next event; `None` once every answer has ended.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        if self.open == 0 {
+            return Poll::Ready(None);
+        }
+        let event = self.events.poll_recv(context);
+        if let Poll::Ready(Some(Event { news: News::Finished { .. } | News::Failed(_), .. })) = &event {
+            self.open -= 1;
+        }
+        event
+    }
+}
+
+impl Worker {
+    pub fn start(engine: Engine, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+        let (orders, inbox) = channel();
+        let stats = Arc::new(Mutex::new(engine.stats()));
+        let seen = Arc::clone(&stats);
+        let desk = Desk { engine, inbox, subscribers: HashMap::new(), metrics, stats: seen };
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || desk.work())?;
+        Ok(Self { orders, stats })
+    }
+
+    pub async fn submit(&self, request: Request) -> Result<Subscription, ApiError> {
+        let open = request.choices;
+        let (sender, events) = unbounded_channel();
+        let (reply, answer) = oneshot::channel();
+        let gone = |_| ApiError::ending();
+        self.orders.send(Order::Submit(Box::new(request), sender, reply)).map_err(|_| ApiError::ending())?;
+        let request = answer.await.map_err(gone)??;
+        Ok(Subscription { request, events, orders: self.orders.clone(), open })
+    }
+
+    /// Ends every answer where it is.
+    pub fn cancel_all(&self) {
+        let _ = self.orders.send(Order::CancelAll);
+    }
+
+    pub fn stats(&self) -> Stats {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Desk {
+    engine: Engine,
+    inbox: Receiver<Order>,
+    subscribers: HashMap<RequestId, UnboundedSender<Event>>,
+    metrics: Arc<Metrics>,
+    stats: Arc<Mutex<Stats>>,
+}
+
+impl Desk {
+    fn work(mut self) {
+        let mut events = Vec::new();
+        loop {
+            // With nothing to do, it sleeps until somebody comes.
+            if self.engine.is_idle() {
+                match self.inbox.recv() {
+                    Ok(order) => self.take(order),
+                    Err(_) => return,
+                }
+            }
+            loop {
+                match self.inbox.try_recv() {
+                    Ok(order) => self.take(order),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            self.engine.step(&mut events);
+            *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = self.engine.stats();
+            for event in events.drain(..) {
+                self.metrics.event(&event);
+                if let Some(subscriber) = self.subscribers.get(&event.request) {
+                    // Whoever does not listen any more has gone; its order to cancel is under way.
+                    let _ = subscriber.send(event);
+                }
+            }
+            // A subscriber is kept while its receiver is: answers end at their own times.
+            self.subscribers.retain(|_, subscriber| !subscriber.is_closed());
+        }
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Submit(request, subscriber, reply) => {
+                let id = self.engine.submit(&request);
+                if let Ok(id) = &id {
+                    self.metrics.submitted(*id, request.choices);
+                    self.subscribers.insert(*id, subscriber);
+                }
+                // A reply that nobody waits for is a request whose client has gone.
+                if let Err(Ok(id)) = reply.send(id) {
+                    self.engine.cancel(id);
+                }
+            }
+            Order::Cancel(id) => self.engine.cancel(id),
+            Order::CancelAll => {
+                let all: Vec<RequestId> = self.subscribers.keys().copied().collect();
+                all.into_iter().for_each(|id| self.engine.cancel(id));
+            }
+        }
+    }
+}

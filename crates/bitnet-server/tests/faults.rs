@@ -1,0 +1,197 @@
+//! What is refused, who is cancelled, and how it ends.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod common;
+
+use bitnet_inference::engine::EngineOptions;
+use bitnet_server::{Keys, ServeError, ServeOptions, Server, serve};
+use common::{Client, listen, load, options, start};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETE: &str = "/v1/completions";
+
+#[test]
+fn bad_requests_get_the_error_that_names_them() {
+    let (_running, client) = start(options(), EngineOptions { seats: 4, ..EngineOptions::default() });
+    let say = |field: &str, value: Value| {
+        let mut body = json!({"messages": [{"role": "user", "content": "a"}], "prompt": "a"});
+        body[field] = value;
+        body
+    };
+    for (path, body, want) in [
+        (CHAT, json!({}), (422, None, None)),
+        (CHAT, say("messages", json!([])), (422, None, Some("messages"))),
+        (CHAT, say("messages", json!([{"content": "x"}])), (422, None, Some("messages[0].role"))),
+        (
+            CHAT,
+            say("messages", json!([{"role": "user", "content": 1}])),
+            (422, None, Some("messages[0].content")),
+        ),
+        (
+            CHAT,
+            say("messages", json!([{"role": "user", "content": [{"type": "image_url"}]}])),
+            (501, Some("unsupported"), Some("messages[0].content")),
+        ),
+        (CHAT, say("temperature", json!("hot")), (422, None, None)),
+        (CHAT, say("top_p", json!(1.5)), (422, None, None)),
+        (CHAT, say("n", json!(9)), (422, None, Some("n"))),
+        (CHAT, say("n", json!(0)), (422, None, Some("n"))),
+        (CHAT, say("top_logprobs", json!(21)), (422, None, Some("top_logprobs"))),
+        (CHAT, say("logit_bias", json!("x")), (422, None, Some("logit_bias"))),
+        (CHAT, say("model", json!("gpt-4")), (404, Some("model_not_found"), Some("model"))),
+        (CHAT, say("tools", json!([{}])), (501, Some("unsupported"), Some("tools"))),
+        (
+            CHAT,
+            say("response_format", json!({"type": "json_object"})),
+            (501, Some("unsupported"), Some("response_format")),
+        ),
+        (COMPLETE, json!({}), (422, None, Some("prompt"))),
+        (COMPLETE, say("prompt", json!([1, "a"])), (422, None, Some("prompt"))),
+        (COMPLETE, say("prompt", json!([100_000])), (422, None, Some("prompt"))),
+        (
+            COMPLETE,
+            say("prompt", json!(vec![7; 600])),
+            (400, Some("context_length_exceeded"), Some("prompt")),
+        ),
+        (COMPLETE, say("prompt", json!(vec!["a"; 65])), (400, None, None)),
+        (COMPLETE, say("suffix", json!("z")), (501, Some("unsupported"), Some("suffix"))),
+        ("/detokenize", json!({"tokens": [9999]}), (422, None, Some("tokens"))),
+    ] {
+        let (status, kind, code, param) = client.post(path, &body).error();
+        assert_eq!((status, code.as_deref(), param.as_deref()), want, "{path} {body}");
+        assert_eq!(
+            kind,
+            if status == 404 {
+                "not_found_error"
+            } else if status == 501 {
+                "server_error"
+            } else {
+                "invalid_request_error"
+            }
+        );
+    }
+    assert_eq!(client.send("POST", CHAT, b"{\"messages\": [").error().0, 400);
+    assert_eq!(client.send("POST", CHAT, &vec![b' '; 2 << 20]).error().0, 413);
+    assert_eq!(client.get(CHAT).error().0, 405);
+    assert_eq!(client.get("/nowhere").error().0, 404);
+    // None of it has harmed anybody.
+    assert_eq!(client.post(CHAT, &say("max_tokens", json!(2))).status, 200);
+    assert_eq!(client.metric("bitnet_requests_running{model_name=\"tiny\"}"), 0.0);
+}
+
+#[test]
+fn keys_ids_and_origins() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    std::fs::write(&file, "# ours\nsecond\n").unwrap();
+    let keys = Keys::new(&["first".to_owned()], Some(file.clone())).unwrap();
+    let (_running, client) = start(ServeOptions { keys, ..options() }, EngineOptions::default());
+    assert_eq!(
+        client.get("/v1/models").error(),
+        (401, "authentication_error".into(), Some("invalid_api_key".into()), None)
+    );
+    assert_eq!(client.get("/health").status, 200);
+    assert_eq!(client.with("authorization", "Bearer third").get("/v1/models").status, 401);
+    assert_eq!(client.with("authorization", "Bearer first").get("/v1/models").status, 200);
+    let second = client.with("x-api-key", "second");
+    assert_eq!(second.get("/v1/models").status, 200);
+    std::fs::write(&file, "third\nfourth\n").unwrap();
+    let begin = Instant::now();
+    while second.get("/v1/models").status == 200 {
+        assert!(begin.elapsed() < Duration::from_secs(30), "the file is read again");
+        std::thread::yield_now();
+    }
+    let third = client.with("authorization", "Bearer third");
+    let reply =
+        third.with("x-request-id", "mine-1").with("origin", "http://localhost:5173").get("/v1/models");
+    assert_eq!(reply.header("x-request-id"), Some("mine-1"));
+    assert_eq!(reply.header("access-control-allow-origin"), Some("http://localhost:5173"));
+    let reply = third.with("origin", "https://example.org").get("/v1/models");
+    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, None));
+    assert!(reply.header("x-request-id").unwrap().starts_with("req-"));
+    assert!(matches!(
+        serve(Server::new(options()), "0.0.0.0:0".parse().unwrap()),
+        Err(ServeError::Open { .. })
+    ));
+    assert!(Keys::new(&[], Some(folder.path().join("absent"))).is_err());
+}
+
+/// Enough work that it is not done before anybody looks.
+fn long() -> Value {
+    json!({"prompt": "hello", "n": 8, "max_tokens": 480, "ignore_eos": true, "logprobs": 20, "stream": true})
+}
+
+fn wait(what: &str, condition: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn running(client: &Client) -> f64 {
+    client.metric("bitnet_requests_running{model_name=\"tiny\"}")
+}
+
+#[test]
+fn whoever_hangs_up_is_cancelled_and_a_full_queue_says_so() {
+    let (_running, client) =
+        start(options(), EngineOptions { seats: 8, queue: 1, ..EngineOptions::default() });
+    let mut first = client.post(COMPLETE, &long());
+    first.piece().unwrap();
+    // One takes all the seats, one waits, and the third is sent away.
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| client.post(COMPLETE, &json!({"prompt": "x", "n": 8, "max_tokens": 1})));
+        wait("one waits", || client.metric("bitnet_requests_waiting{model_name=\"tiny\"}") == 1.0);
+        let third = client.post(COMPLETE, &json!({"prompt": "x"}));
+        assert_eq!(third.header("retry-after"), Some("1"));
+        assert_eq!(third.error(), (429, "rate_limit_error".into(), Some("queue_full".into()), None));
+        drop(first);
+        assert_eq!(second.join().unwrap().status, 200);
+    });
+    wait("all have ended", || running(&client) == 0.0);
+    let ended = |reason: &str| {
+        client.metric(&format!("bitnet_requests_total{{model_name=\"tiny\",finish_reason=\"{reason}\"}}"))
+    };
+    assert_eq!((ended("cancelled"), ended("length") + ended("stop")), (8.0, 8.0));
+    assert_eq!(client.metric("bitnet_kv_cache_usage_ratio{model_name=\"tiny\"}"), 0.0);
+    assert!(client.get("/metrics").text().contains("path=\"/v1/completions\",status=\"429\""));
+}
+
+#[test]
+fn a_server_that_ends_finishes_what_it_began() {
+    let server = Server::new(options());
+    let (ending, client) = listen(server.clone());
+    assert_eq!(client.get("/healthz").status, 200);
+    assert_eq!(
+        client.get("/readyz").error(),
+        (503, "service_unavailable_error".into(), Some("loading".into()), None)
+    );
+    assert_eq!(client.post(COMPLETE, &long()).error().0, 503);
+    load(&server, EngineOptions::default());
+    assert_eq!(client.get("/readyz").status, 200);
+    let mut stream = client.post(COMPLETE, &long());
+    stream.piece().unwrap();
+    ending.end();
+    wait("readiness goes first", || client.get("/readyz").status == 503);
+    assert_eq!(client.post(COMPLETE, &long()).error().2.as_deref(), Some("shutting_down"));
+    let reasons = stream.chunks().iter().filter(|c| c["choices"][0]["finish_reason"] == "length").count();
+    assert_eq!(reasons, 8);
+    ending.wait().unwrap();
+    assert!(std::net::TcpStream::connect(client.address).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn a_drain_that_is_over_ends_answers_with_a_word() {
+    let (ending, client) =
+        start(ServeOptions { drain: Duration::ZERO, ..options() }, EngineOptions::default());
+    let mut stream = client.post(COMPLETE, &long());
+    stream.piece().unwrap();
+    ending.end();
+    let reasons = stream.chunks().iter().filter(|c| c["choices"][0]["finish_reason"] == "cancelled").count();
+    assert_eq!(reasons, 8);
+    ending.wait().unwrap();
+}
