@@ -19,9 +19,9 @@ pub(super) enum Kind {
 const QUANTIZED: &str =
     "llama.cpp reads it; requantize the model to one of F16, Q8_0, Q6_K, Q4_0, I2_S, TQ1_0 or TQ2_0";
 const TILED: &str = "its tiles follow a kernel configuration that the file does not hold; `bitnet convert --tiles kernel_config.ini` \
-                     reads it, if that has this shape";
+                     reads it, if that has this shape; or export the model as I2_S";
 const TL2: &str = "tiles of TL2 follow a kernel configuration that the file does not hold, `bitnet convert --tiles kernel_config.ini` \
-                   reads them, if that has this shape; MXFP4 is read by llama.cpp";
+                   reads them, if that has this shape; MXFP4 is read by llama.cpp; or export the model as I2_S";
 const HADAMARD: &str = "its activations need a Hadamard transform, which is not supported";
 
 pub(super) fn kind(id: u32) -> Kind {

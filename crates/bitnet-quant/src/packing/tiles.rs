@@ -102,7 +102,11 @@ impl Tiled {
             }
             Self::Tl2 => {
                 let (three, two) = (t.cols - t.cols % t.tile_cols.max(1), t.cols % t.tile_cols.max(1));
-                let fits = fits && t.lanes == TL2_LANES && divides(TL2_SIGN_COLS, t.tile_cols) && three > 0;
+                let fits = fits
+                    && t.tile_cols > 0
+                    && t.lanes == TL2_LANES
+                    && divides(TL2_SIGN_COLS, t.tile_cols)
+                    && three > 0;
                 // What bitnet.cpp reserves, whatever the columns behind the last tile take.
                 let reserved = (t.cols.checked_sub(256)? * t.rows / 3 * 5 / 8) + 256 * t.rows / 2 * 4 / 8;
                 let need = three * t.rows * 5 / 24 + two * t.rows / 4;
