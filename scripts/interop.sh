@@ -11,8 +11,8 @@ if [ ! -x "$python" ]; then
     mkdir -p "$interop"
     python3 -m venv "$interop/venv"
 fi
-"$python" -m pip install --quiet --disable-pip-version-check torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 \
+"$python" -m pip install --quiet --disable-pip-version-check torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 accelerate==1.15.0 \
     safetensors==0.8.0 numpy==2.4.6 gguf==0.19.0 onnx==1.23.2 onnxruntime==1.32.0
 "$python" -m pip install --quiet --disable-pip-version-check llama-cpp-python==0.3.36 || echo "llama-cpp-python does not install here"
-"$python" -m pip install --quiet --disable-pip-version-check mlx==0.32.4 mlx-lm==0.32.2 || echo "mlx does not install here"
+"$python" -m pip install --quiet --disable-pip-version-check 'mlx[cpu]==0.32.4' mlx-lm==0.32.2 || echo "mlx does not install here"
 exec "$python" scripts/interop.py target/release/bitnet tests/fixtures "$@"

@@ -379,9 +379,7 @@ fn quantize_says_what_is_left_of_the_model() {
         (text(&folder.at("model.gguf")), folder.write("text", "ships at night, ".repeat(30)));
     let args = ["quantize", &fixture("bitnet-online"), &out, "--method", "absmean", "--calib", &text_file];
     let printed = output(&args);
-    for words in
-        ["projection ", "blk.1.ffn_down.weight ", "projections  I2_S ", "perplexity of "]
-    {
+    for words in ["projection ", "blk.1.ffn_down.weight ", "projections  I2_S ", "perplexity of "] {
         assert!(printed.contains(words), "{words:?} is not in {printed}");
     }
     let object = parse(&output(&[&args[..], &["--json", "--to", "f32"]].concat()));

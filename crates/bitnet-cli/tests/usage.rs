@@ -203,6 +203,10 @@ fn conversions_that_cannot_be_had_are_refused_and_leave_nothing() {
         &["/no/such/file"],
     );
     refused(&["inspect", &path, "--diff", "/no/such/model"], 3, &["/no/such/model"]);
+    convert(&["--to", "tl1"], 2, &["32 x 32", "table of tiles"]);
+    let table = folder.write("tiles.ini", "[a]\nm = 32\nk = many\n");
+    refused(&["convert", &path, &out, "--to", "tl1", "--tiles", &table], 2, &["tiles.ini", "line 3"]);
+    std::fs::remove_file(&table).unwrap();
     // An output that is there stays as it was.
     refused(&["convert", &path, &path, "--to", "hf-f32"], 1, &["not empty"]);
     refused(&["convert", &path, &path, "--to", "i2_s"], 1, &["directory"]);

@@ -66,6 +66,16 @@ pub(crate) fn encode(
             let m = trits(source, arch, target, job)?;
             Encoded::with_scale(pack(&name, packing, &m)?, &name, scale)
         }
+        Make::Tiled(kind, tile) => {
+            let m = trits(source, arch, target, job)?;
+            let Scale::Tensor(scale) = m.scale() else {
+                return Err(ConvertError::Groups { tensor: name, size: m.cols(), target: target.name });
+            };
+            let (mut bytes, scale) = (Vec::new(), scale.to_le_bytes().to_vec());
+            kind.pack(tile, &m, &mut bytes)
+                .map_err(|source| ConvertError::Packing { tensor: name.clone(), source })?;
+            Encoded { pieces: vec![bytes, scale], inexact: None, layer: None }
+        }
         Make::Trits(dtype, scale) => {
             let m = trits(source, arch, target, job)?;
             Encoded::with_scale(products(&m, 0..m.rows(), *dtype, |_, _| 1.0), &name, scale)

@@ -85,6 +85,16 @@ pub enum ConvertError {
         /// The type.
         dtype: &'static str,
     },
+    /// A shape that the table of tiles does not have.
+    #[error("tensor {tensor:?} has the shape {rows} x {cols}, for which the table of tiles has no entry")]
+    NoTile {
+        /// The tensor.
+        tensor: String,
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        cols: usize,
+    },
     /// An architecture without a name in the other kind of file.
     #[error("the architecture {arch} has no counterpart in {container} files")]
     NoCounterpart {

@@ -42,11 +42,12 @@ pub use target::{Container, TARGETS, Target, Weights};
 use bitnet_core::DenseType;
 use bitnet_formats::Checkpoint;
 use bitnet_model::ModelConfig;
+use bitnet_quant::packing::TileTable;
 use plan::Source;
 use std::path::Path;
 
 /// How a model is to be converted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ConvertOptions {
     /// The format to write.
     pub target: &'static Target,
@@ -57,6 +58,8 @@ pub struct ConvertOptions {
     pub strict: bool,
     /// Make trits of projections that are not ternary; they are refused, or stay what they are, when `None`.
     pub quantize: Option<Method>,
+    /// Tiles of TL1 and TL2.
+    pub tiles: TileTable,
     /// Threads that unpack and pack.
     pub threads: usize,
 }
@@ -64,7 +67,14 @@ pub struct ConvertOptions {
 impl ConvertOptions {
     /// To a target, with two threads and nothing else out of the ordinary.
     pub fn new(target: &'static Target) -> Self {
-        Self { target, embedding: None, strict: false, quantize: None, threads: 2 }
+        Self {
+            target,
+            embedding: None,
+            strict: false,
+            quantize: None,
+            tiles: TileTable::default(),
+            threads: 2,
+        }
     }
 }
 

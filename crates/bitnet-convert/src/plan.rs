@@ -9,7 +9,7 @@ use bitnet_formats::{Checkpoint, TensorType};
 use bitnet_model::{
     Architecture, ModelConfig, ModelError, ModelTensors, Origin, Role, Slot, absmean_of, trits_of,
 };
-use bitnet_quant::packing::{HF, I2_S, I8, Packing};
+use bitnet_quant::packing::{HF, I2_S, I8, Packing, Tile, Tiled};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -80,6 +80,8 @@ pub(crate) enum Make {
     Packed(&'static Packing),
     /// Trits without their scale, and the scale beside them.
     Beside(&'static Packing, Stored),
+    /// Trits in tiles, and the scale beside them.
+    Tiled(Tiled, Tile),
     /// -1, 0 and 1 in a float type, and the scale beside them.
     Trits(DenseType, Stored),
     /// Real weights.
@@ -242,7 +244,24 @@ impl Plan {
             self.dense.push(slot);
         }
         let dtype = match (options.target.weights, stored.ttype) {
-            (Weights::Packed(_), TensorType::Dense(dtype)) if source.tensors.is_kept_dense(&slot) => dtype,
+            (Weights::Packed(_) | Weights::Tiled(_), TensorType::Dense(dtype))
+                if source.tensors.is_kept_dense(&slot) =>
+            {
+                dtype
+            }
+            (Weights::Tiled(kind), _) => {
+                let (rows, cols) = (slot.rows, slot.cols);
+                let tile = options.tiles.find(rows, cols);
+                let tile = tile.ok_or_else(|| ConvertError::NoTile { tensor: name.clone(), rows, cols })?;
+                if kind.bytes(&tile).is_none() {
+                    let source = kind.misfit(&tile);
+                    return Err(ConvertError::Packing { tensor: name, source });
+                }
+                self.piece(name.clone(), slot.shape(), TensorType::Tiled(kind, tile));
+                self.piece(format!("{name}_scale"), vec![1], TensorType::Dense(DenseType::F32));
+                self.whole(slot, Make::Tiled(kind, tile));
+                return Ok(());
+            }
             (Weights::Dense(dtype), _) => dtype,
             (Weights::Packed(packing), _) => {
                 if (packing.bytes)(slot.rows, slot.cols).is_none() {

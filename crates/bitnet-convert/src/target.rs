@@ -1,7 +1,7 @@
 //! What can be written: one row a target.
 
 use bitnet_core::DenseType;
-use bitnet_quant::packing::{I2_S, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0};
+use bitnet_quant::packing::{I2_S, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0, Tiled};
 
 /// The kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ impl Container {
 pub enum Weights {
     /// Packed trits with their scales inside.
     Packed(&'static Packing),
+    /// Trits packed in tiles, which a table has to describe.
+    Tiled(Tiled),
     /// Packed uint8 with a `weight_scale` that multiplies: transformers' `AutoBitLinear`.
     AutoBitLinear,
     /// Packed uint8 with a `weight_scale` that divides: transformers' `BitLinear`.
@@ -76,6 +78,8 @@ pub static TARGETS: &[Target] = &[
     gguf("q1_0", Weights::Packed(&Q1_0), None),
     gguf("q2_0", Weights::Packed(&Q2_0_G64), None),
     gguf("q2_0-g128", Weights::Packed(&Q2_0_G128), None),
+    gguf("tl1", Weights::Tiled(Tiled::Tl1), Some(38)),
+    gguf("tl2", Weights::Tiled(Tiled::Tl2), Some(39)),
     gguf("q8_0", Weights::Dense(DenseType::Q8_0), Some(7)),
     gguf("f16", Weights::Dense(DenseType::F16), Some(1)),
     gguf("bf16", Weights::Dense(DenseType::BF16), Some(32)),

@@ -7,8 +7,9 @@ use bitnet_convert::{
     convert, differences,
 };
 use bitnet_core::DenseType;
-use bitnet_formats::{Checkpoint, Header, open};
+use bitnet_formats::{Checkpoint, Header, open, open_with};
 use bitnet_inference::OpenOptions;
+use bitnet_quant::packing::{Tile, TileTable};
 use bitnet_testkit::golden::{self, fixtures};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -40,7 +41,8 @@ fn into(input: &Checkpoint, folder: &TempDir, o: &ConvertOptions) -> Result<(Pat
 /// Whether a model's rows and trits can be packed so.
 fn fits(target: &Target, rows_of_256: bool) -> bool {
     match target.name {
-        "q1_0" => false, // The models have zeros.
+        // The models have zeros, and no table of tiles.
+        "q1_0" | "tl1" | "tl2" => false,
         "tq1_0" | "tq2_0" => rows_of_256,
         _ => true,
     }
@@ -254,6 +256,45 @@ fn what_cannot_be_held_is_said_and_strict_refuses_it() {
     assert!((report.classes[0].bits() - 8.5).abs() < 1e-9);
     let hf = ConvertOptions { target: Target::find("hf-autobitlinear").unwrap(), ..q8_0 };
     assert!(matches!(into(&source, &folder, &hf), Err(ConvertError::Type { .. })));
+}
+
+#[test]
+fn tiles_are_read_and_written_with_their_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let tile = |rows, cols, tile_rows, tile_cols, lanes| Tile { rows, cols, tile_rows, tile_cols, lanes };
+    // Of the k256 model: q, o, gate, up and down; k and v.
+    let tl1 = TileTable(vec![tile(256, 256, 128, 64, 32), tile(64, 256, 64, 128, 64)]);
+    let source = open(&fixtures().join("bitnet-packed-k256")).unwrap();
+    let o = ConvertOptions { tiles: tl1.clone(), ..options(Target::find("tl1").unwrap()) };
+    let (path, report) = into(&source, &folder, &o).unwrap();
+    assert_eq!(report.inexact, vec![]);
+    let refusal = open(&path).unwrap_err().to_string();
+    assert!(refusal.contains("TL1") && refusal.contains("--tiles"), "{refusal}");
+    let written = open_with(&path, &tl1).unwrap();
+    let found = compare(&source, &written, 2).unwrap();
+    assert_eq!((found.different.len(), found.unmatched.len()), (0, 0), "{:?}", found.different);
+    assert!(compare_logits(&source, &written, &OpenOptions::default()).unwrap().same);
+    let (back, _) = to(&written, &folder, "hf-autobitlinear").unwrap();
+    assert_eq!(differing(&source, &open(&back).unwrap()), Vec::<String>::new());
+    // Llama: q and k in the other order of rows; TL2 with columns behind the last tile.
+    let source = open(&fixtures().join("llama-packed")).unwrap();
+    let table = TileTable(vec![
+        tile(128, 128, 64, 64, 32),
+        tile(64, 128, 64, 64, 32),
+        tile(256, 128, 64, 64, 32),
+        tile(128, 256, 64, 64, 32),
+    ]);
+    let o = ConvertOptions { tiles: table.clone(), ..options(Target::find("tl1").unwrap()) };
+    let (path, _) = into(&source, &folder, &o).unwrap();
+    assert_eq!(compare(&source, &open_with(&path, &table).unwrap(), 2).unwrap().different, vec![]);
+    let no_tile = ConvertOptions { tiles: tl1, ..o };
+    assert!(matches!(
+        into(&source, &folder, &no_tile),
+        Err(ConvertError::NoTile { rows: 128, cols: 128, .. })
+    ));
+    // Rows of 256 and less are too short for the space that TL2 has.
+    let tl2 = ConvertOptions { tiles: table, ..options(Target::find("tl2").unwrap()) };
+    assert!(matches!(into(&source, &folder, &tl2), Err(ConvertError::Packing { .. })));
 }
 
 #[test]

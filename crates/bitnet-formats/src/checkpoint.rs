@@ -1,7 +1,7 @@
 //! What every file format is read into: named tensors in the type of the file, and the header beside them.
 
 use bitnet_core::{Bytes, DenseType};
-use bitnet_quant::packing::Packing;
+use bitnet_quant::packing::{Packing, Tile, Tiled};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ pub enum TensorType {
     Dense(DenseType),
     /// Packed trits.
     Ternary(&'static Packing),
+    /// Trits packed in tiles, which the file does not describe.
+    Tiled(Tiled, Tile),
     /// Bytes without a meaning of their own: packed Hugging Face weights.
     U8,
     /// Any other element type, by its name in the file. It is carried, never computed with.
@@ -25,6 +27,7 @@ impl TensorType {
         match self {
             Self::Dense(d) => d.name(),
             Self::Ternary(p) => p.name,
+            Self::Tiled(t, _) => t.name(),
             Self::U8 => "U8",
             Self::Other(name) => name,
         }

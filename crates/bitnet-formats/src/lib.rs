@@ -18,6 +18,7 @@ pub use atomic::{NewDirectory, write_file};
 pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
 pub use error::FormatError;
 
+use bitnet_quant::packing::TileTable;
 use std::path::Path;
 
 /// Opens a model: a Hugging Face directory, a `.safetensors` file, a PyTorch checkpoint or an ONNX file with its `config.json` beside it, or
@@ -26,13 +27,21 @@ use std::path::Path;
 /// # Errors
 /// [`FormatError`] names the file and what is wrong with it.
 pub fn open(path: &Path) -> Result<Checkpoint, FormatError> {
+    open_with(path, &TileTable::default())
+}
+
+/// The same of a GGUF file that may hold TL1 and TL2 tensors of shapes that a table of tiles has.
+///
+/// # Errors
+/// [`FormatError`] names the file and what is wrong with it.
+pub fn open_with(path: &Path, tiles: &TileTable) -> Result<Checkpoint, FormatError> {
     let kind = std::fs::metadata(path).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
     if kind.is_dir() {
         return huggingface::open_dir(path);
     }
     let bytes = map::map(path)?;
     if bytes.starts_with(&gguf::MAGIC) {
-        return gguf::read(path, bytes);
+        return gguf::read_with(path, bytes, tiles);
     }
     if bytes.starts_with(&gguf::MAGIC_BIG_ENDIAN) {
         return Err(FormatError::gguf(path, "it is big-endian, which is not supported"));

@@ -8,10 +8,11 @@ use bitnet_convert::{
 };
 use bitnet_core::DenseType;
 use bitnet_inference::{DeviceOptions, OpenOptions};
+use bitnet_quant::packing::TileTable;
 use clap::Args;
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 #[command(
@@ -24,7 +25,7 @@ use std::path::PathBuf;
         1 GB of memory (--verify runs both models and takes as much as running them).",
     after_help = "\
 Targets:
-  GGUF file       i2_s, tq1_0, tq2_0, q1_0, q2_0 (groups of 64), q2_0-g128, q8_0, f16, bf16, f32
+  GGUF file       tl1, tl2 (with --tiles), i2_s, tq1_0, tq2_0, q1_0, q2_0 (groups of 64), q2_0-g128, q8_0, f16, bf16, f32
   Hugging Face    hf-autobitlinear (packed, weight_scale multiplies: 2B-4T), hf-bitlinear (packed, weight_scale
   directory       divides: Falcon3, Falcon-E, HF1BitLLM), hf-bf16, hf-f16, hf-f32 (master weights where the input has them,
                   else trits with a weight_scale)
@@ -54,6 +55,9 @@ pub struct Convert {
     /// Compare every trit and scale, and the logits, of input and output
     #[arg(long)]
     verify: bool,
+    /// bitnet.cpp's kernel_config.ini, without which TL1 and TL2 can neither be read nor written
+    #[arg(long, value_name = "FILE")]
+    tiles: Option<PathBuf>,
     /// Refuse to round anything: scales, master weights, embedding
     #[arg(long)]
     strict: bool,
@@ -78,14 +82,25 @@ pub fn dense_type(name: &str) -> Result<DenseType, String> {
     found.ok_or_else(|| "it can be f32, f16, bf16, q8_0 and q6_k".to_owned())
 }
 
+fn tile_table(path: &Path) -> Result<TileTable, Failure> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|e| Failure::Runtime(format!("{}: {e}", path.display())))?;
+    TileTable::parse(&text).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+}
+
 impl Convert {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let threads = self.threads.unwrap_or_else(bitnet_cpu::physical_cores).max(1);
-        let input = bitnet_formats::open(&self.input)?;
+        let tiles = match &self.tiles {
+            Some(path) => tile_table(path)?,
+            None => TileTable::default(),
+        };
+        let input = bitnet_formats::open_with(&self.input, &tiles)?;
         let options = ConvertOptions {
             embedding: self.embedding,
             strict: self.strict,
             threads,
+            tiles: tiles.clone(),
             ..ConvertOptions::new(self.to)
         };
         let mut progress = Progress::new("converting", quiet);
@@ -93,7 +108,7 @@ impl Convert {
             .map_err(Failure::at(&self.input))?;
         progress.finish();
         let verified = match self.verify {
-            true => Some(self.verified(&input, threads)?),
+            true => Some(self.verified(&input, &tiles, threads)?),
             false => None,
         };
         let mut out = std::io::stdout().lock();
@@ -119,9 +134,10 @@ impl Convert {
     fn verified(
         &self,
         input: &bitnet_formats::Checkpoint,
+        tiles: &TileTable,
         threads: usize,
     ) -> Result<(Comparison, LogitComparison), Failure> {
-        let output = bitnet_formats::open(&self.output)?;
+        let output = bitnet_formats::open_with(&self.output, tiles)?;
         let tensors = compare(input, &output, threads).map_err(Failure::at(&self.output))?;
         let device = DeviceOptions { threads: Some(threads), ..DeviceOptions::default() };
         let options = OpenOptions { device, ..OpenOptions::default() };
@@ -246,9 +262,10 @@ impl From<ConvertError> for Failure {
             ConvertError::Open(e) => e.into(),
             ConvertError::Run(e) => e.into(),
             ConvertError::Output(_) | ConvertError::Read { .. } => Self::Runtime(chain(&e)),
-            ConvertError::Type { .. } | ConvertError::Blocks { .. } | ConvertError::AlreadyTernary => {
-                Self::Usage(chain(&e))
-            }
+            ConvertError::Type { .. }
+            | ConvertError::Blocks { .. }
+            | ConvertError::AlreadyTernary
+            | ConvertError::NoTile { .. } => Self::Usage(chain(&e)),
             e => Self::Model(chain(&e)),
         }
     }

@@ -125,6 +125,16 @@ impl<'a> ModelTensors<'a> {
                 }
                 times(m, factor).map(Matrix::Ternary)
             }
+            TensorType::Tiled(kind, tile) => {
+                let m = kind
+                    .unpack(&tile, &tensor.data)
+                    .map_err(|source| ModelError::Packing { name: tensor.name.clone(), source })?;
+                tensor.data.release();
+                let name = format!("{}_scale", tensor.name);
+                let scale = self.stored_scale(&tensor.name, rows)?;
+                let m = m.with_scale(scale.ok_or(ModelError::MissingTensor { name })?)?;
+                times(m, factor).map(Matrix::Ternary)
+            }
             TensorType::Dense(dtype) => {
                 let dense = dense_matrix(tensor, rows, cols, dtype)?;
                 let ternary = match dtype.block().0 > 1 || self.stays_dense(&tensor.name) {
@@ -232,7 +242,7 @@ impl<'a> ModelTensors<'a> {
             let name = self.config.arch.tensor_name(slot.role, slot.layer);
             if let (true, Some(t)) = (slot.role.is_projection(), self.checkpoint.tensor(&name)) {
                 match t.ttype {
-                    TensorType::U8 => known.insert(format!("{name}_scale")),
+                    TensorType::U8 | TensorType::Tiled(..) => known.insert(format!("{name}_scale")),
                     TensorType::Ternary(p) if p.name == packing::I8.name => {
                         known.insert(format!("{name}_scale"))
                     }

@@ -11,6 +11,7 @@ mod i2_s;
 mod i8;
 mod q1_0;
 mod q2_0;
+mod tiles;
 mod tq1_0;
 mod tq2_0;
 
@@ -21,6 +22,7 @@ pub use i2_s::I2_S;
 pub use i8::I8;
 pub use q1_0::Q1_0;
 pub use q2_0::{Q2_0_G64, Q2_0_G128};
+pub use tiles::{Tile, TileTable, Tiled};
 pub use tq1_0::TQ1_0;
 pub use tq2_0::TQ2_0;
 
