@@ -1,6 +1,7 @@
 //! PyTorch checkpoints (`.bin`, `.pt`, `.pth`): zip archives and the older format of pickles one behind the other.
 //!
-//! Tensors stay where they lie in the file's memory map. Nothing in a file is executed: see [`pickle`].
+//! Tensors stay where they lie in the file's memory map. A pickle that asks for anything but containers, numbers and tensors is
+//! refused: nothing in a file is executed.
 
 mod legacy;
 mod pickle;
