@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
         match t.ttype {
             TensorType::Dense(d) => assert_eq!(t.data.len(), elements * d.block().1),
             TensorType::U8 | TensorType::Ternary(_) => assert_eq!(t.data.len(), elements),
-            TensorType::Other(_) => {}
+            TensorType::Tiled(..) | TensorType::Other(_) => {}
         }
     }
 });
