@@ -8,8 +8,8 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 /// What a MODEL may be, for help texts.
-pub const MODEL_HELP: &str = "GGUF file, Hugging Face directory, safetensors file with its config.json beside it, or \
-    org/repo[:file-or-quant][@revision] of the hub";
+pub const MODEL_HELP: &str = "GGUF file, Hugging Face directory, file of tensors (safetensors, PyTorch, ONNX) with its \
+    config.json beside it, or org/repo[:file-or-quant][@revision] of the hub";
 
 /// Where the hub and the cache are. Commands without these flags take their environment variables all the same.
 #[derive(Args, Clone, Debug)]

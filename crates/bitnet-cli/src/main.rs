@@ -12,8 +12,8 @@ mod tuning;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    batch, bench, cache, chat, detokenize, doctor, inspect, logits, ls, pull, rm, run, serve, show, template,
-    tokenize, tune,
+    batch, bench, cache, chat, convert, detokenize, doctor, inspect, logits, ls, pull, quantize, rm, run,
+    serve, show, template, tokenize, tune,
 };
 use std::process::ExitCode;
 
@@ -52,6 +52,10 @@ enum Command {
     Serve(serve::Serve),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
     Inspect(inspect::Inspect),
+    /// A model in another format
+    Convert(convert::Convert),
+    /// A ternary model of one that is not, and what that does to it
+    Quantize(quantize::Quantize),
     /// Write exact logits of a sequence to a safetensors file
     Logits(logits::Logits),
     /// Fetch a model of the Hugging Face hub into the cache
@@ -100,6 +104,8 @@ fn main() -> ExitCode {
         Command::Inspect(c) => c.execute(quiet),
         Command::Batch(c) => c.execute(quiet),
         Command::Serve(c) => c.execute(quiet),
+        Command::Convert(c) => c.execute(quiet),
+        Command::Quantize(c) => c.execute(quiet),
         Command::Logits(c) => c.execute(quiet),
         Command::Pull(c) => c.execute(quiet),
         Command::Ls(c) => c.execute(),

@@ -34,4 +34,4 @@ pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 #[cfg(feature = "hub")]
 pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};
 pub use model::{Model, OpenOptions};
-pub use vocabulary::tokenizer;
+pub use vocabulary::{tokenizer, vocabulary};

@@ -5,6 +5,7 @@ mod matrix;
 mod tensors;
 
 pub(crate) use matrix::dense_values;
+pub use matrix::{absmean_of, in_file_order, trits_of};
 pub use tensors::ModelTensors;
 
 use crate::config::ModelConfig;
