@@ -1,5 +1,9 @@
 //! The `bitnet` command: flags in, library calls, results on stdout, everything else on stderr.
 #![forbid(unsafe_code)]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "comments on flags are help texts, where brackets are around what may be left out"
+)]
 
 mod args;
 mod commands;

@@ -51,7 +51,7 @@ fn noise() -> impl FnMut() -> u32 {
 fn ternary(rows: usize, cols: usize) -> Matrix {
     let mut noise = noise();
     let codes: Vec<u8> = (0..rows * TernaryMatrix::row_bytes(cols))
-        .map(|_| (0..4).fold(0, |byte, _| byte << 2 | (noise() >> 8) as u8 % 3))
+        .map(|_| (0..4).fold(0, |byte, _| (byte << 2) | ((noise() >> 8) as u8 % 3)))
         .collect();
     Matrix::Ternary(TernaryMatrix::new(rows, cols, codes.into(), Scale::Tensor(0.01)).expect("shape"))
 }

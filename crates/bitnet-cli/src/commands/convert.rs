@@ -1,6 +1,7 @@
 //! `bitnet convert`: a model in another format.
 
 use crate::failure::{Failure, chain};
+use crate::hub;
 use crate::terminal::Progress;
 use bitnet_convert::{
     Comparison, ConvertError, ConvertOptions, LogitComparison, Report, RoleComparison, TARGETS, Target,
