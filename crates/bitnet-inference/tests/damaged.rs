@@ -143,8 +143,8 @@ fn packings_hold_trits_or_are_refused() {
     for packing in PACKINGS {
         let (rows, cols) = (4, 256);
         let mut file = vec![0; (packing.bytes)(rows, cols).unwrap()];
-        // Code 1 is zero in every packing of two bits, and any byte will do in the others.
-        file.fill(0x55);
+        // Code 1 is zero in every packing of two bits; of the others one has whole bytes, and the rest take any.
+        file.fill(if packing.name == "I8" { 1 } else { 0x55 });
         each(packing.name, 2000, &file, |bytes| {
             let Ok(m) = (packing.unpack)(rows, cols, bytes) else { return false };
             let finite = (0..rows).all(|row| (0..cols).all(|col| m.scale_at(row, col).is_finite()));
