@@ -3,6 +3,7 @@
 //! A pair of products is at most 2 * 2 * 128 = 512 in magnitude, so a 16-bit lane holds 64 of them: 32768 below zero and
 //! 64 * 508 = 32512 above. Sums are widened then.
 
+use super::avx512::prefetch;
 use crate::Isa;
 use crate::layout::tile2::{BLOCK, COLUMNS};
 use crate::layout::{Line, TILE};
@@ -16,14 +17,14 @@ pub(super) const TOKENS: usize = 4;
 /// Half `half` of a line.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(line: &[u8; 64], half: usize) -> __m256i {
+pub(super) fn load(line: &[u8; 64], half: usize) -> __m256i {
     // SAFETY: a line is 64 bytes and `half` is made 0 or 1, so 32 bytes lie there; `loadu` accepts any alignment.
     unsafe { _mm256_loadu_si256(line.as_ptr().cast::<__m256i>().add(half & 1)) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn broadcast(x: &[i8; 4]) -> __m256i {
+pub(super) fn broadcast(x: &[i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
@@ -36,7 +37,7 @@ fn widen(narrow: __m256i, sum: __m256i) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(sum: [__m256i; 2], out: &mut [i32; TILE]) {
+pub(super) fn store(sum: [__m256i; 2], out: &mut [i32; TILE]) {
     // SAFETY: `out` is 64 writable bytes.
     unsafe {
         _mm256_storeu_si256(out.as_mut_ptr().cast(), sum[0]);
@@ -47,7 +48,7 @@ fn store(sum: [__m256i; 2], out: &mut [i32; TILE]) {
 /// The four fields of half a block.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn fields(block: &[u8; BLOCK], half: usize) -> [__m256i; 4] {
+pub(super) fn fields(block: &[u8; BLOCK], half: usize) -> [__m256i; 4] {
     let (packed, mask) = (load(block, half), _mm256_set1_epi8(3));
     [
         _mm256_and_si256(packed, mask),
@@ -64,6 +65,7 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
     for (blocks, x) in blocks.zip(x.as_chunks::<COLUMNS>().0.chunks(STEPS / 4)) {
         let mut narrow = [_mm256_setzero_si256(); 2];
         for (block, x) in blocks.iter().zip(x) {
+            prefetch(block);
             let x = x.as_chunks::<4>().0;
             for (half, narrow) in narrow.iter_mut().enumerate() {
                 for (codes, x) in fields(block, half).into_iter().zip(x) {

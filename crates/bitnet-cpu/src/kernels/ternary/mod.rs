@@ -10,6 +10,10 @@ mod arrange;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bw;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 mod float;
@@ -18,6 +22,8 @@ mod i8mm;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod sse;
 mod table;
 #[cfg(target_arch = "aarch64")]
 mod tl1;

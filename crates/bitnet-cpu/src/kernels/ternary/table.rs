@@ -2,7 +2,7 @@
 
 use super::scalar;
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512};
+use super::{amx, avx2, avx512, avx512bw, avxvnni, sse};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm, neon, tl1};
 use crate::Isa;
@@ -76,6 +76,34 @@ pub(super) static TABLE: &[TernaryKernel] = &[
     },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
+        name: "tile2-avx512bw",
+        layout: &TILE2,
+        isa: Isa::Avx512Bw,
+        gemv: avx512bw::gemv,
+        gemm: Gemm {
+            tiles: 2,
+            tokens: avx512bw::TOKENS,
+            columns: 4,
+            unpack: avx512::unpack,
+            multiply: avx512bw::multiply,
+        },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tile2-avxvnni",
+        layout: &TILE2,
+        isa: Isa::AvxVnni,
+        gemv: avxvnni::gemv,
+        gemm: Gemm {
+            tiles: 1,
+            tokens: avxvnni::TOKENS,
+            columns: 4,
+            unpack: avx2::unpack,
+            multiply: avxvnni::multiply,
+        },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
         name: "tile2-avx2",
         layout: &TILE2,
         isa: Isa::Avx2,
@@ -86,6 +114,20 @@ pub(super) static TABLE: &[TernaryKernel] = &[
             columns: 4,
             unpack: avx2::unpack,
             multiply: avx2::multiply,
+        },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tile2-sse",
+        layout: &TILE2,
+        isa: Isa::Sse,
+        gemv: sse::gemv,
+        gemm: Gemm {
+            tiles: 1,
+            tokens: sse::TOKENS,
+            columns: 4,
+            unpack: sse::unpack,
+            multiply: sse::multiply,
         },
     },
     #[cfg(target_arch = "aarch64")]
