@@ -31,6 +31,8 @@ struct Multiply {
 /// Best first; the last one runs everywhere.
 static MULTIPLY: &[Multiply] = &[
     #[cfg(target_arch = "x86_64")]
+    x86::AMX,
+    #[cfg(target_arch = "x86_64")]
     x86::AVX512_VNNI,
     #[cfg(target_arch = "x86_64")]
     x86::AVX_VNNI,

@@ -28,6 +28,8 @@ mod table;
 #[cfg(target_arch = "aarch64")]
 mod tl1;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::multiply_registers;
 #[cfg(target_arch = "aarch64")]
 pub(super) use dotprod::dot;
 pub(crate) use float::float_linear;
