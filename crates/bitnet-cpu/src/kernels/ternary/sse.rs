@@ -83,16 +83,17 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
 #[inline]
 #[target_feature(enable = "ssse3,sse4.1")]
 fn register_tile<const T: usize>(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]]) {
-    let mut sum = [[_mm_setzero_si128(); 4]; T];
+    // `[quarters][tokens]`
+    let mut sum = [[_mm_setzero_si128(); T]; 4];
     let x = x.as_chunks::<4>().0.as_chunks::<T>().0;
     for (lines, x) in panel.chunks(STEPS).zip(x.chunks(STEPS)) {
-        let mut narrow = [[_mm_setzero_si128(); 4]; T];
+        let mut narrow = [[_mm_setzero_si128(); T]; 4];
         for (line, x) in lines.iter().zip(x) {
             let x = x.each_ref().map(|x| broadcast(x));
-            for quarter in 0..4 {
+            for (quarter, narrow) in narrow.iter_mut().enumerate() {
                 let codes = load(&line.0, quarter);
-                for t in 0..T {
-                    narrow[t][quarter] = _mm_add_epi16(narrow[t][quarter], _mm_maddubs_epi16(codes, x[t]));
+                for (narrow, x) in narrow.iter_mut().zip(x) {
+                    *narrow = _mm_add_epi16(*narrow, _mm_maddubs_epi16(codes, x));
                 }
             }
         }
@@ -100,8 +101,8 @@ fn register_tile<const T: usize>(panel: &[Line], x: &[i8], out: &mut [[i32; TILE
             *sum = widen(*narrow, *sum);
         }
     }
-    for (sum, out) in sum.into_iter().zip(out) {
-        store(sum, out);
+    for (t, out) in out.iter_mut().enumerate().take(T) {
+        store(sum.map(|quarter| quarter[t]), out);
     }
 }
 
