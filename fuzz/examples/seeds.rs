@@ -14,6 +14,12 @@ const TEMPLATES: [&str; 4] = [
     "{{ strftime_now('%d %b %Y') }}{{ messages[1:] | map(attribute='role') | join(', ') }}{{ 'a'.strip().split(',')[0] }}",
 ];
 
+/// A dictionary with the embedding and the optimizer's state.
+const PICKLE: &[u8] = b"\x80\x02}(X\x19\0\0\0model.embed_tokens.weightctorch._utils\n_rebuild_tensor_v2\nq\0((X\x07\0\0\0storage\
+ctorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x10tQK\0(K\x04K\x04t(K\x04K\x01t\x89ccollections\nOrderedDict\n)RtR\
+X\x05\0\0\0state}q\x01(X\x01\0\0\0ah\0((X\x07\0\0\0storagectorch\nByteStorage\nX\x01\0\0\x001X\x03\0\0\0cpuK\0tQK\0(K\0t(K\x01t\
+\x89NtR]G@\x08\0\0\0\0\0\0a\x85uu.";
+
 fn main() -> Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let seed = |target: &str, name: &str, data: &[u8]| -> Result<()> {
@@ -29,9 +35,15 @@ fn main() -> Result<()> {
     seed("model", "gguf", &gguf)?;
     let config = tiny::config().to_string();
     seed("model", "huggingface", &[config.as_bytes(), &[0], &tensors].concat())?;
-    for which in 0..7u8 {
+    for which in 0..8u8 {
         seed("packings", &format!("{which}"), &[&[which, 4, 0, 1], &[0x55; 300][..]].concat())?;
     }
+    seed("torch", "pickle", PICKLE)?;
+    seed("torch", "older", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.\x80\x02}.\x80\x02].")?;
+    // Version; a graph with one matrix of two by two f32.
+    let tensor = [&b"\x08\x02\x08\x02\x10\x01\x42\x0emodel.x.weight\x4a\x10"[..], &[0; 16]].concat();
+    let graph = [&[0x2a, tensor.len() as u8], &tensor[..]].concat();
+    seed("onnx", "matrix", &[&[8, 8, 0x3a, graph.len() as u8], &graph[..]].concat())?;
     let text = b"the cat. \xce\xb1 <s>hello</s>  a\n\xf0\x9f\x9a\x80";
     let vocabulary = |kind: u8, data: &[u8]| {
         let mut tail = text.to_vec();

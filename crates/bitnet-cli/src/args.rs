@@ -1,13 +1,16 @@
 //! Flags that several commands share. Names and defaults are llama.cpp's where it has them.
 
 use crate::failure::Failure;
+use crate::hub::{self, Located};
 use crate::stages::StageFlags;
 use crate::terminal::Progress;
+use crate::tuning::TuningFlag;
 use bitnet_core::{ActivationPrecision, KvType};
 use bitnet_cpu::{Isa, Kernel};
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_inference::sample::SamplerOptions;
 use bitnet_inference::{DeviceOptions, GenerateOptions, LoadOptions, Model, OpenOptions};
+use bitnet_model::ModelConfig;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -76,7 +79,7 @@ impl From<Act> for ActivationPrecision {
 /// How a model is loaded and where it runs.
 #[derive(Args, Clone, Debug)]
 pub struct ModelFlags {
-    /// Instruction set: scalar; avx2, avx512 or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
+    /// Instruction set: scalar; avx2, avx512, avx512-vbmi or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
     /// Kernel of ternary products, and with it how weights lie in memory; changes speed, never the result (`doctor` lists
@@ -104,6 +107,8 @@ pub struct ModelFlags {
     /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
     #[arg(long, value_enum, env = "BITNET_ACT", help_heading = "Device")]
     act: Option<Act>,
+    #[command(flatten)]
+    pub tuning: TuningFlag,
 }
 
 impl ModelFlags {
@@ -113,7 +118,7 @@ impl ModelFlags {
             return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
         }
         Ok(OpenOptions {
-            device: DeviceOptions { isa: self.isa, threads: self.threads, kernel: self.kernel },
+            device: DeviceOptions { isa: self.isa, threads: self.threads, kernel: self.kernel, skip: None },
             load: LoadOptions {
                 act: self.act.map(ActivationPrecision::from),
                 // 0 is the model's own context in llama.cpp.
@@ -121,37 +126,42 @@ impl ModelFlags {
                 cache: None,
                 key: self.cache_type_k.unwrap_or(self.cache_type).into(),
                 value: self.cache_type_v.unwrap_or(self.cache_type).into(),
+                layers: None,
             },
         })
     }
 
     /// Opens a model with a bar while it loads, and says what it is.
     pub fn open(&self, path: &Path, quiet: bool) -> Result<Model, Failure> {
-        load(path, &bitnet_formats::open(path)?, &self.options()?, quiet)
+        Ok(load(path, &bitnet_formats::open(path)?, self.options()?, &self.tuning, quiet)?.0)
     }
 }
 
-/// Prepares a model with a bar while it loads, and says what it is.
+/// Prepares a model with a bar while it loads, and says what it is; true where a tuning decided what it runs on.
 pub fn load(
     path: &Path,
     checkpoint: &Checkpoint,
-    options: &OpenOptions,
+    mut options: OpenOptions,
+    tuning: &TuningFlag,
     quiet: bool,
-) -> Result<Model, Failure> {
+) -> Result<(Model, bool), Failure> {
+    let config = ModelConfig::read(checkpoint).map_err(Failure::at(path))?;
+    let tuned = tuning.settle(&mut options, &config);
     let mut progress = Progress::new("loading", quiet);
-    let model = Model::from_checkpoint(checkpoint, options, &mut |done, all| progress.at(done, all))
+    let model = Model::from_checkpoint(checkpoint, &options, &mut |done, all| progress.at(done, all))
         .map_err(Failure::at(path))?;
     progress.finish();
     if !quiet {
-        eprintln!("{}", start_line(path, checkpoint, &model));
+        eprintln!("{}", start_line(path, checkpoint, &model, tuned));
     }
-    Ok(model)
+    Ok((model, tuned))
 }
 
 /// Model, format, bits per weight, kernels, threads, context, template.
-fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model) -> String {
+fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model, tuned: bool) -> String {
     let (report, device) = (model.report(), model.device());
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let file = || path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let name = hub::repository(path).unwrap_or_else(file);
     let format = match checkpoint.header {
         Header::HuggingFace { .. } => "safetensors",
         Header::Gguf { .. } => "GGUF",
@@ -171,12 +181,13 @@ fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model) -> String {
         },
     };
     format!(
-        "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads; context {}, {template}",
+        "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads{}; context {}, {template}",
         model.config().arch.name,
         count(weights),
         device.device,
         device.kernel,
         device.threads,
+        if tuned { " (tuned)" } else { "" },
         model.capacity(),
     )
 }
@@ -356,8 +367,7 @@ fn bias(text: &str) -> Result<(u32, f64), Failure> {
 /// A model by position or by `-m`.
 #[derive(Args, Clone, Debug)]
 pub struct ModelPath {
-    /// GGUF file, Hugging Face directory, or safetensors file with its config.json beside it
-    #[arg(value_name = "MODEL", required_unless_present = "model")]
+    #[arg(value_name = "MODEL", required_unless_present = "model", help = hub::MODEL_HELP)]
     path: Option<PathBuf>,
     /// The model, by name
     #[arg(short, long, value_name = "MODEL", env = "BITNET_MODEL", conflicts_with = "path")]
@@ -365,7 +375,8 @@ pub struct ModelPath {
 }
 
 impl ModelPath {
-    pub fn get(&self) -> &Path {
-        self.path.as_deref().or(self.model.as_deref()).unwrap_or(Path::new(""))
+    /// Where it lies; a model of the hub is fetched first if need be.
+    pub fn locate(&self, quiet: bool) -> Result<Located, Failure> {
+        hub::locate(self.path.as_deref().or(self.model.as_deref()).unwrap_or(Path::new("")), quiet)
     }
 }

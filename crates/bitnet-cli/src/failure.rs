@@ -1,6 +1,7 @@
 //! What went wrong, and the exit code that says so.
 
 use bitnet_formats::FormatError;
+use bitnet_hub::HubError;
 use bitnet_inference::{GenerateError, OpenError};
 use bitnet_model::ModelError;
 use bitnet_tokenizer::{TemplateError, TokenizerError};
@@ -18,6 +19,8 @@ pub enum Failure {
     Usage(String),
     /// Exit code 3.
     Model(String),
+    /// Exit code 4.
+    Network(String),
     /// Exit code 130.
     Interrupted,
     /// Nobody reads the output any more.
@@ -27,7 +30,7 @@ pub enum Failure {
 impl Failure {
     pub fn message(&self) -> &str {
         match self {
-            Self::Runtime(m) | Self::Usage(m) | Self::Model(m) => m,
+            Self::Runtime(m) | Self::Usage(m) | Self::Model(m) | Self::Network(m) => m,
             Self::Interrupted | Self::BrokenPipe => "",
         }
     }
@@ -37,6 +40,7 @@ impl Failure {
             Self::Runtime(_) => 1,
             Self::Usage(_) => 2,
             Self::Model(_) => 3,
+            Self::Network(_) => 4,
             Self::Interrupted => 130,
             Self::BrokenPipe => 0,
         })
@@ -85,6 +89,23 @@ impl From<serde_json::Error> for Failure {
 impl From<FormatError> for Failure {
     fn from(e: FormatError) -> Self {
         Self::Model(chain(&e))
+    }
+}
+
+impl From<HubError> for Failure {
+    fn from(e: HubError) -> Self {
+        match e {
+            HubError::Cancelled => Self::Interrupted,
+            HubError::Reference { .. }
+            | HubError::Setting { .. }
+            | HubError::NoFile { .. }
+            | HubError::Ambiguous { .. } => Self::Usage(chain(&e)),
+            HubError::Io { .. }
+            | HubError::Space { .. }
+            | HubError::NotCached { .. }
+            | HubError::InUse { .. } => Self::Runtime(chain(&e)),
+            e => Self::Network(chain(&e)),
+        }
     }
 }
 

@@ -3,12 +3,18 @@
 
 mod args;
 mod commands;
+mod downloads;
 mod failure;
+mod hub;
 mod stages;
 mod terminal;
+mod tuning;
 
 use clap::{Parser, Subcommand};
-use commands::{batch, bench, chat, detokenize, doctor, inspect, logits, run, serve, template, tokenize};
+use commands::{
+    batch, bench, cache, chat, convert, detokenize, doctor, inspect, logits, ls, pull, quantize, rm, run,
+    serve, show, template, tokenize, tune,
+};
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
@@ -27,11 +33,12 @@ Examples:
   bitnet run model.gguf \"The capital of France is\"
   bitnet run model.gguf --temp 0 -n 64 --json \"Once upon a time\"
   bitnet chat model.gguf --system \"You answer in one sentence.\"
+  bitnet pull microsoft/bitnet-b1.58-2B-4T-gguf
   bitnet serve model.gguf --port 8080
   bitnet inspect model.gguf --tensors
   bitnet bench model.gguf
 
-Exit codes: 0 done, 1 run-time failure, 2 usage, 3 model or format, 130 interrupted.";
+Exit codes: 0 done, 1 run-time failure, 2 usage, 3 model or format, 4 network, 130 interrupted.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -45,10 +52,26 @@ enum Command {
     Serve(serve::Serve),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
     Inspect(inspect::Inspect),
+    /// A model in another format
+    Convert(convert::Convert),
+    /// A ternary model of one that is not, and what that does to it
+    Quantize(quantize::Quantize),
     /// Write exact logits of a sequence to a safetensors file
     Logits(logits::Logits),
+    /// Fetch a model of the Hugging Face hub into the cache
+    Pull(pull::Pull),
+    /// Models in the cache
+    Ls(ls::Ls),
+    /// A model's origin, licence, metadata, tensors and template
+    Show(show::Show),
+    /// Remove a model from the cache
+    Rm(rm::Rm),
+    /// How full the cache is; making room in it
+    Cache(cache::Cache),
     /// Measure prefill and generation speed
     Bench(bench::Bench),
+    /// Find the fastest kernel and number of threads for a model on this machine, and save them
+    Tune(tune::Tune),
     /// CPU features, the kernels in use, and a self-test of every kernel
     Doctor(doctor::Doctor),
     /// Ids of a text
@@ -78,15 +101,23 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
+        Command::Inspect(c) => c.execute(quiet),
         Command::Batch(c) => c.execute(quiet),
         Command::Serve(c) => c.execute(quiet),
-        Command::Inspect(c) => c.execute(),
+        Command::Convert(c) => c.execute(quiet),
+        Command::Quantize(c) => c.execute(quiet),
         Command::Logits(c) => c.execute(quiet),
+        Command::Pull(c) => c.execute(quiet),
+        Command::Ls(c) => c.execute(),
+        Command::Show(c) => c.execute(quiet),
+        Command::Rm(c) => c.execute(),
+        Command::Cache(c) => c.execute(quiet),
         Command::Bench(c) => c.execute(quiet),
+        Command::Tune(c) => c.execute(quiet),
         Command::Doctor(c) => c.execute(),
-        Command::Tokenize(c) => c.execute(),
-        Command::Detokenize(c) => c.execute(),
-        Command::Template(c) => c.execute(),
+        Command::Tokenize(c) => c.execute(quiet),
+        Command::Detokenize(c) => c.execute(quiet),
+        Command::Template(c) => c.execute(quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

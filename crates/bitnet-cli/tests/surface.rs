@@ -281,6 +281,34 @@ fn bench_measures_what_the_machine_allows() {
 }
 
 #[test]
+fn what_tune_finds_is_used() {
+    let folder = Folder::new();
+    let path = bare_model(&folder);
+    let file = text(&folder.at("tuning.json"));
+    let object = parse(&output(&["tune", &path, "--tuning", &file, "--json", "--seconds", "2"]));
+    assert_eq!(object["file"], json!(file));
+    let best = &object["choices"][0];
+    assert!(best["prefill"].as_f64().unwrap() > 0.0 && best["decode"].as_f64().unwrap() > 0.0, "{object}");
+    let bench = |more: &[&str]| {
+        let args = ["bench", &path, "-p", "0", "-n", "1", "-r", "1", "-o", "json", "--tuning", &file];
+        parse(&output(&[&args[..], more].concat()))[0].clone()
+    };
+    let row = bench(&[]);
+    assert_eq!((&row["kernel"], &row["n_threads"]), (&best["kernel"], &best["threads"]));
+    assert_eq!((&row["tuned"], &row["skips"]), (&json!(true), &best["skip"]));
+    // What the command line says holds.
+    let row = bench(&["--kernel", "tile2-scalar", "-t", "1"]);
+    assert_eq!((&row["kernel"], &row["tuned"]), (&json!("tile2-scalar"), &json!(false)));
+    let page = output(&["doctor", "--tuning", &file]);
+    assert!(page.contains("tuned models     1") && page.contains(best["kernel"].as_str().unwrap()), "{page}");
+    // A file that cannot be used is warned of and changes nothing.
+    std::fs::write(folder.at("tuning.json"), "{").unwrap();
+    let ran = bitnet_with(&["run", &path, "--tokens", "1", "-n", "2", "--tuning", &file], "", &[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.starts_with("warning: ") && ran.stderr.contains("damaged"), "{ran:?}");
+}
+
+#[test]
 fn doctor_finds_every_kernel_right() {
     let page = output(&["doctor"]);
     assert!(page.contains("ok: ") && !page.contains("WRONG"), "{page}");
@@ -337,4 +365,76 @@ fn answers_have_the_form_that_was_asked_for() {
     let guessed =
         |spec: &str| output(&["run", &model, "--tokens", "5,6,7,5,6,7,5,6", "--temp", "0", "--spec", spec]);
     assert_eq!(guessed("ngram"), guessed("none"));
+}
+
+#[test]
+fn convert_prints_one_table_and_what_was_verified() {
+    let folder = Folder::new();
+    let out = text(&folder.at("model.gguf"));
+    let printed = output(&["convert", &fixture("bitnet-online"), &out, "--to", "Q2_0", "--verify"]);
+    for words in [
+        "projections  Q2_0_G64         14         393216",
+        "2.250",
+        "rounded: scales of 14 tensors, by up to ",
+        "Gate                2          98304        0",
+        "logits of 32 tokens: up to ",
+    ] {
+        assert!(printed.contains(words), "{words:?} is not in {printed}");
+    }
+    assert_eq!(printed.lines().last(), Some(out.as_str()));
+    let back = text(&folder.at("back"));
+    let object = parse(&output(&[
+        "convert",
+        &out,
+        &back,
+        "--to",
+        "hf-autobitlinear",
+        "--strict",
+        "--verify",
+        "--json",
+    ]));
+    assert_eq!((&object["rounded"], &object["left_out"]), (&json!([]), &json!([])));
+    assert_eq!(object["verified"]["logits"]["same"], true);
+    assert_eq!(object["verified"]["tensors"]["Gate"]["trits_differ"], 0);
+    assert_eq!(object["classes"][2]["type"], "HF packed");
+    assert_eq!(folder.names(), ["back", "model.gguf"]);
+    let diff = |a: &str, b: &str| output(&["inspect", a, "--diff", b]);
+    assert_eq!(diff(&out, &back), "no differences\n");
+    let found = diff(&out, &fixture("bitnet-packed"));
+    for words in ["blk.0.attn_q.weight: 1 of 1 scales, by up to ", "blk.1.ffn_down.weight: "] {
+        assert!(found.contains(words), "{words:?} is not in {found}");
+    }
+    let found = parse(&output(&[
+        "inspect",
+        &fixture("bitnet-packed"),
+        "--diff",
+        &fixture("bitnet-online"),
+        "--json",
+    ]));
+    assert_eq!(found["metadata"][0]["key"], "config.quantization_config.quantization_mode");
+    assert_eq!(found["tensors"]["model.layers.0.mlp.up_proj.weight"]["scales_differ"], 1);
+    // The converted model is a model.
+    let tokens = ["--tokens", "1,2,3", "--temp", "0", "-n", "8", "--json", "--act", "int8"];
+    let run = |path: &str| parse(&output(&[&["run", path][..], &tokens].concat()))["tokens"].clone();
+    assert_eq!(run(&out), run(&back));
+}
+
+#[test]
+fn quantize_says_what_is_left_of_the_model() {
+    let folder = Folder::new();
+    let (out, text_file) =
+        (text(&folder.at("model.gguf")), folder.write("text", "ships at night, ".repeat(30)));
+    let args = ["quantize", &fixture("bitnet-online"), &out, "--method", "absmean", "--calib", &text_file];
+    let printed = output(&args);
+    for words in ["projection ", "blk.1.ffn_down.weight ", "projections  I2_S ", "perplexity of "] {
+        assert!(printed.contains(words), "{words:?} is not in {printed}");
+    }
+    let object = parse(&output(&[&args[..], &["--json", "--to", "f32"]].concat()));
+    let layers = object["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 14);
+    assert!(layers.iter().all(|l| l["cosine"].as_f64().unwrap() > 0.8 && l["zeros"].as_f64().unwrap() > 0.2));
+    let perplexity = &object["perplexity"];
+    // Master weights are made ternary when they are run, so nothing is lost here.
+    assert_eq!(perplexity["before"], perplexity["after"]);
+    refused(&["quantize", &out, &out, "--method", "absmean"], 2, &["ternary already"]);
 }

@@ -180,3 +180,42 @@ fn the_environment_has_a_twin_of_every_flag_and_flags_win() {
     let ran = bitnet_with(&["run", "--tokens", "1"], "", &[env[1], ("BITNET_TOP_K", "many")]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
 }
+
+#[test]
+fn conversions_that_cannot_be_had_are_refused_and_leave_nothing() {
+    let folder = Folder::with_model();
+    let (path, out) = (folder.path(), text(&folder.at("out.gguf")));
+    let before = folder.names();
+    let convert = |more: &[&str], code: i32, words: &[&str]| {
+        refused(&[&["convert", &path, &out], more].concat(), code, words);
+        assert_eq!(folder.names(), before);
+    };
+    // The tiny model's rows are too short for blocks of 256.
+    convert(&["--to", "tq2_0"], 3, &["TQ2_0", "256"]);
+    // Its tokenizer is none that GGUF has a place for; with --strict nothing may be left out or rounded.
+    convert(&["--to", "i2_s", "--strict"], 3, &["vocabulary", "no place"]);
+    convert(&["--to", "hf-f16", "--embedding", "f16", "--strict"], 3, &["rounded", "--strict"]);
+    convert(&["--to", "i2_s", "--embedding", "q6_k"], 2, &["Q6_K", "F16"]);
+    convert(&["--to", "hf-f32", "--embedding", "q8_0"], 2, &["Q8_0", "F16"]);
+    refused(
+        &["quantize", &path, &out, "--method", "absmean", "--calib", "/no/such/file"],
+        1,
+        &["/no/such/file"],
+    );
+    refused(&["inspect", &path, "--diff", "/no/such/model"], 3, &["/no/such/model"]);
+    convert(&["--to", "tl1"], 2, &["32 x 32", "table of tiles"]);
+    let table = folder.write("tiles.ini", "[a]\nm = 32\nk = many\n");
+    refused(&["convert", &path, &out, "--to", "tl1", "--tiles", &table], 2, &["tiles.ini", "line 3"]);
+    std::fs::remove_file(&table).unwrap();
+    // An output that is there stays as it was.
+    refused(&["convert", &path, &path, "--to", "hf-f32"], 1, &["not empty"]);
+    refused(&["convert", &path, &path, "--to", "i2_s"], 1, &["directory"]);
+    for args in [&["convert", &path, &out][..], &["convert", &path, &out, "--to", "q4_k"]] {
+        let ran = bitnet(args);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{args:?}: {ran:?}");
+        assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains("--to"), "{ran:?}");
+    }
+    if cfg!(target_os = "linux") {
+        refused(&["convert", &path, "/dev/full", "--to", "i2_s"], 1, &["/dev/full", "space"]);
+    }
+}

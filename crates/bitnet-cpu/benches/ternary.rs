@@ -172,7 +172,8 @@ fn measure(
         .kernels
         .iter()
         .map(|kernel| {
-            let options = CpuOptions { threads: Some(threads), kernel: Some(*kernel), isa: None };
+            let options =
+                CpuOptions { threads: Some(threads), kernel: Some(*kernel), ..CpuOptions::default() };
             let backend = CpuBackend::new(options).unwrap_or_else(|e| panic!("{e}"));
             Case { name: kernel.name(), backend, weights: Vec::new(), bytes: 0, rates: Vec::new() }
         })

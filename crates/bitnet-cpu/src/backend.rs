@@ -5,7 +5,7 @@ use crate::cores::physical_cores;
 use crate::kernels::ternary::{self, Kernel};
 use crate::kernels::{attend, gate, norm, rope};
 use crate::kv::KvCache;
-use crate::pool::Pool;
+use crate::pool::{Pool, at_least};
 use crate::weight::{CpuWeight, Plan, Scratch};
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, LogitsNeed, Matrix,
@@ -20,9 +20,12 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// Threads; one a physical core when `None`.
     pub threads: Option<usize>,
-    /// The one kernel of all ternary products, and with it the layout of ternary weights. When `None`, the best one of the
-    /// instruction set, and products that leave out what a ReLU-squared gate makes zero.
+    /// The kernel of ternary products, and with it the layout of ternary weights; the best one of the instruction set when
+    /// `None`.
     pub kernel: Option<Kernel>,
+    /// Whether products leave out what a ReLU-squared gate makes zero, which takes layouts of their own. When `None`, they do
+    /// unless a kernel is named: then it computes all products.
+    pub skip: Option<bool>,
 }
 
 /// Why the backend could not be had.
@@ -64,23 +67,31 @@ fn available() -> String {
 /// The largest thread count that is taken as meant.
 pub const MAX_THREADS: usize = 1024;
 
+/// Elements that a thread adds at a time; a token's alone are not worth a second thread.
+const ADD_PIECE: usize = 1 << 14;
+
 /// Activations `[rows, cols]`, row-major.
 #[derive(Default)]
 pub struct CpuTensor {
+    rows: usize,
     cols: usize,
-    data: Vec<f32>,
+    /// As long as the largest shape so far: what a shape leaves over is not zeroed again for the next.
+    room: Vec<f32>,
 }
 
 impl CpuTensor {
-    fn rows(&self) -> usize {
-        self.data.len() / self.cols.max(1)
+    fn data(&self) -> &[f32] {
+        &self.room[..self.rows * self.cols]
+    }
+
+    fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.room[..self.rows * self.cols]
     }
 
     /// Gives the tensor a shape; what it held is undefined.
     fn shape(&mut self, rows: usize, cols: usize) -> &mut [f32] {
-        self.cols = cols;
-        self.data.resize(rows * cols, 0.0);
-        &mut self.data
+        (self.rows, self.cols) = (rows, cols);
+        at_least(&mut self.room, rows * cols, 0.0)
     }
 }
 
@@ -107,7 +118,7 @@ impl CpuBackend {
             return Err(CpuError::Threads { threads });
         }
         let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
-        let plan = Plan { isa, kernel, skip: options.kernel.is_none() };
+        let plan = Plan { isa, kernel, skip: options.skip.unwrap_or(options.kernel.is_none()) };
         Ok(Self { plan, pool, scratch: Mutex::default() })
     }
 
@@ -119,6 +130,11 @@ impl CpuBackend {
     /// The ternary kernel in use.
     pub fn kernel(&self) -> Kernel {
         self.plan.kernel
+    }
+
+    /// Whether products may leave out what a ReLU-squared gate makes zero.
+    pub fn skips(&self) -> bool {
+        self.plan.skip
     }
 
     /// Threads in use, the caller's included.
@@ -177,7 +193,7 @@ impl Backend for CpuBackend {
 
     fn rms_norm(&self, x: &CpuTensor, w: &Vec<f32>, eps: f32, out: &mut CpuTensor) {
         assert_eq!(x.cols, w.len(), "norm weight");
-        norm::rms_norm(self.plan.isa, &self.pool, &x.data, w, eps, out.shape(x.rows(), x.cols));
+        norm::rms_norm(self.plan.isa, &self.pool, x.data(), w, eps, out.shape(x.rows, x.cols));
     }
 
     fn rms_norm_heads(
@@ -191,14 +207,14 @@ impl Backend for CpuBackend {
     ) {
         assert_eq!(w.len(), head_dim, "norm weight");
         let cols = x.cols;
-        norm::rms_norm_heads(self.plan.isa, &self.pool, &mut x.data, cols, (first, count), w, eps);
+        norm::rms_norm_heads(self.plan.isa, &self.pool, x.data_mut(), cols, (first, count), w, eps);
     }
 
     fn linear(&self, x: &CpuTensor, w: &CpuWeight, out: &mut CpuTensor) {
         assert_eq!(x.cols, w.cols, "input features");
-        let m = x.rows();
+        let m = x.rows;
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        w.linear(self.plan.isa, &self.pool, &x.data, m, &mut scratch, out.shape(m, w.rows));
+        w.linear(self.plan.isa, &self.pool, x.data(), m, &mut scratch, out.shape(m, w.rows));
     }
 
     fn rope_append(
@@ -210,30 +226,30 @@ impl Backend for CpuBackend {
         spans: &[KvSpan<'_>],
     ) -> Result<(), BackendError> {
         assert_eq!(qkv.cols, kv.spec.shape.qkv_cols(), "stacked q, k, v");
-        assert_eq!(qkv.rows(), spans.iter().map(|s| s.len).sum(), "tokens of the spans");
+        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum(), "tokens of the spans");
         for span in spans {
             let (capacity, need) = (span.blocks.len() * KV_BLOCK, span.end());
             if need > capacity || span.blocks.iter().any(|b| *b as usize >= kv.spec.blocks()) {
                 return Err(BackendError::CacheFull { capacity: capacity.min(kv.spec.capacity), need });
             }
         }
-        rope::rope_append(self.plan.isa, &self.pool, &mut qkv.data, rope, kv, layer, spans);
+        rope::rope_append(self.plan.isa, &self.pool, qkv.data_mut(), rope, kv, layer, spans);
         Ok(())
     }
 
     fn attend(&self, qkv: &CpuTensor, kv: &KvCache, layer: usize, spans: &[KvSpan<'_>], out: &mut CpuTensor) {
         let shape = kv.spec.shape;
         assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
-        assert_eq!(qkv.rows(), spans.iter().map(|s| s.len).sum(), "tokens of the spans");
-        let out = out.shape(qkv.rows(), shape.heads * shape.head_dim);
+        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum(), "tokens of the spans");
+        let out = out.shape(qkv.rows, shape.heads * shape.head_dim);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let partials = &mut scratch.attend;
-        attend::attend(self.plan.isa, &self.pool, &qkv.data, kv, layer, spans, partials, out);
+        attend::attend(self.plan.isa, &self.pool, qkv.data(), kv, layer, spans, partials, out);
     }
 
     fn gate(&self, gate_up: &CpuTensor, act: Activation, out: &mut CpuTensor) {
         let n = gate_up.cols / 2;
-        gate::gate(self.plan.isa, &self.pool, &gate_up.data, n, act, out.shape(gate_up.rows(), n));
+        gate::gate(self.plan.isa, &self.pool, gate_up.data(), n, act, out.shape(gate_up.rows, n));
     }
 
     fn gated(
@@ -246,9 +262,9 @@ impl Backend for CpuBackend {
     ) {
         assert_eq!(x.cols, w.cols, "input features");
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if act == Activation::Relu2 && x.rows() == 1 {
+        if act == Activation::Relu2 && x.rows == 1 {
             let out = out.shape(1, w.rows / 2);
-            if w.gated(self.plan.isa, &self.pool, &x.data, &mut scratch, out) {
+            if w.gated(self.plan.isa, &self.pool, x.data(), &mut scratch, out) {
                 return;
             }
         }
@@ -258,10 +274,13 @@ impl Backend for CpuBackend {
     }
 
     fn add(&self, x: &mut CpuTensor, y: &CpuTensor) {
-        assert_eq!(x.data.len(), y.data.len(), "sum of tensors");
-        for (x, y) in x.data.iter_mut().zip(&y.data) {
-            *x += y;
-        }
+        assert_eq!((x.rows, x.cols), (y.rows, y.cols), "sum of tensors");
+        let y = y.data();
+        self.pool.chunks_mut(x.data_mut(), ADD_PIECE, &|i, x| {
+            for (x, y) in x.iter_mut().zip(&y[i * ADD_PIECE..]) {
+                *x += y;
+            }
+        });
     }
 
     fn head(
@@ -273,26 +292,27 @@ impl Backend for CpuBackend {
         logits: &mut Vec<f32>,
     ) {
         assert_eq!(x.cols, w.cols, "input features");
-        let m = x.rows();
+        let m = x.rows;
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if m == 1 && w.top(self.plan.isa, &self.pool, &x.data, need, &mut scratch, ids, logits) {
+        if m == 1 && w.top(self.plan.isa, &self.pool, x.data(), need, &mut scratch, ids, logits) {
             return;
         }
         ids.clear();
         logits.resize(m * w.rows, 0.0);
-        w.linear(self.plan.isa, &self.pool, &x.data, m, &mut scratch, logits);
+        w.linear(self.plan.isa, &self.pool, x.data(), m, &mut scratch, logits);
     }
 
     fn keep_rows(&self, x: &mut CpuTensor, rows: &[usize]) {
+        let cols = x.cols;
         for (to, row) in rows.iter().enumerate() {
-            x.data.copy_within(row * x.cols..(row + 1) * x.cols, to * x.cols);
+            x.data_mut().copy_within(row * cols..(row + 1) * cols, to * cols);
         }
-        x.data.truncate(rows.len() * x.cols);
+        x.rows = rows.len();
     }
 
     fn download(&self, x: &CpuTensor, out: &mut Vec<f32>) {
         out.clear();
-        out.extend_from_slice(&x.data);
+        out.extend_from_slice(x.data());
     }
 }
 
@@ -325,7 +345,7 @@ mod tests {
         let stack = [Matrix::Ternary(a.clone()), dense(&d, 2), Matrix::Ternary(g.clone())];
         let w = b.prepare(&stack, ActivationPrecision::Float, Purpose::Product).unwrap();
         let x = Noise(5).floats(2 * k, 1.0);
-        let input = CpuTensor { cols: k, data: x.clone() };
+        let input = CpuTensor { rows: 2, cols: k, room: x.clone() };
         let (mut out, mut got) = (b.tensor(), Vec::new());
         b.linear(&input, &w, &mut out);
         b.download(&out, &mut got);

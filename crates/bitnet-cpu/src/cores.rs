@@ -6,7 +6,7 @@ use std::thread;
 /// Physical cores this process may use: the processors it is allowed, less the second threads of a core where the operating
 /// system tells them apart, and no more than the share of time that its control group grants (one and a half processors
 /// count as one). Two hardware threads of one core share its vector units, so the second one only costs.
-pub(crate) fn physical_cores() -> usize {
+pub fn physical_cores() -> usize {
     // Counts allowed processors and, on Linux, the quota in `cpu.max`.
     let granted = thread::available_parallelism().map_or(1, usize::from);
     siblings().map_or(granted, |cores| cores.clamp(1, granted))

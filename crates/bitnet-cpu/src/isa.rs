@@ -19,7 +19,10 @@ pub enum Isa {
     /// AVX-512 F, BW, VL, DQ and VNNI, besides AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AMX with int8 products, besides AVX-512; on Linux, which has to allow it.
+    /// AVX-512 VBMI, besides those.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi,
+    /// AMX with int8 products, besides those; on Linux, which has to allow it.
     #[cfg(target_arch = "x86_64")]
     Amx,
     /// NEON, which every 64-bit ARM processor has.
@@ -41,6 +44,8 @@ impl Isa {
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Vbmi,
         #[cfg(target_arch = "x86_64")]
         Self::Amx,
         #[cfg(target_arch = "aarch64")]
@@ -71,7 +76,9 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => Self::Avx512.is_available() && amx::is_available(),
+            Self::Avx512Vbmi => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vbmi"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Vbmi.is_available() && amx::is_available(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
@@ -105,6 +112,8 @@ impl Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vbmi => "avx512-vbmi",
             #[cfg(target_arch = "x86_64")]
             Self::Amx => "amx",
             #[cfg(target_arch = "aarch64")]

@@ -9,6 +9,7 @@ mod isa;
 mod kernels;
 mod kv;
 mod layout;
+mod lines;
 mod pool;
 mod roofline;
 mod self_test;
@@ -18,7 +19,7 @@ mod testing;
 mod weight;
 
 pub use backend::{CpuBackend, CpuError, CpuOptions, CpuTensor, MAX_THREADS};
-pub use cores::processor_name;
+pub use cores::{physical_cores, processor_name};
 pub use isa::{Isa, UnknownIsa};
 pub use kernels::ternary::{Kernel, UnknownKernel};
 pub use kv::KvCache;

@@ -1,18 +1,22 @@
 //! Files that appear whole or not at all.
 
 use crate::FormatError;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// A file under a temporary name beside its target. Dropped unfinished, it leaves nothing.
+/// A file without a name where the system has such, else under a temporary one beside its target. Dropped unfinished, it
+/// leaves nothing; without a name, a process that is killed leaves nothing either.
 pub(crate) struct AtomicFile {
     target: PathBuf,
     file: BufWriter<Sink>,
 }
 
 enum Sink {
+    #[cfg(target_os = "linux")]
+    Unnamed(File),
     Temporary(NamedTempFile),
     /// A device or a pipe, which takes bytes as they come and must not be replaced.
     Stream(File),
@@ -21,6 +25,8 @@ enum Sink {
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Unnamed(file) => file.write(bytes),
             Self::Temporary(file) => file.write(bytes),
             Self::Stream(file) => file.write(bytes),
         }
@@ -28,6 +34,8 @@ impl Write for Sink {
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Unnamed(file) => file.flush(),
             Self::Temporary(file) => file.flush(),
             Self::Stream(file) => file.flush(),
         }
@@ -48,7 +56,11 @@ impl AtomicFile {
         if target.is_dir() {
             return Err(FormatError::Write { path: target, what: "it is a directory".to_owned() });
         }
-        let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(&target);
+        #[cfg(target_os = "linux")]
+        if let Some(file) = unnamed::create(folder) {
+            return Ok(Self { target, file: BufWriter::with_capacity(capacity, Sink::Unnamed(file)) });
+        }
         let file = tempfile::Builder::new()
             .prefix(".bitnet-")
             .suffix(".part")
@@ -73,6 +85,11 @@ impl AtomicFile {
         let fail = |source| FormatError::Io { path: target.clone(), source: plain(source) };
         match file.into_inner().map_err(|e| fail(e.into_error()))? {
             Sink::Stream(_) => Ok(()),
+            #[cfg(target_os = "linux")]
+            Sink::Unnamed(file) => {
+                file.sync_all().map_err(fail)?;
+                unnamed::name(&file, &target).map_err(fail)
+            }
             Sink::Temporary(file) => {
                 file.as_file().sync_all().map_err(fail)?;
                 readable(&file).map_err(fail)?;
@@ -81,6 +98,132 @@ impl AtomicFile {
             }
         }
     }
+}
+
+fn folder_of(target: &Path) -> &Path {
+    target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Files that have no name until they are whole.
+#[cfg(target_os = "linux")]
+mod unnamed {
+    use super::folder_of;
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
+    use std::fs::{self, File};
+    use std::io;
+    use std::os::fd::AsRawFd;
+    use std::path::Path;
+
+    /// `None` where the file system has no such files.
+    pub(super) fn create(folder: &Path) -> Option<File> {
+        let file = open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from(0o644)).ok()?;
+        let file = File::from(file);
+        // Whether it can be named later depends on /proc.
+        fs::symlink_metadata(path(&file)).ok()?;
+        Some(file)
+    }
+
+    fn path(file: &File) -> String {
+        format!("/proc/self/fd/{}", file.as_raw_fd())
+    }
+
+    /// Gives the file its name. A link cannot take the place of a file, a rename can: hence two steps.
+    pub(super) fn name(file: &File, target: &Path) -> io::Result<()> {
+        let passing = tempfile::Builder::new()
+            .prefix(".bitnet-")
+            .suffix(".part")
+            .make_in(folder_of(target), |passing| {
+                Ok(linkat(CWD, path(file), CWD, passing, AtFlags::SYMLINK_FOLLOW)?)
+            })?;
+        passing.into_temp_path().persist(target).map_err(|e| e.error)
+    }
+}
+
+/// A directory that appears under its name when it is whole. Dropped unfinished, it leaves nothing; what a killed process
+/// left is cleared away by the next one that writes to the same target.
+pub struct NewDirectory {
+    target: PathBuf,
+    stage: PathBuf,
+    /// Holds the lock, where the system can lock directories.
+    _lock: Option<File>,
+}
+
+impl NewDirectory {
+    /// Begins a directory beside `target`, which must not exist, or be an empty directory.
+    pub fn create(target: &Path) -> Result<Self, FormatError> {
+        let refuse = |what: &str| FormatError::Write { path: target.to_owned(), what: what.to_owned() };
+        match fs::read_dir(target).map(|mut entries| entries.next().is_some()) {
+            Ok(true) => return Err(refuse("it exists and is not empty; remove it or choose another name")),
+            Err(_) if fs::symlink_metadata(target).is_ok() => {
+                return Err(refuse("it exists and is no directory that could be written to"));
+            }
+            _ => {}
+        }
+        let name = target.file_name().ok_or_else(|| refuse("it is no name of a directory"))?;
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(".bitnet-part");
+        let stage = folder_of(target).join(hidden);
+        // An error names the target: the hidden name means nothing to whoever reads it.
+        let io = |source| FormatError::Io { path: target.to_owned(), source };
+        if let Err(e) = fs::create_dir(&stage) {
+            if e.kind() != io::ErrorKind::AlreadyExists {
+                return Err(io(e));
+            }
+            if lock(&stage).map_err(io)?.is_none() {
+                return Err(refuse("another process is writing it"));
+            }
+            fs::remove_dir_all(&stage).map_err(io)?;
+            fs::create_dir(&stage).map_err(io)?;
+        }
+        let lock = lock(&stage).map_err(io)?.ok_or_else(|| refuse("another process is writing it"))?;
+        Ok(Self { target: target.to_owned(), stage, _lock: lock })
+    }
+
+    /// Where its files are to be written.
+    pub fn path(&self) -> &Path {
+        &self.stage
+    }
+
+    /// Gives the directory its name. Files in it are flushed already.
+    pub fn finish(self) -> Result<(), FormatError> {
+        let io = |source| FormatError::Io { path: self.target.clone(), source };
+        #[cfg(unix)]
+        File::open(&self.stage).and_then(|d| d.sync_all()).map_err(io)?;
+        #[cfg(not(unix))]
+        let _ = fs::remove_dir(&self.target);
+        fs::rename(&self.stage, &self.target).map_err(io)
+    }
+}
+
+impl Drop for NewDirectory {
+    fn drop(&mut self) {
+        // After a rename there is nothing under this name.
+        let _ = fs::remove_dir_all(&self.stage);
+    }
+}
+
+/// The inner `None` where directories cannot be locked, the outer one where another process holds the lock.
+#[cfg(unix)]
+fn lock(directory: &Path) -> io::Result<Option<Option<File>>> {
+    let file = File::open(directory)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Some(file))),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(e)) => Err(e),
+    }
+}
+
+#[cfg(not(unix))]
+fn lock(_directory: &Path) -> io::Result<Option<Option<File>>> {
+    Ok(Some(None))
+}
+
+/// A whole file at once, under the same rules.
+pub fn write_file(target: &Path, bytes: &[u8]) -> Result<(), FormatError> {
+    let mut file = AtomicFile::create(target)?;
+    file.write(bytes)?;
+    file.finish()
 }
 
 /// The error without the temporary file's name, which means nothing to whoever reads it.

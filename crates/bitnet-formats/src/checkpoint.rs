@@ -1,7 +1,8 @@
 //! What every file format is read into: named tensors in the type of the file, and the header beside them.
 
+use crate::map::TrimHeap;
 use bitnet_core::{Bytes, DenseType};
-use bitnet_quant::packing::Packing;
+use bitnet_quant::packing::{Packing, Tile, Tiled};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ pub enum TensorType {
     Dense(DenseType),
     /// Packed trits.
     Ternary(&'static Packing),
+    /// Trits packed in tiles, which the file does not describe.
+    Tiled(Tiled, Tile),
     /// Bytes without a meaning of their own: packed Hugging Face weights.
     U8,
     /// Any other element type, by its name in the file. It is carried, never computed with.
@@ -25,6 +28,7 @@ impl TensorType {
         match self {
             Self::Dense(d) => d.name(),
             Self::Ternary(p) => p.name,
+            Self::Tiled(t, _) => t.name(),
             Self::U8 => "U8",
             Self::Other(name) => name,
         }
@@ -72,8 +76,12 @@ pub struct Checkpoint {
     pub path: PathBuf,
     /// Configuration and everything that is no tensor.
     pub header: Header,
+    /// Tensors of its files that are no part of the model: optimizer state, mostly.
+    pub others: Vec<Tensor>,
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
+    /// Last, so that it is dropped after a header of hundreds of thousands of strings.
+    _trim: TrimHeap,
 }
 
 impl Checkpoint {
@@ -85,7 +93,7 @@ impl Checkpoint {
                 return Err(t.name.clone());
             }
         }
-        Ok(Self { path: path.to_owned(), header, tensors, by_name })
+        Ok(Self { path: path.to_owned(), header, others: Vec::new(), tensors, by_name, _trim: TrimHeap })
     }
 
     /// All tensors in file order.

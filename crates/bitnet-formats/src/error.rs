@@ -54,6 +54,22 @@ pub enum FormatError {
         /// What is wrong.
         what: String,
     },
+    /// A PyTorch file is not valid, or asks for more than tensors.
+    #[error("{} is not a valid PyTorch file of tensors: {what}", path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// An ONNX file is not valid.
+    #[error("{} is not a valid ONNX file: {what}", path.display())]
+    Onnx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// A GGUF tensor has a type that cannot be read.
     #[error("{}: tensor {tensor:?} has type {id} ({name}); {hint}", path.display())]
     TensorType {

@@ -1,36 +1,74 @@
-//! Hugging Face directories: `config.json`, one `model.safetensors` or shards with an index.
+//! Hugging Face directories: `config.json`, and tensors in one file or in shards with an index.
 
 use crate::map::{self, map};
-use crate::{Checkpoint, FormatError, Header, Tensor, safetensors_file};
+use crate::{Checkpoint, FormatError, Header, Tensor, onnx, safetensors_file, torch};
 use bitnet_core::Bytes;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 const CONFIG: &str = "config.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+
+/// A way to store tensors in a directory: one file, or shards and an index that says where each tensor is.
+struct Layout {
+    single: &'static str,
+    index: Option<&'static str>,
+    read: fn(&Path, &Bytes) -> Result<Tensors, FormatError>,
+}
+
+static LAYOUTS: [Layout; 3] = [
+    Layout {
+        single: "model.safetensors",
+        index: Some("model.safetensors.index.json"),
+        read: Tensors::safetensors,
+    },
+    Layout { single: "pytorch_model.bin", index: Some("pytorch_model.bin.index.json"), read: Tensors::torch },
+    Layout { single: "model.onnx", index: None, read: Tensors::onnx },
+];
+
+/// The tensors of a file.
+#[derive(Default)]
+pub(crate) struct Tensors {
+    model: Vec<Tensor>,
+    others: Vec<Tensor>,
+}
+
+impl Tensors {
+    pub(crate) fn safetensors(path: &Path, bytes: &Bytes) -> Result<Self, FormatError> {
+        Ok(Self { model: safetensors_file::read(path, bytes)?, others: Vec::new() })
+    }
+
+    pub(crate) fn onnx(path: &Path, bytes: &Bytes) -> Result<Self, FormatError> {
+        let onnx::Contents { model, others } = onnx::read(path, bytes)?;
+        Ok(Self { model, others })
+    }
+
+    pub(crate) fn torch(path: &Path, bytes: &Bytes) -> Result<Self, FormatError> {
+        let torch::Contents { model, others } = torch::read(path, bytes)?;
+        Ok(Self { model, others })
+    }
+}
 
 pub(crate) fn open_dir(dir: &Path) -> Result<Checkpoint, FormatError> {
     if !dir.join(CONFIG).exists() {
         return Err(FormatError::MissingFile { path: dir.to_owned(), file: CONFIG.to_owned() });
     }
-    let tensors = if dir.join(SINGLE).exists() {
-        let path = dir.join(SINGLE);
-        safetensors_file::read(&path, &map(&path)?)?
-    } else if dir.join(INDEX).exists() {
-        shards(dir)?
-    } else {
-        let file = format!("{SINGLE} and no {INDEX}");
-        return Err(FormatError::MissingFile { path: dir.to_owned(), file });
-    };
-    checkpoint(dir, dir, tensors)
+    for layout in &LAYOUTS {
+        let path = dir.join(layout.single);
+        if path.exists() {
+            return checkpoint(dir, dir, (layout.read)(&path, &map(&path)?)?);
+        }
+        if let Some(index) = layout.index.map(|index| dir.join(index)).filter(|index| index.exists()) {
+            return checkpoint(dir, dir, shards(dir, layout, index)?);
+        }
+    }
+    let names = LAYOUTS.iter().flat_map(|l| [Some(l.single), l.index]).flatten().collect::<Vec<_>>();
+    Err(FormatError::MissingFile { path: dir.to_owned(), file: names.join(", no ") })
 }
 
-/// A lone safetensors file; what describes it lies beside it.
-pub(crate) fn open_file(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
+/// A lone file of tensors; what describes it lies beside it.
+pub(crate) fn open_file(path: &Path, tensors: Tensors) -> Result<Checkpoint, FormatError> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let tensors = safetensors_file::read(path, &bytes)?;
     if !dir.join(CONFIG).exists() {
         return Err(FormatError::MissingFile {
             path: dir.to_owned(),
@@ -40,7 +78,7 @@ pub(crate) fn open_file(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatE
     checkpoint(path, dir, tensors)
 }
 
-fn checkpoint(path: &Path, dir: &Path, tensors: Vec<Tensor>) -> Result<Checkpoint, FormatError> {
+fn checkpoint(path: &Path, dir: &Path, tensors: Tensors) -> Result<Checkpoint, FormatError> {
     let header = Header::HuggingFace {
         dir: dir.to_owned(),
         config: json(&dir.join(CONFIG))?,
@@ -49,8 +87,10 @@ fn checkpoint(path: &Path, dir: &Path, tensors: Vec<Tensor>) -> Result<Checkpoin
             _ => Value::Null,
         },
     };
-    Checkpoint::new(path, header, tensors)
-        .map_err(|tensor| FormatError::Duplicate { path: path.to_owned(), tensor })
+    let mut checkpoint = Checkpoint::new(path, header, tensors.model)
+        .map_err(|tensor| FormatError::Duplicate { path: path.to_owned(), tensor })?;
+    checkpoint.others = tensors.others;
+    Ok(checkpoint)
 }
 
 /// Bytes of a JSON file that are taken; the index of the largest sharded models has a few.
@@ -72,8 +112,7 @@ fn json(path: &Path) -> Result<Value, FormatError> {
 }
 
 /// All shards of an index, which must hold exactly the tensors the index says.
-fn shards(dir: &Path) -> Result<Vec<Tensor>, FormatError> {
-    let index = dir.join(INDEX);
+fn shards(dir: &Path, layout: &Layout, index: PathBuf) -> Result<Tensors, FormatError> {
     let fail = |what: String| FormatError::Json { path: index.clone(), what };
     let value = json(&index)?;
     let places = value
@@ -85,7 +124,7 @@ fn shards(dir: &Path) -> Result<Vec<Tensor>, FormatError> {
         let file = file.as_str().ok_or_else(|| fail(format!("the file of {tensor:?} is no string")))?;
         files.entry(file).or_default().insert(tensor);
     }
-    let mut tensors = Vec::new();
+    let mut tensors = Tensors::default();
     for (file, names) in files {
         // A shard lies in the directory itself; an index from a stranger leads nowhere else.
         if !matches!(Path::new(file).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
@@ -95,12 +134,14 @@ fn shards(dir: &Path) -> Result<Vec<Tensor>, FormatError> {
         if !path.exists() {
             return Err(FormatError::MissingFile { path: dir.to_owned(), file: file.to_owned() });
         }
-        let shard = safetensors_file::read(&path, &map(&path)?)?;
+        let shard = (layout.read)(&path, &map(&path)?)?;
+        // Of shards of PyTorch's, only the one with the embedding is known to be of a model by itself.
+        let shard: Vec<Tensor> = shard.model.into_iter().chain(shard.others).collect();
         let there: BTreeSet<&str> = shard.iter().map(|t| t.name.as_str()).collect();
         if let Some(missing) = names.difference(&there).next() {
             return Err(fail(format!("tensor {missing:?} is not in {file}, where it should be")));
         }
-        tensors.extend(shard.into_iter().filter(|t| names.contains(t.name.as_str())));
+        tensors.model.extend(shard.into_iter().filter(|t| names.contains(t.name.as_str())));
     }
     Ok(tensors)
 }

@@ -1,4 +1,4 @@
-//! Checkpoint files: Hugging Face directories, safetensors and GGUF.
+//! Checkpoint files: Hugging Face directories, safetensors, PyTorch checkpoints, ONNX and GGUF.
 //!
 //! [`open`] maps the files, reads headers and checks every word of them against the bytes that are there; tensor data is
 //! touched when it is used. This crate knows no model and no device.
@@ -10,25 +10,38 @@ mod error;
 pub mod gguf;
 mod huggingface;
 mod map;
+pub mod onnx;
 pub mod safetensors_file;
+pub mod torch;
 
+pub use atomic::{NewDirectory, write_file};
 pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
 pub use error::FormatError;
 
+use bitnet_quant::packing::TileTable;
 use std::path::Path;
 
-/// Opens a model: a Hugging Face directory, a `.safetensors` file with its `config.json` beside it, or a GGUF file.
+/// Opens a model: a Hugging Face directory, a `.safetensors` file, a PyTorch checkpoint or an ONNX file with its `config.json` beside it, or
+/// a GGUF file.
 ///
 /// # Errors
 /// [`FormatError`] names the file and what is wrong with it.
 pub fn open(path: &Path) -> Result<Checkpoint, FormatError> {
+    open_with(path, &TileTable::default())
+}
+
+/// The same of a GGUF file that may hold TL1 and TL2 tensors of shapes that a table of tiles has.
+///
+/// # Errors
+/// [`FormatError`] names the file and what is wrong with it.
+pub fn open_with(path: &Path, tiles: &TileTable) -> Result<Checkpoint, FormatError> {
     let kind = std::fs::metadata(path).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
     if kind.is_dir() {
         return huggingface::open_dir(path);
     }
     let bytes = map::map(path)?;
     if bytes.starts_with(&gguf::MAGIC) {
-        return gguf::read(path, bytes);
+        return gguf::read_with(path, bytes, tiles);
     }
     if bytes.starts_with(&gguf::MAGIC_BIG_ENDIAN) {
         return Err(FormatError::gguf(path, "it is big-endian, which is not supported"));
@@ -37,7 +50,14 @@ pub fn open(path: &Path) -> Result<Checkpoint, FormatError> {
         return Err(FormatError::Unrecognized { path: path.to_owned(), what: "the file is empty" });
     }
     if safetensors_file::looks_like(&bytes) {
-        return huggingface::open_file(path, bytes);
+        return huggingface::open_file(path, huggingface::Tensors::safetensors(path, &bytes)?);
     }
-    Err(FormatError::Unrecognized { path: path.to_owned(), what: "the file is neither GGUF nor safetensors" })
+    if torch::looks_like(&bytes) {
+        return huggingface::open_file(path, huggingface::Tensors::torch(path, &bytes)?);
+    }
+    if onnx::looks_like(&bytes) {
+        return huggingface::open_file(path, huggingface::Tensors::onnx(path, &bytes)?);
+    }
+    let what = "the file is neither GGUF nor safetensors, a PyTorch checkpoint or ONNX";
+    Err(FormatError::Unrecognized { path: path.to_owned(), what })
 }

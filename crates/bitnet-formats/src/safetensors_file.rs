@@ -59,18 +59,18 @@ fn dtype_name(dtype: Dtype) -> &'static str {
 pub struct TensorInfo {
     /// Its name.
     pub name: String,
-    /// `F32`, `F16`, `BF16` or `U8`.
+    /// `F32`, `F16`, `BF16`, `U8` or `I8`.
     pub dtype: &'static str,
     /// Its shape, slowest dimension first.
     pub shape: Vec<usize>,
 }
 
 impl TensorInfo {
-    fn bytes(&self) -> Option<usize> {
+    pub(crate) fn bytes(&self) -> Option<usize> {
         let size = match self.dtype {
             "F32" => 4,
             "F16" | "BF16" => 2,
-            "U8" => 1,
+            "U8" | "I8" => 1,
             _ => return None,
         };
         self.shape.iter().try_fold(size, |n: usize, d| n.checked_mul(*d))

@@ -1,6 +1,7 @@
 //! The device table: the one place that names concrete backends.
 
 use crate::OpenError;
+use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Kernel};
 use bitnet_formats::Checkpoint;
 use bitnet_model::{Decoder, LoadOptions, load};
@@ -15,6 +16,8 @@ pub struct DeviceOptions {
     pub threads: Option<usize>,
     /// Ternary kernel; the best one of the instruction set when `None`.
     pub kernel: Option<Kernel>,
+    /// Whether products leave out what a ReLU-squared gate makes zero; when `None`, unless a kernel is named.
+    pub skip: Option<bool>,
 }
 
 /// What a model runs on.
@@ -26,6 +29,8 @@ pub struct DeviceInfo {
     pub isa: &'static str,
     /// Its ternary kernel.
     pub kernel: &'static str,
+    /// Whether products leave out what a ReLU-squared gate makes zero.
+    pub skips: bool,
     /// Threads in use.
     pub threads: usize,
 }
@@ -37,9 +42,12 @@ pub(crate) fn decoder(
     options: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(Box<dyn Decoder>, DeviceInfo), OpenError> {
-    let backend =
-        CpuBackend::new(CpuOptions { isa: device.isa, threads: device.threads, kernel: device.kernel })?;
+    let DeviceOptions { isa, threads, kernel, skip } = *device;
+    let backend = CpuBackend::new(CpuOptions { isa, threads, kernel, skip })?;
     let (isa, kernel) = (backend.isa().name(), backend.kernel().name());
-    let info = DeviceInfo { device: "cpu", isa, kernel, threads: backend.threads() };
-    Ok((Box::new(load(Arc::new(backend), checkpoint, options, progress)?), info))
+    let (skips, threads) = (backend.skips(), backend.threads());
+    let model = load(Arc::new(backend), checkpoint, options, progress)?;
+    let gated = model.config().activation == Activation::Relu2;
+    let skips = skips && gated && model.report().act == ActivationPrecision::Int8;
+    Ok((Box::new(model), DeviceInfo { device: "cpu", isa, kernel, skips, threads }))
 }

@@ -19,6 +19,8 @@ mod error;
 mod form;
 pub mod gbnf;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub;
 mod model;
 pub mod sample;
 pub mod stop;
@@ -29,5 +31,7 @@ pub use device::{DeviceInfo, DeviceOptions};
 pub use error::{GenerateError, OpenError};
 pub use form::{Constraint, Form, Forms, bounded_whitespace};
 pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
+#[cfg(feature = "hub")]
+pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};
 pub use model::{Model, OpenOptions};
-pub use vocabulary::tokenizer;
+pub use vocabulary::{tokenizer, vocabulary};

@@ -2,7 +2,7 @@
 
 use bitnet_formats::gguf::{Metadata, Value};
 use bitnet_formats::{Checkpoint, Header};
-use bitnet_tokenizer::{ChatTemplate, GgufVocab, SpecialTokens, Tokenizer, TokenizerError};
+use bitnet_tokenizer::{ChatTemplate, SpecialTokens, Tokenizer, TokenizerError, Vocabulary};
 
 /// The tokenizer and chat template of a checkpoint; `None` where there is none.
 pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, TokenizerError> {
@@ -13,6 +13,19 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Tokenizer
 }
 
 fn from_metadata(metadata: &Metadata) -> Result<Option<Tokenizer>, TokenizerError> {
+    let Some(v) = vocabulary(metadata)? else { return Ok(None) };
+    let mut tokenizer = Tokenizer::from_gguf(v.as_gguf())?;
+    if let Some(source) = metadata.str("tokenizer.chat_template") {
+        let text = |id| v.token(id).map(str::to_owned);
+        let special =
+            SpecialTokens { bos: text(v.bos), eos: text(v.eos), unk: text(v.unk), pad: text(v.pad) };
+        tokenizer = tokenizer.with_template(ChatTemplate::new(source, special));
+    }
+    Ok(Some(tokenizer))
+}
+
+/// The vocabulary in the metadata of a GGUF file; `None` where there is none.
+pub fn vocabulary(metadata: &Metadata) -> Result<Option<Vocabulary>, TokenizerError> {
     let key = |name: &str| format!("tokenizer.ggml.{name}");
     let Some(model) = metadata.str(&key("model")).filter(|m| *m != "no_vocab" && *m != "none") else {
         return Ok(None);
@@ -25,35 +38,23 @@ fn from_metadata(metadata: &Metadata) -> Result<Option<Tokenizer>, TokenizerErro
             why: format!("{} holds something else than strings", key(name)),
         })
     };
-    let (tokens, merges) = (strings("tokens")?, strings("merges")?);
-    let types: Vec<i32> = array("token_type")
-        .iter()
-        .map(|v| if let Value::I32(t) = v { *t } else { v.as_u64().unwrap_or(1) as i32 })
-        .collect();
-    let scores: Vec<f32> = array("scores").iter().map(|v| v.as_f64().unwrap_or(0.0) as f32).collect();
     let id = |name: &str| metadata.u32(&key(&format!("{name}_token_id")));
-    let mut tokenizer = Tokenizer::from_gguf(GgufVocab {
-        model,
-        pre: metadata.str(&key("pre")),
-        tokens: &tokens,
-        token_types: &types,
-        scores: &scores,
-        merges: &merges,
+    Ok(Some(Vocabulary {
+        model: model.to_owned(),
+        pre: metadata.str(&key("pre")).map(str::to_owned),
+        tokens: strings("tokens")?,
+        token_types: array("token_type")
+            .iter()
+            .map(|v| if let Value::I32(t) = v { *t } else { v.as_u64().unwrap_or(1) as i32 })
+            .collect(),
+        scores: array("scores").iter().map(|v| v.as_f64().unwrap_or(0.0) as f32).collect(),
+        merges: strings("merges")?,
         bos: id("bos"),
         eos: id("eos"),
         unk: id("unknown"),
+        pad: id("padding"),
         add_bos: metadata.bool(&key("add_bos_token")),
+        add_eos: metadata.bool(&key("add_eos_token")),
         add_space_prefix: metadata.bool(&key("add_space_prefix")),
-    })?;
-    if let Some(source) = metadata.str("tokenizer.chat_template") {
-        let text = |id: Option<u32>| id.and_then(|id| tokens.get(id as usize).cloned());
-        let special = SpecialTokens {
-            bos: text(id("bos")),
-            eos: text(id("eos")),
-            unk: text(id("unknown")),
-            pad: text(id("padding")),
-        };
-        tokenizer = tokenizer.with_template(ChatTemplate::new(source, special));
-    }
-    Ok(Some(tokenizer))
+    }))
 }

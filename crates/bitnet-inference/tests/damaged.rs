@@ -87,7 +87,7 @@ fn directory(config: Value, tensors: &[u8]) -> Option<Checkpoint> {
 fn runs(checkpoint: Option<Checkpoint>) -> bool {
     let Some(checkpoint) = checkpoint else { return false };
     let options = OpenOptions {
-        device: DeviceOptions { isa: Some(Isa::Scalar), threads: Some(1), kernel: None },
+        device: DeviceOptions { isa: Some(Isa::Scalar), threads: Some(1), ..DeviceOptions::default() },
         load: LoadOptions::default(),
     };
     let Ok(mut model) = Model::from_checkpoint(&checkpoint, &options, &mut |_, _| {}) else { return false };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// Comparisons with the reference are made with a cache of f32.
 const EXACT: LoadOptions =
-    LoadOptions { act: None, context: None, cache: None, key: KvType::F32, value: KvType::F32 };
+    LoadOptions { act: None, context: None, cache: None, key: KvType::F32, value: KvType::F32, layers: None };
 
 fn open(path: &str, cpu: CpuOptions, options: LoadOptions) -> Transformer<CpuBackend> {
     let checkpoint = bitnet_formats::open(&golden::fixtures().join(path)).unwrap();
@@ -138,7 +138,7 @@ fn logits_have_the_same_bits_on_every_platform() {
         let prompt = prompts.iter().max_by_key(|p| p.ids.len()).unwrap();
         for isa in Isa::available() {
             for (kv, cache) in [(KvType::F32, "f32"), (KvType::F16, "f16"), (KvType::BF16, "bf16")] {
-                let cpu = CpuOptions { isa: Some(isa), threads: Some(2), kernel: None };
+                let cpu = CpuOptions { isa: Some(isa), threads: Some(2), ..CpuOptions::default() };
                 let mut model = open(name, cpu, LoadOptions { key: kv, value: kv, ..EXACT });
                 let got = hash(&logits(&mut model, &prompt.ids, usize::MAX));
                 assert_eq!(want[name][cache], got, "{name}, {cache} cache, {isa}");
@@ -164,7 +164,7 @@ fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
             let mut first = None;
             for &(isa, kernel) in &machines {
                 for threads in [1, 2, 3] {
-                    let cpu = CpuOptions { isa, threads: Some(threads), kernel };
+                    let cpu = CpuOptions { isa, threads: Some(threads), kernel, skip: None };
                     let mut model = open(name, cpu, LoadOptions { key: kv, value: kv, ..EXACT });
                     for chunk in chunks {
                         let sum = hash(&logits(&mut model, &prompt.ids, *chunk));

@@ -33,7 +33,7 @@ fn try_open(
 }
 
 fn options(act: Option<ActivationPrecision>, kv: KvType) -> LoadOptions {
-    LoadOptions { act, context: None, cache: None, key: kv, value: kv }
+    LoadOptions { act, key: kv, value: kv, ..LoadOptions::default() }
 }
 
 fn open(made: &Synthetic, act: Option<ActivationPrecision>) -> Transformer<CpuBackend> {
@@ -418,7 +418,7 @@ fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
             let mut first = None;
             for isa in Isa::available() {
                 for threads in [1, 2, 3] {
-                    let cpu = CpuOptions { isa: Some(isa), threads: Some(threads), kernel: None };
+                    let cpu = CpuOptions { isa: Some(isa), threads: Some(threads), ..CpuOptions::default() };
                     let mut model = try_open(&made, cpu, options(Some(act), kv)).unwrap();
                     for chunk in chunks {
                         let bits: Vec<u32> = logits(&mut model, *chunk).iter().map(|v| v.to_bits()).collect();

@@ -4,7 +4,7 @@
 
 use bitnet_core::{DenseType, Scale};
 use bitnet_quant::dense::dequantize_row;
-use bitnet_quant::packing::{HF, I2_S, PACKINGS, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0};
+use bitnet_quant::packing::{HF, I2_S, I8, PACKINGS, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0};
 use bitnet_testkit::tensors::{self, Float, Made, Noise, Scales};
 
 /// The reals are exact in double precision; single precision rounds them once.
@@ -78,6 +78,12 @@ fn ternary_types() {
         let bytes = tensors::hf_packed(&trits, rows, cols);
         unpacked(&HF, cols, &bytes, Some(Scale::Tensor(0.123)), &real(&trits, 0.123));
         seen.push(HF.name);
+    }
+    for (rows, cols) in [(8, 768), (1, 1), (3, 130)] {
+        let trits = tensors::trits(&mut noise, rows * cols);
+        let bytes: Vec<u8> = trits.iter().map(|t| *t as u8).collect();
+        unpacked(&I8, cols, &bytes, Some(Scale::Tensor(0.123)), &real(&trits, 0.123));
+        seen.push(I8.name);
     }
     for packing in PACKINGS {
         assert!(seen.contains(&packing.name), "{} has no bytes made by hand", packing.name);

@@ -1,5 +1,5 @@
 //! What tests of several crates share: the reference data in `tests/fixtures` with its tolerances, an independent forward
-//! pass in double precision, and tensors and files made byte by byte.
+//! pass in double precision, tensors and files made byte by byte, and a hub to download from.
 //!
 //! Nothing here uses the crates under test. Functions panic with the evidence; they run in tests only.
 #![forbid(unsafe_code)]
@@ -7,6 +7,7 @@
 
 pub mod files;
 pub mod golden;
+pub mod hub;
 pub mod oracle;
 pub mod synthetic;
 pub mod tensors;

@@ -26,7 +26,7 @@ Examples:
   cargo xtask synth --shape 2b-4t --format gguf-tq2_0 --embedding F16 -o /tmp/2b-tq2.gguf
   cargo xtask synth --shape 2b-4t --sparsity -o /tmp/2b-sparse.gguf")]
 pub struct Synth {
-    /// 2b-4t, 2b-4t-slice (two of its layers, an eighth of its vocabulary), 0.7b, 3b, 8b or tiny
+    /// 2b-4t, 2b-4t-slice (two of its layers, an eighth of its vocabulary), 0.7b, 3b, 8b, 13b, 70b or tiny
     #[arg(long, value_parser = shape::find)]
     shape: &'static Shape,
     /// The file to write; a directory for the hf formats

@@ -3,6 +3,7 @@
 use crate::args::{ModelFlags, SamplingFlags};
 use crate::commands::serve;
 use crate::failure::Failure;
+use crate::hub;
 use crate::terminal::{Progress, interrupt};
 use bitnet_inference::engine::EngineOptions;
 use bitnet_server::{Call, Keys, Reply, ServeOptions, Server, run_calls};
@@ -67,7 +68,8 @@ impl Batch {
         }
         let (rows, wrong) = self.rows()?;
         let (mut output, done) = self.open_output()?;
-        let (model, card) = serve::load(&self.model, None, &self.flags, None, quiet)?;
+        let path = hub::locate(&self.model, quiet)?;
+        let (model, card) = serve::load(&path, None, &self.flags, None, quiet)?;
         answers.sampling.validate(model.config().vocab).map_err(bitnet_inference::GenerateError::from)?;
         let server = Server::new(ServeOptions {
             keys: Keys::default(),

@@ -4,6 +4,7 @@ use crate::args::{ModelFlags, SamplingFlags};
 use crate::commands::run::{speeds, stream};
 use crate::commands::vocabulary;
 use crate::failure::Failure;
+use crate::hub;
 use crate::stages::FormFlags;
 use crate::terminal::interrupt;
 use bitnet_inference::{FinishReason, GenerateOptions, Model};
@@ -26,8 +27,7 @@ Examples:
   bitnet chat model.gguf
   bitnet chat model.gguf --system \"You answer in one sentence.\" --temp 0.6")]
 pub struct Chat {
-    /// GGUF file, Hugging Face directory, or safetensors file with its config.json beside it
-    #[arg(value_name = "MODEL", required_unless_present = "model_flag")]
+    #[arg(value_name = "MODEL", required_unless_present = "model_flag", help = hub::MODEL_HELP)]
     model: Option<PathBuf>,
     /// The model, by name
     #[arg(
@@ -87,6 +87,7 @@ impl Chat {
         let path = self.model.or(self.model_flag).unwrap_or_default();
         let mut options = self.sampling.options(&self.model_flags)?;
         options.form = self.form.form()?;
+        let path = hub::locate(&path, quiet)?;
         let mut model = self.model_flags.open(&path, quiet)?;
         let tokenizer = model.tokenizer().cloned().ok_or_else(|| vocabulary::absent(&path))?;
         let template = vocabulary::template(&tokenizer, &path)?;

@@ -3,6 +3,7 @@
 use super::vocabulary;
 use crate::args::ids;
 use crate::failure::Failure;
+use crate::hub;
 use clap::Args;
 use serde_json::json;
 use std::io::{BufRead, Read, Write};
@@ -14,7 +15,7 @@ Examples:
   bitnet detokenize model.gguf 128000,9906,1917
   bitnet tokenize model.gguf \"Hello\" | bitnet detokenize model.gguf --no-special")]
 pub struct Detokenize {
-    /// Model, tokenizer.json or tokenizer.model
+    /// Model, org/repo[:file-or-quant][@revision] of the hub, tokenizer.json or tokenizer.model
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Ids, with commas or spaces between; standard input when absent
@@ -32,11 +33,12 @@ pub struct Detokenize {
 }
 
 impl Detokenize {
-    pub fn execute(self) -> Result<(), Failure> {
-        let tokenizer = vocabulary::open(&self.model)?;
+    pub fn execute(self, quiet: bool) -> Result<(), Failure> {
+        let model = hub::locate(&self.model, quiet)?;
+        let tokenizer = vocabulary::open(&model)?;
         let decode = |list: &[u32]| -> Result<String, Failure> {
             if let Some(id) = list.iter().find(|id| tokenizer.piece(**id).is_none()) {
-                return Err(Failure::Usage(format!("id {id} is no token of {}", self.model.display())));
+                return Err(Failure::Usage(format!("id {id} is no token of {}", model.display())));
             }
             Ok(tokenizer.decode(list, self.no_special)?)
         };

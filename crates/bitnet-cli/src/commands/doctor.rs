@@ -1,9 +1,11 @@
 //! `bitnet doctor`: what this machine offers, and whether every kernel on it is right.
 
 use crate::failure::Failure;
+use crate::tuning::TuningFlag;
 use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, SelfTest, Verdict, self_test};
 use clap::Args;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::io::Write;
 
 #[derive(Args)]
@@ -11,6 +13,8 @@ pub struct Doctor {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tuning: TuningFlag,
 }
 
 impl Doctor {
@@ -19,6 +23,8 @@ impl Doctor {
         let results = self_test().map_err(|e| Failure::Runtime(crate::failure::chain(&e)))?;
         let failed = results.iter().filter(|r| r.verdict == Verdict::Wrong).count();
         let features = features();
+        let (file, tuned) = self.tuning.known();
+        let file = file.map(|file| file.display().to_string());
         let ops: Vec<&[SelfTest]> = results.chunk_by(|a, b| a.op == b.op).collect();
         // Ternary products have kernels of their own; all else goes by the instruction set.
         let chosen = |tests: &[SelfTest]| {
@@ -48,6 +54,7 @@ impl Doctor {
             let object = json!({
                 "version": env!("CARGO_PKG_VERSION"), "target": std::env::consts::ARCH, "features": features,
                 "isa": backend.isa().name(), "threads": backend.threads(), "kernels": kernels, "failed": failed,
+                "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>()},
             });
             writeln!(out, "{object}")?;
         } else {
@@ -55,6 +62,14 @@ impl Doctor {
             writeln!(out, "CPU features     {}", if features.is_empty() { "none used" } else { &features })?;
             writeln!(out, "instruction set  {} (best of this processor)", backend.isa())?;
             writeln!(out, "threads          {} (physical cores)", backend.threads())?;
+            let file = file.as_deref().unwrap_or("no file");
+            writeln!(out, "tuned models     {} ({file})", tuned.len())?;
+            for (shape, choices) in &tuned {
+                if let Some(best) = choices.first() {
+                    let zeros = if best.skip { " that leaves out zeros" } else { "" };
+                    writeln!(out, "  {shape}: {}{zeros}, {} threads", best.kernel, best.threads)?;
+                }
+            }
             let width = results.iter().map(|r| r.op.len()).max().unwrap_or(0);
             writeln!(out, "\n{:<width$} {:<14} self-test of every kernel", "operation", "kernel")?;
             for tests in ops {

@@ -34,12 +34,11 @@ pub struct Logits {
 
 impl Logits {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
-        let mut model = self.flags.open(self.model.get(), quiet)?;
+        let path = self.model.locate(quiet)?;
+        let mut model = self.flags.open(&path, quiet)?;
         let ids = match (&self.tokens, &self.text) {
             (Some(tokens), _) => ids(tokens)?,
-            (None, text) => {
-                vocabulary::encode(&model, text.as_deref().unwrap_or_default(), self.model.get())?
-            }
+            (None, text) => vocabulary::encode(&model, text.as_deref().unwrap_or_default(), &path)?,
         };
         let (mut logits, mut hidden) = (Vec::new(), Vec::<Vec<f32>>::new());
         let want = StepOutput { rows: Rows::All, keep_hidden: self.hidden, ..StepOutput::default() };

@@ -4,6 +4,7 @@ use crate::args::{ModelFlags, SamplingFlags, ids};
 use crate::commands::chat::Chat;
 use crate::commands::vocabulary;
 use crate::failure::Failure;
+use crate::hub;
 use crate::stages::FormFlags;
 use crate::terminal::interrupt;
 use bitnet_inference::{FinishReason, Generation, Model};
@@ -16,11 +17,11 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Examples:
   bitnet run model.gguf \"The capital of France is\"
+  bitnet run microsoft/bitnet-b1.58-2B-4T-gguf \"Once upon a time\"
   echo \"Once upon a time\" | bitnet run model.gguf -n 100
   bitnet run model.gguf --tokens 128000,791,6864 --temp 0 --json")]
 pub struct Run {
-    /// GGUF file, Hugging Face directory, or safetensors file with its config.json beside it
-    #[arg(value_name = "MODEL", required_unless_present = "model_flag")]
+    #[arg(value_name = "MODEL", required_unless_present = "model_flag", help = hub::MODEL_HELP)]
     model: Option<PathBuf>,
     /// Text to continue; standard input when absent and not a terminal
     #[arg(value_name = "PROMPT")]
@@ -64,6 +65,7 @@ impl Run {
             Some(prompt) => prompt,
             None => return Chat::with(path, self.model_flags, self.sampling, self.form).execute(quiet),
         };
+        let path = hub::locate(&path, quiet)?;
         let mut model = self.model_flags.open(&path, quiet)?;
         let prompt = match prompt {
             Prompt::Ids(ids) => ids,

@@ -2,6 +2,7 @@
 
 use crate::args::{self, ModelFlags, SamplingFlags};
 use crate::failure::{Failure, chain};
+use crate::hub;
 use bitnet_inference::engine::EngineOptions;
 use bitnet_inference::{GenerateError, LoadOptions, Model, ModelConfig};
 use bitnet_server::{Keys, ModelCard, ServeError, ServeOptions, Server, serve};
@@ -89,7 +90,6 @@ impl From<ServeError> for Failure {
 
 impl Serve {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
-        let path = self.model.get();
         if self.parallel == 0 {
             return Err(Failure::Usage("--parallel is 0; at least one answer has to be made".to_owned()));
         }
@@ -109,7 +109,8 @@ impl Serve {
         if !quiet {
             eprintln!("listening on http://{}", running.address());
         }
-        let (model, card) = load(path, self.alias.clone(), &self.flags, self.cache_size, quiet)?;
+        let path = self.model.locate(quiet)?;
+        let (model, card) = load(&path, self.alias.clone(), &self.flags, self.cache_size, quiet)?;
         sampling.validate(model.config().vocab).map_err(GenerateError::from)?;
         let engine = model.into_engine(EngineOptions {
             budget: self.flags.batch_size.max(1),
@@ -138,11 +139,11 @@ pub fn load(
     let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
     let context = options.load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
     options.load.cache = Some(cache.unwrap_or(context.saturating_mul(4)));
-    let model = args::load(path, &checkpoint, &options, quiet)?;
+    let (model, _) = args::load(path, &checkpoint, options, &flags.tuning, quiet)?;
     let (report, device) = (model.report(), model.device());
-    let stem = path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
+    let stem = || path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
     let card = ModelCard {
-        id: alias.or(stem).unwrap_or_else(|| "model".to_owned()),
+        id: alias.or_else(|| hub::repository(path)).or_else(stem).unwrap_or_else(|| "model".to_owned()),
         created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         context: model.config().context,
         params: report.ternary_weights + report.dense_weights,

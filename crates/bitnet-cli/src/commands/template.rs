@@ -2,6 +2,7 @@
 
 use super::vocabulary;
 use crate::failure::Failure;
+use crate::hub;
 use clap::Args;
 use serde_json::{Map, Value};
 use std::io::{IsTerminal, Read, Write};
@@ -13,7 +14,7 @@ Examples:
   bitnet template model.gguf messages.json
   echo '[{\"role\": \"user\", \"content\": \"Hi\"}]' | bitnet template model.gguf -")]
 pub struct Template {
-    /// Model
+    /// Model, or org/repo[:file-or-quant][@revision] of the hub
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// A JSON list of messages, or an object with `messages` and further variables such as `tools`; - is standard input
@@ -25,9 +26,10 @@ pub struct Template {
 }
 
 impl Template {
-    pub fn execute(self) -> Result<(), Failure> {
-        let tokenizer = vocabulary::open(&self.model)?;
-        let template = vocabulary::template(&tokenizer, &self.model)?;
+    pub fn execute(self, quiet: bool) -> Result<(), Failure> {
+        let model = hub::locate(&self.model, quiet)?;
+        let tokenizer = vocabulary::open(&model)?;
+        let template = vocabulary::template(&tokenizer, &model)?;
         let mut text = Vec::new();
         if self.messages.as_os_str() == "-" {
             std::io::stdin().read_to_end(&mut text)?;
@@ -44,9 +46,8 @@ impl Template {
         if !messages.is_array() {
             return Err(Failure::Usage(format!("{} holds no list of messages", self.messages.display())));
         }
-        let prompt = template
-            .render(&messages, !self.no_generation_prompt, &extra)
-            .map_err(Failure::at(&self.model))?;
+        let prompt =
+            template.render(&messages, !self.no_generation_prompt, &extra).map_err(Failure::at(&model))?;
         let mut out = std::io::stdout().lock();
         out.write_all(prompt.as_bytes())?;
         // A file or a pipe gets the prompt to the last byte.

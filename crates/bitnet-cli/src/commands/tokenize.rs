@@ -2,6 +2,7 @@
 
 use super::vocabulary;
 use crate::failure::Failure;
+use crate::hub;
 use bitnet_tokenizer::Tokenizer;
 use clap::Args;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ Examples:
   bitnet tokenize tokenizer.json --json < text.txt
   printf '\"one\"\\n\"two\"\\n' | bitnet tokenize model.gguf --lines")]
 pub struct Tokenize {
-    /// Model, tokenizer.json or tokenizer.model
+    /// Model, org/repo[:file-or-quant][@revision] of the hub, tokenizer.json or tokenizer.model
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// The text; standard input when absent
@@ -32,8 +33,9 @@ pub struct Tokenize {
 }
 
 impl Tokenize {
-    pub fn execute(self) -> Result<(), Failure> {
-        let tokenizer = vocabulary::open(&self.model)?;
+    pub fn execute(self, quiet: bool) -> Result<(), Failure> {
+        let model = hub::locate(&self.model, quiet)?;
+        let tokenizer = vocabulary::open(&model)?;
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         if self.lines {
             for (number, line) in std::io::stdin().lock().lines().enumerate() {

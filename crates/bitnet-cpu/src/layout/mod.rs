@@ -4,16 +4,19 @@
 //! other without gaps, so that a product reads one sequential stream. Products that leave out rows or columns have an order
 //! of their own, [`by_row`] and [`by_column`], from which tiles of [`TILE2`] are made again where all are needed.
 
+pub(crate) mod base3;
 pub(crate) mod by_column;
 pub(crate) mod by_row;
 pub(crate) mod tile2;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod tl1;
 
+use crate::lines::Lines;
 use crate::pool::Pool;
 use bitnet_core::{BackendError, Scale, TernaryMatrix};
 use std::ops::Range;
 
+pub(crate) use base3::BASE3;
 pub(crate) use by_column::STRIPE_TILES;
 pub(crate) use tile2::TILE2;
 use tile2::{BLOCK, COLUMNS};
@@ -28,18 +31,26 @@ pub(crate) const TILE: usize = 16;
 pub(crate) struct Layout {
     /// The name in kernel names.
     pub(crate) name: &'static str,
-    /// Bytes that sixteen rows of `cols` columns take: a multiple of 64.
-    pub(crate) tile_bytes: fn(cols: usize) -> usize,
+    /// Columns that sixteen rows have in every 64 bytes of a tile.
+    pub(crate) columns: usize,
     /// Packs up to sixteen canonical rows, each padded with zero trits; rows that are missing become zero trits too.
     pub(crate) pack: fn(rows: &[&[u8]], cols: usize, tile: &mut [u8]),
     /// One code (`trit + 1`) of a packed tile.
     pub(crate) code: fn(tile: &[u8], row: usize, col: usize) -> u8,
 }
 
+impl Layout {
+    /// Bytes of a tile of `cols` columns.
+    pub(crate) fn tile_bytes(&self, cols: usize) -> usize {
+        cols.div_ceil(self.columns) * 64
+    }
+}
+
 /// Every layout.
 #[cfg(test)]
 pub(crate) static LAYOUTS: &[&Layout] = &[
     &TILE2,
+    &BASE3,
     #[cfg(target_arch = "aarch64")]
     &TL1,
 ];
@@ -77,7 +88,7 @@ pub(crate) struct Panels {
     /// Bytes of a tile.
     pub(crate) tile_bytes: usize,
     pub(crate) order: Order,
-    lines: Vec<Line>,
+    lines: Lines,
     pub(crate) scale: PanelScale,
 }
 
@@ -121,7 +132,7 @@ impl Panels {
         parts: &[&TernaryMatrix],
     ) -> Result<Self, BackendError> {
         let cols = parts.first().map_or(0, |m| m.cols());
-        let unit = Unit { rows: TILE, lines: (layout.tile_bytes)(cols) / 64 };
+        let unit = Unit { rows: TILE, lines: layout.tile_bytes(cols) / 64 };
         Self::packed(pool, layout, Order::Tiles, unit, parts, &|rows, out| (layout.pack)(rows, cols, out))
     }
 
@@ -152,14 +163,13 @@ impl Panels {
         let rows: usize = parts.iter().map(|m| m.rows()).sum();
         let scale = scales(parts, rows, cols)?;
         let len = rows.div_ceil(unit.rows) * unit.lines;
-        let mut lines = reserve::<Line>(len, "ternary weights")?;
-        lines.resize(len, Line([0; 64]));
+        let mut lines = Lines::new(len, "ternary weights")?;
         let sources: Vec<&[u8]> = parts.iter().flat_map(|m| (0..m.rows()).map(|r| m.row_codes(r))).collect();
         pool.chunks_mut(bytes_mut(&mut lines), (unit.lines * 64).max(1), &|i, out| {
             let first = i * unit.rows;
             pack(&sources[first..rows.min(first + unit.rows)], out);
         });
-        Ok(Self { rows, cols, layout, tile_bytes: (layout.tile_bytes)(cols), order, lines, scale })
+        Ok(Self { rows, cols, layout, tile_bytes: layout.tile_bytes(cols), order, lines, scale })
     }
 
     /// The tiles of `range`: as they lie, or made in `room` of weights that lie in another order.
@@ -198,6 +208,11 @@ impl Panels {
         &bytes(&self.lines)[tile * self.tile_bytes..(tile + 1) * self.tile_bytes]
     }
 
+    /// Columns of a tile, those of padding included.
+    pub(crate) fn tile_cols(&self) -> usize {
+        self.tile_bytes / 64 * self.layout.columns
+    }
+
     /// Tiles of sixteen rows.
     pub(crate) fn tiles(&self) -> usize {
         self.rows.div_ceil(TILE)
@@ -209,7 +224,7 @@ impl Panels {
             PanelScale::Rows(v) => v.len(),
             PanelScale::Groups { values, .. } => values.len(),
         };
-        size_of_val(self.lines.as_slice()) + scales * size_of::<[f32; 16]>()
+        size_of_val(&*self.lines) + scales * size_of::<[f32; 16]>()
     }
 
     /// One row, for embedding: trits times scale.

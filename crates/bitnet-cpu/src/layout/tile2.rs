@@ -14,14 +14,10 @@ pub(crate) const COLUMNS: usize = 16;
 pub(crate) const BLOCK: usize = 64;
 
 /// Sixteen rows by sixteen columns in 64 bytes.
-pub(crate) static TILE2: Layout = Layout { name: "tile2", tile_bytes, pack, code };
+pub(crate) static TILE2: Layout = Layout { name: "tile2", columns: COLUMNS, pack, code };
 
 /// Sixteen zero trits of a row.
 pub(crate) const ZERO_TRITS: u32 = 0x5555_5555;
-
-fn tile_bytes(cols: usize) -> usize {
-    cols.div_ceil(COLUMNS) * BLOCK
-}
 
 /// Transposes the 4 x 4 two-bit fields of sixteen sequential codes.
 #[inline]

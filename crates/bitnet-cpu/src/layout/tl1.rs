@@ -13,12 +13,7 @@ pub(crate) const COLUMNS: usize = 4;
 const ZERO_TRITS: u8 = 0x55;
 
 /// Sixteen rows by four columns in sixteen bytes.
-pub(crate) static TL1: Layout = Layout { name: "tl1", tile_bytes, pack, code };
-
-fn tile_bytes(cols: usize) -> usize {
-    // Whole lines of sixteen columns, as a layout promises.
-    cols.div_ceil(16) * 64
-}
+pub(crate) static TL1: Layout = Layout { name: "tl1", columns: 4 * COLUMNS, pack, code };
 
 fn pack(rows: &[&[u8]], _cols: usize, tile: &mut [u8]) {
     tile.fill(ZERO_TRITS);

@@ -69,5 +69,13 @@ impl Pool {
     }
 }
 
+/// Room for `len` elements at the beginning of a vector that only ever grows; what they hold has no meaning.
+pub(crate) fn at_least<T: Copy>(room: &mut Vec<T>, len: usize, new: T) -> &mut [T] {
+    if room.len() < len {
+        room.resize(len, new);
+    }
+    &mut room[..len]
+}
+
 #[cfg(test)]
 mod tests;

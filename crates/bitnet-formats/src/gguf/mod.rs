@@ -6,7 +6,7 @@ mod types;
 mod writer;
 
 pub use metadata::{Metadata, Value};
-pub use reader::read;
+pub use reader::{read, read_with};
 pub use writer::{TensorInfo, Writer};
 
 /// The first bytes of a file.

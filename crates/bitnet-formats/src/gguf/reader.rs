@@ -5,7 +5,7 @@ use super::types::{self, Kind};
 use super::{ALIGNMENT, MAGIC};
 use crate::{Checkpoint, FormatError, Header, Tensor, TensorType};
 use bitnet_core::Bytes;
-use bitnet_quant::packing::{Q2_0_G64, Q2_0_G128};
+use bitnet_quant::packing::{Q2_0_G64, Q2_0_G128, TileTable};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -137,14 +137,18 @@ impl<'a> Cursor<'a> {
     fn description(&mut self) -> Result<Description, FormatError> {
         let name = self.string("a tensor's name", MAX_NAME)?;
         let dims = self.u32()?;
-        if dims == 0 || dims > MAX_DIMS {
+        if dims > MAX_DIMS {
             return Err(
-                self.fail(format!("tensor {name:?} has {dims} dimensions; 1 to {MAX_DIMS} are taken"))
+                self.fail(format!("tensor {name:?} has {dims} dimensions; at most {MAX_DIMS} are taken"))
             );
         }
         // The file has the fastest dimension first.
         let mut shape = (0..dims).map(|_| self.size("a dimension")).collect::<Result<Vec<_>, _>>()?;
         shape.reverse();
+        if shape.is_empty() {
+            // bitnet.cpp's converter writes single numbers so.
+            shape.push(1);
+        }
         if shape.contains(&0) {
             return Err(self.fail(format!("tensor {name:?} has shape {shape:?}")));
         }
@@ -166,6 +170,14 @@ struct Description {
 /// # Errors
 /// [`FormatError`] names what is wrong.
 pub fn read(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
+    read_with(path, bytes, &TileTable::default())
+}
+
+/// The same of a file that may hold TL1 and TL2 tensors of shapes that a table has.
+///
+/// # Errors
+/// [`FormatError`] names what is wrong.
+pub fn read_with(path: &Path, bytes: Bytes, tiles: &TileTable) -> Result<Checkpoint, FormatError> {
     let mut cursor = Cursor { path, bytes: &bytes, at: 0, elements: MAX_ELEMENTS };
     cursor.take(MAGIC.len())?;
     let version = cursor.u32()?;
@@ -192,7 +204,11 @@ pub fn read(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
         Some(a) => return Err(cursor.fail(format!("general.alignment is {a:?}; it must be a power of two"))),
     };
     let start = cursor.at.next_multiple_of(alignment);
-    let tensors = place(path, &bytes, start, alignment, descriptions)?;
+    let tensors = place(path, &bytes, start, alignment, descriptions, tiles)?;
+    // Vocabularies are megabytes, and the header holds copies.
+    if let Some(header) = bytes.slice(0..cursor.at) {
+        header.release();
+    }
     Checkpoint::new(path, Header::Gguf { version, metadata }, tensors)
         .map_err(|tensor| FormatError::Duplicate { path: path.to_owned(), tensor })
 }
@@ -204,6 +220,7 @@ fn place(
     start: usize,
     alignment: usize,
     descriptions: Vec<Description>,
+    tiles: &TileTable,
 ) -> Result<Vec<Tensor>, FormatError> {
     let total = bytes.len().saturating_sub(start);
     let mut order: Vec<usize> = (0..descriptions.len()).collect();
@@ -219,13 +236,15 @@ fn place(
     for (d, room) in descriptions.into_iter().zip(room) {
         let fail = |what: String| FormatError::gguf(path, format!("tensor {:?} {what}", d.name));
         let elements = || d.shape.iter().try_fold(1usize, |n, dim| n.checked_mul(*dim));
-        let (ttype, len) = match types::kind(d.id) {
-            Kind::Known(t) => (t, types::bytes(&t, &d.shape)),
-            Kind::Q2_0 => (q2_0, types::bytes(&q2_0, &d.shape)),
-            Kind::Plain(name, size) => {
+        let tiled = types::tiled(d.id, &d.shape, tiles);
+        let (ttype, len) = match (types::kind(d.id), tiled) {
+            (_, Some(t)) => (t, types::bytes(&t, &d.shape)),
+            (Kind::Known(t), None) => (t, types::bytes(&t, &d.shape)),
+            (Kind::Q2_0, None) => (q2_0, types::bytes(&q2_0, &d.shape)),
+            (Kind::Plain(name, size), None) => {
                 (TensorType::Other(name), elements().and_then(|n| n.checked_mul(size)))
             }
-            Kind::Refused(name, hint) => {
+            (Kind::Refused(name, hint), None) => {
                 let (path, tensor) = (path.to_owned(), d.name.clone());
                 return Err(FormatError::TensorType { path, tensor, id: d.id, name, hint });
             }

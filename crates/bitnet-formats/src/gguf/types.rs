@@ -4,7 +4,7 @@
 
 use crate::TensorType;
 use bitnet_core::DenseType;
-use bitnet_quant::packing::{I2_S, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0};
+use bitnet_quant::packing::{I2_S, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0, TileTable, Tiled};
 
 /// What a number stands for.
 pub(super) enum Kind {
@@ -18,10 +18,10 @@ pub(super) enum Kind {
 
 const QUANTIZED: &str =
     "llama.cpp reads it; requantize the model to one of F16, Q8_0, Q6_K, Q4_0, I2_S, TQ1_0 or TQ2_0";
-const TILED: &str =
-    "its tiles follow a kernel configuration that the file does not hold; export the model as I2_S";
-const TL2: &str = "tiles of TL2 follow a kernel configuration that the file does not hold, and MXFP4 is read by llama.cpp; \
-                   export the model as I2_S or F16";
+const TILED: &str = "its tiles follow a kernel configuration that the file does not hold; `bitnet convert --tiles kernel_config.ini` \
+                     reads it, if that has this shape; or export the model as I2_S";
+const TL2: &str = "tiles of TL2 follow a kernel configuration that the file does not hold, `bitnet convert --tiles kernel_config.ini` \
+                   reads them, if that has this shape; MXFP4 is read by llama.cpp; or export the model as I2_S";
 const HADAMARD: &str = "its activations need a Hadamard transform, which is not supported";
 
 pub(super) fn kind(id: u32) -> Kind {
@@ -65,6 +65,17 @@ pub(super) fn kind(id: u32) -> Kind {
     }
 }
 
+/// The type of a tensor in tiles, if the table has its shape.
+pub(super) fn tiled(id: u32, shape: &[usize], tiles: &TileTable) -> Option<TensorType> {
+    let kind = match id {
+        38 => Tiled::Tl1,
+        39 => Tiled::Tl2,
+        _ => return None,
+    };
+    let [rows, cols] = shape else { return None };
+    Some(TensorType::Tiled(kind, tiles.find(*rows, *cols)?))
+}
+
 /// The number of a type that can be written.
 pub(super) fn id(ttype: &TensorType) -> Option<u32> {
     match ttype {
@@ -82,6 +93,8 @@ pub(super) fn id(ttype: &TensorType) -> Option<u32> {
                 .find(|(known, _)| known.name == p.name)
                 .map(|(_, id)| *id)
         }
+        TensorType::Tiled(Tiled::Tl1, _) => Some(38),
+        TensorType::Tiled(Tiled::Tl2, _) => Some(39),
         TensorType::U8 | TensorType::Other(_) => None,
     }
 }
@@ -93,6 +106,7 @@ pub(super) fn bytes(ttype: &TensorType, shape: &[usize]) -> Option<usize> {
     match ttype {
         TensorType::Dense(d) => d.row_bytes(*cols)?.checked_mul(rows),
         TensorType::Ternary(p) => (p.bytes)(rows, *cols),
+        TensorType::Tiled(kind, tile) => kind.bytes(tile).filter(|_| (tile.rows, tile.cols) == (rows, *cols)),
         TensorType::U8 | TensorType::Other(_) => None,
     }
 }

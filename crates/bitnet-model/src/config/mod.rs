@@ -109,8 +109,24 @@ impl ModelConfig {
         Slot { role, layer, rows, cols }
     }
 
+    /// What each of the `head_dim/2` frequencies is divided by, where scaling of any kind does that: with these factors in
+    /// [`Rope::factors`] and no other scaling the frequencies have the same bits, as far as a division can give them.
+    pub fn rope_factors(&self) -> Option<Vec<f32>> {
+        if self.rope.factors.is_some() || self.rope.scaling.is_none() {
+            return self.rope.factors.clone();
+        }
+        let plain = spec::inverse_frequencies(self.rope.theta, self.shape.head_dim);
+        let factor = |(plain, scaled): (&f32, &f32)| {
+            let near = plain / scaled;
+            let around = |ulp: i32| f32::from_bits(near.to_bits().wrapping_add_signed(ulp));
+            let gives = |f: &f32| (plain / f).to_bits() == scaled.to_bits();
+            [0, 1, -1, 2, -2].map(around).into_iter().find(gives).unwrap_or(near)
+        };
+        Some(plain.iter().zip(&self.inverse_frequencies()).map(factor).collect())
+    }
+
     /// Frequencies of the rotation, `[head_dim/2]`.
-    pub(crate) fn inverse_frequencies(&self) -> Vec<f32> {
+    pub fn inverse_frequencies(&self) -> Vec<f32> {
         let mut inverse = spec::inverse_frequencies(self.rope.theta, self.shape.head_dim);
         if let Some(factors) = &self.rope.factors {
             inverse.iter_mut().zip(factors).for_each(|(inv, factor)| *inv /= factor);

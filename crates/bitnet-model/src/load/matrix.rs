@@ -1,6 +1,7 @@
 //! Tensors as matrices and vectors.
 
-use crate::ModelError;
+use super::masters::{Floats, absmean};
+use crate::{Architecture, ModelError, Role};
 use bitnet_core::{DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
 use bitnet_formats::{Tensor, TensorType};
 use bitnet_quant::dense::dequantize_row;
@@ -46,6 +47,41 @@ pub(super) fn dense_matrix(
     dtype: DenseType,
 ) -> Result<DenseMatrix, ModelError> {
     Ok(DenseMatrix::new(rows, cols, dtype, tensor.data.clone())?)
+}
+
+/// A dense matrix whose values are all zero or of one magnitude, as trits; `None` for any other.
+///
+/// # Errors
+/// A value is not finite; `name` is what the error calls the matrix.
+pub fn trits_of(name: &str, matrix: &DenseMatrix) -> Result<Option<TernaryMatrix>, ModelError> {
+    let floats = Floats::read(name, matrix)?;
+    Ok(floats.magnitude().and_then(|magnitude| floats.trits(magnitude)))
+}
+
+/// A dense matrix made ternary by absmean.
+///
+/// # Errors
+/// A value is not finite; `name` is what the error calls the matrix.
+pub fn absmean_of(name: &str, matrix: &DenseMatrix) -> Result<TernaryMatrix, ModelError> {
+    Ok(absmean(matrix, &Floats::read(name, matrix)?)?)
+}
+
+/// A projection with its rows in the order in which files of an architecture have them: the reverse of what
+/// [`crate::ModelTensors::matrix`] does.
+pub fn in_file_order(
+    arch: &Architecture,
+    role: Role,
+    head_dim: usize,
+    matrix: Matrix,
+) -> Result<Matrix, ModelError> {
+    if !arch.interleaved || !matches!(role, Role::Q | Role::K) {
+        return Ok(matrix);
+    }
+    let d = head_dim;
+    reorder(&matrix, |row| {
+        let (head, i, a) = (row / d, row % d / 2, row % 2);
+        head * d + a * (d / 2) + i
+    })
 }
 
 /// The matrix whose row `r` is row `from(r)` of another.

@@ -117,7 +117,22 @@ impl<'a> ModelTensors<'a> {
         let only_trits = || wrong_type(tensor, "a scale beside it goes with trits only");
         match tensor.ttype {
             TensorType::Ternary(packing) => {
-                let m = unpack(tensor, packing, rows, cols)?;
+                let mut m = unpack(tensor, packing, rows, cols)?;
+                if packing.name == packing::I8.name {
+                    let name = format!("{}_scale", tensor.name);
+                    let scale = self.stored_scale(&tensor.name, rows)?;
+                    m = m.with_scale(scale.ok_or(ModelError::MissingTensor { name })?)?;
+                }
+                times(m, factor).map(Matrix::Ternary)
+            }
+            TensorType::Tiled(kind, tile) => {
+                let m = kind
+                    .unpack(&tile, &tensor.data)
+                    .map_err(|source| ModelError::Packing { name: tensor.name.clone(), source })?;
+                tensor.data.release();
+                let name = format!("{}_scale", tensor.name);
+                let scale = self.stored_scale(&tensor.name, rows)?;
+                let m = m.with_scale(scale.ok_or(ModelError::MissingTensor { name })?)?;
                 times(m, factor).map(Matrix::Ternary)
             }
             TensorType::Dense(dtype) => {
@@ -205,6 +220,11 @@ impl<'a> ModelTensors<'a> {
         }
     }
 
+    /// Whether the configuration names a projection among those that are never made ternary.
+    pub fn is_kept_dense(&self, slot: &Slot) -> bool {
+        self.stays_dense(&self.config.arch.tensor_name(slot.role, slot.layer))
+    }
+
     /// Whether the configuration names a projection's module among those that are not converted.
     fn stays_dense(&self, name: &str) -> bool {
         let module = name.strip_suffix(".weight").unwrap_or(name);
@@ -222,7 +242,10 @@ impl<'a> ModelTensors<'a> {
             let name = self.config.arch.tensor_name(slot.role, slot.layer);
             if let (true, Some(t)) = (slot.role.is_projection(), self.checkpoint.tensor(&name)) {
                 match t.ttype {
-                    TensorType::U8 => known.insert(format!("{name}_scale")),
+                    TensorType::U8 | TensorType::Tiled(..) => known.insert(format!("{name}_scale")),
+                    TensorType::Ternary(p) if p.name == packing::I8.name => {
+                        known.insert(format!("{name}_scale"))
+                    }
                     TensorType::Dense(d) if d.block().0 == 1 && !self.stays_dense(&name) => {
                         known.insert(format!("{name}_scale"))
                     }

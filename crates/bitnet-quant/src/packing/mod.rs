@@ -8,8 +8,10 @@ mod blocks;
 mod codes;
 mod hf;
 mod i2_s;
+mod i8;
 mod q1_0;
 mod q2_0;
+mod tiles;
 mod tq1_0;
 mod tq2_0;
 
@@ -17,26 +19,28 @@ use bitnet_core::{ShapeError, TernaryMatrix};
 
 pub use hf::HF;
 pub use i2_s::I2_S;
+pub use i8::I8;
 pub use q1_0::Q1_0;
 pub use q2_0::{Q2_0_G64, Q2_0_G128};
+pub use tiles::{Tile, TileTable, Tiled};
 pub use tq1_0::TQ1_0;
 pub use tq2_0::TQ2_0;
 
 /// A way to store trits.
 #[derive(Debug)]
 pub struct Packing {
-    /// The name of the type in GGUF tools (`I2_S`, `TQ1_0`, ...); `HF` for Hugging Face's packed uint8.
+    /// The name of the type in GGUF tools (`I2_S`, `TQ1_0`, ...); `HF` for Hugging Face's packed uint8, `I8` for one signed byte a trit.
     pub name: &'static str,
     /// Bytes that `[rows, cols]` take, scales inside the data included; `None` where the packing cannot hold the shape.
     pub bytes: fn(rows: usize, cols: usize) -> Option<usize>,
-    /// Reads a matrix. Scales outside the data (HF) are left at `Scale::Tensor(1.0)`.
+    /// Reads a matrix. Scales outside the data (HF, I8) are left at `Scale::Tensor(1.0)`.
     pub unpack: fn(rows: usize, cols: usize, data: &[u8]) -> Result<TernaryMatrix, PackingError>,
     /// Appends a matrix to `out`; refuses what the packing cannot hold exactly.
     pub pack: fn(&TernaryMatrix, out: &mut Vec<u8>) -> Result<(), PackingError>,
 }
 
 /// Every packing.
-pub static PACKINGS: &[&Packing] = &[&HF, &I2_S, &TQ1_0, &TQ2_0, &Q1_0, &Q2_0_G64, &Q2_0_G128];
+pub static PACKINGS: &[&Packing] = &[&HF, &I8, &I2_S, &TQ1_0, &TQ2_0, &Q1_0, &Q2_0_G64, &Q2_0_G128];
 
 /// Why data is not of a packing, or a matrix does not fit one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -87,7 +87,7 @@ proptest! {
     fn round_trip(rows in 1usize..9, blocks in 1usize..4, odd in 0usize..3, seed in any::<u64>(), per_row in any::<bool>()) {
         for packing in PACKINGS {
             let cols = match packing.name {
-                "HF" => blocks * 37 + odd,
+                "HF" | "I8" => blocks * 37 + odd,
                 "I2_S" => [128, 64, 32][odd] * blocks,
                 _ => 256 * blocks,
             };
@@ -100,7 +100,7 @@ proptest! {
             };
             let trits: Vec<i8> = (0..rows * cols).map(|_| trit()).collect();
             let scale = match packing.name {
-                "HF" => Scale::Tensor(1.0),
+                "HF" | "I8" => Scale::Tensor(1.0),
                 "I2_S" => Scale::Tensor(0.123),
                 _ if per_row => Scale::Rows((0..rows).map(|r| 0.5 + r as f32).collect()),
                 _ => Scale::Tensor(0.25),

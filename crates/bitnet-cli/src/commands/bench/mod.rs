@@ -10,6 +10,7 @@ mod test;
 use crate::args::{self, Act, CacheType, ModelPath};
 use crate::failure::Failure;
 use crate::terminal::Progress;
+use crate::tuning::TuningFlag;
 use bitnet_cpu::{Isa, Kernel};
 use bitnet_inference::{DeviceOptions, LoadOptions, Model, OpenOptions};
 use bitnet_model::ModelConfig;
@@ -87,12 +88,14 @@ pub struct Bench {
     /// Kernels of ternary products (`doctor` lists them) [default: the best one of the instruction set]
     #[arg(long, value_delimiter = ',', value_name = "NAME", env = "BITNET_KERNEL", help_heading = "Device")]
     kernel: Vec<Kernel>,
-    /// Instruction set: scalar; avx2 or avx512; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
+    /// Instruction set: scalar; avx2, avx512 or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
     /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
     #[arg(long, value_enum, env = "BITNET_ACT", help_heading = "Device")]
     act: Option<Act>,
+    #[command(flatten)]
+    tuning: TuningFlag,
 }
 
 /// What a model is opened with.
@@ -104,9 +107,18 @@ struct Setup {
     value: CacheType,
 }
 
+/// How a model began.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Start {
+    /// From opening the file until the model was ready.
+    load: Duration,
+    /// Whether a tuning decided what it runs on.
+    tuned: bool,
+}
+
 impl Bench {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
-        let path = self.model.get();
+        let path = &*self.model.locate(quiet)?;
         let begin = Instant::now();
         let checkpoint = bitnet_formats::open(path)?;
         let opening = begin.elapsed();
@@ -120,25 +132,31 @@ impl Bench {
         let mut report = Report::new(self.output, path, &checkpoint);
         for (done, setup) in setups.iter().enumerate() {
             let options = OpenOptions {
-                device: DeviceOptions { isa: self.isa, threads: setup.threads, kernel: setup.kernel },
+                device: DeviceOptions {
+                    isa: self.isa,
+                    threads: setup.threads,
+                    kernel: setup.kernel,
+                    skip: None,
+                },
                 load: LoadOptions {
                     act: self.act.map(Into::into),
                     context: Some(context),
                     cache: None,
                     key: setup.key.into(),
                     value: setup.value.into(),
+                    layers: None,
                 },
             };
             memory::forget_peak();
             let begin = Instant::now();
-            let mut model = args::load(path, &checkpoint, &options, quiet)?;
-            let load = opening + begin.elapsed();
+            let (mut model, tuned) = args::load(path, &checkpoint, options, &self.tuning, quiet)?;
+            let start = Start { load: opening + begin.elapsed(), tuned };
             let probes = if self.roofline { Some(Probes::new(model.device().threads)?) } else { None };
             let mut done = done * sizes.len() * tests.len() * self.repetitions as usize;
             for sizes in &sizes {
                 for test in &tests {
                     let what = (*setup, *sizes, *test);
-                    let row = self.measure((&mut model, load), what, probes.as_ref(), &mut || {
+                    let row = self.measure((&mut model, start), what, probes.as_ref(), &mut || {
                         done += 1;
                         progress.at(done, all);
                     })?;
@@ -153,7 +171,7 @@ impl Bench {
     /// One row; `done` is told of every repetition.
     fn measure(
         &self,
-        (model, load): (&mut Model, Duration),
+        (model, start): (&mut Model, Start),
         (setup, sizes, test): (Setup, Sizes, Test),
         probes: Option<&Probes>,
         done: &mut dyn FnMut(),
@@ -170,7 +188,7 @@ impl Bench {
             done();
         }
         let limit = probes.map(|p| p.limit(model, test, sizes, setup, rates));
-        Ok(Row::new((model, load), (setup, sizes, test), begin, samples, limit))
+        Ok(Row::new((model, start), (setup, sizes, test), begin, samples, limit))
     }
 
     fn tests(&self) -> Vec<Test> {

@@ -2,7 +2,7 @@
 
 use super::limit::Limit;
 use super::test::{Sample, Sizes, Test};
-use super::{Setup, memory, table};
+use super::{Setup, Start, memory, table};
 use crate::failure::Failure;
 use bitnet_cpu::{Roofline, processor_name};
 use bitnet_formats::Checkpoint;
@@ -34,8 +34,7 @@ pub struct Row {
     pub(super) sizes: Sizes,
     pub(super) test: Test,
     begin: jiff::Timestamp,
-    /// From opening the file until the model was ready.
-    pub(super) load: Duration,
+    pub(super) start: Start,
     samples: Vec<Sample>,
     /// Resident bytes at most, without those of the probes.
     pub(super) peak_bytes: Option<u64>,
@@ -52,7 +51,7 @@ pub(super) fn statistics(values: &[f64]) -> (f64, f64) {
 
 impl Row {
     pub fn new(
-        (model, load): (&Model, Duration),
+        (model, start): (&Model, Start),
         (setup, sizes, test): (Setup, Sizes, Test),
         begin: jiff::Timestamp,
         samples: Vec<Sample>,
@@ -69,7 +68,7 @@ impl Row {
             sizes,
             test,
             begin,
-            load,
+            start,
             samples,
             peak_bytes: memory::peak_bytes().map(|peak| peak.saturating_sub(probes)),
             limit,
@@ -157,6 +156,8 @@ impl Report {
             ("backends", json!(row.device.device.to_uppercase())),
             ("isa", json!(row.device.isa)),
             ("kernel", json!(row.device.kernel)),
+            ("skips", json!(row.device.skips)),
+            ("tuned", json!(row.start.tuned)),
             ("model_filename", json!(self.file)),
             ("model_type", json!(self.model_type(row))),
             ("model_size", json!(row.model_bytes)),
@@ -175,7 +176,7 @@ impl Report {
             ("stddev_ns", json!(time_deviation.round() as u64)),
             ("avg_ts", json!(rate)),
             ("stddev_ts", json!(rate_deviation)),
-            ("load_ns", json!(row.load.as_nanos() as u64)),
+            ("load_ns", json!(row.start.load.as_nanos() as u64)),
             ("first_token_ns", json!(row.first().as_nanos() as u64)),
             ("peak_bytes", json!(row.peak_bytes)),
         ];

@@ -79,14 +79,25 @@ fn lines(columns: &[Column], rows: usize, out: &mut impl Write) -> Result<()> {
 /// How long each setup took to load, what its first tokens took, and the memory.
 fn starts(rows: &[Row], out: &mut impl Write) -> Result<()> {
     writeln!(out)?;
-    for rows in rows.chunk_by(|a, b| a.load == b.load) {
-        let (device, load) = (&rows[0].device, rows[0].load.as_secs_f64());
+    for rows in rows.chunk_by(|a, b| a.start == b.start) {
+        let (device, start) = (&rows[0].device, rows[0].start);
+        let load = start.load.as_secs_f64();
+        let how = match (device.skips, start.tuned) {
+            (true, true) => " that leaves out zeros, tuned",
+            (true, false) => " that leaves out zeros",
+            (false, true) => ", tuned",
+            (false, false) => "",
+        };
         let peak = rows.iter().filter_map(|row| row.peak_bytes).max();
         let peak = peak.map_or_else(String::new, |peak| format!("; resident at most {}", size(peak)));
         let first = rows.iter().map(|row| format!("{} {:.3} s", row.test.name(), row.first().as_secs_f64()));
         let first = first.collect::<Vec<_>>().join(", ");
         let threads = threads(device.threads);
-        writeln!(out, "{}, {threads}: loaded in {load:.2} s; first token of {first}{peak}", device.kernel)?;
+        writeln!(
+            out,
+            "{}{how}, {threads}: loaded in {load:.2} s; first token of {first}{peak}",
+            device.kernel
+        )?;
     }
     Ok(())
 }

@@ -23,6 +23,9 @@ const TILES: usize = KV_BLOCK / 16;
 /// Tokens whose queries go through the cache together.
 const BLOCK: usize = 4;
 
+/// Vectors of a row that are merged at a time, each segment's weight being computed once for all of them.
+const CHUNK: usize = 8;
+
 /// What [`attend`] uses and leaves behind for the next step.
 #[derive(Default)]
 pub(crate) struct Partials {
@@ -123,10 +126,13 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
     #[inline(always)]
     fn weights<L: Lanes>(l: L, count: usize, p: &mut Weights) -> (f32, f32) {
         p.as_flattened_mut()[count..].fill(f32::NEG_INFINITY);
-        let max =
-            p.as_flattened()[..count].iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
+        let p = &mut p[..count.div_ceil(16)];
+        let highest = p.iter().fold(l.splat(f32::NEG_INFINITY), |max, p| l.max(l.load(p), max));
+        let mut lanes = [0.0; 16];
+        l.store(highest, &mut lanes);
+        let max = lanes.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
         let mut sum = l.splat(0.0);
-        for p in &mut p[..count.div_ceil(16)] {
+        for p in p {
             let e = l.exp(l.sub(l.load(p), l.splat(max)));
             sum = l.add(sum, e);
             l.store(e, p);
@@ -241,22 +247,24 @@ impl Kernel for Merge<'_> {
             let m = self.partials.stats[part(segment)].0;
             max = if m > max { m } else { max };
         }
-        let mut total = 0.0f32;
-        for segment in 0..self.segments {
-            let (m, sum) = self.partials.stats[part(segment)];
-            total = sum.mul_add(bitnet_quant::spec::exp(m - max), total);
-        }
-        for c in 0..width {
-            let mut merged = l.splat(0.0);
+        let weight = |l: L, segment| l.exp(l.splat(self.partials.stats[part(segment)].0 - max));
+        let total = (0..self.segments).fold(l.splat(0.0), |total, segment| {
+            l.fma(l.splat(self.partials.stats[part(segment)].1), weight(l, segment), total)
+        });
+        for first in (0..width).step_by(CHUNK) {
+            let mut merged = [l.splat(0.0); CHUNK];
             for segment in 0..self.segments {
-                let e = bitnet_quant::spec::exp(self.partials.stats[part(segment)].0 - max);
-                merged = l.fma(l.load(&self.partials.values[part(segment) * width + c]), l.splat(e), merged);
+                let (e, values) =
+                    (weight(l, segment), &self.partials.values[part(segment) * width..][..width]);
+                for (merged, value) in merged.iter_mut().zip(&values[first..]) {
+                    *merged = l.fma(l.load(value), e, *merged);
+                }
             }
-            let mut lanes = [0.0; 16];
-            l.store(l.div(merged, l.splat(total)), &mut lanes);
-            let out = &mut self.out[16 * c..];
-            let len = out.len().min(16);
-            out[..len].copy_from_slice(&lanes[..len]);
+            for (merged, out) in merged.into_iter().zip(self.out[16 * first..].chunks_mut(16)) {
+                let mut lanes = [0.0; 16];
+                l.store(l.div(merged, total), &mut lanes);
+                out.copy_from_slice(&lanes[..out.len()]);
+            }
         }
     }
 }

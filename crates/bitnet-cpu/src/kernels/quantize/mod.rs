@@ -2,18 +2,20 @@
 
 use crate::Isa;
 use crate::kernels::norm::padded;
-use crate::pool::Pool;
+use crate::pool::{Pool, Shares, at_least};
 use crate::simd::{Kernel, Lanes, dispatch};
 
 /// Int8 activations of `m` tokens.
 #[derive(Default)]
 pub(crate) struct Quantized {
-    /// `[m, stride]`, every token padded with zeros.
+    /// `[m, stride]`, every token padded with zeros; behind them what an earlier product left.
     pub(crate) q: Vec<i8>,
     /// Elements a token takes in `q`.
     pub(crate) stride: usize,
     /// `[m]`: what an integer is multiplied with to be real again.
     pub(crate) d: Vec<f32>,
+    /// `[m]`: sums of the integers.
+    pub(crate) sums: Vec<i32>,
 }
 
 struct QuantizeRow<'a> {
@@ -22,9 +24,10 @@ struct QuantizeRow<'a> {
 }
 
 impl Kernel for QuantizeRow<'_> {
-    type Output = f32;
+    /// What [`Quantized`] has of a token as `d` and in `sums`.
+    type Output = (f32, i32);
     #[inline(always)]
-    fn run<L: Lanes>(self, l: L) -> f32 {
+    fn run<L: Lanes>(self, l: L) -> (f32, i32) {
         let (blocks, tail) = self.x.as_chunks::<16>();
         let last = padded(tail);
         let zero = l.splat(0.0);
@@ -41,7 +44,7 @@ impl Kernel for QuantizeRow<'_> {
             let z = l.round(l.mul(l.load(x), l.splat(s)));
             l.store_i8(l.min(l.max(z, l.splat(-128.0)), l.splat(127.0)), q);
         }
-        1.0 / s
+        (1.0 / s, self.q.iter().map(|q| i32::from(*q)).sum())
     }
 }
 
@@ -50,16 +53,17 @@ pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Qua
     let m = x.len() / k;
     // Room for the columns of padding that any layout has.
     out.stride = (k.div_ceil(64) + 1) * 64;
-    out.q.resize(m * out.stride, 0);
+    let q = at_least(&mut out.q, m * out.stride, 0);
     out.d.resize(m, 0.0);
+    out.sums.resize(m, 0);
     let stride = out.stride;
-    let d = crate::pool::Shares::new(&mut out.d);
-    pool.chunks_mut(&mut out.q, stride, &|t, q| {
-        let scale = dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q });
-        q[k.next_multiple_of(16)..].fill(0);
+    let (d, sums) = (Shares::new(&mut out.d), Shares::new(&mut out.sums));
+    pool.chunks_mut(q, stride, &|t, q| {
+        q[k..].fill(0);
+        let of_row = dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q });
         // SAFETY: `t` is visited once.
-        let d = unsafe { d.slice(t, 1) };
-        d[0] = scale;
+        let (d, sums) = unsafe { (d.slice(t, 1), sums.slice(t, 1)) };
+        (d[0], sums[0]) = of_row;
     });
 }
 
@@ -84,6 +88,7 @@ mod tests {
                     let d = bitnet_quant::spec::quantize_row(x, &mut want);
                     assert_eq!(&got.q[t * got.stride..][..k], want, "{isa} {k} token {t}");
                     assert_eq!(got.d[t].to_bits(), d.to_bits());
+                    assert_eq!(got.sums[t], want.iter().map(|q| i32::from(*q)).sum());
                     assert!(got.q[t * got.stride + k..(t + 1) * got.stride].iter().all(|q| *q == 0));
                 }
             }

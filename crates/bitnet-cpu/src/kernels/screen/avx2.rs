@@ -1,8 +1,8 @@
 //! Scores on AVX2.
 
 use super::query::{BLOCK, Query};
-use super::rows::Bytes64;
 use crate::Isa;
+use crate::layout::Line;
 use std::arch::x86_64::*;
 
 /// How far ahead of the scores memory is asked for.
@@ -105,7 +105,7 @@ fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn int8_rows(rows: &[Bytes64], width: usize, query: &Query, out: &mut [f32]) {
+fn int8_rows(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
     for (row, out) in rows.chunks_exact(width).zip(out) {
         let mut sum = _mm256_setzero_ps();
         let blocks = row.as_chunks::<4>().0.iter().zip(query.z.as_chunks::<BLOCK>().0);
@@ -135,7 +135,7 @@ pub(super) fn q6_k(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]
     unsafe { q6_k_rows(rows, row_bytes, query, out) };
 }
 
-pub(super) fn int8(rows: &[Bytes64], width: usize, query: &Query, out: &mut [f32]) {
+pub(super) fn int8(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
     assert!(Isa::Avx2.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { int8_rows(rows, width, query, out) };

@@ -1,8 +1,8 @@
 //! Scores on AVX-512 VNNI.
 
 use super::query::{BLOCK, Query};
-use super::rows::Bytes64;
 use crate::Isa;
+use crate::layout::Line;
 use std::arch::x86_64::*;
 
 /// How far ahead of the scores memory is asked for.
@@ -92,7 +92,7 @@ fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn int8_rows(rows: &[Bytes64], width: usize, query: &Query, out: &mut [f32]) {
+fn int8_rows(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
     let z = query.z.as_chunks::<64>().0.as_chunks::<4>().0;
     for (row, out) in rows.chunks_exact(width).zip(out) {
         let mut sum = _mm512_setzero_ps();
@@ -117,7 +117,7 @@ pub(super) fn q6_k(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]
     unsafe { q6_k_rows(rows, row_bytes, query, out) };
 }
 
-pub(super) fn int8(rows: &[Bytes64], width: usize, query: &Query, out: &mut [f32]) {
+pub(super) fn int8(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
     assert!(Isa::Avx512.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { int8_rows(rows, width, query, out) };

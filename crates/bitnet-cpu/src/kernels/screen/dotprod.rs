@@ -2,9 +2,9 @@
 
 use super::neon::{levels, load_i8, part, scale, signed};
 use super::query::{BLOCK, Query};
-use super::rows::Bytes64;
 use crate::Isa;
 use crate::kernels::ternary::dot;
+use crate::layout::Line;
 use std::arch::aarch64::*;
 
 #[target_feature(enable = "neon,dotprod")]
@@ -32,7 +32,7 @@ fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "neon,dotprod")]
-fn int8_rows(rows: &[Bytes64], width: usize, query: &Query, out: &mut [f32]) {
+fn int8_rows(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
     for (row, out) in rows.chunks_exact(width).zip(out) {
         let mut sum = vdupq_n_f32(0.0);
         let blocks = row.as_chunks::<4>().0.iter().zip(query.z.as_chunks::<BLOCK>().0);
@@ -55,7 +55,7 @@ pub(super) fn q6_k(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]
     unsafe { q6_k_rows(rows, row_bytes, query, out) };
 }
 
-pub(super) fn int8(rows: &[Bytes64], width: usize, query: &Query, out: &mut [f32]) {
+pub(super) fn int8(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
     assert!(Isa::Dotprod.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { int8_rows(rows, width, query, out) };

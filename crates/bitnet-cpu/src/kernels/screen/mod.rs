@@ -20,16 +20,17 @@ mod rows;
 
 use crate::Isa;
 use crate::kernels::dense;
+use crate::layout::Line;
 use crate::pool::{Pool, Shares};
 use bitnet_core::{BackendError, DenseMatrix, LogitsNeed};
 use query::Query;
+use rows::ByteRows;
 pub(crate) use rows::Screen;
-use rows::{ByteRows, Bytes64};
 
 /// Scores of rows of `Q6_K` blocks: `rows` is `[out.len(), row_bytes]`.
 type ScoreQ6K = fn(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]);
 /// Scores of rows of biased int8 codes, without the row's own scale: `rows` is `[out.len(), width]`.
-type ScoreInt8 = fn(rows: &[Bytes64], width: usize, query: &Query, out: &mut [f32]);
+type ScoreInt8 = fn(rows: &[Line], width: usize, query: &Query, out: &mut [f32]);
 
 struct ScreenKernel {
     isa: Isa,

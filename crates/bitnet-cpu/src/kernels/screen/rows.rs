@@ -3,22 +3,18 @@
 use super::query::up;
 use crate::Isa;
 use crate::kernels::dense;
-use crate::layout::reserve;
+use crate::layout::{Line, reserve};
+use crate::lines::Lines;
 use crate::pool::{Pool, Shares};
 use bitnet_core::{BackendError, DenseMatrix, DenseType};
 
 /// Fewer rows are computed faster than screened.
 pub(super) const SMALLEST_HEAD: usize = 4096;
 
-/// A cache line of codes.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Bytes64(pub(super) [u8; 64]);
-
 /// Int8 codes of float rows, plus 128, so that they are unsigned.
 pub(super) struct ByteRows {
     /// `[rows, width]`.
-    pub(super) data: Vec<Bytes64>,
+    pub(super) data: Lines,
     /// Cache lines of a row: whole blocks of 256.
     pub(super) width: usize,
     /// `[rows]`.
@@ -55,8 +51,7 @@ impl Screen {
         let width = if copied { cols.div_ceil(256) * 4 } else { 0 };
         if copied {
             errors = floats("row norms of the head")?;
-            let mut data = reserve::<Bytes64>(rows * width, "the int8 copy of the head")?;
-            data.resize(rows * width, Bytes64([128; 64]));
+            let data = Lines::new(rows * width, "the int8 copy of the head")?;
             codes = Some(ByteRows { data, width, scales: floats("row scales of the head")? });
         }
         let norms_out = Shares::new(&mut norms);
@@ -107,7 +102,8 @@ fn square_sum(values: &[f32]) -> f64 {
 }
 
 /// Int8 codes of a row; returns their scale, and the norms of codes and of what they miss.
-fn encode(values: &[f32], lines: &mut [Bytes64]) -> (f32, f32, f32) {
+fn encode(values: &[f32], lines: &mut [Line]) -> (f32, f32, f32) {
+    lines.fill(Line([128; 64]));
     let absmax = values.iter().fold(0.0f32, |m, v| if v.abs() > m { v.abs() } else { m });
     let scale = absmax / 127.0;
     if scale <= f32::MIN_POSITIVE {

@@ -4,10 +4,14 @@
 //! eight registers: 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
 
 use super::avx512;
+use super::table::Gemm;
 use crate::Isa;
 use crate::layout::tile2::BLOCK;
 use crate::layout::{Line, TILE};
 use std::arch::asm;
+
+/// The product of several tokens.
+pub(super) const GEMM: Gemm = Gemm { tiles: TILES, tokens: TOKENS, columns: COLUMNS, unpack, multiply };
 
 /// Tokens of the register tile.
 pub(super) const TOKENS: usize = 32;
@@ -133,22 +137,33 @@ unsafe fn multiply_two(_registers: &Registers, o: &Operands) {
     }
 }
 
-/// Two tiles after two tiles, for every four columns one line of each; columns are filled up with zeros to whole registers.
-pub(super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    let steps = tile_bytes.div_ceil(BLOCK * LINES / 4);
+fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+    unpack_pairs(tiles, tile_bytes, panel, 4, avx512::unpack_lines);
+}
+
+/// Two tiles after two tiles, for every four columns one line of each; columns are filled up with zeros to whole registers. A
+/// block becomes `block_lines` lines of its tile by `unpack`, which is given two tiles at most.
+pub(super) fn unpack_pairs(
+    tiles: &[u8],
+    tile_bytes: usize,
+    panel: &mut Vec<Line>,
+    block_lines: usize,
+    unpack: fn(&[u8], usize, &mut [Line]),
+) {
+    let steps = (tile_bytes / BLOCK * block_lines).div_ceil(LINES);
     panel.resize(tiles.len() / tile_bytes * steps * LINES, Line([0; 64]));
     let mut rest = panel.as_mut_slice();
     for pair in tiles.chunks(2 * tile_bytes) {
         let (lines, behind) = rest.split_at_mut(pair.len() / tile_bytes * steps * LINES);
-        let (codes, zeros) = lines.split_at_mut(pair.len() / BLOCK * 4);
-        avx512::unpack_lines(pair, tile_bytes, codes);
+        let (codes, zeros) = lines.split_at_mut(pair.len() / BLOCK * block_lines);
+        unpack(pair, tile_bytes, codes);
         zeros.fill(Line([0; 64]));
         rest = behind;
     }
 }
 
 /// As [`Multiply`](super::table::Multiply), but `x [columns/64][tokens][64]`.
-pub(super) fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], tokens: usize) {
+fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], tokens: usize) {
     let (first, second) = (tokens.min(TOKENS / 2), tokens.saturating_sub(TOKENS / 2));
     let steps = x.len() / (tokens * COLUMNS);
     let tiles = out.len() / tokens;

@@ -3,7 +3,7 @@
 use super::table::Gemm;
 use crate::kernels::quantize::Quantized;
 use crate::layout::{Line, signed, signed_mut};
-use crate::pool::{Pool, Shares};
+use crate::pool::{Pool, Shares, at_least};
 
 /// Tokens of a register tile side by side: `[tiles of tokens][columns/C][tokens of the tile][C]`, with C columns of a token
 /// together. What a product reads is then one stream, and its loads never compete for a cache set.
@@ -20,8 +20,8 @@ impl Arranged {
         let m = from.d.len();
         let (tokens, cols) = (gemm.tokens, cols.next_multiple_of(gemm.columns));
         self.cols = cols;
-        self.data.resize((m * cols).div_ceil(64), Line([0; 64]));
-        let data = Shares::new(signed_mut(&mut self.data));
+        let lines = at_least(&mut self.data, (m * cols).div_ceil(64), Line([0; 64]));
+        let data = Shares::new(signed_mut(lines));
         pool.ranges(m.div_ceil(tokens), 1, &|range| {
             for first in range.map(|i| i * tokens) {
                 let count = tokens.min(m - first);

@@ -3,40 +3,44 @@
 //! A pair of products is at most 2 * 2 * 128 = 512 in magnitude, so a 16-bit lane holds 64 of them: 32768 below zero and
 //! 64 * 508 = 32512 above. Sums are widened then.
 
+use super::table::Gemm;
 use crate::Isa;
 use crate::layout::tile2::{BLOCK, COLUMNS};
 use crate::layout::{Line, TILE};
 use std::arch::x86_64::*;
 
+/// The product of several tokens.
+pub(super) const GEMM: Gemm = Gemm { tiles: 1, tokens: TOKENS, columns: 4, unpack, multiply };
+
 /// Products of four columns whose 16-bit sums cannot overflow.
-const STEPS: usize = 64;
+pub(super) const STEPS: usize = 64;
 /// Tokens of the register tile: sixteen rows of them fill eight of the sixteen registers.
 pub(super) const TOKENS: usize = 4;
 
 /// Half `half` of a line.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(line: &[u8; 64], half: usize) -> __m256i {
+pub(super) fn load(line: &[u8; 64], half: usize) -> __m256i {
     // SAFETY: a line is 64 bytes and `half` is made 0 or 1, so 32 bytes lie there; `loadu` accepts any alignment.
     unsafe { _mm256_loadu_si256(line.as_ptr().cast::<__m256i>().add(half & 1)) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn broadcast(x: &[i8; 4]) -> __m256i {
+pub(super) fn broadcast(x: &[i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
 /// Adds the pairs of 16-bit sums to 32-bit sums.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn widen(narrow: __m256i, sum: __m256i) -> __m256i {
+pub(super) fn widen(narrow: __m256i, sum: __m256i) -> __m256i {
     _mm256_add_epi32(sum, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)))
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(sum: [__m256i; 2], out: &mut [i32; TILE]) {
+pub(super) fn store(sum: [__m256i; 2], out: &mut [i32; TILE]) {
     // SAFETY: `out` is 64 writable bytes.
     unsafe {
         _mm256_storeu_si256(out.as_mut_ptr().cast(), sum[0]);
@@ -140,14 +144,14 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
     }
 }
 
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
     assert!(Isa::Avx2.is_available());
     panel.clear();
     // SAFETY: the assertion has seen AVX2.
     unsafe { unpack_tile(tiles, panel) };
 }
 
-pub(super) fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], _tokens: usize) {
+fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], _tokens: usize) {
     assert!(Isa::Avx2.is_available());
     // SAFETY: the assertion has seen AVX2.
     unsafe { tokens(panel, x, out) };

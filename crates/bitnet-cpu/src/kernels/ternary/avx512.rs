@@ -2,10 +2,14 @@
 //!
 //! A lane adds at most 4 * 2 * 128 a step; 32 bits hold that for two million columns.
 
+use super::table::Gemm;
 use crate::Isa;
 use crate::layout::tile2::{BLOCK, COLUMNS};
 use crate::layout::{Line, TILE};
 use std::arch::x86_64::*;
+
+/// The product of several tokens.
+pub(super) const GEMM: Gemm = Gemm { tiles: 2, tokens: TOKENS, columns: 4, unpack, multiply };
 
 /// How far ahead of the product memory is asked for. Measured: one core streams two to three times as fast with it.
 const PREFETCH_BLOCKS: usize = 64;
@@ -29,13 +33,13 @@ fn fields(block: &[u8; BLOCK]) -> [__m512i; 4] {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn broadcast(x: &[i8; 4]) -> __m512i {
+pub(super) fn broadcast(x: &[i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(x: __m512i, out: &mut [i32; TILE]) {
+pub(super) fn store(x: __m512i, out: &mut [i32; TILE]) {
     // SAFETY: `out` is 64 writable bytes.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) };
 }
@@ -111,7 +115,7 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
     unsafe { gemv_tiles(tiles, tile_bytes, x, out) };
 }
 
-pub(super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
     panel.resize(tiles.len() / BLOCK * 4, Line([0; 64]));
     unpack_lines(tiles, tile_bytes, panel);
 }
@@ -123,7 +127,7 @@ pub(super) fn unpack_lines(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) 
     unsafe { unpack_tiles(tiles, tile_bytes, panel) };
 }
 
-pub(super) fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], count: usize) {
+fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], count: usize) {
     assert!(Isa::Avx512.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe {

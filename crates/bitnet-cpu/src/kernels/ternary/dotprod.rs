@@ -3,12 +3,16 @@
 //! A lane adds at most 4 * 2 * 128 a step, sixteen times that where a field is not shifted down before it is multiplied; 32
 //! bits hold that for two million columns.
 
-use super::neon::{load, store};
+use super::neon::{self, load, store};
+use super::table::Gemm;
 use crate::Isa;
 use crate::layout::tile2::{BLOCK, COLUMNS};
 use crate::layout::{Line, TILE};
 use std::arch::aarch64::*;
 use std::arch::asm;
+
+/// The product of several tokens.
+pub(super) const GEMM: Gemm = Gemm { tiles: 1, tokens: TOKENS, columns: 4, unpack: neon::unpack, multiply };
 
 /// Tokens of the register tile: 24 registers of sums for sixteen rows.
 pub(super) const TOKENS: usize = 6;

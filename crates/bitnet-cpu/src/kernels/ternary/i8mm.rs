@@ -2,11 +2,15 @@
 //! One token alone would use half of it, so that product is [`dotprod`](super::dotprod)'s.
 
 use super::neon::{broadcast, fields, load};
+use super::table::Gemm;
 use crate::Isa;
 use crate::layout::tile2::BLOCK;
 use crate::layout::{Line, TILE};
 use std::arch::aarch64::*;
 use std::arch::asm;
+
+/// The product of several tokens.
+pub(super) const GEMM: Gemm = Gemm { tiles: 1, tokens: TOKENS, columns: 4, unpack, multiply };
 
 /// Tokens of the register tile: 24 registers hold sums of two rows and two tokens each.
 pub(super) const TOKENS: usize = 6;

@@ -10,6 +10,7 @@ mod arrange;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod base3;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 mod float;
@@ -62,8 +63,6 @@ thread_local! {
 #[derive(Default)]
 pub(crate) struct Scratch {
     quantized: Quantized,
-    /// `[m]`: sums of the activations, which stand for the code of a zero trit.
-    zeros: Vec<i32>,
     arranged: Arranged,
     pub(super) skip: SkipScratch,
 }
@@ -74,6 +73,7 @@ pub(super) struct Token<'a> {
     /// As [`Quantized::q`] has them, zeros behind the columns included.
     pub(super) q: &'a [i8],
     d: f32,
+    /// The sum of the activations, which stands for the code of a zero trit.
     pub(super) zero: i32,
 }
 
@@ -81,19 +81,16 @@ impl Scratch {
     /// Takes the input `x [m, k]` of the products that follow.
     pub(crate) fn quantize(&mut self, isa: Isa, pool: &Pool, x: &[f32], k: usize) {
         quantize(isa, pool, x, k, &mut self.quantized);
-        self.zeros.clear();
-        let rows = self.quantized.q.chunks_exact(self.quantized.stride);
-        self.zeros.extend(rows.map(|q| total(&q[..k])));
     }
 
     pub(super) fn token(&self, t: usize) -> Token<'_> {
-        token(&self.quantized, &self.zeros, t)
+        token(&self.quantized, t)
     }
 }
 
-fn token<'a>(quantized: &'a Quantized, zeros: &[i32], t: usize) -> Token<'a> {
+fn token(quantized: &Quantized, t: usize) -> Token<'_> {
     let q = &quantized.q[t * quantized.stride..][..quantized.stride];
-    Token { q, d: quantized.d[t], zero: zeros[t] }
+    Token { q, d: quantized.d[t], zero: quantized.sums[t] }
 }
 
 /// Where outputs go: columns from `first` on of `y [m, stride]`.
@@ -113,10 +110,10 @@ pub(crate) fn ternary_linear(
     place: Place<'_>,
 ) {
     assert!(std::ptr::eq(kernel.0.layout, w.layout), "{kernel} does not read {}", w.layout.name);
-    let Scratch { quantized, zeros, arranged, skip } = scratch;
-    let m = zeros.len();
+    let Scratch { quantized, arranged, skip } = scratch;
+    let m = quantized.d.len();
     let Place { y, stride, first } = place;
-    let out = Output { isa, w, quantized, zeros, y: Shares::new(y), stride, first };
+    let out = Output { isa, w, quantized, y: Shares::new(y), stride, first };
     match &w.scale {
         PanelScale::Groups { .. } => grouped(kernel.0, pool, m, &out),
         PanelScale::Rows(_) if m >= GEMM_TOKENS => many(kernel.0, pool, m, &out, arranged),
@@ -132,7 +129,6 @@ pub(super) struct Output<'a> {
     pub(super) isa: Isa,
     pub(super) w: &'a Panels,
     quantized: &'a Quantized,
-    zeros: &'a [i32],
     y: Shares<'a, f32>,
     stride: usize,
     first: usize,
@@ -154,11 +150,12 @@ impl simd::Kernel for Rescale<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let tokens = self.token..self.token + self.tokens;
-        let (d, zeros) = (&self.out.quantized.d[tokens.clone()], &self.out.zeros[tokens]);
-        for (i, sums) in self.sums.chunks_exact(self.tokens).enumerate() {
-            let (tile, scale) = (self.tile + i, l.load(&self.scales[self.tile + i]));
-            for (t, ((sum, d), zero)) in sums.iter().zip(d).zip(zeros).enumerate() {
-                let y = rescale(l, sum, *zero, *d, scale);
+        let (d, zeros) = (&self.out.quantized.d[tokens.clone()], &self.out.quantized.sums[tokens]);
+        // Token after token, so that what is written lies together.
+        for (t, (d, zero)) in d.iter().zip(zeros).enumerate() {
+            for (i, sum) in self.sums[t..].iter().step_by(self.tokens).enumerate() {
+                let tile = self.tile + i;
+                let y = rescale(l, sum, *zero, *d, l.load(&self.scales[tile]));
                 // SAFETY: a tile is computed by one thread, and (tile, token) addresses no other output.
                 let out = unsafe { self.out.place(tile, self.token + t) };
                 match out.as_mut_array() {
@@ -200,7 +197,7 @@ impl simd::Kernel for Rescaled<'_> {
 
 impl Output<'_> {
     pub(super) fn token(&self, t: usize) -> Token<'_> {
-        token(self.quantized, self.zeros, t)
+        token(self.quantized, t)
     }
 
     /// Where the outputs of a tile and a token go: sixteen, or fewer in the last tile.
@@ -243,7 +240,7 @@ fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
 
 fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arranged: &mut Arranged) {
     let gemm = &kernel.gemm;
-    arranged.fill(pool, out.quantized, out.w.cols, gemm);
+    arranged.fill(pool, out.quantized, out.w.tile_cols(), gemm);
     pool.ranges(out.w.tiles().div_ceil(gemm.tiles), 1, &|range| {
         for first in range.map(|i| i * gemm.tiles) {
             let last = out.w.tiles().min(first + gemm.tiles);
@@ -263,7 +260,7 @@ fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arrange
 /// Rule 6: a scale for every group of columns.
 fn grouped(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
     let PanelScale::Groups { cols, groups, values } = &out.w.scale else { return };
-    let group_bytes = (out.w.layout.tile_bytes)(*cols);
+    let group_bytes = out.w.layout.tile_bytes(*cols);
     pool.ranges(out.w.tiles(), 1, &|range| {
         for tile in range {
             for t in 0..m {

@@ -3,10 +3,14 @@
 //! A product is at most 2 * 128 = 256 in magnitude, so a 16-bit lane holds 128 of them: 32768 below zero and 32512 above. Sums
 //! are widened then. The lanes of a vector are two rows by four columns.
 
+use super::table::Gemm;
 use crate::layout::tile2::{BLOCK, COLUMNS};
 use crate::layout::{Line, TILE};
 use std::arch::aarch64::*;
 use std::arch::asm;
+
+/// The product of several tokens.
+pub(super) const GEMM: Gemm = Gemm { tiles: 1, tokens: TOKENS, columns: 4, unpack, multiply };
 
 /// Products whose 16-bit sums cannot overflow.
 const STEPS: usize = 128;

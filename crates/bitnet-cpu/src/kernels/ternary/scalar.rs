@@ -1,7 +1,11 @@
 //! Plain Rust.
 
+use super::table::Gemm;
 use crate::layout::tile2::{BLOCK, COLUMNS};
 use crate::layout::{Line, TILE};
+
+/// The product of several tokens.
+pub(super) const GEMM: Gemm = Gemm { tiles: 1, tokens: 1, columns: 4, unpack, multiply };
 
 pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]) {
     for (tile, out) in tiles.chunks_exact(tile_bytes).zip(out) {
@@ -17,14 +21,14 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
 }
 
 /// One line for every four columns: byte `4r + j` is the code of row `r`, column `j`.
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
     panel.clear();
     for block in tiles.as_chunks::<BLOCK>().0 {
         panel.extend((0..4).map(|field| Line(block.map(|codes| (codes >> (2 * field)) & 3))));
     }
 }
 
-pub(super) fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], _tokens: usize) {
+fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], _tokens: usize) {
     for out in out {
         *out = [0; TILE];
         for (line, x) in panel.iter().zip(x.as_chunks::<4>().0) {

@@ -1,14 +1,14 @@
 //! The table of ternary kernels, and a kernel's name as a value.
 
-use super::scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512};
+use super::{base3, scalar};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm, neon, tl1};
 use crate::Isa;
 #[cfg(target_arch = "aarch64")]
 use crate::layout::TL1;
-use crate::layout::{Layout, Line, Panels, TILE, TILE2};
+use crate::layout::{BASE3, Layout, Line, Panels, TILE, TILE2};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -48,17 +48,21 @@ pub(crate) struct TernaryKernel {
 pub(super) static TABLE: &[TernaryKernel] = &[
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
-        name: "tile2-amx",
-        layout: &TILE2,
+        name: "base3-amx",
+        layout: &BASE3,
         isa: Isa::Amx,
-        gemv: avx512::gemv,
-        gemm: Gemm {
-            tiles: amx::TILES,
-            tokens: amx::TOKENS,
-            columns: amx::COLUMNS,
-            unpack: amx::unpack,
-            multiply: amx::multiply,
-        },
+        gemv: base3::avx512::gemv,
+        gemm: Gemm { unpack: base3::avx512::unpack_amx, ..amx::GEMM },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel { name: "tile2-amx", layout: &TILE2, isa: Isa::Amx, gemv: avx512::gemv, gemm: amx::GEMM },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "base3-avx512",
+        layout: &BASE3,
+        isa: Isa::Avx512Vbmi,
+        gemv: base3::avx512::gemv,
+        gemm: Gemm { unpack: base3::avx512::unpack, ..avx512::GEMM },
     },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
@@ -66,27 +70,17 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TILE2,
         isa: Isa::Avx512,
         gemv: avx512::gemv,
-        gemm: Gemm {
-            tiles: 2,
-            tokens: avx512::TOKENS,
-            columns: 4,
-            unpack: avx512::unpack,
-            multiply: avx512::multiply,
-        },
+        gemm: avx512::GEMM,
     },
     #[cfg(target_arch = "x86_64")]
+    TernaryKernel { name: "tile2-avx2", layout: &TILE2, isa: Isa::Avx2, gemv: avx2::gemv, gemm: avx2::GEMM },
+    #[cfg(target_arch = "x86_64")]
     TernaryKernel {
-        name: "tile2-avx2",
-        layout: &TILE2,
+        name: "base3-avx2",
+        layout: &BASE3,
         isa: Isa::Avx2,
-        gemv: avx2::gemv,
-        gemm: Gemm {
-            tiles: 1,
-            tokens: avx2::TOKENS,
-            columns: 4,
-            unpack: avx2::unpack,
-            multiply: avx2::multiply,
-        },
+        gemv: base3::avx2::gemv,
+        gemm: Gemm { unpack: base3::avx2::unpack, ..avx2::GEMM },
     },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -94,13 +88,7 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TILE2,
         isa: Isa::I8mm,
         gemv: dotprod::gemv,
-        gemm: Gemm {
-            tiles: 1,
-            tokens: i8mm::TOKENS,
-            columns: 4,
-            unpack: i8mm::unpack,
-            multiply: i8mm::multiply,
-        },
+        gemm: i8mm::GEMM,
     },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -108,48 +96,31 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         layout: &TILE2,
         isa: Isa::Dotprod,
         gemv: dotprod::gemv,
-        gemm: Gemm {
-            tiles: 1,
-            tokens: dotprod::TOKENS,
-            columns: 4,
-            unpack: neon::unpack,
-            multiply: dotprod::multiply,
-        },
+        gemm: dotprod::GEMM,
     },
     #[cfg(target_arch = "aarch64")]
-    TernaryKernel {
-        name: "tile2-neon",
-        layout: &TILE2,
-        isa: Isa::Neon,
-        gemv: neon::gemv,
-        gemm: Gemm {
-            tiles: 1,
-            tokens: neon::TOKENS,
-            columns: 4,
-            unpack: neon::unpack,
-            multiply: neon::multiply,
-        },
-    },
+    TernaryKernel { name: "tile2-neon", layout: &TILE2, isa: Isa::Neon, gemv: neon::gemv, gemm: neon::GEMM },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
         name: "tl1-neon",
         layout: &TL1,
         isa: Isa::Neon,
         gemv: tl1::gemv,
-        gemm: Gemm {
-            tiles: 1,
-            tokens: neon::TOKENS,
-            columns: 4,
-            unpack: tl1::unpack,
-            multiply: neon::multiply,
-        },
+        gemm: Gemm { unpack: tl1::unpack, ..neon::GEMM },
     },
     TernaryKernel {
         name: "tile2-scalar",
         layout: &TILE2,
         isa: Isa::Scalar,
         gemv: scalar::gemv,
-        gemm: Gemm { tiles: 1, tokens: 1, columns: 4, unpack: scalar::unpack, multiply: scalar::multiply },
+        gemm: scalar::GEMM,
+    },
+    TernaryKernel {
+        name: "base3-scalar",
+        layout: &BASE3,
+        isa: Isa::Scalar,
+        gemv: base3::gemv,
+        gemm: Gemm { unpack: base3::unpack, ..scalar::GEMM },
     },
 ];
 

@@ -76,7 +76,9 @@ fn integers_do_not_saturate() {
                 (gemm.unpack)(panels.tile(0), panels.tile_bytes, &mut panel);
                 for tokens in 1..=gemm.tokens {
                     let mut many = vec![[0; TILE]; tokens];
-                    (gemm.multiply)(&panel, &vec![q; tokens * cols], &mut many, tokens);
+                    let mut x = vec![q; tokens * cols];
+                    x.resize(tokens * panels.tile_cols().next_multiple_of(gemm.columns), 0);
+                    (gemm.multiply)(&panel, &x, &mut many, tokens);
                     assert_eq!(many, vec![[want; TILE]; tokens], "{kernel} gemm");
                 }
             }

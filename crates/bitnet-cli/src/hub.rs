@@ -1,0 +1,89 @@
+//! Models of the hub: flags, and where a MODEL lies on this machine.
+
+use crate::downloads::Downloads;
+use crate::failure::Failure;
+use bitnet_hub::{Cached, Cancel, Hub, Lease, Reference, Settings, Token, checked_endpoint, snapshot_of};
+use clap::{Args, Parser};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+/// What a MODEL may be, for help texts.
+pub const MODEL_HELP: &str = "GGUF file, Hugging Face directory, file of tensors (safetensors, PyTorch, ONNX) with its \
+    config.json beside it, or org/repo[:file-or-quant][@revision] of the hub";
+
+/// Where the hub and the cache are. Commands without these flags take their environment variables all the same.
+#[derive(Args, Clone, Debug)]
+pub struct HubFlags {
+    /// The cache of downloads [default: HF_HUB_CACHE, or `hub` in HF_HOME, or ~/.cache/huggingface/hub]
+    #[arg(long, value_name = "DIR", env = "BITNET_CACHE_DIR", help_heading = "Hub")]
+    cache_dir: Option<PathBuf>,
+    /// The hub or a mirror of it [default: HF_ENDPOINT, or huggingface.co]
+    #[arg(long, value_name = "URL", env = "BITNET_ENDPOINT", help_heading = "Hub")]
+    endpoint: Option<String>,
+    /// Token for gated and private repositories [default: HF_TOKEN, or the one that `hf auth login` stored]
+    #[arg(long, env = "BITNET_TOKEN", hide_env_values = true, help_heading = "Hub")]
+    token: Option<String>,
+    /// Use what the cache has, and no network (also HF_HUB_OFFLINE=1)
+    #[arg(long, env = "BITNET_OFFLINE", help_heading = "Hub")]
+    offline: bool,
+}
+
+impl HubFlags {
+    /// The environment's own.
+    pub fn from_env() -> Result<Self, Failure> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            flags: HubFlags,
+        }
+        let alone = Alone::try_parse_from(["bitnet"]).map_err(|e| Failure::Usage(e.render().to_string()))?;
+        Ok(alone.flags)
+    }
+
+    pub fn settings(&self) -> Result<Settings, Failure> {
+        let mut settings = Settings::from_env(self.cache_dir.clone())?;
+        if let Some(endpoint) = &self.endpoint {
+            settings.endpoint = checked_endpoint(endpoint)?;
+        }
+        if let Some(token) = &self.token {
+            settings.token = Token::new(token);
+        }
+        settings.offline |= self.offline;
+        Ok(settings)
+    }
+}
+
+/// A model on this machine. One of the cache stays there for as long as this lives.
+pub struct Located {
+    path: PathBuf,
+    _cached: Option<Cached>,
+    /// For a path into the cache.
+    _lease: Option<Lease>,
+}
+
+impl Deref for Located {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The place of a MODEL: a path as it is; a model of the hub from the cache, which is filled first where it lacks it.
+pub fn locate(model: &Path, quiet: bool) -> Result<Located, Failure> {
+    let reference = match model.to_str().filter(|text| !model.exists() && Reference::is_meant(text)) {
+        Some(text) => text.parse::<Reference>()?,
+        None => return Ok(Located { path: model.to_owned(), _cached: None, _lease: Lease::of(model) }),
+    };
+    let hub = Hub::new(HubFlags::from_env()?.settings()?);
+    let downloads = Downloads::new(quiet);
+    let cached = hub.obtain(&reference, &|event| downloads.event(event), &Cancel::new())?;
+    downloads.finish();
+    Ok(Located { path: cached.path.clone(), _cached: Some(cached), _lease: None })
+}
+
+/// The repository whose snapshot a folder is: its name says more than the commit's.
+pub fn repository(path: &Path) -> Option<String> {
+    let origin = snapshot_of(path)?;
+    path.ends_with(&origin.commit).then(|| origin.repo.to_string())
+}
