@@ -107,7 +107,7 @@ fn folder_of(target: &Path) -> &Path {
 /// Files that have no name until they are whole.
 #[cfg(target_os = "linux")]
 mod unnamed {
-    use super::folder_of;
+    use super::hidden;
     use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
     use std::fs::{self, File};
     use std::io;
@@ -127,16 +127,46 @@ mod unnamed {
         format!("/proc/self/fd/{}", file.as_raw_fd())
     }
 
-    /// Gives the file its name. A link cannot take the place of a file, a rename can: hence two steps.
+    /// Gives the file its name. A link cannot take the place of a file, a rename can: where there is one, the new file has
+    /// another name first. What a process that was killed between the two has left is cleared away by the next one.
     pub(super) fn name(file: &File, target: &Path) -> io::Result<()> {
-        let passing = tempfile::Builder::new()
-            .prefix(".bitnet-")
-            .suffix(".part")
-            .make_in(folder_of(target), |passing| {
-                Ok(linkat(CWD, path(file), CWD, passing, AtFlags::SYMLINK_FOLLOW)?)
-            })?;
-        passing.into_temp_path().persist(target).map_err(|e| e.error)
+        let link =
+            |to: &Path| linkat(CWD, path(file), CWD, to, AtFlags::SYMLINK_FOLLOW).map_err(io::Error::from);
+        let passing = hidden(target);
+        let done = match link(target) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => None,
+            done => Some(done),
+        };
+        if let Some(done) = done {
+            let _ = fs::remove_file(&passing);
+            return done;
+        }
+        loop {
+            match link(&passing) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    fs::remove_file(&passing).or_else(gone)?
+                }
+                Err(e) => return Err(e),
+                Ok(()) => match fs::rename(&passing, target) {
+                    // Another process that writes the same target has taken it for a left one.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    done => return done,
+                },
+            }
+        }
     }
+
+    fn gone(e: io::Error) -> io::Result<()> {
+        if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+    }
+}
+
+/// The name beside a target that things have before they are whole.
+fn hidden(target: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(".bitnet-part");
+    folder_of(target).join(name)
 }
 
 /// A directory that appears under its name when it is whole. Dropped unfinished, it leaves nothing; what a killed process
@@ -159,11 +189,10 @@ impl NewDirectory {
             }
             _ => {}
         }
-        let name = target.file_name().ok_or_else(|| refuse("it is no name of a directory"))?;
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(".bitnet-part");
-        let stage = folder_of(target).join(hidden);
+        if target.file_name().is_none() {
+            return Err(refuse("it is no name of a directory"));
+        }
+        let stage = hidden(target);
         // An error names the target: the hidden name means nothing to whoever reads it.
         let io = |source| FormatError::Io { path: target.to_owned(), source };
         if let Err(e) = fs::create_dir(&stage) {
