@@ -107,7 +107,7 @@ fn folder_of(target: &Path) -> &Path {
 /// Files that have no name until they are whole.
 #[cfg(target_os = "linux")]
 mod unnamed {
-    use super::hidden;
+    use super::{SUFFIX, folder_of, prefix};
     use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
     use std::fs::{self, File};
     use std::io;
@@ -128,45 +128,52 @@ mod unnamed {
     }
 
     /// Gives the file its name. A link cannot take the place of a file, a rename can: where there is one, the new file has
-    /// another name first. What a process that was killed between the two has left is cleared away by the next one.
+    /// another name first. What a process that was killed between the two has left is cleared away by the next one; the
+    /// lock, which ends with its process, tells that from what another one is about to rename.
     pub(super) fn name(file: &File, target: &Path) -> io::Result<()> {
         let link =
             |to: &Path| linkat(CWD, path(file), CWD, to, AtFlags::SYMLINK_FOLLOW).map_err(io::Error::from);
-        let passing = hidden(target);
-        let done = match link(target) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => None,
-            done => Some(done),
-        };
-        if let Some(done) = done {
-            let _ = fs::remove_file(&passing);
-            return done;
+        // Where files cannot be locked, nothing is cleared away.
+        let _ = file.lock();
+        match link(target) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let passing = tempfile::Builder::new()
+                    .prefix(&prefix(target))
+                    .suffix(SUFFIX)
+                    .make_in(folder_of(target), link)?;
+                passing.into_temp_path().persist(target).map_err(|e| e.error)?;
+            }
+            done => done?,
         }
-        loop {
-            match link(&passing) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    fs::remove_file(&passing).or_else(gone)?
-                }
-                Err(e) => return Err(e),
-                Ok(()) => match fs::rename(&passing, target) {
-                    // Another process that writes the same target has taken it for a left one.
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    done => return done,
-                },
+        clear(target);
+        Ok(())
+    }
+
+    /// Removes what killed processes have left beside a target. Whatever cannot be looked at stays.
+    fn clear(target: &Path) {
+        let (prefix, entries) = (prefix(target), fs::read_dir(folder_of(target)));
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let (name, prefix) = (name.as_encoded_bytes(), prefix.as_encoded_bytes());
+            let is_left = name.starts_with(prefix)
+                && name.ends_with(SUFFIX.as_bytes())
+                && entry.file_type().is_ok_and(|t| t.is_file())
+                && File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok());
+            if is_left {
+                let _ = fs::remove_file(entry.path());
             }
         }
     }
-
-    fn gone(e: io::Error) -> io::Result<()> {
-        if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
-    }
 }
 
-/// The name beside a target that things have before they are whole.
-fn hidden(target: &Path) -> PathBuf {
+/// The end of names that things have before they are whole.
+const SUFFIX: &str = ".bitnet-part";
+
+/// The beginning of such names beside a target.
+fn prefix(target: &Path) -> OsString {
     let mut name = OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
-    name.push(".bitnet-part");
-    folder_of(target).join(name)
+    name
 }
 
 /// A directory that appears under its name when it is whole. Dropped unfinished, it leaves nothing; what a killed process
@@ -192,7 +199,9 @@ impl NewDirectory {
         if target.file_name().is_none() {
             return Err(refuse("it is no name of a directory"));
         }
-        let stage = hidden(target);
+        let mut hidden = prefix(target);
+        hidden.push(SUFFIX);
+        let stage = folder_of(target).join(hidden);
         // An error names the target: the hidden name means nothing to whoever reads it.
         let io = |source| FormatError::Io { path: target.to_owned(), source };
         if let Err(e) = fs::create_dir(&stage) {
@@ -274,3 +283,6 @@ fn readable(file: &NamedTempFile) -> io::Result<()> {
 fn readable(_file: &NamedTempFile) -> io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
