@@ -44,7 +44,7 @@ class Load:
         return sum(v for k, v in self.metrics().items() if k.startswith(f"bitnet_{name}{{"))
 
     def prompt(self, rng, tokens):
-        return [rng.randrange(300, 5000) for _ in range(tokens)]
+        return [rng.randrange(3, 400) for _ in range(tokens)]
 
     def stream(self, body):
         """Tokens of an answer, and the times of its pieces since its beginning."""

@@ -79,7 +79,7 @@ impl From<Act> for ActivationPrecision {
 /// How a model is loaded and where it runs.
 #[derive(Args, Clone, Debug)]
 pub struct ModelFlags {
-    /// Instruction set: scalar; avx2, avx512, avx512-vbmi or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
+    /// Instruction set: scalar; sse, avx2, avxvnni, avx512bw, avx512, avx512-vbmi or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
     /// Kernel of ternary products, and with it how weights lie in memory; changes speed, never the result (`doctor` lists

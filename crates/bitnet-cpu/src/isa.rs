@@ -13,10 +13,19 @@ use std::str::FromStr;
 pub enum Isa {
     /// Plain Rust; runs everywhere.
     Scalar,
+    /// SSSE3 and SSE4.1, for ternary products; all else is plain Rust.
+    #[cfg(target_arch = "x86_64")]
+    Sse,
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 F, BW, VL, DQ and VNNI, besides AVX2.
+    /// AVX-VNNI, for ternary products, besides AVX2.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// AVX-512 F, BW, VL and DQ, besides AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bw,
+    /// AVX-512 VNNI, besides the others.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     /// AVX-512 VBMI, besides those.
@@ -41,7 +50,13 @@ impl Isa {
     pub const ALL: &[Self] = &[
         Self::Scalar,
         #[cfg(target_arch = "x86_64")]
+        Self::Sse,
+        #[cfg(target_arch = "x86_64")]
         Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::AvxVnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Bw,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
         #[cfg(target_arch = "x86_64")]
@@ -61,20 +76,25 @@ impl Isa {
         match self {
             Self::Scalar => true,
             #[cfg(target_arch = "x86_64")]
+            Self::Sse => is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1"),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
+            Self::AvxVnni => Self::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bw => {
                 Self::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Self::Avx512Bw.is_available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vbmi => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vbmi"),
             #[cfg(target_arch = "x86_64")]
@@ -90,7 +110,12 @@ impl Isa {
 
     /// Whether a processor with this instruction set runs kernels of `other` too.
     pub fn includes(self, other: Self) -> bool {
-        // Each one so far holds those before it.
+        // AVX-512 is older than AVX-VNNI, so processors may have it alone.
+        #[cfg(target_arch = "x86_64")]
+        if other == Self::AvxVnni {
+            return self == other;
+        }
+        // Each one but that holds those before it.
         other <= self
     }
 
@@ -109,7 +134,13 @@ impl Isa {
         match self {
             Self::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
+            Self::Sse => "sse",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bw => "avx512bw",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]

@@ -107,7 +107,7 @@ fn folder_of(target: &Path) -> &Path {
 /// Files that have no name until they are whole.
 #[cfg(target_os = "linux")]
 mod unnamed {
-    use super::folder_of;
+    use super::{SUFFIX, folder_of, prefix};
     use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
     use std::fs::{self, File};
     use std::io;
@@ -127,16 +127,53 @@ mod unnamed {
         format!("/proc/self/fd/{}", file.as_raw_fd())
     }
 
-    /// Gives the file its name. A link cannot take the place of a file, a rename can: hence two steps.
+    /// Gives the file its name. A link cannot take the place of a file, a rename can: where there is one, the new file has
+    /// another name first. What a process that was killed between the two has left is cleared away by the next one; the
+    /// lock, which ends with its process, tells that from what another one is about to rename.
     pub(super) fn name(file: &File, target: &Path) -> io::Result<()> {
-        let passing = tempfile::Builder::new()
-            .prefix(".bitnet-")
-            .suffix(".part")
-            .make_in(folder_of(target), |passing| {
-                Ok(linkat(CWD, path(file), CWD, passing, AtFlags::SYMLINK_FOLLOW)?)
-            })?;
-        passing.into_temp_path().persist(target).map_err(|e| e.error)
+        let link =
+            |to: &Path| linkat(CWD, path(file), CWD, to, AtFlags::SYMLINK_FOLLOW).map_err(io::Error::from);
+        // Where files cannot be locked, nothing is cleared away.
+        let _ = file.lock();
+        match link(target) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let passing = tempfile::Builder::new()
+                    .prefix(&prefix(target))
+                    .suffix(SUFFIX)
+                    .make_in(folder_of(target), link)?;
+                passing.into_temp_path().persist(target).map_err(|e| e.error)?;
+            }
+            done => done?,
+        }
+        clear(target);
+        Ok(())
     }
+
+    /// Removes what killed processes have left beside a target. Whatever cannot be looked at stays.
+    fn clear(target: &Path) {
+        let (prefix, entries) = (prefix(target), fs::read_dir(folder_of(target)));
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let (name, prefix) = (name.as_encoded_bytes(), prefix.as_encoded_bytes());
+            let is_left = name.starts_with(prefix)
+                && name.ends_with(SUFFIX.as_bytes())
+                && entry.file_type().is_ok_and(|t| t.is_file())
+                && File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok());
+            if is_left {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// The end of names that things have before they are whole.
+const SUFFIX: &str = ".bitnet-part";
+
+/// The beginning of such names beside a target.
+fn prefix(target: &Path) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name
 }
 
 /// A directory that appears under its name when it is whole. Dropped unfinished, it leaves nothing; what a killed process
@@ -159,10 +196,11 @@ impl NewDirectory {
             }
             _ => {}
         }
-        let name = target.file_name().ok_or_else(|| refuse("it is no name of a directory"))?;
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(".bitnet-part");
+        if target.file_name().is_none() {
+            return Err(refuse("it is no name of a directory"));
+        }
+        let mut hidden = prefix(target);
+        hidden.push(SUFFIX);
         let stage = folder_of(target).join(hidden);
         // An error names the target: the hidden name means nothing to whoever reads it.
         let io = |source| FormatError::Io { path: target.to_owned(), source };
@@ -245,3 +283,6 @@ fn readable(file: &NamedTempFile) -> io::Result<()> {
 fn readable(_file: &NamedTempFile) -> io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -298,13 +298,18 @@ impl Answers {
         .await
     }
 
+    /// Whether, behind the last event, some have not ended.
+    fn is_cut_off(&self) -> bool {
+        self.subscriptions.iter().any(|(subscription, _)| subscription.is_open())
+    }
+
     /// Waits for all of them.
     pub async fn collect(mut self, choices: usize) -> Result<Vec<Answer>, ApiError> {
         let mut answers: Vec<Answer> = (0..choices).map(|_| Answer::default()).collect();
         while let Some(event) = self.next().await {
             answers[event.choice].take(event.news)?;
         }
-        Ok(answers)
+        if self.is_cut_off() { Err(ApiError::stopped()) } else { Ok(answers) }
     }
 }
 
@@ -438,6 +443,10 @@ pub(crate) fn stream<C: Chunks>(answers: Answers, mut chunks: C) -> Response {
                         done = true;
                     }
                 },
+                Ok(None) if answers.is_cut_off() => {
+                    lines.push_back(C::line(&C::error(&ApiError::stopped())));
+                    done = true;
+                }
                 Ok(None) => {
                     lines.extend(chunks.end().iter().map(C::line));
                     lines.push_back(C::LAST.to_owned());

@@ -50,6 +50,11 @@ impl ApiError {
         Self { code: Some("shutting_down"), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 
+    /// 500: the engine's thread is gone.
+    pub(crate) fn stopped() -> Self {
+        Self::internal("the engine has stopped").with_code("engine_stopped")
+    }
+
     /// 500.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)

@@ -43,6 +43,11 @@ impl Drop for Subscription {
 }
 
 impl Subscription {
+    /// Whether answers are open; behind the last event, the engine has stopped under them.
+    pub fn is_open(&self) -> bool {
+        self.open > 0
+    }
+
     /// The next event; `None` once every answer has ended.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         if self.open == 0 {
@@ -70,9 +75,9 @@ impl Worker {
         let open = request.choices;
         let (sender, events) = unbounded_channel();
         let (reply, answer) = oneshot::channel();
-        let gone = |_| ApiError::ending();
-        self.orders.send(Order::Submit(Box::new(request), sender, reply)).map_err(|_| ApiError::ending())?;
-        let request = answer.await.map_err(gone)??;
+        let order = Order::Submit(Box::new(request), sender, reply);
+        self.orders.send(order).map_err(|_| ApiError::stopped())?;
+        let request = answer.await.map_err(|_| ApiError::stopped())??;
         Ok(Subscription { request, events, orders: self.orders.clone(), open })
     }
 

@@ -1,8 +1,6 @@
 //! What the machine allows: bytes read and int8 operations a second, measured with the same pool of threads as products.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
-#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use crate::backend::CpuError;
@@ -33,7 +31,7 @@ struct Multiply {
 /// Best first; the last one runs everywhere.
 static MULTIPLY: &[Multiply] = &[
     #[cfg(target_arch = "x86_64")]
-    amx::AMX,
+    x86::AMX,
     #[cfg(target_arch = "x86_64")]
     x86::AVX512_VNNI,
     #[cfg(target_arch = "x86_64")]

@@ -1,9 +1,17 @@
 //! Loops of one instruction, written in assembly so that no compiler moves anything out of them.
 
 use super::Multiply;
+use crate::isa::Isa;
+use crate::kernels::ternary::multiply_registers;
 use std::arch::asm;
 
 const TURNS: u64 = 1 << 16;
+
+pub(super) const AMX: Multiply = Multiply {
+    name: "tdpbsud",
+    available: || Isa::Amx.is_available(),
+    run: || multiply_registers(TURNS / 8),
+};
 
 pub(super) const AVX512_VNNI: Multiply = Multiply {
     name: "vpdpbusd zmm",

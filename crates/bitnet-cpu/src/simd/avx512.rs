@@ -10,7 +10,7 @@ pub(super) struct Avx512(());
 
 /// Runs `kernel` compiled for AVX-512.
 pub(super) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
     fn inner<K: Kernel>(kernel: K) -> K::Output {
         kernel.run(Avx512(()))
     }

@@ -116,9 +116,11 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
         Isa::Scalar => kernel.run(scalar::Scalar),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::run(isa, kernel),
+        Isa::Sse => kernel.run(scalar::Scalar),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Vbmi | Isa::Amx => avx512::run(isa, kernel),
+        Isa::Avx2 | Isa::AvxVnni => avx2::run(isa, kernel),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bw | Isa::Avx512 | Isa::Avx512Vbmi | Isa::Amx => avx512::run(isa, kernel),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::Dotprod | Isa::I8mm => neon::run(isa, kernel),
     }

@@ -4,8 +4,8 @@
 //! block by block in the order of its positions, so they do not depend on where the blocks lie.
 //!
 //! The query heads that share a key head go through its segments together, and in prefill so do a few neighbouring tokens: keys
-//! and values are read and widened once for four queries. One token over many positions has its segments shared out among the
-//! threads; either way every segment of every query is summed alone and merged in order.
+//! and values are read and widened once for up to eight queries. One token over many positions has its segments shared out among
+//! the threads; either way every segment of every query is summed alone and merged in order.
 
 use crate::Isa;
 use crate::kv::{self, KvCache, KvElement, Store};
@@ -16,8 +16,8 @@ use bitnet_quant::spec::SEGMENT;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Queries that a segment is read for at a time.
-const ROWS: usize = 4;
+/// Queries that a segment is read for at a time: eight fill 24 of 32 registers, and half of them where there are sixteen.
+const ROWS: usize = 8;
 /// Tiles of 16 positions in a block of the cache.
 const TILES: usize = KV_BLOCK / 16;
 /// Tokens whose queries go through the cache together.
@@ -189,9 +189,13 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
         let end = (0..R).fold(self.from, |to, r| to.max(self.to(r)));
         let (tiles, mut tile) = ((end - self.from).div_ceil(16), 0);
         if L::REGISTERS >= 32 {
-            while tile + 4 <= tiles {
+            while R <= 4 && tile + 4 <= tiles {
                 self.scores::<L, R, 4>(l, tile, &mut p);
                 tile += 4;
+            }
+            while tile + 2 <= tiles {
+                self.scores::<L, R, 2>(l, tile, &mut p);
+                tile += 2;
             }
         }
         for tile in tile..tiles {
@@ -202,9 +206,13 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
         }
         let (width, mut c) = (self.queries[0].q.len().div_ceil(16), 0);
         if L::REGISTERS >= 32 {
-            while c + 4 <= width {
+            while R <= 4 && c + 4 <= width {
                 self.sums::<L, R, 4>(l, c, &p);
                 c += 4;
+            }
+            while c + 2 <= width {
+                self.sums::<L, R, 2>(l, c, &p);
+                c += 2;
             }
         }
         for c in c..width {
@@ -217,11 +225,18 @@ impl<K: KvElement, V: KvElement> Kernel for Segment<'_, K, V> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        match self.queries.len() {
-            1 => self.rows::<L, 1>(l),
-            2 => self.rows::<L, 2>(l),
-            3 => self.rows::<L, 3>(l),
-            _ => self.rows::<L, ROWS>(l),
+        let full = L::REGISTERS >= 32 && self.queries.len() == ROWS;
+        let (most, width) = (if full { ROWS } else { ROWS / 2 }, self.queries[0].q.len().div_ceil(16));
+        let parts = self.queries.chunks(most).zip(self.out.chunks_mut(most * width));
+        for ((queries, out), stats) in parts.zip(self.stats.chunks_mut(most)) {
+            let part = Segment { queries, out, stats, ..self };
+            match queries.len() {
+                1 => part.rows::<L, 1>(l),
+                2 => part.rows::<L, 2>(l),
+                3 => part.rows::<L, 3>(l),
+                4 => part.rows::<L, 4>(l),
+                _ => part.rows::<L, ROWS>(l),
+            }
         }
     }
 }

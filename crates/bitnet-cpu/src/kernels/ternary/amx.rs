@@ -137,6 +137,32 @@ unsafe fn multiply_two(_registers: &Registers, o: &Operands) {
     }
 }
 
+/// Multiplies without memory, `turns` times four registers, and returns how many multiplications and additions those are.
+pub(crate) fn multiply_registers(turns: u64) -> u64 {
+    assert!(turns > 0);
+    let registers = Registers::new(&Shapes::new(TOKENS / 2, TOKENS / 2));
+    // SAFETY: the loop touches registers only, all of which are named and have shapes.
+    unsafe {
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+            "2:",
+            "tdpbsud tmm0, tmm4, tmm6",
+            "tdpbsud tmm1, tmm4, tmm7",
+            "tdpbsud tmm2, tmm5, tmm6",
+            "tdpbsud tmm3, tmm5, tmm7",
+            "dec {turns}",
+            "jnz 2b",
+            turns = inout(reg) turns => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nomem, nostack),
+        );
+    }
+    drop(registers);
+    turns * 4 * (TOKENS / 2 * TILE * COLUMNS * 2) as u64
+}
+
 fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
     unpack_pairs(tiles, tile_bytes, panel, 4, avx512::unpack_lines);
 }

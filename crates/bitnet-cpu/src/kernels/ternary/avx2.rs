@@ -3,6 +3,7 @@
 //! A pair of products is at most 2 * 2 * 128 = 512 in magnitude, so a 16-bit lane holds 64 of them: 32768 below zero and
 //! 64 * 508 = 32512 above. Sums are widened then.
 
+use super::avx512::prefetch;
 use super::table::Gemm;
 use crate::Isa;
 use crate::layout::tile2::{BLOCK, COLUMNS};
@@ -51,7 +52,7 @@ pub(super) fn store(sum: [__m256i; 2], out: &mut [i32; TILE]) {
 /// The four fields of half a block.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn fields(block: &[u8; BLOCK], half: usize) -> [__m256i; 4] {
+pub(super) fn fields(block: &[u8; BLOCK], half: usize) -> [__m256i; 4] {
     let (packed, mask) = (load(block, half), _mm256_set1_epi8(3));
     [
         _mm256_and_si256(packed, mask),
@@ -68,6 +69,7 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
     for (blocks, x) in blocks.zip(x.as_chunks::<COLUMNS>().0.chunks(STEPS / 4)) {
         let mut narrow = [_mm256_setzero_si256(); 2];
         for (block, x) in blocks.iter().zip(x) {
+            prefetch(block);
             let x = x.as_chunks::<4>().0;
             for (half, narrow) in narrow.iter_mut().enumerate() {
                 for (codes, x) in fields(block, half).into_iter().zip(x) {
@@ -144,7 +146,7 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
     }
 }
 
-fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
     assert!(Isa::Avx2.is_available());
     panel.clear();
     // SAFETY: the assertion has seen AVX2.

@@ -19,7 +19,7 @@ pub(super) const TOKENS: usize = 12;
 /// The four fields of a block: field `f` holds columns `4f..4f + 4` of sixteen rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn fields(block: &[u8; BLOCK]) -> [__m512i; 4] {
+pub(super) fn fields(block: &[u8; BLOCK]) -> [__m512i; 4] {
     let mask = _mm512_set1_epi8(3);
     // SAFETY: a block is 64 bytes; `loadu` accepts any alignment.
     let packed = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
@@ -44,13 +44,19 @@ pub(super) fn store(x: __m512i, out: &mut [i32; TILE]) {
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) };
 }
 
+/// Asks for what comes behind a block; an address outside the weights does nothing.
+#[inline(always)]
+pub(super) fn prefetch(block: &[u8; BLOCK]) {
+    // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(block).wrapping_add(PREFETCH_BLOCKS).cast()) };
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]) {
     for (tile, out) in tiles.chunks_exact(tile_bytes).zip(out) {
         let mut sum = [_mm512_setzero_si512(); 4];
         for (block, x) in tile.as_chunks::<BLOCK>().0.iter().zip(x.as_chunks::<COLUMNS>().0) {
-            // A prefetch of an address outside the weights does nothing.
-            _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(block).wrapping_add(PREFETCH_BLOCKS).cast());
+            prefetch(block);
             for ((sum, codes), x) in sum.iter_mut().zip(fields(block)).zip(x.as_chunks::<4>().0) {
                 *sum = _mm512_dpbusd_epi32(*sum, codes, broadcast(x));
             }
@@ -115,14 +121,14 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
     unsafe { gemv_tiles(tiles, tile_bytes, x, out) };
 }
 
-fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
     panel.resize(tiles.len() / BLOCK * 4, Line([0; 64]));
     unpack_lines(tiles, tile_bytes, panel);
 }
 
 /// The same into a panel of the right size.
 pub(super) fn unpack_lines(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
-    assert!(Isa::Avx512.is_available());
+    assert!(Isa::Avx512Bw.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { unpack_tiles(tiles, tile_bytes, panel) };
 }

@@ -10,6 +10,10 @@ mod arrange;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bw;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod base3;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
@@ -19,10 +23,14 @@ mod i8mm;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod sse;
 mod table;
 #[cfg(target_arch = "aarch64")]
 mod tl1;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::multiply_registers;
 #[cfg(target_arch = "aarch64")]
 pub(super) use dotprod::dot;
 pub(crate) use float::float_linear;

@@ -1,7 +1,7 @@
 //! The table of ternary kernels, and a kernel's name as a value.
 
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512};
+use super::{amx, avx2, avx512, avx512bw, avxvnni, sse};
 use super::{base3, scalar};
 #[cfg(target_arch = "aarch64")]
 use super::{dotprod, i8mm, neon, tl1};
@@ -73,6 +73,22 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         gemm: avx512::GEMM,
     },
     #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tile2-avx512bw",
+        layout: &TILE2,
+        isa: Isa::Avx512Bw,
+        gemv: avx512bw::gemv,
+        gemm: avx512bw::GEMM,
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tile2-avxvnni",
+        layout: &TILE2,
+        isa: Isa::AvxVnni,
+        gemv: avxvnni::gemv,
+        gemm: avxvnni::GEMM,
+    },
+    #[cfg(target_arch = "x86_64")]
     TernaryKernel { name: "tile2-avx2", layout: &TILE2, isa: Isa::Avx2, gemv: avx2::gemv, gemm: avx2::GEMM },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
@@ -82,6 +98,8 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         gemv: base3::avx2::gemv,
         gemm: Gemm { unpack: base3::avx2::unpack, ..avx2::GEMM },
     },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel { name: "tile2-sse", layout: &TILE2, isa: Isa::Sse, gemv: sse::gemv, gemm: sse::GEMM },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
         name: "tile2-i8mm",
