@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Published models, where the hub can be reached: pulls 2B-4T in its three forms, Falcon3-1B-1.58bit and Ternary-Bonsai-1.7B (12 GB),
+# checks that the forms of one model agree trit by trit and logit by logit, compares with transformers, prints perplexities.
+# Needs python3 with venv, 16 GB of memory, and HF_TOKEN where the hub asks for one. TEXT=FILE is the text of the perplexities.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+text=$(realpath "${TEXT:-docs/numerics.md}")
+cargo build --quiet --release -p bitnet-cli
+target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
+bitnet="$target/release/bitnet"
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+    "torch==2.9.1" "transformers==4.57.3" "accelerate==1.12.0" "safetensors==0.7.0" "numpy==2.3.5"
+
+packed=microsoft/bitnet-b1.58-2B-4T
+masters=microsoft/bitnet-b1.58-2B-4T-bf16
+gguf=microsoft/bitnet-b1.58-2B-4T-gguf:i2_s
+falcon=tiiuae/Falcon3-1B-Instruct-1.58bit
+bonsai=prism-ml/Ternary-Bonsai-1.7B-gguf:Q2_0
+for model in $packed $masters $gguf $falcon $bonsai; do
+    "$bitnet" pull "$model" >/dev/null
+    "$bitnet" show "$model" | sed -n '1,6p'
+done
+
+# The first 256 ids of the text, as the model's own vocabulary has them.
+ids() { "$bitnet" -q tokenize "$1" <"$text" | cut -d' ' -f1-256 | tr ' ' ','; }
+
+echo "Forms of 2B-4T:"
+"$bitnet" inspect "$packed" --diff "$("$bitnet" -q pull "$masters")" --json >"$folder/masters.json"
+"$bitnet" inspect "$packed" --diff "$("$bitnet" -q pull "$gguf")" --json >"$folder/gguf.json"
+tokens=$(ids $packed)
+for form in packed masters gguf; do
+    "$bitnet" -q logits "${!form}" --tokens "$tokens" -o "$folder/$form.safetensors" --cache-type f32
+done
+for name in falcon bonsai; do
+    "$bitnet" -q logits "${!name}" --tokens "$(ids "${!name}")" -o "$folder/$name.safetensors" --cache-type f32
+    ids "${!name}" >"$folder/$name.ids"
+done
+echo "$tokens" >"$folder/packed.ids"
+
+"$folder/venv/bin/python" - "$folder" "$packed" "$falcon" <<'PY'
+import json, sys
+import numpy as np
+from safetensors.numpy import load_file
+folder, packed, falcon = sys.argv[1:]
+failed = False
+
+def check(what, good):
+    global failed
+    failed |= not good
+    print(f"  {'agrees' if good else 'DIFFERS'}: {what}")
+
+logits = lambda name: load_file(f"{folder}/{name}.safetensors")["logits"]
+ids = lambda name: np.array([int(i) for i in open(f"{folder}/{name}.ids").read().split(",")])
+for form in ("masters", "gguf"):
+    diff = json.load(open(f"{folder}/{form}.json"))
+    trits = sum(c["trits_differ"] for c in diff["tensors"].values())
+    scales = max([c["scale_error"] for c in diff["tensors"].values()], default=0.0)
+    check(f"packed and {form}: {trits} trits differ, scales by up to {scales:.1e}, unmatched: {diff['unmatched']}",
+        trits == 0 and not diff["unmatched"])
+    a, b = logits("packed"), logits(form)
+    # The same trits give the same integers; scales and epsilons that were rounded to be stored leave this much.
+    check(f"packed and {form}: logits differ by up to {np.abs(a - b).max():.3e}", np.abs(a - b).max() <= 1e-4 * np.abs(a).max())
+
+def perplexity(logits, ids):
+    logits = logits[:-1].astype(np.float64)
+    top = logits.max(-1, keepdims=True)
+    norm = top[:, 0] + np.log(np.exp(logits - top).sum(-1))
+    return float(np.exp((norm - logits[np.arange(len(ids) - 1), ids[1:]]).mean()))
+
+print("Perplexity of the text's first 256 tokens:")
+for name in ("packed", "masters", "gguf", "falcon", "bonsai"):
+    print(f"  {name}: {perplexity(logits(name), ids('packed' if name in ('masters', 'gguf') else name)):.4f}")
+
+print("transformers:")
+import torch
+from transformers import AutoModelForCausalLM
+for name, repo in (("packed", packed), ("falcon", falcon)):
+    model = AutoModelForCausalLM.from_pretrained(repo, dtype=torch.float32, local_files_only=True)
+    with torch.no_grad():
+        theirs = model(torch.tensor(ids(name))[None]).logits[0].float().numpy()
+    ours = logits(name)
+    cosine = (ours * theirs).sum(-1) / (np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1))
+    top = (ours.argmax(-1) == theirs.argmax(-1)).mean()
+    print(f"  {name}: perplexity {perplexity(theirs, ids(name)):.4f}, cosine at least {cosine.min():.6f}, same next token at {top:.1%}")
+    check(f"{name}: cosine of logits at least 0.999 everywhere, same next token at 95 % of positions", cosine.min() > 0.999 and top > 0.95)
+    del model
+sys.exit(failed)
+PY
