@@ -39,7 +39,11 @@ fn main() -> Result<()> {
         seed("packings", &format!("{which}"), &[&[which, 4, 0, 1], &[0x55; 300][..]].concat())?;
     }
     seed("torch", "pickle", PICKLE)?;
-    seed("torch", "older", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.\x80\x02}.\x80\x02].")?;
+    seed(
+        "torch",
+        "older",
+        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.\x80\x02}.\x80\x02].",
+    )?;
     // Version; a graph with one matrix of two by two f32.
     let tensor = [&b"\x08\x02\x08\x02\x10\x01\x42\x0emodel.x.weight\x4a\x10"[..], &[0; 16]].concat();
     let graph = [&[0x2a, tensor.len() as u8], &tensor[..]].concat();

@@ -29,7 +29,7 @@ fuzz_target!(
     |data: &[u8]| {
         let Some(checkpoint) = open(data) else { return };
         let options = OpenOptions {
-            device: DeviceOptions { isa: Some(Isa::Scalar), threads: Some(1), kernel: None },
+            device: DeviceOptions { isa: Some(Isa::Scalar), threads: Some(1), ..DeviceOptions::default() },
             load: LoadOptions::default(),
         };
         let Ok(mut model) = Model::from_checkpoint(&checkpoint, &options, &mut |_, _| {}) else { return };

@@ -14,7 +14,9 @@ fuzz_target!(|data: &[u8]| {
     let full: Vec<u8> = data.iter().copied().chain(std::iter::repeat(0x55)).take(need).collect();
     let Ok(m) = (packing.unpack)(rows, cols, &full) else { return };
     for row in 0..rows {
-        assert!((0..cols).all(|col| (-1..=1).contains(&m.trit(row, col)) && m.scale_at(row, col).is_finite()));
+        assert!(
+            (0..cols).all(|col| (-1..=1).contains(&m.trit(row, col)) && m.scale_at(row, col).is_finite())
+        );
     }
     let mut packed = Vec::new();
     (packing.pack)(&m, &mut packed).expect("what was unpacked can be packed");
