@@ -71,7 +71,7 @@ fn register_tile<const T: usize>(panel: &[Line], x: &[i8], out: &mut [[i32; TILE
     for (line, x) in panel.iter().zip(x.as_chunks::<4>().0.as_chunks::<T>().0) {
         let codes = [0, 1, 2, 3].map(|quarter| vreinterpretq_s8_u8(load(&line.0, quarter)));
         for t in 0..T {
-            let x = super::neon::broadcast(&x[t]);
+            let x = neon::broadcast(&x[t]);
             for quarter in 0..4 {
                 sum[t][quarter] = dot(sum[t][quarter], codes[quarter], x);
             }
