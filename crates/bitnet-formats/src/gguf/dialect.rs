@@ -44,6 +44,13 @@ pub(super) struct Candidate<'a> {
     pub(super) room: &'a [u8],
 }
 
+impl<'a> Candidate<'a> {
+    /// The bytes of so many two-bit codes.
+    fn codes(&self, weights: usize) -> Option<&'a [u8]> {
+        self.room.get(..weights / 4)
+    }
+}
+
 /// Every number that stands for two layouts.
 pub(super) static DIALECTS: [Dialects; 2] = [
     Dialects {
@@ -199,17 +206,16 @@ fn coupling(gate: &Candidate<'_>, up: &Candidate<'_>, down: &Candidate<'_>) -> O
     if [gate.shape, up.shape] != [&[channels, hidden]; 2] || !whole(hidden) || !whole(channels) {
         return None;
     }
-    let (stride, channel_stride) = (hidden / 4, channels / 4);
-    let codes = |t: &Candidate<'_>| t.room.get(..hidden * channel_stride);
+    let weights = hidden * channels;
     let mut rows = vec![0u32; channels];
-    for matrix in [codes(gate)?, codes(up)?] {
-        for (row, zeros) in matrix.chunks_exact(stride).zip(&mut rows) {
+    for matrix in [gate.codes(weights)?, up.codes(weights)?] {
+        for (row, zeros) in matrix.chunks_exact(hidden / 4).zip(&mut rows) {
             *zeros += row.iter().map(|b| (b & !(b >> 1) & 0x55).count_ones()).sum::<u32>();
         }
     }
     // In the order of blocks of 128.
     let mut columns = vec![0u32; channels];
-    for row in codes(down)?.chunks_exact(channel_stride) {
+    for row in down.codes(weights)?.chunks_exact(channels / 4) {
         for (block, columns) in row.as_chunks::<32>().0.iter().zip(columns.as_chunks_mut::<128>().0) {
             for (run, shift) in columns.as_chunks_mut::<32>().0.iter_mut().zip([6, 4, 2, 0]) {
                 for (zeros, byte) in run.iter_mut().zip(block) {
