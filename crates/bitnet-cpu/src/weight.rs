@@ -119,11 +119,10 @@ impl CpuWeight {
                     full.iter().flat_map(|t| &x[t * self.cols..(t + 1) * self.cols]).copied().collect();
                 self.linear(isa, pool, &x, full.len(), scratch, &mut out.values);
             }
-            let mut at = 0;
+            let mut full = (0..).map(|at| (0..0, at * self.rows..(at + 1) * self.rows));
             for (picked, x) in picked.iter().zip(x.chunks_exact(self.cols)) {
                 let (Some(picked), [Part::Dense(w)]) = (picked, self.parts.as_slice()) else {
-                    out.rows.push((0..0, at * self.rows..(at + 1) * self.rows));
-                    at += 1;
+                    out.rows.extend(full.next());
                     continue;
                 };
                 let (ids, values) = (out.ids.len(), out.values.len());

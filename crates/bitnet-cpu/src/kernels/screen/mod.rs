@@ -156,12 +156,12 @@ impl Screen {
     /// Fills in scores and groups.
     fn score(&self, kernel: &ScreenKernel, pool: &Pool, w: &DenseMatrix, tokens: &mut [Token]) {
         let rows = w.rows();
-        let parts: Vec<(&Query, Shares<'_, f32>, Shares<'_, (f32, f32)>)> = tokens
+        let parts: Vec<_> = tokens
             .iter_mut()
-            .map(|token| {
-                token.scores.resize(rows, 0.0);
-                token.extremes.resize(rows.div_ceil(GROUP), (0.0, 0.0));
-                (&token.query, Shares::new(&mut token.scores), Shares::new(&mut token.extremes))
+            .map(|Token { query, scores, extremes, .. }| {
+                scores.resize(rows, 0.0);
+                extremes.resize(rows.div_ceil(GROUP), (0.0, 0.0));
+                (&*query, Shares::new(scores), Shares::new(extremes))
             })
             .collect();
         if parts.is_empty() {
