@@ -159,7 +159,7 @@ fn valid_codes(tensors: &[Candidate<'_>]) -> Option<&'static Packing> {
             data.is_some_and(|data| (packing.unpack)(rows, cols, data).is_ok())
         })
     };
-    match [&Q2_0_G64, &Q2_0_G128].map(|p| valid(p)) {
+    match [&Q2_0_G64, &Q2_0_G128].map(valid) {
         [true, false] => Some(&Q2_0_G64),
         [false, true] => Some(&Q2_0_G128),
         _ => None,
