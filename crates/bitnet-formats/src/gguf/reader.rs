@@ -255,7 +255,7 @@ fn place(
             (Kind::Known(t), None) => (t, types::bytes(&t, &d.shape)),
             (Kind::Two(dialects), None) => {
                 let layout = layouts.iter().find(|p| dialects.has(p)).unwrap_or(&dialects.layouts[0].packing);
-                let t = TensorType::Ternary(*layout);
+                let t = TensorType::Ternary(layout);
                 (t, types::bytes(&t, &d.shape))
             }
             (Kind::Plain(name, size), None) => {
