@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::hub::{self, Located};
+use crate::lora::LoraFlags;
 use crate::stages::StageFlags;
 use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
@@ -320,6 +321,8 @@ pub struct SamplingFlags {
     draft: usize,
     #[command(flatten)]
     stages: StageFlags,
+    #[command(flatten)]
+    pub lora: LoraFlags,
 }
 
 impl SamplingFlags {
@@ -350,6 +353,7 @@ impl SamplingFlags {
             form: None,
             dry_breakers: self.stages.breakers(defaults.dry_breakers),
             draft: if self.spec == Spec::Ngram { self.draft } else { 0 },
+            adapters: None,
             cancel: None,
         })
     }
