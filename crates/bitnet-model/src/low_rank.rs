@@ -62,10 +62,10 @@ impl<B: Backend> Adapters<B> {
     }
 
     /// What the rows of a step go through: `spans` are their numbers and adapters, in their order.
-    pub(crate) fn step<'a>(
-        &'a self,
-        spans: impl Iterator<Item = (usize, &'a [AdapterUse])>,
-    ) -> Result<Step<'a, B>, ModelError> {
+    pub(crate) fn step<'s>(
+        &self,
+        spans: impl Iterator<Item = (usize, &'s [AdapterUse])>,
+    ) -> Result<Step<'_, B>, ModelError> {
         let mut runs: Vec<(Range<usize>, &[AdapterUse])> = Vec::new();
         let mut row = 0;
         for (len, adapters) in spans {

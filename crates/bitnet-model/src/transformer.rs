@@ -127,11 +127,11 @@ impl<B: Backend> Transformer<B> {
     }
 
     /// Runs the tokens of some sequences, whose ids follow each other in `ids`.
-    fn forward(
+    fn forward<'s>(
         &mut self,
         ids: &[u32],
         spans: &[KvSpan<'_>],
-        adapters: &mut dyn Iterator<Item = (usize, &[AdapterUse])>,
+        adapters: &mut dyn Iterator<Item = (usize, &'s [AdapterUse])>,
         wanted: &mut Wanted<'_>,
     ) -> Result<(), ModelError> {
         let (b, c) = (&*self.backend, &self.config);
