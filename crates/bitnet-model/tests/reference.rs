@@ -137,9 +137,7 @@ fn logits_have_the_same_bits_on_every_platform() {
         let prompts = golden::prompts(if name.contains('/') { "bitnet-packed-k256" } else { name });
         let prompt = prompts.iter().max_by_key(|p| p.ids.len()).unwrap();
         for isa in Isa::available() {
-            for (kv, cache) in
-                [(KvType::F32, "f32"), (KvType::F16, "f16"), (KvType::BF16, "bf16"), (KvType::Q8_0, "q8_0")]
-            {
+            for (kv, cache) in [(KvType::F32, "f32"), (KvType::F16, "f16"), (KvType::BF16, "bf16")] {
                 let cpu = CpuOptions { isa: Some(isa), threads: Some(2), ..CpuOptions::default() };
                 let mut model = open(name, cpu, LoadOptions { key: kv, value: kv, ..EXACT });
                 let got = hash(&logits(&mut model, &prompt.ids, usize::MAX));
@@ -162,7 +160,6 @@ fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
             (KvType::F32, [usize::MAX, 1, 2, 5, 13].as_slice()),
             (KvType::F16, &[usize::MAX, 5]),
             (KvType::BF16, &[usize::MAX, 5]),
-            (KvType::Q8_0, &[usize::MAX, 5]),
         ] {
             let mut first = None;
             for &(isa, kernel) in &machines {
