@@ -218,6 +218,26 @@ fn inspect_says_what_a_model_is_made_of() {
     }
 }
 
+#[test]
+fn inspect_lists_what_a_file_has_beside_the_model() {
+    let folder = Folder::new();
+    let graph = text(&folder.at("graph"));
+    output(&["convert", &fixture("bitnet-packed"), &graph, "--to", "onnx", "-q"]);
+    let object = parse(&output(&["inspect", &graph, "--json"]));
+    assert_eq!(object["format"], "Hugging Face ONNX");
+    let others = object["other_tensors"].as_array().unwrap();
+    assert!(!others.is_empty());
+    let (short, long) = (output(&["inspect", &graph]), output(&["inspect", &graph, "--tensors"]));
+    let count = format!("beside the model: {} tensors, ", others.len());
+    assert!(short.contains(&count) && long.contains(&count), "{short}");
+    for tensor in others {
+        let line = format!("\n{} ", tensor["name"].as_str().unwrap());
+        assert!(long.contains(&line) && !short.contains(&line), "{line} {long}");
+    }
+    let plain = output(&["inspect", &fixture("bitnet-packed"), "--tensors"]);
+    assert!(!plain.contains("beside the model"), "{plain}");
+}
+
 /// A model without a tokenizer, which speed does not need.
 fn bare_model(folder: &Folder) -> String {
     let mut file = tiny::gguf();
