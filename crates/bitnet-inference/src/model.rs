@@ -56,6 +56,14 @@ impl Model {
         self.engine.with_options(options)
     }
 
+    /// Lets a smaller model of the same vocabulary guess tokens ahead, for answers that want it ([`GenerateOptions::draft`]).
+    ///
+    /// # Errors
+    /// The vocabularies differ.
+    pub fn set_draft(&mut self, draft: Self) -> Result<(), OpenError> {
+        self.engine.set_draft(draft.engine)
+    }
+
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         self.engine.config()
