@@ -157,6 +157,8 @@ impl From<GenerateError> for Failure {
             | GenerateError::PromptTooLong { .. }
             | GenerateError::UnknownId { .. }
             | GenerateError::NoTokenizer
+            | GenerateError::UnknownAdapter { .. }
+            | GenerateError::AdapterScale { .. }
             | GenerateError::Form { .. }
             | GenerateError::TooManyBanned { .. }
             | GenerateError::Options(_) => Self::Usage(chain(&e)),

@@ -110,8 +110,9 @@ impl Serve {
             eprintln!("listening on http://{}", running.address());
         }
         let path = self.model.locate(quiet)?;
-        let (model, card) =
+        let (mut model, card) =
             load(&path, self.alias.clone(), &self.flags, &self.sampling, self.cache_size, quiet)?;
+        self.sampling.lora.load(&mut model)?;
         sampling.validate(model.config().vocab).map_err(GenerateError::from)?;
         let engine = model.into_engine(EngineOptions {
             budget: self.flags.batch_size.max(1),

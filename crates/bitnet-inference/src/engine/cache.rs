@@ -1,11 +1,12 @@
 //! A decoder's cache, and sequences' places in it.
 
+use super::adapters::Chosen;
 use super::blocks::{Blocks, Prefix};
 use bitnet_core::KV_BLOCK;
 use bitnet_model::Decoder;
 
 /// Where a sequence lies in a cache.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Place {
     /// The blocks that hold its positions, in their order.
     pub blocks: Vec<u32>,
@@ -13,6 +14,8 @@ pub(super) struct Place {
     pub computed: usize,
     /// How many of its blocks are in the tree of prefixes, the first ones.
     linked: usize,
+    /// What its tokens go through.
+    adapters: Chosen,
 }
 
 /// A decoder, and who holds which blocks of its cache.
@@ -26,8 +29,8 @@ impl Cache {
         Self { blocks: Blocks::new(decoder.blocks(), keep_prefixes), decoder }
     }
 
-    /// A place that begins with a prefix.
-    pub fn enter(&mut self, prefix: Prefix) -> Place {
+    /// A place that begins with a prefix, of tokens that went through these adapters.
+    pub fn enter(&mut self, adapters: &Chosen, prefix: Prefix) -> Place {
         let mut computed = prefix.blocks.len() * KV_BLOCK;
         prefix.blocks.iter().for_each(|b| self.blocks.hold(*b));
         let (linked, mut blocks) = (prefix.blocks.len(), prefix.blocks);
@@ -40,13 +43,13 @@ impl Cache {
             }
             self.blocks.give_back(block);
         }
-        Place { blocks, computed, linked }
+        Place { blocks, computed, linked, adapters: Chosen::clone(adapters) }
     }
 
     /// Another sequence's place that begins with the same positions.
     pub fn share(&mut self, place: &Place) -> Place {
         place.blocks.iter().for_each(|b| self.blocks.hold(*b));
-        Place { blocks: place.blocks.clone(), ..*place }
+        place.clone()
     }
 
     /// Gives a place the blocks for so many more tokens; false when there are none left.
@@ -71,7 +74,7 @@ impl Cache {
         for at in place.linked..place.computed / KV_BLOCK {
             let parent = at.checked_sub(1).map(|before| place.blocks[before]);
             let tokens = &ids[at * KV_BLOCK..(at + 1) * KV_BLOCK];
-            place.blocks[at] = self.blocks.link(parent, place.blocks[at], tokens);
+            place.blocks[at] = self.blocks.link(&place.adapters, parent, place.blocks[at], tokens);
             place.linked = at + 1;
         }
     }
@@ -90,7 +93,7 @@ impl Cache {
     /// Gives a place's blocks back; `ids` are those of the sequence.
     pub fn leave(&mut self, place: &mut Place, ids: &[u32]) {
         self.link(place, ids);
-        let Place { blocks, computed, .. } = std::mem::take(place);
-        self.blocks.release(blocks, &ids[..computed]);
+        let Place { blocks, computed, adapters, .. } = std::mem::take(place);
+        self.blocks.release(&adapters, blocks, &ids[..computed]);
     }
 }

@@ -6,6 +6,7 @@
 //! The small model draws with the sequence's own sampler and random numbers (Leviathan et al., "Fast Inference from Transformers via
 //! Speculative Decoding", 2023, accept by a draw of its own): where both models think alike, the same number finds the same token.
 
+use super::adapters::Chosen;
 use super::cache::Cache;
 use super::sequence::Sequence;
 use crate::OpenError;
@@ -62,7 +63,9 @@ impl Draft {
         let mut left = budget;
         for (sequence, _) in &mut going {
             if sequence.draft.blocks.is_empty() {
-                sequence.draft = self.cache.enter(self.cache.blocks.find(&sequence.ids));
+                // Adapters are the other model's.
+                let none = Chosen::default();
+                sequence.draft = self.cache.enter(&none, self.cache.blocks.find(&none, &sequence.ids));
             }
         }
         while !going.is_empty() {
@@ -90,6 +93,7 @@ impl Draft {
                     ids: &s.ids[s.draft.computed..s.draft.computed + chunk],
                     blocks: &s.draft.blocks,
                     needs: need.as_slice(),
+                    adapters: &[],
                 })
                 .collect();
             if spans.is_empty() {

@@ -7,6 +7,7 @@
 //!
 //! When blocks run out, the answer that was admitted last gives its own back and waits; they are computed again later.
 
+mod adapters;
 mod banned;
 mod blocks;
 mod cache;
@@ -17,16 +18,20 @@ mod sequence;
 #[cfg(test)]
 mod tests;
 
+pub use adapters::AdapterInfo;
+pub use bitnet_model::AdapterUse;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
 use crate::{FinishReason, Forms, GenerateError, GenerateOptions, OpenError};
+use adapters::Adapters;
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
-use bitnet_model::{Decoder, ModelConfig, ModelError, Span};
+use bitnet_model::{Adapter, Decoder, ModelConfig, ModelError, Span};
 use bitnet_tokenizer::Tokenizer;
 use cache::Cache;
 use draft::Draft;
 use queue::Queue;
 use sequence::{Common, Sequence};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -81,6 +86,7 @@ pub struct Engine {
     cache: Cache,
     draft: Option<Draft>,
     common: Common,
+    adapters: Adapters,
     options: EngineOptions,
     queue: Queue,
     /// In the order in which they give way: the last one first.
@@ -114,6 +120,7 @@ impl Engine {
         };
         Self {
             common,
+            adapters: Adapters::default(),
             cache: Cache::new(decoder, options.prefix_cache),
             draft: None,
             options,
@@ -129,6 +136,7 @@ impl Engine {
     /// The same engine with other options; it has to be idle, and forgets all prefixes.
     pub(crate) fn with_options(self, options: EngineOptions) -> Self {
         let mut engine = Self::new(self.cache.decoder, self.common.tokenizer, options);
+        engine.adapters = self.adapters;
         engine.draft = self.draft.map(|draft| Draft::new(draft.cache.decoder, options.prefix_cache));
         engine
     }
@@ -147,6 +155,60 @@ impl Engine {
     /// Whether a model guesses.
     pub fn has_draft(&self) -> bool {
         self.draft.is_some()
+    }
+
+    /// Loads an adapter that peft saved. It acts on requests that do not choose adapters with `scale`; with 0, only on those that
+    /// choose it. Requests that are running go on as they are.
+    ///
+    /// # Errors
+    /// The files are damaged, or are no adapter of this model.
+    pub fn load_adapter(&mut self, path: &Path, scale: f32) -> Result<u32, OpenError> {
+        let files = bitnet_formats::open_adapter(path)?;
+        let id = self.cache.decoder.load_adapter(&Adapter::read(&files, self.cache.decoder.config())?)?;
+        self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), scale });
+        Ok(id)
+    }
+
+    /// Unloads an adapter: no request may choose it any more, those that have it keep it to their end.
+    ///
+    /// # Errors
+    /// There is none of this number.
+    pub fn unload_adapter(&mut self, id: u32) -> Result<(), GenerateError> {
+        let at = self.adapters.list.iter().position(|a| a.id == id);
+        self.adapters.list.remove(at.ok_or(GenerateError::UnknownAdapter { id })?);
+        self.adapters.leaving.push(id);
+        self.let_adapters_go();
+        Ok(())
+    }
+
+    /// Gives back the memory of adapters that are unloaded and that nobody goes through.
+    fn let_adapters_go(&mut self) {
+        let (queue, running, decoder) = (&self.queue, &self.running, &mut self.cache.decoder);
+        self.adapters.leaving.retain(|id| {
+            let uses = |s: &Sequence| s.adapters.iter().any(|a| a.id == *id);
+            let used = running.iter().any(uses) || queue.any(uses);
+            if !used {
+                decoder.unload_adapter(*id);
+            }
+            used
+        });
+    }
+
+    /// The adapters that requests may choose.
+    pub fn adapters(&self) -> &[AdapterInfo] {
+        &self.adapters.list
+    }
+
+    /// Sets how strongly adapters act on requests that do not choose any; those that are not named get 0.
+    ///
+    /// # Errors
+    /// A number that no adapter has, or a scale that means nothing.
+    pub fn set_adapter_scales(&mut self, scales: &[AdapterUse]) -> Result<(), GenerateError> {
+        let chosen = self.adapters.choose(Some(scales))?;
+        for adapter in &mut self.adapters.list {
+            adapter.scale = chosen.iter().find(|a| a.id == adapter.id).map_or(0.0, |a| a.scale);
+        }
+        Ok(())
     }
 
     /// The configuration.
@@ -232,7 +294,8 @@ impl Engine {
         if self.queue.len() >= self.options.queue {
             return Err(GenerateError::QueueFull { waiting: self.queue.len() });
         }
-        let mut sequence = Sequence::new(self.requests, request, &self.common)?;
+        let adapters = self.adapters.choose(request.adapters.as_deref())?;
+        let mut sequence = Sequence::new(self.requests, request, &adapters, &self.common)?;
         self.requests += 1;
         if sequence.finish.is_some() && request.prompt_logprobs.is_none() {
             for mut s in std::mem::take(&mut sequence.siblings).into_iter().chain([sequence]) {
@@ -326,6 +389,7 @@ impl Engine {
                 }
             }
         }
+        self.let_adapters_go();
         events.append(&mut self.events);
     }
 
@@ -339,8 +403,10 @@ impl Engine {
             {
                 return;
             }
-            let prefix =
-                if next.cache_prompt { self.cache.blocks.find(&next.ids) } else { Default::default() };
+            let prefix = match next.cache_prompt {
+                true => self.cache.blocks.find(&next.adapters, &next.ids),
+                false => Default::default(),
+            };
             // What a prefix holds and nobody uses is not there to be given away.
             let idle = prefix.blocks.iter().filter(|b| self.cache.blocks.holders(**b) == 0).count();
             let need =
@@ -352,7 +418,7 @@ impl Engine {
             if sequence.cache_prompt && !sequence.preempted {
                 self.stats.prefix_queries += sequence.ids.len() as u64;
             }
-            let place = self.cache.enter(prefix);
+            let place = self.cache.enter(&sequence.adapters, prefix);
             if !sequence.preempted {
                 self.stats.prefix_hits += place.computed as u64;
             }
@@ -419,6 +485,7 @@ impl Engine {
                 ids: &s.ids[s.place.computed..s.place.computed + s.chunk],
                 blocks: &s.place.blocks,
                 needs: &s.needs,
+                adapters: &s.adapters,
             })
             .collect();
         let decoding = Instant::now();

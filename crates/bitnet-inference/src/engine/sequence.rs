@@ -1,5 +1,6 @@
 //! One answer in the making.
 
+use super::adapters::Chosen;
 use super::banned::{Banned, Before, Held};
 use super::cache::Place;
 use super::request::{Event, Logprob, News, Request, RequestId, logprob};
@@ -47,6 +48,7 @@ pub(super) struct Sequence {
     pub priority: i32,
     pub deadline: Option<Instant>,
     pub cache_prompt: bool,
+    pub adapters: Chosen,
     /// Prompt and answer, and what is guessed behind them while a step is being made ready.
     pub ids: Vec<u32>,
     /// How many ids at the end of `ids` are guesses.
@@ -82,15 +84,20 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// The answers of a request, all but the first as siblings of that one.
-    pub fn new(id: RequestId, request: &Request, common: &Common) -> Result<Self, GenerateError> {
-        let mut first = Self::choice(id, 0, request, common)?;
+    pub fn new(
+        id: RequestId,
+        request: &Request,
+        adapters: &Chosen,
+        common: &Common,
+    ) -> Result<Self, GenerateError> {
+        let mut first = Self::choice(id, 0, request, adapters, common)?;
         // A seed that nobody asked for is drawn once.
         let seed = first.sampler.seed();
         for choice in 1..request.choices {
             let mut request = request.clone();
             request.sampling.seed = Some(seed.wrapping_add(choice as u64));
             request.prompt_logprobs = None;
-            first.siblings.push(Self::choice(id, choice, &request, common)?);
+            first.siblings.push(Self::choice(id, choice, &request, adapters, common)?);
         }
         Ok(first)
     }
@@ -99,6 +106,7 @@ impl Sequence {
         request_id: RequestId,
         choice: usize,
         request: &Request,
+        adapters: &Chosen,
         common: &Common,
     ) -> Result<Self, GenerateError> {
         let mut sampling = request.sampling.clone();
@@ -120,6 +128,7 @@ impl Sequence {
             priority: request.priority,
             deadline: request.deadline,
             cache_prompt: request.cache_prompt && request.prompt_logprobs.is_none(),
+            adapters: Chosen::clone(adapters),
             ids: request.prompt.clone(),
             guesses: 0,
             place: Place::default(),

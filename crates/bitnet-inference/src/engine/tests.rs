@@ -7,8 +7,8 @@ mod scheduling;
 use super::*;
 use crate::sample::{Mirostat, SamplerOptions};
 use crate::{DeviceOptions, Form, LoadOptions, Model, OpenOptions};
-use bitnet_testkit::golden;
 use bitnet_testkit::tensors::Noise;
+use bitnet_testkit::{adapter, golden};
 use std::collections::BTreeMap;
 
 /// What came of one answer.
@@ -36,10 +36,19 @@ fn model(name: &str, cache: usize) -> Model {
 /// An engine, and maybe a model that guesses for it.
 fn engine(cache: usize, options: EngineOptions, draft: Option<&str>) -> Engine {
     let mut target = model("bitnet-packed", cache);
+    // Both are there for requests that choose them.
+    assert_eq!(target.load_adapter(&golden::fixtures().join("lora/qvd-r4"), 0.0).unwrap(), 0);
+    let dir = tempfile::tempdir().unwrap();
+    adapter::write(dir.path(), &adapter::config(5), &adapter::projections(2, 128, 384, 128, 64), 5, 9);
+    assert_eq!(target.load_adapter(dir.path(), 0.0).unwrap(), 1);
     if let Some(draft) = draft {
         target.set_draft(model(draft, cache)).unwrap();
     }
     target.into_engine(options)
+}
+
+fn through(list: &[(u32, f32)]) -> Option<Vec<AdapterUse>> {
+    Some(list.iter().map(|(id, scale)| AdapterUse { id: *id, scale: *scale }).collect())
 }
 
 /// Texts of random models, in which all kinds of letters follow each other.
@@ -102,6 +111,14 @@ fn requests(forms: &Forms, count: usize, draft: usize) -> Vec<Request> {
                 logprobs: (i % 6 == 0).then_some(3),
                 prompt_logprobs: (i % 11 == 0).then_some(2),
                 draft,
+                adapters: [
+                    None,
+                    None,
+                    through(&[(0, 1.0)]),
+                    through(&[(0, 0.5)]),
+                    through(&[(1, 0.7), (0, 1.0)]),
+                ][below(5)]
+                .clone(),
                 priority: below(3) as i32,
                 client: ["a", "b", "c"][below(3)].into(),
                 ..Request::default()
@@ -274,4 +291,51 @@ fn a_draft_model_of_another_vocabulary_is_refused() {
     let other = Tokenizer::from_dir(dir.path()).unwrap().map(Arc::new);
     let differs = check(512, other).unwrap_err();
     assert!(differs.contains("another vocabulary: token"), "{differs}");
+}
+
+#[test]
+fn adapters_come_and_go_while_requests_run() {
+    let mut engine = engine(512, EngineOptions::default(), None);
+    let request = |adapters| Request {
+        prompt: (3..90).collect(),
+        max_tokens: Some(12),
+        ignore_eos: true,
+        sampling: SamplerOptions { temperature: 0.0, ..SamplerOptions::default() },
+        adapters,
+        ..Request::default()
+    };
+    let answer =
+        |engine: &mut Engine, adapters| run(engine, &[request(adapters)], false).remove(&(0, 0)).unwrap().ids;
+    let (base, want) = (answer(&mut engine, None), answer(&mut engine, through(&[(0, 1.0)])));
+    assert_ne!(base, want, "the adapter changes the answer");
+    // The cache holds the prompt twice, with and without it.
+    assert_eq!(answer(&mut engine, through(&[])), base);
+    assert_eq!(answer(&mut engine, through(&[(0, 1.0), (1, 0.0)])), want);
+
+    let number = BTreeMap::from([(engine.submit(&request(through(&[(0, 1.0)]))).unwrap(), 0)]);
+    let mut answers = Answers::new();
+    let mut step = |engine: &mut Engine| {
+        let mut events = Vec::new();
+        engine.step(&mut events);
+        collect(&mut answers, &number, events);
+    };
+    step(&mut engine);
+    engine.unload_adapter(0).unwrap();
+    assert!(matches!(engine.unload_adapter(0), Err(GenerateError::UnknownAdapter { id: 0 })));
+    let refused = engine.submit(&request(through(&[(0, 1.0)])));
+    assert!(matches!(refused, Err(GenerateError::UnknownAdapter { id: 0 })));
+    while !engine.is_idle() {
+        step(&mut engine);
+    }
+    assert_eq!(answers[&(0, 0)].ids, want, "who has it keeps it");
+    assert!(engine.adapters.leaving.is_empty(), "nobody goes through it any more");
+
+    let path = golden::fixtures().join("lora/qvd-r4");
+    assert_eq!(engine.load_adapter(&path, 1.0).unwrap(), 2);
+    assert_eq!(answer(&mut engine, None), want, "it acts where nobody says");
+    engine.set_adapter_scales(&[]).unwrap();
+    assert_eq!(answer(&mut engine, None), base);
+    for wrong in [through(&[(2, f32::NAN)]), through(&[(1, 1.0), (1, 1.0)])] {
+        assert!(matches!(engine.submit(&request(wrong)), Err(GenerateError::AdapterScale { .. })));
+    }
 }

@@ -1,5 +1,6 @@
 //! Who is served when, and how requests end.
 
+use super::super::adapters::Chosen;
 use super::super::queue::Queue;
 use super::*;
 use std::time::Duration;
@@ -31,7 +32,7 @@ fn nobody_is_kept_waiting_by_a_crowd() {
     let mut queue = Queue::default();
     let push = |queue: &mut Queue, id: RequestId, client: &str, priority: i32| {
         let request = Request { prompt: vec![3], client: client.into(), priority, ..Request::default() };
-        queue.push(Sequence::new(id, &request, &engine.common).unwrap());
+        queue.push(Sequence::new(id, &request, &Chosen::default(), &engine.common).unwrap());
     };
     (0..3).for_each(|id| push(&mut queue, id, "crowd", 0));
     push(&mut queue, 3, "single", 0);
