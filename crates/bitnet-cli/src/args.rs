@@ -407,7 +407,10 @@ impl SamplingFlags {
         options.load.cache = cache;
         let checkpoint = bitnet_formats::open(&path)?;
         let (draft, _) = load(&path, &checkpoint, options, &flags.tuning, quiet)?;
-        model.set_draft(draft).map_err(Failure::at(&path))
+        model.set_draft(draft).map_err(Failure::at(&path))?;
+        // One of the hub's cache stays there until the program ends.
+        std::mem::forget(path);
+        Ok(())
     }
 }
 

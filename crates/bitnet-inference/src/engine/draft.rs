@@ -110,7 +110,7 @@ impl Draft {
                 if sequence.guesses == 0 {
                     self.cache.link(&mut sequence.draft, &sequence.ids);
                 }
-                let Some(row) = rows.next().filter(|_| wanted) else { return false };
+                let Some(row) = wanted.then(|| rows.next()).flatten() else { return false };
                 *most -= 1;
                 sequence.guess(row) && *most > 0
             });
