@@ -6,7 +6,7 @@ use bitnet_tokenizer::Tokenizer;
 use futures_core::Stream;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -202,12 +202,9 @@ impl Desk {
                     Err(_) => return,
                 }
             }
-            loop {
-                match self.inbox.try_recv() {
-                    Ok(order) => self.take(order),
-                    // Answers whose streams are still there are made to their end.
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
+            // Answers whose streams are still there are made to their end when nobody can come any more.
+            while let Ok(order) = self.inbox.try_recv() {
+                self.take(order);
             }
             // A stream holds the other half of its mailbox.
             for (id, _) in self.subscribers.iter().filter(|(_, mailbox)| Arc::strong_count(mailbox) == 1) {

@@ -57,7 +57,7 @@ const BANNED: [&str; 4] = ["e", "th", " a", "re"];
 /// A sampler that is not like its neighbours'.
 fn sampling(i: usize, below: &mut dyn FnMut(usize) -> usize) -> SamplerOptions {
     let plain = SamplerOptions {
-        temperature: if i % 3 == 0 { 0.0 } else { 0.5 + below(10) as f64 / 10.0 },
+        temperature: if i.is_multiple_of(3) { 0.0 } else { 0.5 + below(10) as f64 / 10.0 },
         top_k: [0, 1, 40][below(3)],
         repeat_penalty: [1.0, 1.2][below(2)],
         seed: Some(i as u64),
