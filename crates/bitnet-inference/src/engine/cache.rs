@@ -90,8 +90,9 @@ impl Cache {
         }
     }
 
-    /// Gives a place's blocks back; `ids` are those of the sequence.
+    /// Gives a place's blocks back; `ids` are those of the sequence. What was computed beyond them were guesses.
     pub fn leave(&mut self, place: &mut Place, ids: &[u32]) {
+        self.rewind(place, ids.len());
         self.link(place, ids);
         let Place { blocks, computed, adapters, .. } = std::mem::take(place);
         self.blocks.release(&adapters, blocks, &ids[..computed]);
