@@ -110,7 +110,8 @@ impl Serve {
             eprintln!("listening on http://{}", running.address());
         }
         let path = self.model.locate(quiet)?;
-        let (mut model, card) = load(&path, self.alias.clone(), &self.flags, self.cache_size, quiet)?;
+        let (mut model, card) =
+            load(&path, self.alias.clone(), &self.flags, &self.sampling, self.cache_size, quiet)?;
         self.sampling.lora.load(&mut model)?;
         sampling.validate(model.config().vocab).map_err(GenerateError::from)?;
         let engine = model.into_engine(EngineOptions {
@@ -132,6 +133,7 @@ pub fn load(
     path: &Path,
     alias: Option<String>,
     flags: &ModelFlags,
+    sampling: &SamplingFlags,
     cache: Option<usize>,
     quiet: bool,
 ) -> Result<(Model, ModelCard), Failure> {
@@ -140,7 +142,8 @@ pub fn load(
     let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
     let context = options.load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
     options.load.cache = Some(cache.unwrap_or(context.saturating_mul(4)));
-    let (model, _) = args::load(path, &checkpoint, options, &flags.tuning, quiet)?;
+    let (mut model, _) = args::load(path, &checkpoint, options, &flags.tuning, quiet)?;
+    sampling.add_draft(&mut model, flags, options.load.cache, quiet)?;
     let (report, device) = (model.report(), model.device());
     let stem = || path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
     let card = ModelCard {

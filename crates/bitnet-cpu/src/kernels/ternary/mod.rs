@@ -30,7 +30,7 @@ mod table;
 mod tl1;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::multiply_registers;
+pub(crate) use amx::{Registers, Shapes, multiply_registers};
 #[cfg(target_arch = "aarch64")]
 pub(super) use dotprod::dot;
 pub(crate) use float::float_linear;
