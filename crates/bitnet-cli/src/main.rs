@@ -10,6 +10,7 @@ mod commands;
 mod downloads;
 mod failure;
 mod hub;
+mod logs;
 mod stages;
 mod terminal;
 mod tuning;

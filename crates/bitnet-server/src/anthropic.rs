@@ -1,26 +1,36 @@
 //! Anthropic's Messages, without state: `POST /v1/messages` and `/v1/messages/count_tokens`.
 
-use crate::answer::{self, Answer, Answers, Chunks, Fields, Json};
+use crate::answer::Answer;
+use crate::fields::Fields;
 use crate::frame::{Client, fresh_id};
-use crate::openai::chat;
+use crate::json::Json;
+use crate::stream::{Chunks, Feed, Wire};
+use crate::turn::{self, Turn};
 use crate::{ApiError, Server};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::FinishReason;
 use bitnet_inference::engine::{Event, News};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MessageRequest)]
 pub(crate) struct Message {
+    #[schema(value_type = Vec<Object>)]
     messages: Vec<Value>,
+    /// A text, or a list of parts of type `text`.
     #[serde(default)]
     system: Value,
     #[serde(default)]
     stop_sequences: Vec<String>,
     #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
     tools: Vec<Value>,
     #[serde(flatten)]
     fields: Fields,
@@ -28,21 +38,21 @@ pub(crate) struct Message {
 
 impl Message {
     /// The conversation as chat templates know it: the system's text is its first message.
-    fn messages(&self) -> Vec<Value> {
-        let system = match &self.system {
+    fn turn(self) -> Result<Turn, ApiError> {
+        if !self.tools.is_empty() {
+            return Err(ApiError::absent("tools", "tools cannot be called here"));
+        }
+        let system = match self.system {
             Value::Null => None,
             content => Some(json!({"role": "system", "content": content})),
         };
-        system.into_iter().chain(self.messages.iter().cloned()).collect()
-    }
-
-    async fn prompt(&self, server: &Arc<Server>) -> Result<Vec<u32>, Refusal> {
-        if !self.tools.is_empty() {
-            return Err(ApiError::absent("tools", "tools cannot be called here").into());
-        }
-        let (server, messages) = (Arc::clone(server), self.messages());
-        let work = tokio::task::spawn_blocking(move || chat::prompt(&server, &messages, &Map::new(), None));
-        Ok(work.await.map_err(|e| ApiError::internal(e.to_string()))??.1)
+        let messages = system.into_iter().chain(self.messages).collect();
+        Ok(Turn {
+            messages,
+            stop: self.stop_sequences,
+            fields: Fields { n: None, ..self.fields },
+            ..Turn::default()
+        })
     }
 }
 
@@ -55,6 +65,23 @@ impl<E: Into<ApiError>> From<E> for Refusal {
     }
 }
 
+/// The body of an error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessageError)]
+pub(crate) struct RefusalBody<'a> {
+    #[serde(rename = "type")]
+    object: &'static str,
+    error: RefusalDetail<'a>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = MessageErrorDetail)]
+struct RefusalDetail<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: &'a str,
+}
+
 fn refusal(error: &ApiError) -> Value {
     let kind = match error.status.as_u16() {
         401 => "authentication_error",
@@ -65,56 +92,66 @@ fn refusal(error: &ApiError) -> Value {
         500.. => "api_error",
         _ => "invalid_request_error",
     };
-    json!({"type": "error", "error": {"type": kind, "message": error.message}})
+    crate::json::value(&RefusalBody {
+        object: "error",
+        error: RefusalDetail { kind, message: &error.message },
+    })
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = refusal(&self.0);
-        let (parts, _) = self.0.into_response().into_parts();
-        // Status and headers are the same; only the body has another form.
-        let mut response = axum::Json(body).into_response();
-        *response.status_mut() = parts.status;
-        for name in [axum::http::header::RETRY_AFTER, axum::http::header::WWW_AUTHENTICATE] {
-            if let Some(value) = parts.headers.get(&name) {
-                response.headers_mut().insert(name, value.clone());
-            }
-        }
-        response
+        self.0.with_body(&refusal(&self.0))
     }
 }
 
-/// A body whose faults are told in Anthropic's form.
+impl IntoResponses for Refusal {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        ApiError::responses_with("MessageError")
+    }
+}
+
+/// The next message of a conversation, whole or as a stream of named events.
+#[utoipa::path(
+    post, path = "/v1/messages", tag = "Anthropic", request_body = Message,
+    responses(
+        (status = 200, content((Object = "application/json"), (String = "text/event-stream"))),
+        Refusal,
+    )
+)]
 pub(crate) async fn create(
     State(server): State<Arc<Server>>,
     Extension(client): Extension<Client>,
     body: Result<Json<Message>, ApiError>,
 ) -> Result<Response, Refusal> {
-    let Json(mut message) = body?;
-    let model = server.named(message.fields.model.as_deref())?;
-    let prompt = message.prompt(&server).await?;
+    let Json(message) = body?;
     let streams = message.fields.streams();
-    let stops = std::mem::take(&mut message.stop_sequences);
-    let mut request = message.fields.request(&server, model, &client)?;
-    request.stop.extend(stops);
-    (request.prompt, request.choices) = (prompt, 1);
-    let tokens = request.prompt.len();
-    let answers = Answers::submit(&server, model, vec![request]).await?;
-    let form = Form { id: fresh_id("msg"), model: model.card.id.clone(), tokens };
+    let asked = message.turn()?.ask(&server, &client).await?;
+    let form = Form { id: fresh_id("msg"), model: asked.model.card.id.clone(), tokens: asked.tokens };
     if streams {
-        return Ok(answer::stream(answers, form));
+        return Ok(Feed::new(asked.answers, form).response(Wire::NamedEvents));
     }
-    let answers = answers.collect(1).await?;
+    let answers = asked.answers.collect(1).await?;
     Ok(axum::Json(form.whole(&answers[0])).into_response())
 }
 
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TokenCount {
+    input_tokens: usize,
+}
+
+/// How many tokens a conversation has.
+#[utoipa::path(
+    post, path = "/v1/messages/count_tokens", tag = "Anthropic", request_body = Message,
+    responses((status = 200, body = TokenCount), Refusal)
+)]
 pub(crate) async fn count_tokens(
     State(server): State<Arc<Server>>,
     body: Result<Json<Message>, ApiError>,
-) -> Result<axum::Json<Value>, Refusal> {
+) -> Result<axum::Json<TokenCount>, Refusal> {
     let Json(message) = body?;
-    server.named(message.fields.model.as_deref())?;
-    Ok(axum::Json(json!({"input_tokens": message.prompt(&server).await?.len()})))
+    let model = server.named(message.fields.model.as_deref())?;
+    let (_, ids) = turn::prompt(&model, message.turn()?.messages, Map::new(), None).await?;
+    Ok(axum::Json(TokenCount { input_tokens: ids.len() }))
 }
 
 struct Form {
@@ -191,13 +228,7 @@ impl Chunks for Form {
         vec![json!({"type": "message_stop"})]
     }
 
-    fn line(value: &Value) -> String {
-        format!("event: {}\ndata: {value}\n\n", value["type"].as_str().unwrap_or("error"))
-    }
-
-    fn error(error: &ApiError) -> Value {
+    fn error(&self, error: &ApiError) -> Value {
         refusal(error)
     }
-
-    const LAST: &'static str = "";
 }
