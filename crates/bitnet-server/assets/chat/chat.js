@@ -66,7 +66,7 @@ async function copy(text, node) {
 function rate(timings) {
   if (!timings?.predicted_n) return "";
   const speed = timings.predicted_per_second;
-  return `${timings.predicted_n} tokens${speed ? `, ${speed.toFixed(speed < 10 ? 1 : 0)} a second` : ""}`;
+  return `${timings.predicted_n} tokens${speed ? ` · ${speed.toFixed(speed < 10 ? 1 : 0)} tokens/s` : ""}`;
 }
 
 function view(index) {
@@ -177,7 +177,7 @@ async function reply() {
     for await (const { content, reason, timings } of answer(asked, stop.signal)) {
       message.content += content ?? "";
       if (timings) message.stats = rate(timings);
-      if (reason === "length") message.stats += ", cut off at the limit";
+      if (reason === "length") message.stats += " · cut off at the limit";
       frame ||= requestAnimationFrame(draw);
     }
   } catch (error) {

@@ -1,6 +1,6 @@
 //! What is refused, who is cancelled, and how it ends.
 
-use crate::common::{Client, listen, load, options, start};
+use crate::common::{Client, MODEL, listen, load, options, start};
 use bitnet_inference::engine::EngineOptions;
 use bitnet_server::{Keys, ServeError, ServeOptions, Server, serve};
 use serde_json::{Value, json};
@@ -77,6 +77,63 @@ fn bad_requests_get_the_error_that_names_them() {
     // None of it has harmed anybody.
     assert_eq!(client.post(CHAT, &say("max_tokens", json!(2))).status, 200);
     assert_eq!(client.metric("bitnet_requests_running{model_name=\"tiny\"}"), 0.0);
+}
+
+/// A route and a body that it would take.
+fn posts() -> Vec<(&'static str, Value)> {
+    let chat = json!([{"role": "user", "content": "a"}]);
+    vec![
+        (CHAT, json!({"messages": chat})),
+        (COMPLETE, json!({"prompt": "a"})),
+        ("/v1/responses", json!({"input": "a"})),
+        ("/v1/messages", json!({"messages": chat, "max_tokens": 4})),
+        ("/v1/messages/count_tokens", json!({"messages": chat})),
+        ("/completion", json!({"prompt": "a"})),
+        ("/tokenize", json!({"content": "a"})),
+        ("/detokenize", json!({"tokens": [7]})),
+        ("/apply-template", json!({"messages": chat})),
+        ("/api/generate", json!({"prompt": "a", "model": MODEL, "stream": false})),
+        ("/api/chat", json!({"messages": chat, "model": MODEL, "stream": false})),
+        ("/api/show", json!({"model": MODEL})),
+    ]
+}
+
+#[test]
+fn every_route_refuses_what_it_cannot_take() {
+    let keys = Keys::new(&["key".to_owned()], None).unwrap();
+    let (_running, stranger) = start(ServeOptions { keys, ..options() }, EngineOptions::default());
+    let client = stranger.with("x-api-key", "key");
+    for (path, good) in posts() {
+        let with = |field: &str, value: Value| {
+            let mut body = good.clone();
+            body[field] = value;
+            body.to_string()
+        };
+        assert_eq!(client.post(path, &good).status, 200, "{path}");
+        for (what, body, status) in [
+            ("half a body", "{\"model\": ".to_owned(), 400),
+            ("no object", "[1]".to_owned(), 422),
+            ("nothing of it", "{}".to_owned(), 422),
+            ("a model that is a number", with("model", json!(1)), 422),
+            ("an absent model", with("model", json!("absent")), 404),
+            ("a huge body", " ".repeat(2 << 20), 413),
+        ] {
+            let reply = client.send("POST", path, body.as_bytes());
+            let (got, kind) = (reply.status, reply.header("content-type").map(str::to_owned));
+            let text = reply.text();
+            assert_eq!((got, kind.as_deref()), (status, Some("application/json")), "{path}, {what}: {text}");
+            let error: Value = serde_json::from_str(&text).unwrap();
+            let message = error["error"]["message"].as_str().or(error["error"].as_str());
+            assert!(message.is_some_and(|m| !m.is_empty() && !m.contains('\n')), "{path}, {what}: {text}");
+        }
+        assert_eq!(client.get(path).status, 405, "{path}");
+        assert_eq!(stranger.post(path, &good).status, 401, "{path}");
+    }
+    for path in ["/v1/models", "/models", "/metrics", "/api/tags", "/api/version"] {
+        assert_eq!(client.get(path).status, 200, "{path}");
+        assert_eq!(client.post(path, &json!({})).status, 405, "{path}");
+        assert_eq!(stranger.get(path).status, 401, "{path}");
+    }
 }
 
 #[test]
