@@ -92,7 +92,19 @@ with claude.messages.stream(model=model, max_tokens=8, messages=user) as stream:
     streamed = "".join(stream.text_stream)
     assert streamed == stream.get_final_message().content[0].text
 assert claude.messages.count_tokens(model=model, messages=user).input_tokens > 0
-done("anthropic messages, whole, streamed and counted")
+uses = [{"name": "count", "description": "Counts.", "input_schema": schema}]
+called = claude.messages.create(
+    model=model, max_tokens=300, messages=user, tools=uses, tool_choice={"type": "any"}
+)
+assert called.stop_reason == "tool_use" and called.content[-1].name == "count", called
+with claude.messages.stream(
+    model=model, max_tokens=300, messages=user, tools=uses, tool_choice={"type": "tool", "name": "count"}
+) as stream:
+    assert 1 <= stream.get_final_message().content[-1].input["n"] <= 9
+result = [{"type": "tool_result", "tool_use_id": called.content[-1].id, "content": "3"}]
+asked = [*user, {"role": "assistant", "content": called.content}, {"role": "user", "content": result}]
+assert claude.messages.create(model=model, max_tokens=4, messages=asked, tools=uses).role == "assistant"
+done("anthropic messages, whole, streamed, counted, and tools")
 
 response = client.responses.create(
     model=model, input="hello", instructions="be brief", max_output_tokens=8, temperature=0

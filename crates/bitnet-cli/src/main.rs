@@ -11,6 +11,7 @@ mod downloads;
 mod failure;
 mod hub;
 mod logs;
+mod lora;
 mod stages;
 mod terminal;
 mod tuning;

@@ -24,7 +24,7 @@ fn what_cannot_be_served_is_refused() {
     serve(&["--rate-limit", "0"], 2, &["--rate-limit"]);
     serve(&["--tls-cert", "/nowhere"], 2, &["--tls-key"]);
     serve(&["--ssl-cert-file", "/nowhere", "--ssl-key-file", "/nowhere"], 2, &["--tls-cert", "/nowhere"]);
-    serve(&["--log-level", "a=b=c"], 2, &["--log-level"]);
+    serve(&["--log-level", "x=loud"], 2, &["--log-level"]);
     serve(&["--otlp-endpoint", "http://x", "--otlp-headers", "x"], 2, &["--otlp-headers"]);
     refused(&["serve", &path, &path, "--port", "0"], 2, &["--alias"]);
     refused(&["serve", "/nowhere", "--port", "0"], 3, &["/nowhere"]);

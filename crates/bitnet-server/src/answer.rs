@@ -123,7 +123,7 @@ impl Answer {
 /// Tokens of answers, summed up.
 #[derive(Clone, Copy, Default, Serialize, ToSchema)]
 pub(crate) struct Usage {
-    prompt_tokens: usize,
+    pub prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
     prompt_tokens_details: PromptDetails,

@@ -3,7 +3,7 @@
 use crate::frame::Client;
 use crate::state::Served;
 use crate::{ApiError, Server};
-use bitnet_inference::engine::Request;
+use bitnet_inference::engine::{AdapterUse, Request};
 use bitnet_inference::sample::Mirostat;
 use bitnet_inference::{Form, gbnf};
 use serde::Deserialize;
@@ -69,6 +69,20 @@ pub(crate) struct Fields {
     pub grammar: Option<String>,
     pub cache_prompt: Option<bool>,
     pub priority: Option<i32>,
+    pub lora: Option<Vec<Lora>>,
+}
+
+/// llama.cpp's word for an adapter of a request.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+pub(crate) struct Lora {
+    id: u32,
+    scale: f32,
+}
+
+impl From<Lora> for AdapterUse {
+    fn from(Lora { id, scale }: Lora) -> Self {
+        Self { id, scale }
+    }
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -180,6 +194,10 @@ impl Fields {
             dry_breakers: self.dry_sequence_breakers.unwrap_or(defaults.dry_breakers),
             choices: self.n.unwrap_or(1),
             cache_prompt: self.cache_prompt.unwrap_or(true),
+            adapters: self
+                .lora
+                .map(|all| all.into_iter().map(AdapterUse::from).collect())
+                .or(defaults.adapters),
             priority: self.priority.unwrap_or(0),
             client: Arc::clone(&client.name),
             deadline: server.options.timeout.map(|t| Instant::now() + t),

@@ -13,6 +13,7 @@ mod fields;
 mod frame;
 mod health;
 mod json;
+mod lora;
 mod metrics;
 mod models;
 mod native;

@@ -39,11 +39,10 @@ fn parse(value: Value) -> Option<Vec<Prompt>> {
     }
 }
 
-impl TryFrom<Value> for Prompts {
-    type Error = ApiError;
-
-    fn try_from(value: Value) -> Result<Self, ApiError> {
-        let wrong = || ApiError::field("prompt", "prompt is a text, token ids, or a list of either");
+impl Prompts {
+    /// Reads the field of a request that holds them.
+    pub fn read(value: Value, field: &str) -> Result<Self, ApiError> {
+        let wrong = || ApiError::field(field, format!("{field} is a text, token ids, or a list of either"));
         parse(value).map(Self).ok_or_else(wrong)
     }
 }

@@ -7,13 +7,13 @@ use crate::options::{ModelCard, ServeOptions};
 use crate::rate::Rates;
 use crate::trace::{Exporter, Trace};
 use crate::worker::Worker;
-use crate::{ApiError, anthropic, health, models, native, ollama, openai, openapi, page, ws};
+use crate::{ApiError, anthropic, health, lora, models, native, ollama, openai, openapi, page, ws};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use bitnet_inference::Forms;
 use bitnet_inference::engine::Engine;
+use bitnet_inference::Forms;
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -88,8 +88,8 @@ impl Server {
     pub fn load(&self, engine: Engine, card: ModelCard) -> std::io::Result<()> {
         let id = card.id.clone();
         self.models.put(&id, |metrics| {
-            let (tokenizer, vocab) = (engine.tokenizer().cloned(), engine.config().vocab);
-            let forms = engine.forms().cloned();
+            let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());
+            let vocab = engine.config().vocab;
             let worker = Worker::start(engine, metrics)?;
             Ok(Served { card, worker, tokenizer, vocab, forms })
         })
@@ -163,6 +163,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .routes(routes!(native::tokenize))
         .routes(routes!(native::detokenize))
         .routes(routes!(native::apply_template))
+        .routes(routes!(lora::list, lora::set))
         .routes(routes!(ollama::generate::create))
         .routes(routes!(ollama::chat::create))
         .routes(routes!(ollama::models::tags))

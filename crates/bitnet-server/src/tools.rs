@@ -72,7 +72,7 @@ impl Tools {
     /// The tools that may be called; `None` where there are none or they may not. `template` is the model's.
     pub fn new(
         mut tools: Vec<Function>,
-        choice: Option<Choice>,
+        choice: Option<&Choice>,
         template: &str,
     ) -> Result<Option<Self>, ApiError> {
         let wrong = |message: String| ApiError::field("tool_choice", message);

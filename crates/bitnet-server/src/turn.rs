@@ -36,12 +36,18 @@ pub(crate) struct Asked {
 }
 
 impl Turn {
+    /// The tools that may be called.
+    pub fn tools(&self, model: &Served) -> Result<Option<Arc<Tools>>, ApiError> {
+        if self.tools.is_empty() && self.choice.is_none() {
+            return Ok(None);
+        }
+        let template = model.template()?.source();
+        Ok(Tools::new(self.tools.clone(), self.choice.as_ref(), template)?.map(Arc::new))
+    }
+
     pub async fn ask(self, server: &Arc<Server>, client: &Client) -> Result<Asked, ApiError> {
         let model = server.named(self.fields.model.as_deref())?;
-        let tools = match self.tools.is_empty() && self.choice.is_none() {
-            true => None,
-            false => Tools::new(self.tools, self.choice, model.template()?.source())?.map(Arc::new),
-        };
+        let tools = self.tools(&model)?;
         let mut request = self.fields.request(server, &model, client)?;
         request.logprobs = self.logprobs;
         request.stop.extend(self.stop);

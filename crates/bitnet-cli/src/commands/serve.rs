@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 Routes: /v1/chat/completions /v1/completions /v1/responses /v1/ws /v1/models
         /v1/messages /v1/messages/count_tokens
         /api/generate /api/chat /api/tags /api/show /api/version
-        /completion /tokenize /detokenize /apply-template /models /models/load /models/unload
+        /completion /tokenize /detokenize /apply-template /lora-adapters /models /models/load /models/unload
         /health /healthz /readyz /metrics /openapi.json /docs, and a chat page on /
 
 Examples:
@@ -232,7 +232,7 @@ impl Serve {
     /// The models, each with a name of its own.
     fn sources(&self, quiet: bool) -> Result<Vec<Source>, Failure> {
         let mut sources: Vec<Source> = Vec::new();
-        let flags = Arc::new(self.flags.clone());
+        let (flags, sampling) = (Arc::new(self.flags.clone()), Arc::new(self.sampling.clone()));
         for (at, model) in self.models.iter().chain(&self.model).enumerate() {
             let path = hub::locate(model, quiet)?;
             let id = self.alias.get(at).cloned().unwrap_or_else(|| name(&path));
@@ -250,6 +250,7 @@ impl Serve {
                 path,
                 id,
                 flags: Arc::clone(&flags),
+                sampling: Arc::clone(&sampling),
                 engine,
                 cache: self.cache_size,
                 quiet,
@@ -264,6 +265,7 @@ struct Source {
     path: hub::Located,
     id: String,
     flags: Arc<ModelFlags>,
+    sampling: Arc<SamplingFlags>,
     engine: EngineOptions,
     cache: Option<usize>,
     quiet: bool,
@@ -271,7 +273,8 @@ struct Source {
 
 impl Source {
     fn open(&self) -> Result<(Engine, ModelCard), Failure> {
-        let (model, card) = load(&self.path, Some(self.id.clone()), &self.flags, self.cache, self.quiet)?;
+        let (mut model, card) = load(&self.path, Some(self.id.clone()), &self.flags, self.cache, self.quiet)?;
+        self.sampling.lora.load(&mut model)?;
         Ok((model.into_engine(self.engine), card))
     }
 }

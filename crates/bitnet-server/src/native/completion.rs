@@ -114,7 +114,7 @@ pub(crate) async fn create(
     }
     let streams = completion.fields.streams();
     let many = completion.prompt.as_array().is_some_and(|list| !list.first().is_some_and(Value::is_number));
-    let prompts = prompt::encode(&model, completion.prompt.try_into()?).await?;
+    let prompts = prompt::encode(&model, Prompts::read(completion.prompt, "prompt")?).await?;
     let mut request = completion.fields.request(&server, &model, &client)?;
     request.logprobs = completion.n_probs.filter(|n| *n > 0);
     let answers = prompts.len().saturating_mul(request.choices);

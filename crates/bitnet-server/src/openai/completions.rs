@@ -102,7 +102,7 @@ impl Completion {
             return Err(ApiError::field("logprobs", format!("logprobs is at most {MAX_LOGPROBS}")));
         }
         let (usage, echo) = (self.fields.wants_usage(), self.echo.unwrap_or(false));
-        let prompts = prompt::encode(&model, self.prompt.try_into()?).await?;
+        let prompts = prompt::encode(&model, Prompts::read(self.prompt, "prompt")?).await?;
         let mut request = self.fields.request(server, &model, client)?;
         request.logprobs = self.logprobs;
         request.prompt_logprobs = self.logprobs.filter(|_| echo);

@@ -37,7 +37,8 @@ pub fn open(id: &str, engine: EngineOptions) -> (Engine, ModelCard) {
         load: LoadOptions { cache: Some(8192), ..LoadOptions::default() },
     };
     let path = golden::fixtures().join("bitnet-packed");
-    let model = Model::open(&path, &open, &mut |_, _| {}).unwrap();
+    let mut model = Model::open(&path, &open, &mut |_, _| {}).unwrap();
+    model.load_adapter(&golden::fixtures().join("lora/qvd-r4"), 0.0).unwrap();
     let card = ModelCard {
         id: id.to_owned(),
         created: 1,

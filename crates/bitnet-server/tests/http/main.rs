@@ -7,6 +7,7 @@ mod common;
 
 mod faults;
 mod forms;
+mod lora;
 mod models;
 mod ollama;
 mod openai;

@@ -11,6 +11,8 @@ const ROUTES: &[&str] = &[
     "get /v1/ws",
     "get /v1/models",
     "get /v1/models/{id}",
+    "get /lora-adapters",
+    "post /lora-adapters",
     "get /models",
     "post /models/load",
     "post /models/unload",
