@@ -1,8 +1,9 @@
 //! The `bitnet` command: flags in, library calls, results on stdout, everything else on stderr.
 #![forbid(unsafe_code)]
 #![allow(
+    rustdoc::bare_urls,
     rustdoc::broken_intra_doc_links,
-    reason = "comments on flags are help texts, where brackets are around what may be left out"
+    reason = "comments on flags are help texts, where brackets are around what may be left out and addresses stand as they are"
 )]
 
 mod args;
