@@ -158,8 +158,10 @@ fn labels(id: &str) -> String {
     format!("model_name=\"{}\"", escaped(id))
 }
 
-/// What the engine knows, with its kind and what it says.
-const OF_ENGINE: [(&str, &str, &str, fn(&Stats) -> f64); 8] = [
+/// A metric of the engine: name, kind, what it says, and where it is.
+type OfEngine = (&'static str, &'static str, &'static str, fn(&Stats) -> f64);
+
+const OF_ENGINE: [OfEngine; 8] = [
     ("requests_running", "gauge", "Answers in the making.", |s| s.running as f64),
     ("requests_waiting", "gauge", "Answers that wait to be admitted.", |s| s.waiting as f64),
     ("kv_cache_usage_ratio", "gauge", "Share of the cache's blocks that are held.", |s| {
@@ -174,8 +176,10 @@ const OF_ENGINE: [(&str, &str, &str, fn(&Stats) -> f64); 8] = [
     ("preemptions_total", "counter", "Answers sent back to wait.", |s| s.preempted as f64),
 ];
 
-/// What a model has counted by itself.
-const OF_MODEL: [(&str, &str, fn(&Counts) -> u64); 2] = [
+/// A counter of a model: name, what it says, and where it is.
+type OfModel = (&'static str, &'static str, fn(&Counts) -> u64);
+
+const OF_MODEL: [OfModel; 2] = [
     ("prompt_tokens_total", "Tokens of prompts.", |c| c.prompt_tokens),
     ("generation_tokens_total", "Tokens of answers.", |c| c.answer_tokens),
 ];
@@ -228,9 +232,12 @@ pub(crate) fn text(models: &[Counted]) -> String {
     out
 }
 
-/// What routes have counted, by method, route and status.
+/// Method, route and status.
+type Route = (String, String, u16);
+
+/// What routes have counted.
 #[derive(Debug)]
-pub(crate) struct HttpMetrics(Mutex<BTreeMap<(String, String, u16), (u64, Histogram)>>);
+pub(crate) struct HttpMetrics(Mutex<BTreeMap<Route, (u64, Histogram)>>);
 
 impl HttpMetrics {
     pub fn new() -> Self {
@@ -249,7 +256,7 @@ impl HttpMetrics {
     /// All of it as text.
     pub fn write(&self, out: &mut String) {
         let routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let labels = |(method, path, status): &(String, String, u16)| {
+        let labels = |(method, path, status): &Route| {
             format!("method=\"{method}\",path=\"{}\",status=\"{status}\"", escaped(path))
         };
         head(out, "http_requests_total", "counter", "Requests answered.");
