@@ -56,7 +56,7 @@ enum Command {
     /// Answer a file of requests, many at once
     Batch(batch::Batch),
     /// Serve OpenAI's API over HTTP, many requests at once
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
     Inspect(inspect::Inspect),
     /// A model in another format
