@@ -110,19 +110,24 @@ response = client.responses.create(
     model=model, input="hello", instructions="be brief", max_output_tokens=8, temperature=0
 )
 assert response.object == "response" and response.usage.output_tokens <= 8
-with client.responses.stream(
-    model=model, input="hello", instructions="be brief", max_output_tokens=8, temperature=0
-) as stream:
-    for event in stream:
-        assert event.type.startswith("response."), event
-    final = stream.get_final_response()
-assert final.output_text == response.output_text and final.status == response.status
+events = list(
+    client.responses.create(
+        model=model, input="hello", instructions="be brief", max_output_tokens=8, temperature=0, stream=True
+    )
+)
+assert events[0].type == "response.created" and events[-1].type == f"response.{response.status}"
+text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+assert text == response.output_text == events[-1].response.output_text
 tool = {"type": "function", "name": "count", "parameters": schema, "strict": True}
 called = client.responses.create(
     model=model, input="hello", max_output_tokens=300, tools=[tool], tool_choice="required"
 )
 call = called.output[-1]
 assert call.type == "function_call" and 1 <= json.loads(call.arguments)["n"] <= 9
+with client.responses.stream(
+    model=model, input="hello", max_output_tokens=300, tools=[tool], tool_choice="required"
+) as stream:
+    assert stream.get_final_response().output[-1].name == "count"
 answer = {"type": "function_call_output", "call_id": call.call_id, "output": "3"}
 asked = [*user, call.model_dump(exclude_none=True), answer]
 assert client.responses.create(model=model, input=asked, max_output_tokens=4).output[0].type == "message"

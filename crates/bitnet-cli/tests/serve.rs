@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Folder, refused};
+use common::{Folder, bitnet, refused};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -21,12 +21,13 @@ fn what_cannot_be_served_is_refused() {
     serve(&["--api-key-file", "/nowhere"], 2, &["--api-key-file"]);
     serve(&["--top-p", "2"], 2, &["top-p"]);
     serve(&["--parallel", "0"], 2, &["--parallel"]);
-    serve(&["--rate-limit", "0"], 2, &["--rate-limit"]);
-    serve(&["--tls-cert", "/nowhere"], 2, &["--tls-key"]);
     serve(&["--ssl-cert-file", "/nowhere", "--ssl-key-file", "/nowhere"], 2, &["--tls-cert", "/nowhere"]);
     serve(&["--log-level", "x=loud"], 2, &["--log-level"]);
-    serve(&["--otlp-endpoint", "http://x", "--otlp-headers", "x"], 2, &["--otlp-headers"]);
     refused(&["serve", &path, &path, "--port", "0"], 2, &["--alias"]);
+    for wrong in [&["--rate-limit", "0"][..], &["--tls-cert", "/nowhere"], &["--otlp-headers", "x"]] {
+        let ran = bitnet(&[&["serve", &path], wrong].concat());
+        assert!(ran.code == Some(2) && ran.stderr.contains(wrong[0]), "{ran:?}");
+    }
     refused(&["serve", "/nowhere", "--port", "0"], 3, &["/nowhere"]);
 }
 
