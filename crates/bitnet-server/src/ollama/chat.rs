@@ -115,11 +115,11 @@ pub(crate) async fn create(
 ) -> Result<Response, Failure> {
     let Json(chat) = body?;
     if chat.messages.is_empty() {
-        // Ollama's clients say nothing in order to have the model loaded.
         let model = server.named(Some(&chat.model))?.card.id.clone();
-        let message = json!({"role": "assistant", "content": ""});
-        let done = json!({"model": model, "created_at": now(), "message": message, "done": true, "done_reason": "load"});
-        return Ok(axum::Json(done).into_response());
+        let form = Form { model, held: Held::new(None) };
+        let summary = Some(Summary::of_nothing());
+        let nothing = form.line(String::new(), Vec::new());
+        return Ok(axum::Json(Chatted { done: true, summary, ..nothing }).into_response());
     }
     let turn = Turn {
         messages: chat.messages.into_iter().map(Message::open).collect::<Result<_, _>>()?,

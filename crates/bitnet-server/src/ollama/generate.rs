@@ -81,10 +81,9 @@ pub(crate) async fn create(
     let model = server.named(Some(&generate.model))?;
     let name = model.card.id.clone();
     if generate.prompt.is_empty() && generate.context.is_none() {
-        // Ollama's clients ask for nothing in order to have the model loaded.
-        let done =
-            json!({"model": name, "created_at": now(), "response": "", "done": true, "done_reason": "load"});
-        return Ok(axum::Json(done).into_response());
+        let form = Form { model: name, ids: Vec::new() };
+        let summary = Some(Summary::of_nothing());
+        return Ok(axum::Json(Generated { done: true, summary, ..form.line(String::new()) }).into_response());
     }
     let templated = !generate.raw && model.template().is_ok();
     let mut ids = if templated {

@@ -83,6 +83,19 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
+    /// Of an answer to nothing: clients say nothing in order to have the model loaded.
+    fn of_nothing() -> Self {
+        Self {
+            done_reason: "load",
+            total_duration: 0,
+            load_duration: 0,
+            prompt_eval_count: 0,
+            prompt_eval_duration: 0,
+            eval_count: 0,
+            eval_duration: 0,
+        }
+    }
+
     fn new(reason: FinishReason, t: &Timings) -> Self {
         let ns = |d: std::time::Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         Self {
