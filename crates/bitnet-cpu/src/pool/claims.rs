@@ -4,7 +4,8 @@
 //! A thread thus reads one stream of weights, the same one in every step, and a thread that lost its processor keeps only
 //! the piece that it was at.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use super::sync::AtomicU64;
+use std::sync::atomic::Ordering;
 
 /// The pieces `from..to` that a thread still has, in one word. On a cache line of its own, or two: processors fetch pairs.
 #[repr(align(128))]

@@ -3,6 +3,7 @@
 mod claims;
 mod crew;
 mod shares;
+mod sync;
 
 use claims::Claims;
 use crew::Crew;
@@ -77,5 +78,7 @@ pub(crate) fn at_least<T: Copy>(room: &mut Vec<T>, len: usize, new: T) -> &mut [
     &mut room[..len]
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;
