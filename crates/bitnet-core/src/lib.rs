@@ -19,4 +19,4 @@ mod matrix;
 pub use backend::{Activation, ActivationPrecision, Backend, BackendError, LogitsNeed, Purpose, RopeRows};
 pub use bytes::{Bytes, Storage};
 pub use cache::{AttentionShape, KV_BLOCK, KvSpan, KvSpec, KvType};
-pub use matrix::{DenseMatrix, DenseType, Matrix, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};
+pub use matrix::{DenseMatrix, DenseType, Matrix, Packed, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};

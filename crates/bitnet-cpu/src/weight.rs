@@ -87,7 +87,7 @@ impl CpuWeight {
     pub(crate) fn bytes(&self) -> (usize, usize) {
         let screen = self.screen.as_ref().map_or(0, Screen::len_bytes);
         self.parts.iter().fold((screen, 0), |(all, mapped), part| match part {
-            Part::Ternary(p, _) => (all + p.len_bytes(), mapped),
+            Part::Ternary(p, _) => (all + p.len_bytes(), mapped + p.file_bytes()),
             Part::Dense(m) => (all + m.data().len(), mapped + m.data().len()),
         })
     }
@@ -209,7 +209,8 @@ fn skipping(
     })
 }
 
-/// The parts of a stack: each run of ternary matrices in tiles, dense ones as they are.
+/// The parts of a stack: each run of ternary matrices in tiles, or each one by itself where its file has tiles of the kernel's
+/// layout; dense ones as they are.
 fn parts(
     pool: &Pool,
     kernel: Kernel,
@@ -221,12 +222,16 @@ fn parts(
         let kernel = if plain { kernel } else { kernel.general() };
         Panels::new(pool, kernel.layout(), run).map(|panels| Part::Ternary(panels, kernel))
     };
+    let in_file = |m: &TernaryMatrix| {
+        act == ActivationPrecision::Int8 && group(m) == 0 && kernel.layout().in_file(m).is_some()
+    };
     let mut parts = Vec::new();
     let mut run: Vec<&TernaryMatrix> = Vec::new();
     for matrix in stacked {
         match matrix {
             Matrix::Ternary(m) => {
-                if run.last().is_some_and(|last| group(last) != group(m)) {
+                let apart = |last: &&TernaryMatrix| group(last) != group(m) || in_file(last) || in_file(m);
+                if run.last().is_some_and(apart) {
                     parts.push(panels(&std::mem::take(&mut run))?);
                 }
                 run.push(m);

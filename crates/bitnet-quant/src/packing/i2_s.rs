@@ -1,14 +1,16 @@
 //! bitnet.cpp's `I2_S`: the flat tensor in blocks of 128 codes, 32 bytes each; byte `g` holds codes `g`, `32 + g`, `64 + g`
 //! and `96 + g`, highest bits first. Behind the codes one f32 multiplier for the tensor, padded to 32 bytes.
 
-use super::codes::{find_reserved, flat_from_rows, rows_from_flat, transpose};
+use super::codes::{find_reserved, flat_from_rows, reserved, rows_from_flat, transpose};
 use super::{Packing, PackingError, check};
-use bitnet_core::{Scale, TernaryMatrix};
+use bitnet_core::{Bytes, Packed, Scale, TernaryMatrix};
 
 /// bitnet.cpp's `I2_S`, GGUF type 36.
 pub static I2_S: Packing = Packing { name: "I2_S", bytes, unpack, pack };
 
 const NEED: &str = "rows times columns must be a multiple of 128";
+/// Codes of a block.
+pub(super) const BLOCK: usize = 128;
 /// The scale and its padding.
 const TAIL: usize = 32;
 
@@ -18,12 +20,35 @@ fn bytes(rows: usize, cols: usize) -> Option<usize> {
 }
 
 fn unpack(rows: usize, cols: usize, data: &[u8]) -> Result<TernaryMatrix, PackingError> {
+    let (codes, scale) = parts(rows, cols, data)?;
+    let canonical = canonical(rows, cols, codes);
+    find_reserved(I2_S.name, cols, &canonical)?;
+    Ok(TernaryMatrix::new(rows, cols, canonical.into(), scale)?)
+}
+
+/// The same without a copy, for rows of whole blocks.
+pub(super) fn in_place(rows: usize, cols: usize, data: &Bytes) -> Result<TernaryMatrix, PackingError> {
+    let (codes, scale) = parts(rows, cols, data)?;
+    let words = codes.as_chunks::<4>().0;
+    if words.iter().fold(0, |found, word| found | reserved(u32::from_le_bytes(*word))) != 0 {
+        find_reserved(I2_S.name, cols, &canonical(rows, cols, codes))?;
+    }
+    let bytes = data.slice(0..codes.len()).expect("the codes are a part of the data");
+    Ok(TernaryMatrix::packed(rows, cols, Packed { packing: I2_S.name, bytes, unpack: canonical }, scale)?)
+}
+
+/// Codes and scale.
+fn parts(rows: usize, cols: usize, data: &[u8]) -> Result<(&[u8], Scale), PackingError> {
     check(&I2_S, rows, cols, data.len(), NEED)?;
     let (codes, tail) = data.split_at(data.len() - TAIL);
     let scale = f32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
     if !scale.is_finite() {
         return Err(PackingError::ScaleNotFinite { packing: I2_S.name, value: scale });
     }
+    Ok((codes, Scale::Tensor(scale)))
+}
+
+fn canonical(rows: usize, cols: usize, codes: &[u8]) -> Vec<u8> {
     let mut flat = vec![0; codes.len()];
     for (block, out) in codes.as_chunks::<32>().0.iter().zip(flat.as_chunks_mut::<32>().0) {
         for (i, word) in block.as_chunks::<4>().0.iter().enumerate() {
@@ -31,9 +56,7 @@ fn unpack(rows: usize, cols: usize, data: &[u8]) -> Result<TernaryMatrix, Packin
             (out[i], out[8 + i], out[16 + i], out[24 + i]) = (a, b, c, d);
         }
     }
-    let canonical = rows_from_flat(rows, cols, flat);
-    find_reserved(I2_S.name, cols, &canonical)?;
-    Ok(TernaryMatrix::new(rows, cols, canonical.into(), Scale::Tensor(scale))?)
+    rows_from_flat(rows, cols, flat)
 }
 
 fn pack(m: &TernaryMatrix, out: &mut Vec<u8>) -> Result<(), PackingError> {

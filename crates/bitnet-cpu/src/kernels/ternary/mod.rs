@@ -18,6 +18,7 @@ mod base3;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 mod float;
+mod i2_s;
 #[cfg(target_arch = "aarch64")]
 mod i8mm;
 #[cfg(target_arch = "aarch64")]
@@ -26,8 +27,8 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod sse;
 mod table;
-#[cfg(target_arch = "aarch64")]
 mod tl1;
+mod tl2;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::multiply_registers;
