@@ -14,7 +14,7 @@ mod transformer;
 
 pub use arch::{ARCHS, Architecture, Origin, Role, Slot};
 pub use config::{Llama3Scaling, ModelConfig, Rope};
-pub use decoder::{BatchOutput, Decoder, Rows, Span, StepOutput};
+pub use decoder::{Decoder, Rows, Span, StepOutput};
 pub use error::ModelError;
 pub use load::{LoadOptions, LoadReport, ModelTensors, absmean_of, in_file_order, load, trits_of};
 pub use transformer::Transformer;

@@ -1,7 +1,7 @@
 //! The transformer.
 
-use crate::{BatchOutput, Decoder, LoadReport, ModelConfig, ModelError, Rows, Span, StepOutput};
-use bitnet_core::{Backend, KV_BLOCK, KvSpan, KvSpec, LogitsNeed, RopeRows};
+use crate::{Decoder, LoadReport, ModelConfig, ModelError, Rows, Span, StepOutput};
+use bitnet_core::{Backend, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed, RopeRows};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
@@ -74,10 +74,9 @@ impl RopeTable {
 struct Wanted<'a> {
     /// Numbers of the tokens whose logits are wanted, ascending.
     rows: &'a [usize],
-    /// Which logits are enough, where they are those of one token.
-    need: &'a LogitsNeed,
-    ids: &'a mut Vec<u32>,
-    logits: &'a mut Vec<f32>,
+    /// Which logits are enough for each of them.
+    needs: &'a [LogitsNeed],
+    logits: &'a mut Logits,
     /// One buffer a stage; empty where none is wanted.
     hidden: &'a mut [Vec<f32>],
 }
@@ -173,8 +172,7 @@ impl<B: Backend> Transformer<B> {
             b.keep_rows(x, rows);
         }
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
-        let need = if rows.len() == 1 { wanted.need } else { &LogitsNeed::All };
-        b.head(x, head, need, wanted.ids, wanted.logits);
+        b.head(x, head, wanted.needs, wanted.logits);
         Ok(())
     }
 
@@ -228,22 +226,19 @@ impl<B: Backend> Decoder for Transformer<B> {
         self.backend.copy_block(&mut self.kv, from, to);
     }
 
-    fn batch(&mut self, batch: &[Span<'_>], out: &mut BatchOutput) -> Result<(), ModelError> {
+    fn batch(&mut self, batch: &[Span<'_>], out: &mut Logits) -> Result<(), ModelError> {
         let (mut ids, mut rows, mut spans) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
-        let mut need = &LogitsNeed::All;
+        let mut needs = Vec::new();
         for span in batch {
             self.check(span.ids, span.start + span.ids.len())?;
             ids.extend_from_slice(span.ids);
             rows.extend(ids.len().saturating_sub(span.needs.len())..ids.len());
-            need = span.needs.last().unwrap_or(need);
+            needs.extend_from_slice(span.needs);
             spans.push(KvSpan { start: span.start, len: span.ids.len(), blocks: span.blocks });
         }
         self.position = 0;
-        out.ids.clear();
-        out.logits.clear();
-        let (ids_out, logits) = (&mut out.ids, &mut out.logits);
-        let mut wanted = Wanted { rows: &rows, need, ids: ids_out, logits, hidden: &mut [] };
-        self.forward(&ids, &spans, &mut wanted)
+        out.clear();
+        self.forward(&ids, &spans, &mut Wanted { rows: &rows, needs: &needs, logits: out, hidden: &mut [] })
     }
 
     fn position(&self) -> usize {
@@ -256,8 +251,6 @@ impl<B: Backend> Decoder for Transformer<B> {
     fn step(&mut self, ids: &[u32], out: &mut StepOutput) -> Result<(), ModelError> {
         let end = self.position + ids.len();
         self.check(ids, end)?;
-        out.ids.clear();
-        out.logits.clear();
         out.hidden.resize_with(if out.keep_hidden { self.config.layers + 2 } else { 0 }, Vec::new);
         let blocks: Vec<u32> = (0..end.div_ceil(KV_BLOCK) as u32).collect();
         let rows: Vec<usize> = match out.rows {
@@ -266,10 +259,20 @@ impl<B: Backend> Decoder for Transformer<B> {
             Rows::All => (0..ids.len()).collect(),
         };
         let span = KvSpan { start: self.position, len: ids.len(), blocks: &blocks };
-        let need = if out.rows == Rows::All { &LogitsNeed::All } else { &out.need };
-        let (ids_out, logits) = (&mut out.ids, &mut out.logits);
-        let mut wanted = Wanted { rows: &rows, need, ids: ids_out, logits, hidden: &mut out.hidden };
-        self.forward(ids, &[span], &mut wanted)?;
+        let needs = match out.rows {
+            Rows::Last => vec![out.need.clone()],
+            Rows::None | Rows::All => vec![LogitsNeed::All; rows.len()],
+        };
+        let mut logits = Logits {
+            ids: std::mem::take(&mut out.ids),
+            values: std::mem::take(&mut out.logits),
+            ..Logits::default()
+        };
+        logits.clear();
+        let mut wanted = Wanted { rows: &rows, needs: &needs, logits: &mut logits, hidden: &mut out.hidden };
+        let ran = self.forward(ids, &[span], &mut wanted);
+        (out.ids, out.logits) = (logits.ids, logits.values);
+        ran?;
         self.position = end;
         Ok(())
     }

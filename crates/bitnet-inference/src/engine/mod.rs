@@ -18,14 +18,14 @@ mod tests;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
 use crate::{FinishReason, Forms, GenerateError};
-use bitnet_core::KV_BLOCK;
-use bitnet_model::{BatchOutput, Decoder, ModelConfig, Span};
+use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
+use bitnet_model::{Decoder, ModelConfig, Span};
 use bitnet_tokenizer::Tokenizer;
 use blocks::Blocks;
 use queue::Queue;
-use sequence::{Common, Row, Sequence};
+use sequence::{Common, Sequence};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How an engine shares out its steps.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +67,10 @@ pub struct Stats {
     pub accepted: u64,
     /// Times that an answer was sent back to wait.
     pub preempted: u64,
+    /// Steps that ran.
+    pub steps: u64,
+    /// Time that the decoder took of them; the rest is the engine's own.
+    pub decoder_time: Duration,
 }
 
 /// A model that answers many requests.
@@ -80,7 +84,7 @@ pub struct Engine {
     running: Vec<Sequence>,
     /// Refusals and ends that the next step tells of.
     events: Vec<Event>,
-    out: BatchOutput,
+    logits: Logits,
     stats: Stats,
     requests: RequestId,
 }
@@ -113,7 +117,7 @@ impl Engine {
             queue: Queue::default(),
             running: Vec::new(),
             events: Vec::new(),
-            out: BatchOutput::default(),
+            logits: Logits::default(),
             stats: Stats::default(),
             requests: 0,
         }
@@ -383,7 +387,11 @@ impl Engine {
                 needs: &s.needs,
             })
             .collect();
-        if let Err(e) = self.decoder.batch(&spans, &mut self.out) {
+        let decoding = Instant::now();
+        let decoded = self.decoder.batch(&spans, &mut self.logits);
+        self.stats.steps += 1;
+        self.stats.decoder_time += decoding.elapsed();
+        if let Err(e) = decoded {
             let error = Arc::new(GenerateError::from(e));
             for sequence in std::mem::take(&mut self.running) {
                 self.fail(sequence, &error);
@@ -391,14 +399,10 @@ impl Engine {
             return;
         }
         let took = begin.elapsed();
-        let out = std::mem::take(&mut self.out);
-        let mut rows = match out.ids.is_empty() {
-            true => out.logits.chunks_exact(self.common.vocab).map(|l| (&[][..], l)).collect(),
-            false => vec![(&out.ids[..], &out.logits[..])],
-        }
-        .into_iter();
+        let logits = std::mem::take(&mut self.logits);
+        let mut rows = logits.rows();
         for mut sequence in std::mem::take(&mut self.running) {
-            let rows: Vec<Row<'_>> = rows.by_ref().take(sequence.needs.len()).collect();
+            let rows: Vec<LogitsRow<'_>> = rows.by_ref().take(sequence.needs.len()).collect();
             self.stats.drafted += sequence.guesses as u64;
             self.queue.charge(&sequence.client, sequence.chunk);
             let from = sequence.computed;
@@ -415,7 +419,8 @@ impl Engine {
                 }
             }
         }
-        self.out = out;
+        drop(rows);
+        self.logits = logits;
     }
 
     /// Goes on with a sequence in the next step, or ends it.
@@ -437,7 +442,7 @@ impl Engine {
     }
 
     /// Begins the further answers to a prompt that is computed, with the row of logits behind it.
-    fn fork(&mut self, first: &mut Sequence, row: Option<&Row<'_>>) {
+    fn fork(&mut self, first: &mut Sequence, row: Option<&LogitsRow<'_>>) {
         for mut sequence in std::mem::take(&mut first.siblings) {
             sequence.blocks = first.blocks.clone();
             sequence.blocks.iter().for_each(|b| self.blocks.hold(*b));
