@@ -36,18 +36,16 @@ fn check(preemptions: usize, program: impl Fn() + Send + Sync + 'static) {
 
 /// Does to `pieces` pieces what the pool does, and looks at each of them afterwards.
 fn job(crew: &Crew, claims: &Claims, pieces: u32) {
-    let visits: Vec<UnsafeCell<u32>> = (0..pieces).map(|_| UnsafeCell::new(0)).collect();
+    let visits = Visits((0..pieces).map(|_| UnsafeCell::new(0)).collect());
     let turn = crew.turn();
     claims.share_out(pieces);
-    let visits = Visits(visits);
     turn.run(&|thread| {
         while let Some(piece) = claims.next(thread) {
             visits.add(piece);
         }
     });
-    // The last reader is out, or loom sees it read while this takes the cells.
-    let Visits(visits) = visits;
-    assert!(visits.into_iter().all(|visits| visits.into_inner() == 1));
+    // Nobody is at a piece any more, or loom refuses this look at it.
+    assert!((0..pieces).all(|piece| visits.of(piece) == 1));
 }
 
 /// How often each piece was visited.
@@ -60,6 +58,11 @@ impl Visits {
     fn add(&self, piece: u32) {
         // SAFETY: the pointer is not used outside, and loom refuses every order in which another thread has one.
         self.0[piece as usize].with_mut(|visits| unsafe { *visits += 1 });
+    }
+
+    fn of(&self, piece: u32) -> u32 {
+        // SAFETY: as above.
+        self.0[piece as usize].with(|visits| unsafe { *visits })
     }
 }
 
