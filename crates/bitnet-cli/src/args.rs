@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::hub::{self, Located};
+use crate::lora::LoraFlags;
 use crate::stages::StageFlags;
 use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
@@ -36,10 +37,14 @@ pub fn spell_out(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = O
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(non_camel_case_types, reason = "llama.cpp's name")]
 pub enum CacheType {
     F32,
     F16,
     Bf16,
+    /// Eight bits, and an f16 scale for each 32 elements
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl CacheType {
@@ -55,6 +60,7 @@ impl From<CacheType> for KvType {
             CacheType::F32 => Self::F32,
             CacheType::F16 => Self::F16,
             CacheType::Bf16 => Self::BF16,
+            CacheType::Q8_0 => Self::Q8_0,
         }
     }
 }
@@ -320,6 +326,8 @@ pub struct SamplingFlags {
     draft: usize,
     #[command(flatten)]
     stages: StageFlags,
+    #[command(flatten)]
+    pub lora: LoraFlags,
 }
 
 impl SamplingFlags {
@@ -350,6 +358,7 @@ impl SamplingFlags {
             form: None,
             dry_breakers: self.stages.breakers(defaults.dry_breakers),
             draft: if self.spec == Spec::Ngram { self.draft } else { 0 },
+            adapters: None,
             cancel: None,
         })
     }

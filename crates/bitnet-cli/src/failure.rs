@@ -156,6 +156,8 @@ impl From<GenerateError> for Failure {
             | GenerateError::PromptTooLong { .. }
             | GenerateError::UnknownId { .. }
             | GenerateError::NoTokenizer
+            | GenerateError::UnknownAdapter { .. }
+            | GenerateError::AdapterScale { .. }
             | GenerateError::Form { .. }
             | GenerateError::Options(_) => Self::Usage(chain(&e)),
             GenerateError::Model(e) => e.into(),

@@ -10,6 +10,7 @@ mod commands;
 mod downloads;
 mod failure;
 mod hub;
+mod lora;
 mod stages;
 mod terminal;
 mod tuning;

@@ -51,6 +51,27 @@ fn run_gives_the_greedy_tokens_of_the_reference() {
 }
 
 #[test]
+fn run_goes_through_adapters() {
+    let expected = json("lora/qvd-r4/expected.json");
+    let prompt = ids(&expected["prompts"]["english"]);
+    let logits = golden::floats("lora/qvd-r4/expected.safetensors", "logits_unmerged.english");
+    let want = golden::argmax(&logits[(prompt.len() - 1) * 512..]) as u32;
+    let (path, dir, tokens) = (fixture("bitnet-online"), fixture("lora/qvd-r4"), list(&prompt));
+    let first = |more: &[&str]| {
+        let args = ["run", &path, "--tokens", &tokens, "--temp", "0", "-n", "1", "--json"];
+        ids(&parse(&output(&[&args, more].concat()))["tokens"])
+    };
+    let scaled = |scale: &str| first(&["--lora-scaled", &format!("{dir}:{scale}")]);
+    assert_eq!(first(&["--lora", &dir]), [want]);
+    assert_eq!(scaled("1"), [want]);
+    assert_eq!(scaled("0"), first(&[]));
+    assert_ne!(first(&[]), [want], "the adapter changes the answer");
+    refused(&["run", &path, "x", "--lora-scaled", &dir], 2, &["is not of the form DIR:SCALE"]);
+    refused(&["run", &path, "x", "--lora", &path], 3, &["adapter_model.safetensors"]);
+    refused(&["run", &fixture("llama-packed"), "x", "--lora", &dir], 3, &["shape"]);
+}
+
+#[test]
 fn run_streams_the_text_and_ends_with_the_speeds() {
     let path = fixture("bitnet-packed");
     let args = ["run", &path, "ships at night", "-s", "7", "-n", "20"];

@@ -1,6 +1,7 @@
 //! The dozen operations that the transformer is written over.
 
 use crate::{KvSpan, KvSpec, Logits, LogitsNeed, Matrix, ShapeError};
+use std::ops::Range;
 
 /// How a ternary product treats its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +152,17 @@ pub trait Backend: Sized + Send + Sync + 'static {
     );
     /// `out[m, n] = x[m, k] * w[n, k]^T`, with the activation precision the weight was prepared for.
     fn linear(&self, x: &Self::Tensor, w: &Self::Weight, out: &mut Self::Tensor);
+    /// `y[t, first + j] = fma(b_j . (a x_t), scale, y[t, first + j])` for tokens `t` of `rows`: `a` is `[r, k]`, `b` is `[n, r]`, both
+    /// dense, `x [m, k]`, `y [m, cols]`, and `j` runs over `n`.
+    fn add_low_rank(
+        &self,
+        x: &Self::Tensor,
+        rows: Range<usize>,
+        ab: (&Self::Weight, &Self::Weight),
+        scale: f32,
+        y: &mut Self::Tensor,
+        first: usize,
+    );
     /// Rotates q and k of the stacked rows `qkv [m, qkv_cols]` (half-split pairs `i, i + d/2`), writes k and v of the positions
     /// of `spans`, which have `m` tokens in all, into `layer` of the cache, and leaves the rotated q in `qkv`.
     fn rope_append(

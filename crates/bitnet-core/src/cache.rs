@@ -2,17 +2,23 @@
 
 /// Element type of the key and value cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, non_camel_case_types, reason = "the names say it")]
 pub enum KvType {
     F32,
     F16,
     BF16,
+    /// Eight bits, and an f16 scale for each 32 elements of a head.
+    Q8_0,
 }
 
 impl KvType {
-    /// Bytes an element takes.
-    pub fn size_bytes(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
+    /// Bytes that a head of `head_dim` elements takes; what a backend fills up with is not counted.
+    pub fn head_bytes(self, head_dim: usize) -> usize {
+        match self {
+            Self::F32 => 4 * head_dim,
+            Self::F16 | Self::BF16 => 2 * head_dim,
+            Self::Q8_0 => head_dim + 2 * head_dim.div_ceil(32),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::Isa;
 use crate::cores::physical_cores;
 use crate::kernels::ternary::{self, Kernel};
-use crate::kernels::{attend, gate, norm, rope};
+use crate::kernels::{attend, gate, low_rank, norm, rope};
 use crate::kv::KvCache;
 use crate::pool::{Pool, at_least};
 use crate::weight::{CpuWeight, Plan, Scratch};
@@ -11,6 +11,7 @@ use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
     Matrix, Purpose, RopeRows,
 };
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// What the backend runs on.
@@ -215,6 +216,29 @@ impl Backend for CpuBackend {
         let m = x.rows;
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         w.linear(self.plan.isa, &self.pool, x.data(), m, &mut scratch, out.shape(m, w.rows));
+    }
+
+    fn add_low_rank(
+        &self,
+        x: &CpuTensor,
+        rows: Range<usize>,
+        (a, b): (&CpuWeight, &CpuWeight),
+        scale: f32,
+        y: &mut CpuTensor,
+        first: usize,
+    ) {
+        assert_eq!((x.rows, x.cols, a.rows), (y.rows, a.cols, b.cols), "low-rank matrices");
+        let (isa, pool, m) = (self.plan.isa, &self.pool, rows.len());
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut inner, mut sum) = std::mem::take(&mut scratch.low_rank);
+        inner.resize(m * a.rows, 0.0);
+        sum.resize(m * b.rows, 0.0);
+        a.linear(isa, pool, &x.data()[rows.start * x.cols..rows.end * x.cols], m, &mut scratch, &mut inner);
+        b.linear(isa, pool, &inner, m, &mut scratch, &mut sum);
+        let cols = y.cols;
+        let y = &mut y.data_mut()[rows.start * cols..rows.end * cols];
+        low_rank::add_scaled(isa, pool, &sum, b.rows, scale, (y, cols, first));
+        scratch.low_rank = (inner, sum);
     }
 
     fn rope_append(

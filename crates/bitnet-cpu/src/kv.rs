@@ -2,27 +2,87 @@
 //!
 //! Positions are counted through all blocks here. Keys lie in tiles of 16 positions, transposed:
 //! `[kv_head][position / 16][d][16]`, so that one vector holds a dimension of sixteen positions. Values lie row by row,
-//! `[kv_head][position][d padded to 16]`. A sequence in neighbouring blocks is read as one stream. The memory is asked for
+//! `[kv_head][position][d padded to 16]`. Scales, where a type has some, follow in the same tile or row. A sequence in neighbouring blocks is read as one stream. The memory is asked for
 //! zeroed and whole, so pages become resident only as positions are written.
 
 use crate::simd::Lanes;
 use bitnet_core::{BackendError, KV_BLOCK, KvSpec, KvType};
+use bitnet_quant::spec::{Q8_BLOCK, quantize_q8};
 use half::{bf16, f16};
 
-/// An element type of the cache.
+/// A type of cached keys or values: how a head lies in rows of sixteen elements.
 pub(crate) trait KvElement {
     /// What is stored. Plain numbers, because only their vectors can be had zeroed without touching the memory.
     type Raw: Copy + Default + Send + Sync;
-    /// Rule 12: rounds to the cache type, ties to even.
+    /// What [`Q8_BLOCK`] neighbouring dimensions have in common, in lanes `F`.
+    type Scale<F: Copy>: Copy;
+    /// Rows that sixteen keys of `d` dimensions take, one for each dimension first.
+    fn key_rows(d: usize) -> usize;
+    /// Rows that a value of `d` dimensions takes.
+    fn value_rows(d: usize) -> usize;
+    /// Rule 12: rounds a key `x [d]` into a lane of a tile.
+    fn put_key(tile: &mut [[Self::Raw; 16]], lane: usize, x: &[f32]);
+    /// Rule 12: rounds a value `x [d]` into its rows.
+    fn put_value(rows: &mut [[Self::Raw; 16]], x: &[f32]);
+    /// The scales of block `block` of sixteen keys.
+    fn key_scale<L: Lanes>(l: L, tile: &[[Self::Raw; 16]], d: usize, block: usize) -> Self::Scale<L::F>;
+    /// A dimension of sixteen keys, widened.
+    fn key<L: Lanes>(l: L, row: &[Self::Raw; 16], scale: Self::Scale<L::F>) -> L::F;
+    /// Dimensions `16c..16(c + C)` of a value whose rows these are, widened.
+    fn values<L: Lanes, const C: usize>(l: L, rows: &[[Self::Raw; 16]], d: usize, c: usize) -> [L::F; C];
+}
+
+/// A type whose elements stand for themselves.
+pub(crate) trait Plain {
+    type Raw: Copy + Default + Send + Sync;
+    /// Rounds to the type, ties to even.
     fn round(x: f32) -> Self::Raw;
     /// Widens sixteen elements.
     fn lanes<L: Lanes>(l: L, x: &[Self::Raw; 16]) -> L::F;
 }
 
+impl<T: Plain> KvElement for T {
+    type Raw = T::Raw;
+    type Scale<F: Copy> = ();
+    #[inline(always)]
+    fn key_rows(d: usize) -> usize {
+        d
+    }
+    #[inline(always)]
+    fn value_rows(d: usize) -> usize {
+        d.div_ceil(16)
+    }
+    fn put_key(tile: &mut [[T::Raw; 16]], lane: usize, x: &[f32]) {
+        for (row, x) in tile.iter_mut().zip(x) {
+            row[lane] = T::round(*x);
+        }
+    }
+    fn put_value(rows: &mut [[T::Raw; 16]], x: &[f32]) {
+        for (out, x) in rows.as_flattened_mut().iter_mut().zip(x) {
+            *out = T::round(*x);
+        }
+    }
+    #[inline(always)]
+    fn key_scale<L: Lanes>(_l: L, _tile: &[[T::Raw; 16]], _d: usize, _block: usize) {}
+    #[inline(always)]
+    fn key<L: Lanes>(l: L, row: &[T::Raw; 16], (): ()) -> L::F {
+        T::lanes(l, row)
+    }
+    #[inline(always)]
+    fn values<L: Lanes, const C: usize>(l: L, rows: &[[T::Raw; 16]], _d: usize, c: usize) -> [L::F; C] {
+        let rows: &[[T::Raw; 16]; C] = rows[c..].first_chunk().expect("a value has the dimensions");
+        let mut out = [l.splat(0.0); C];
+        for (out, row) in out.iter_mut().zip(rows) {
+            *out = T::lanes(l, row);
+        }
+        out
+    }
+}
+
 /// Single precision.
 pub(crate) struct F32;
 
-impl KvElement for F32 {
+impl Plain for F32 {
     type Raw = f32;
     #[inline(always)]
     fn round(x: f32) -> f32 {
@@ -37,7 +97,7 @@ impl KvElement for F32 {
 /// IEEE half precision; values beyond its range saturate.
 pub(crate) struct F16;
 
-impl KvElement for F16 {
+impl Plain for F16 {
     type Raw = u16;
     #[inline(always)]
     fn round(x: f32) -> u16 {
@@ -52,7 +112,7 @@ impl KvElement for F16 {
 /// The upper half of an f32.
 pub(crate) struct BF16;
 
-impl KvElement for BF16 {
+impl Plain for BF16 {
     type Raw = u16;
     #[inline(always)]
     fn round(x: f32) -> u16 {
@@ -64,11 +124,80 @@ impl KvElement for BF16 {
     }
 }
 
+/// Eight bits. Behind its dimensions a tile of keys has two rows for each block of 32: the f16 scales of its sixteen keys, low bytes
+/// first. Behind its dimensions a value has its blocks' scales.
+pub(crate) struct Q8;
+
+/// The f16 at an even byte of some rows.
+#[inline(always)]
+fn f16_bits(rows: &[[i8; 16]], at: usize) -> u16 {
+    let bytes = rows.as_flattened();
+    u16::from_le_bytes([bytes[at] as u8, bytes[at + 1] as u8])
+}
+
+fn put_f16(rows: &mut [[i8; 16]], at: usize, x: f16) {
+    let bytes = &mut rows.as_flattened_mut()[at..at + 2];
+    bytes.copy_from_slice(&x.to_le_bytes().map(|b| b as i8));
+}
+
+impl KvElement for Q8 {
+    type Raw = i8;
+    type Scale<F: Copy> = F;
+    #[inline(always)]
+    fn key_rows(d: usize) -> usize {
+        d + 2 * d.div_ceil(Q8_BLOCK)
+    }
+    #[inline(always)]
+    fn value_rows(d: usize) -> usize {
+        d.div_ceil(16) + (2 * d.div_ceil(Q8_BLOCK)).div_ceil(16)
+    }
+    fn put_key(tile: &mut [[i8; 16]], lane: usize, x: &[f32]) {
+        let (dims, scales) = tile.split_at_mut(x.len());
+        let mut q = [0; Q8_BLOCK];
+        for (block, (x, dims)) in x.chunks(Q8_BLOCK).zip(dims.chunks_mut(Q8_BLOCK)).enumerate() {
+            put_f16(scales, 32 * block + 2 * lane, quantize_q8(x, &mut q));
+            dims.iter_mut().zip(q).for_each(|(row, q)| row[lane] = q);
+        }
+    }
+    fn put_value(rows: &mut [[i8; 16]], x: &[f32]) {
+        let (dims, scales) = rows.split_at_mut(x.len().div_ceil(16));
+        let blocks = x.chunks(Q8_BLOCK).zip(dims.as_flattened_mut().chunks_mut(Q8_BLOCK));
+        for (block, (x, dims)) in blocks.enumerate() {
+            put_f16(scales, 2 * block, quantize_q8(x, &mut dims[..x.len()]));
+        }
+    }
+    #[inline(always)]
+    fn key_scale<L: Lanes>(l: L, tile: &[[i8; 16]], d: usize, block: usize) -> L::F {
+        let rows = &tile[d + 2 * block..][..2];
+        let mut bits = [0; 16];
+        for (lane, bits) in bits.iter_mut().enumerate() {
+            *bits = f16_bits(rows, 2 * lane);
+        }
+        l.load_f16(&bits)
+    }
+    #[inline(always)]
+    fn key<L: Lanes>(l: L, row: &[i8; 16], scale: L::F) -> L::F {
+        l.mul(l.load_i8(row), scale)
+    }
+    #[inline(always)]
+    fn values<L: Lanes, const C: usize>(l: L, rows: &[[i8; 16]], d: usize, c: usize) -> [L::F; C] {
+        let dims: &[[i8; 16]; C] = rows[c..].first_chunk().expect("a value has the dimensions");
+        let scales = &rows[d.div_ceil(16)..];
+        let mut out = [l.splat(0.0); C];
+        for j in 0..C {
+            let scale = l.load_f16(&[f16_bits(scales, (c + j) * 16 / Q8_BLOCK * 2); 16]);
+            out[j] = l.mul(l.load_i8(&dims[j]), scale);
+        }
+        out
+    }
+}
+
 /// Elements of one type.
 pub(crate) enum Store {
     F32(Vec<f32>),
     F16(Vec<u16>),
     BF16(Vec<u16>),
+    Q8(Vec<i8>),
 }
 
 impl Store {
@@ -77,6 +206,7 @@ impl Store {
             KvType::F32 => Self::F32(zeroed(len)?),
             KvType::F16 => Self::F16(zeroed(len)?),
             KvType::BF16 => Self::BF16(zeroed(len)?),
+            KvType::Q8_0 => Self::Q8(zeroed(len)?),
         })
     }
 }
@@ -92,6 +222,7 @@ impl Store {
         match self {
             Self::F32(s) => each(s, stride, from, to, len),
             Self::F16(s) | Self::BF16(s) => each(s, stride, from, to, len),
+            Self::Q8(s) => each(s, stride, from, to, len),
         }
     }
 }
@@ -125,8 +256,15 @@ impl KvCache {
     pub(crate) fn new(spec: KvSpec) -> Result<Self, BackendError> {
         let positions = spec.blocks().saturating_mul(KV_BLOCK);
         let heads = spec.layers * spec.shape.kv_heads;
-        let key_stride = positions.saturating_mul(spec.shape.head_dim);
-        let value_stride = positions.saturating_mul(spec.shape.head_dim.next_multiple_of(16));
+        let d = spec.shape.head_dim;
+        let (key_rows, value_rows) = match (spec.key, spec.value) {
+            (KvType::Q8_0, KvType::Q8_0) => (Q8::key_rows(d), Q8::value_rows(d)),
+            (KvType::Q8_0, _) => (Q8::key_rows(d), F32::value_rows(d)),
+            (_, KvType::Q8_0) => (F32::key_rows(d), Q8::value_rows(d)),
+            _ => (F32::key_rows(d), F32::value_rows(d)),
+        };
+        let key_stride = positions.saturating_mul(key_rows);
+        let value_stride = positions.saturating_mul(16 * value_rows);
         let keys = Store::new(spec.key, key_stride.saturating_mul(heads))?;
         let values = Store::new(spec.value, value_stride.saturating_mul(heads))?;
         Ok(Self { spec, keys, values, key_stride, value_stride })

@@ -6,7 +6,7 @@
 use crate::kernels::quantize::Quantized;
 use crate::kernels::screen::{self, ScreenScratch};
 use crate::kernels::ternary::{self, Kernel, Place};
-use crate::kernels::{attend, dense, gate, norm, quantize, rope, skip};
+use crate::kernels::{attend, dense, gate, low_rank, norm, quantize, rope, skip};
 use crate::kv::KvCache;
 use crate::layout::{Panels, TILE2};
 use crate::pool::Pool;
@@ -134,6 +134,12 @@ static CASES: &[Case] = &[
         run: Run::Isa(|i, p| attention(i, p, KvType::BF16)),
         golden: 0x6ec0_4df7_76e3_4a56,
     },
+    Case {
+        op: "attention, Q8_0 cache",
+        run: Run::Isa(|i, p| attention(i, p, KvType::Q8_0)),
+        golden: 0x2977_44a9_bb25_a12f,
+    },
+    Case { op: "low-rank addition", run: Run::Isa(low_rank_addition), golden: 0x67ab_d6be_5522_99f9 },
     Case {
         op: "gate, ReLU squared",
         run: Run::Isa(|i, p| gated(i, p, Activation::Relu2)),
@@ -356,6 +362,13 @@ fn attention(isa: Isa, pool: &Pool, ty: KvType) -> Vec<f32> {
     rope::rope_append(isa, pool, &mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut cache, 0, &spans);
     let mut y = vec![0.0; m * 4 * 24];
     attend::attend(isa, pool, &qkv, &cache, 0, &spans, &mut attend::Partials::default(), &mut y);
+    y
+}
+
+fn low_rank_addition(isa: Isa, pool: &Pool) -> Vec<f32> {
+    let mut numbers = Numbers(10);
+    let (x, mut y) = (numbers.floats(3 * 77), numbers.floats(3 * 90));
+    low_rank::add_scaled(isa, pool, &x, 77, 0.3, (&mut y, 90, 5));
     y
 }
 

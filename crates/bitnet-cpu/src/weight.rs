@@ -48,6 +48,8 @@ pub(crate) struct Scratch {
     part: Vec<f32>,
     screen: ScreenScratch,
     pub(crate) attend: Partials,
+    /// What low-rank matrices make of a step: `[m, r]` and `[m, n]`.
+    pub(crate) low_rank: (Vec<f32>, Vec<f32>),
 }
 
 /// How weights are multiplied.

@@ -96,7 +96,7 @@ fn checkpoint(path: &Path, dir: &Path, tensors: Tensors) -> Result<Checkpoint, F
 /// Bytes of a JSON file that are taken; the index of the largest sharded models has a few.
 const MAX_JSON: u64 = 1 << 26;
 
-fn json(path: &Path) -> Result<Value, FormatError> {
+pub(crate) fn json(path: &Path) -> Result<Value, FormatError> {
     let len = map::len(path)?;
     if len > MAX_JSON {
         let what = format!("it has {len} bytes; at most {MAX_JSON} are taken");

@@ -4,6 +4,7 @@
 //! touched when it is used. This crate knows no model and no device.
 #![deny(unsafe_code)]
 
+mod adapter;
 mod atomic;
 mod checkpoint;
 mod error;
@@ -14,6 +15,7 @@ pub mod onnx;
 pub mod safetensors_file;
 pub mod torch;
 
+pub use adapter::{AdapterFiles, open_adapter};
 pub use atomic::{NewDirectory, write_file};
 pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
 pub use error::FormatError;

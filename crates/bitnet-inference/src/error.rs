@@ -63,6 +63,20 @@ pub enum GenerateError {
         /// How many.
         waiting: usize,
     },
+    /// A number that no adapter has.
+    #[error("no adapter {id} is loaded")]
+    UnknownAdapter {
+        /// The number.
+        id: u32,
+    },
+    /// How strongly an adapter is to act.
+    #[error("the scale of adapter {id} {why}")]
+    AdapterScale {
+        /// The adapter's number.
+        id: u32,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The form that an answer was to have.
     #[error("the grammar cannot be followed: {why}")]
     Form {

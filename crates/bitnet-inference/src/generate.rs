@@ -3,6 +3,7 @@
 use crate::engine::{News, Request, RequestId};
 use crate::sample::{SamplerOptions, fresh_seed};
 use crate::{Form, GenerateError, Model};
+use bitnet_model::AdapterUse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,8 @@ pub struct GenerateOptions {
     pub dry_breakers: Vec<String>,
     /// Tokens to guess ahead; see [`Request::draft`].
     pub draft: usize,
+    /// See [`Request::adapters`].
+    pub adapters: Option<Vec<AdapterUse>>,
     /// Set from outside to end the answer after the present step.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -42,6 +45,7 @@ impl Default for GenerateOptions {
             form: None,
             dry_breakers: Request::default().dry_breakers,
             draft: 0,
+            adapters: None,
             cancel: None,
         }
     }
@@ -57,6 +61,7 @@ impl From<GenerateOptions> for Request {
             ignore_eos: o.ignore_eos,
             dry_breakers: o.dry_breakers,
             draft: o.draft,
+            adapters: o.adapters,
             ..Self::default()
         }
     }

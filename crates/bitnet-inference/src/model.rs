@@ -56,6 +56,14 @@ impl Model {
         self.engine.with_options(options)
     }
 
+    /// Loads an adapter, which then acts on answers that do not choose adapters; see [`Engine::load_adapter`].
+    ///
+    /// # Errors
+    /// The files are damaged, or are no adapter of this model.
+    pub fn load_adapter(&mut self, path: &Path, scale: f32) -> Result<u32, OpenError> {
+        self.engine.load_adapter(path, scale)
+    }
+
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         self.engine.config()

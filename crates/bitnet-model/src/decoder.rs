@@ -1,6 +1,6 @@
 //! The seam: below it everything is static and typed, above it everything is host data.
 
-use crate::{LoadReport, ModelConfig, ModelError};
+use crate::{Adapter, AdapterUse, LoadReport, ModelConfig, ModelError};
 use bitnet_core::{Logits, LogitsNeed};
 
 /// Which rows of logits a step computes.
@@ -44,6 +44,8 @@ pub struct Span<'a> {
     pub blocks: &'a [u32],
     /// Which logits are wanted of the last tokens, an entry for each: none, and the span only fills the cache.
     pub needs: &'a [LogitsNeed],
+    /// The adapters that its tokens go through, in the order in which they add.
+    pub adapters: &'a [AdapterUse],
 }
 
 /// A model with its cache: blocks of positions that sequences hold.
@@ -58,6 +60,10 @@ pub trait Decoder: Send {
     fn blocks(&self) -> usize;
     /// Copies a block into another one.
     fn copy_block(&mut self, from: u32, to: u32);
+    /// Holds an adapter, which sequences may then go through, and gives its number. No number is given twice.
+    fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError>;
+    /// Gives an adapter's memory back.
+    fn unload_adapter(&mut self, id: u32);
     /// Runs tokens of several sequences, each of which gets the numbers that it would get alone; `out` has the logits that they want,
     /// in their order.
     fn batch(&mut self, batch: &[Span<'_>], out: &mut Logits) -> Result<(), ModelError>;

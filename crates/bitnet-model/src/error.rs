@@ -117,6 +117,20 @@ pub enum ModelError {
         /// Positions that the step would need.
         need: usize,
     },
+    /// An adapter has a tensor that has no place in the model.
+    #[error("the adapter has a tensor {name:?}, {why}")]
+    AdapterTensor {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A number that no adapter has.
+    #[error("no adapter {id} is loaded")]
+    UnknownAdapter {
+        /// The number.
+        id: u32,
+    },
     /// A step without tokens.
     #[error("a step needs at least one token")]
     NoTokens,

@@ -5,16 +5,20 @@
 //! static and above which everything is host data.
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod arch;
 mod config;
 mod decoder;
 mod error;
 mod load;
+mod low_rank;
 mod transformer;
 
+pub use adapter::{Adapter, LowRank};
 pub use arch::{ARCHS, Architecture, Origin, Role, Slot};
 pub use config::{Llama3Scaling, ModelConfig, Rope};
 pub use decoder::{Decoder, Rows, Span, StepOutput};
 pub use error::ModelError;
 pub use load::{LoadOptions, LoadReport, ModelTensors, absmean_of, in_file_order, load, trits_of};
+pub use low_rank::AdapterUse;
 pub use transformer::Transformer;

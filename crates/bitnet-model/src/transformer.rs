@@ -1,6 +1,9 @@
 //! The transformer.
 
-use crate::{Decoder, LoadReport, ModelConfig, ModelError, Rows, Span, StepOutput};
+use crate::low_rank::Adapters;
+use crate::{
+    Adapter, AdapterUse, Decoder, LoadReport, ModelConfig, ModelError, Role, Rows, Span, StepOutput,
+};
 use bitnet_core::{Backend, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed, RopeRows};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
@@ -87,6 +90,7 @@ pub struct Transformer<B: Backend> {
     config: ModelConfig,
     report: LoadReport,
     weights: Weights<B>,
+    adapters: Adapters<B>,
     rope: RopeTable,
     kv: B::Kv,
     /// Blocks of the cache, and positions of one sequence.
@@ -116,7 +120,8 @@ impl<B: Backend> Transformer<B> {
             step: Default::default(),
         };
         let blocks = spec.blocks();
-        Ok(Self { backend, config, report, weights, rope, kv, blocks, capacity, position: 0, act })
+        let adapters = Adapters::default();
+        Ok(Self { backend, config, report, weights, adapters, rope, kv, blocks, capacity, position: 0, act })
     }
 
     /// Runs the tokens of some sequences, whose ids follow each other in `ids`.
@@ -124,9 +129,12 @@ impl<B: Backend> Transformer<B> {
         &mut self,
         ids: &[u32],
         spans: &[KvSpan<'_>],
+        adapters: &mut dyn Iterator<Item = (usize, &[AdapterUse])>,
         wanted: &mut Wanted<'_>,
     ) -> Result<(), ModelError> {
         let (b, c) = (&*self.backend, &self.config);
+        let adapters = self.adapters.step(adapters)?;
+        let (q, k) = (c.slot(Role::Q, 0).rows, c.slot(Role::K, 0).rows);
         let Activations { h, x, y, wide } = &mut self.act;
         let rope = self.rope.rows(spans);
         let keep = |stage: usize, h: &B::Tensor, wanted: &mut Wanted<'_>| {
@@ -139,6 +147,7 @@ impl<B: Backend> Transformer<B> {
         for (l, layer) in self.weights.layers.iter().enumerate() {
             b.rms_norm(h, &layer.attn_norm, c.eps, x);
             b.linear(x, &layer.qkv, wide);
+            adapters.add(b, l, &[(Role::Q, 0), (Role::K, q), (Role::V, q + k)], x, wide);
             if let Some((q, k)) = &layer.qk_norms {
                 b.rms_norm_heads(wide, 0, c.shape.heads, c.shape.head_dim, q, c.eps);
                 b.rms_norm_heads(wide, c.shape.heads, c.shape.kv_heads, c.shape.head_dim, k, c.eps);
@@ -147,12 +156,20 @@ impl<B: Backend> Transformer<B> {
             b.attend(wide, &self.kv, l, spans, y);
             let o = sub_norm(b, layer.attn_sub_norm.as_ref(), c.eps, y, x);
             b.linear(o, &layer.o, wide);
+            adapters.add(b, l, &[(Role::O, 0)], o, wide);
             b.add(h, wide);
 
             b.rms_norm(h, &layer.ffn_norm, c.eps, x);
-            b.gated(x, &layer.gate_up, c.activation, wide, y);
+            if adapters.adds_to(l, &[Role::Gate, Role::Up]) {
+                b.linear(x, &layer.gate_up, wide);
+                adapters.add(b, l, &[(Role::Gate, 0), (Role::Up, c.ffn)], x, wide);
+                b.gate(wide, c.activation, y);
+            } else {
+                b.gated(x, &layer.gate_up, c.activation, wide, y);
+            }
             let gated = sub_norm(b, layer.ffn_sub_norm.as_ref(), c.eps, y, x);
             b.linear(gated, &layer.down, wide);
+            adapters.add(b, l, &[(Role::Down, 0)], gated, wide);
             b.add(h, wide);
             keep(l + 1, h, wanted);
         }
@@ -225,6 +242,12 @@ impl<B: Backend> Decoder for Transformer<B> {
     fn copy_block(&mut self, from: u32, to: u32) {
         self.backend.copy_block(&mut self.kv, from, to);
     }
+    fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError> {
+        self.adapters.load(&self.backend, adapter, self.config.layers)
+    }
+    fn unload_adapter(&mut self, id: u32) {
+        self.adapters.unload(id);
+    }
 
     fn batch(&mut self, batch: &[Span<'_>], out: &mut Logits) -> Result<(), ModelError> {
         let (mut ids, mut rows, mut spans) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
@@ -238,7 +261,9 @@ impl<B: Backend> Decoder for Transformer<B> {
         }
         self.position = 0;
         out.clear();
-        self.forward(&ids, &spans, &mut Wanted { rows: &rows, needs: &needs, logits: out, hidden: &mut [] })
+        let mut wanted = Wanted { rows: &rows, needs: &needs, logits: out, hidden: &mut [] };
+        let mut adapters = batch.iter().map(|span| (span.ids.len(), span.adapters));
+        self.forward(&ids, &spans, &mut adapters, &mut wanted)
     }
 
     fn position(&self) -> usize {
@@ -270,7 +295,7 @@ impl<B: Backend> Decoder for Transformer<B> {
         };
         logits.clear();
         let mut wanted = Wanted { rows: &rows, needs: &needs, logits: &mut logits, hidden: &mut out.hidden };
-        let ran = self.forward(ids, &[span], &mut wanted);
+        let ran = self.forward(ids, &[span], &mut std::iter::empty(), &mut wanted);
         (out.ids, out.logits) = (logits.ids, logits.values);
         ran?;
         self.position = end;

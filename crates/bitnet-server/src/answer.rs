@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request as HttpRequest};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bitnet_inference::engine::{Event, Logprob, News, Request};
+use bitnet_inference::engine::{AdapterUse, Event, Logprob, News, Request};
 use bitnet_inference::sample::Mirostat;
 use bitnet_inference::{FinishReason, Form, Timings, gbnf};
 use bitnet_tokenizer::Tokenizer;
@@ -103,6 +103,20 @@ pub(crate) struct Fields {
     grammar: Option<String>,
     cache_prompt: Option<bool>,
     priority: Option<i32>,
+    lora: Option<Vec<Lora>>,
+}
+
+/// llama.cpp's word for an adapter of a request.
+#[derive(Clone, Copy, Deserialize)]
+pub(crate) struct Lora {
+    id: u32,
+    scale: f32,
+}
+
+impl From<Lora> for AdapterUse {
+    fn from(Lora { id, scale }: Lora) -> Self {
+        Self { id, scale }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -214,6 +228,10 @@ impl Fields {
             dry_breakers: self.dry_sequence_breakers.unwrap_or(defaults.dry_breakers),
             choices: self.n.unwrap_or(1),
             cache_prompt: self.cache_prompt.unwrap_or(true),
+            adapters: self
+                .lora
+                .map(|all| all.into_iter().map(AdapterUse::from).collect())
+                .or(defaults.adapters),
             priority: self.priority.unwrap_or(0),
             client: Arc::clone(&client.0),
             deadline: server.options.timeout.map(|t| Instant::now() + t),

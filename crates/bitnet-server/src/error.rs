@@ -94,6 +94,9 @@ impl From<&GenerateError> for ApiError {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, text).with_code("queue_full")
             }
             GenerateError::Form { .. } => Self::bad(text).with_code("invalid_grammar"),
+            GenerateError::UnknownAdapter { .. } | GenerateError::AdapterScale { .. } => {
+                Self::field("lora", text)
+            }
             GenerateError::Choices { .. } => Self::field("n", text),
             GenerateError::EmptyPrompt | GenerateError::UnknownId { .. } => Self::field("prompt", text),
             GenerateError::Options(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, text),

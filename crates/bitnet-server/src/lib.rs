@@ -11,6 +11,7 @@ mod batch;
 mod error;
 mod frame;
 mod health;
+mod lora;
 mod metrics;
 mod native;
 mod openai;

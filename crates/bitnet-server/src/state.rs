@@ -4,7 +4,7 @@ use crate::frame::frame;
 use crate::metrics::Metrics;
 use crate::options::{ModelCard, ServeOptions};
 use crate::worker::Worker;
-use crate::{ApiError, anthropic, health, native, openai};
+use crate::{ApiError, anthropic, health, lora, native, openai};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
@@ -149,6 +149,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/tokenize", post(native::tokenize))
         .route("/detokenize", post(native::detokenize))
         .route("/apply-template", post(native::apply_template))
+        .route("/lora-adapters", get(lora::list).post(lora::set))
         .route("/health", get(health::ready))
         .route("/readyz", get(health::ready))
         .route("/healthz", get(health::live))

@@ -15,6 +15,8 @@ enum Order {
     Submit(Box<Request>, UnboundedSender<Event>, oneshot::Sender<Result<RequestId, GenerateError>>),
     Cancel(RequestId),
     CancelAll,
+    /// Anything else, between two steps.
+    Do(Box<dyn FnOnce(&mut Engine) + Send>),
 }
 
 /// The way to the engine's thread. It ends when the last of these is gone.
@@ -81,6 +83,20 @@ impl Worker {
         Ok(Subscription { request, events, orders: self.orders.clone(), open })
     }
 
+    /// Asks or tells the engine something between two steps.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let order = Order::Do(Box::new(move |engine| {
+            // A reply that nobody waits for is of no use to anybody.
+            let _ = reply.send(work(engine));
+        }));
+        self.orders.send(order).map_err(|_| ApiError::stopped())?;
+        answer.await.map_err(|_| ApiError::stopped())
+    }
+
     /// Ends every answer where it is.
     pub fn cancel_all(&self) {
         let _ = self.orders.send(Order::CancelAll);
@@ -145,6 +161,7 @@ impl Desk {
                 }
             }
             Order::Cancel(id) => self.engine.cancel(id),
+            Order::Do(work) => work(&mut self.engine),
             Order::CancelAll => {
                 let all: Vec<RequestId> = self.subscribers.keys().copied().collect();
                 all.into_iter().for_each(|id| self.engine.cancel(id));

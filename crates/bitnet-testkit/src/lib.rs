@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test kit fails by panicking")]
 
+pub mod adapter;
 pub mod files;
 pub mod golden;
 pub mod hub;

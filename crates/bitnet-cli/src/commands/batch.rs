@@ -69,7 +69,8 @@ impl Batch {
         let (rows, wrong) = self.rows()?;
         let (mut output, done) = self.open_output()?;
         let path = hub::locate(&self.model, quiet)?;
-        let (model, card) = serve::load(&path, None, &self.flags, None, quiet)?;
+        let (mut model, card) = serve::load(&path, None, &self.flags, None, quiet)?;
+        self.sampling.lora.load(&mut model)?;
         answers.sampling.validate(model.config().vocab).map_err(bitnet_inference::GenerateError::from)?;
         let server = Server::new(ServeOptions {
             keys: Keys::default(),

@@ -67,6 +67,7 @@ impl Run {
         };
         let path = hub::locate(&path, quiet)?;
         let mut model = self.model_flags.open(&path, quiet)?;
+        self.sampling.lora.load(&mut model)?;
         let prompt = match prompt {
             Prompt::Ids(ids) => ids,
             Prompt::Text(text) => encode(&model, &text, &path)?,

@@ -110,7 +110,8 @@ impl Serve {
             eprintln!("listening on http://{}", running.address());
         }
         let path = self.model.locate(quiet)?;
-        let (model, card) = load(&path, self.alias.clone(), &self.flags, self.cache_size, quiet)?;
+        let (mut model, card) = load(&path, self.alias.clone(), &self.flags, self.cache_size, quiet)?;
+        self.sampling.lora.load(&mut model)?;
         sampling.validate(model.config().vocab).map_err(GenerateError::from)?;
         let engine = model.into_engine(EngineOptions {
             budget: self.flags.batch_size.max(1),

@@ -3,6 +3,7 @@
 pub(crate) mod attend;
 pub(crate) mod dense;
 pub(crate) mod gate;
+pub(crate) mod low_rank;
 pub(crate) mod norm;
 pub(crate) mod quantize;
 pub(crate) mod rope;

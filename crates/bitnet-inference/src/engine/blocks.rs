@@ -1,15 +1,18 @@
 //! The cache's blocks: who holds them, and which of them hold a prefix that a later prompt may begin with.
 //!
 //! Prefixes are a tree: a block hangs below the one before it and is known by its tokens, so a block is found only if
-//! everything before it is the same too. Blocks in the tree are never written again. Whoever holds a block holds those above it, so
+//! everything before it is the same too, and the adapters are. Blocks in the tree are never written again. Whoever holds a block holds those above it, so
 //! blocks that nobody holds can be given away from the leaves up, the least recently used first.
 
+use super::adapters::Chosen;
 use bitnet_core::KV_BLOCK;
 
 /// A block in the tree.
 #[derive(Debug)]
 struct Node {
     parent: Option<u32>,
+    /// What its tokens went through.
+    adapters: Chosen,
     /// Its tokens; fewer than a block holds where a sequence ended in it. Such a block has no children.
     tokens: Vec<u32>,
     children: Vec<u32>,
@@ -132,18 +135,20 @@ impl Blocks {
         }
     }
 
-    fn tokens(&self, block: u32) -> &[u32] {
-        self.nodes[block as usize].as_ref().map_or(&[], |node| &node.tokens)
+    /// The tokens of a block in the tree, if they went through these adapters.
+    fn tokens(&self, block: u32, adapters: &Chosen) -> &[u32] {
+        let node = self.nodes[block as usize].as_ref().filter(|node| node.adapters == *adapters);
+        node.map_or(&[], |node| &node.tokens)
     }
 
     /// The longest prefix of `ids` in the tree. The last id is left out: its logits are wanted.
-    pub fn find(&self, ids: &[u32]) -> Prefix {
+    pub fn find(&self, adapters: &Chosen, ids: &[u32]) -> Prefix {
         let mut prefix = Prefix::default();
         let mut rest = &ids[..ids.len().saturating_sub(1)];
         let mut children = &self.roots;
         while let Some((block, common)) = children
             .iter()
-            .map(|b| (*b, self.tokens(*b).iter().zip(rest).take_while(|(a, b)| a == b).count()))
+            .map(|b| (*b, self.tokens(*b, adapters).iter().zip(rest).take_while(|(a, b)| a == b).count()))
             .max_by_key(|(_, common)| *common)
             .filter(|(_, common)| *common > 0)
         {
@@ -160,35 +165,40 @@ impl Blocks {
 
     /// Puts a full block, held by a sequence, below the one before it. Where the tree has such a block already, which has the same
     /// bits, the sequence gets that one for its own.
-    pub fn link(&mut self, parent: Option<u32>, block: u32, tokens: &[u32]) -> u32 {
+    pub fn link(&mut self, adapters: &Chosen, parent: Option<u32>, block: u32, tokens: &[u32]) -> u32 {
         if !self.keep {
             return block;
         }
-        if let Some(twin) = self.twin(parent, tokens) {
+        if let Some(twin) = self.twin(adapters, parent, tokens) {
             self.hold(twin);
             self.give_back(block);
             return twin;
         }
-        self.insert(parent, block, tokens);
+        self.insert(adapters, parent, block, tokens);
         block
     }
 
-    fn twin(&mut self, parent: Option<u32>, tokens: &[u32]) -> Option<u32> {
+    fn twin(&mut self, adapters: &Chosen, parent: Option<u32>, tokens: &[u32]) -> Option<u32> {
         let children = std::mem::take(self.children(parent));
-        let twin = children.iter().copied().find(|b| self.tokens(*b) == tokens);
+        let twin = children.iter().copied().find(|b| self.tokens(*b, adapters) == tokens);
         *self.children(parent) = children;
         twin
     }
 
-    fn insert(&mut self, parent: Option<u32>, block: u32, tokens: &[u32]) {
-        self.nodes[block as usize] =
-            Some(Node { parent, tokens: tokens.to_vec(), children: Vec::new(), used: self.clock });
+    fn insert(&mut self, adapters: &Chosen, parent: Option<u32>, block: u32, tokens: &[u32]) {
+        self.nodes[block as usize] = Some(Node {
+            parent,
+            adapters: Chosen::clone(adapters),
+            tokens: tokens.to_vec(),
+            children: Vec::new(),
+            used: self.clock,
+        });
         self.children(parent).push(block);
     }
 
     /// Takes back the blocks of a sequence that ends or has to wait; `ids` are those whose keys and values they hold, and all full
     /// blocks are linked. What fills the last block in part is kept too.
-    pub fn release(&mut self, blocks: Vec<u32>, ids: &[u32]) {
+    pub fn release(&mut self, adapters: &Chosen, blocks: Vec<u32>, ids: &[u32]) {
         let full = ids.len() / KV_BLOCK;
         let tail = &ids[full * KV_BLOCK..];
         if let Some(&last) = blocks.get(full)
@@ -198,16 +208,20 @@ impl Blocks {
         {
             let parent = full.checked_sub(1).map(|at| blocks[at]);
             let known = std::mem::take(self.children(parent));
-            let covered = known.iter().any(|b| self.tokens(*b).starts_with(tail));
+            let covered = known.iter().any(|b| self.tokens(*b, adapters).starts_with(tail));
             let shorter: Vec<u32> = known
                 .iter()
                 .copied()
-                .filter(|b| self.holders(*b) == 0 && tail.starts_with(self.tokens(*b)))
+                .filter(|b| self.holders(*b) == 0)
+                .filter(|b| {
+                    let tokens = self.tokens(*b, adapters);
+                    !tokens.is_empty() && tail.starts_with(tokens)
+                })
                 .collect();
             *self.children(parent) = known;
             if !covered {
                 shorter.into_iter().for_each(|b| self.drop_node(b));
-                self.insert(parent, last, tail);
+                self.insert(adapters, parent, last, tail);
             }
         }
         blocks.into_iter().rev().for_each(|block| self.give_back(block));

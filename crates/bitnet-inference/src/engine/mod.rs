@@ -7,6 +7,7 @@
 //!
 //! When blocks run out, the answer that was admitted last gives its own back and waits; they are computed again later.
 
+mod adapters;
 mod blocks;
 mod draft;
 mod queue;
@@ -15,15 +16,19 @@ mod sequence;
 #[cfg(test)]
 mod tests;
 
+pub use adapters::AdapterInfo;
+pub use bitnet_model::AdapterUse;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
-use crate::{FinishReason, Forms, GenerateError};
+use crate::{FinishReason, Forms, GenerateError, OpenError};
+use adapters::Adapters;
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
-use bitnet_model::{Decoder, ModelConfig, Span};
+use bitnet_model::{Adapter, Decoder, ModelConfig, Span};
 use bitnet_tokenizer::Tokenizer;
 use blocks::Blocks;
 use queue::Queue;
 use sequence::{Common, Sequence};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -77,6 +82,7 @@ pub struct Stats {
 pub struct Engine {
     decoder: Box<dyn Decoder>,
     common: Common,
+    adapters: Adapters,
     options: EngineOptions,
     blocks: Blocks,
     queue: Queue,
@@ -111,6 +117,7 @@ impl Engine {
         };
         Self {
             common,
+            adapters: Adapters::default(),
             blocks: Blocks::new(decoder.blocks(), options.prefix_cache),
             decoder,
             options,
@@ -125,7 +132,61 @@ impl Engine {
 
     /// The same engine with other options; it has to be idle, and forgets all prefixes.
     pub(crate) fn with_options(self, options: EngineOptions) -> Self {
-        Self::new(self.decoder, self.common.tokenizer, options)
+        Self { adapters: self.adapters, ..Self::new(self.decoder, self.common.tokenizer, options) }
+    }
+
+    /// Loads an adapter that peft saved. It acts on requests that do not choose adapters with `scale`; with 0, only on those that
+    /// choose it. Requests that are running go on as they are.
+    ///
+    /// # Errors
+    /// The files are damaged, or are no adapter of this model.
+    pub fn load_adapter(&mut self, path: &Path, scale: f32) -> Result<u32, OpenError> {
+        let files = bitnet_formats::open_adapter(path)?;
+        let id = self.decoder.load_adapter(&Adapter::read(&files, self.decoder.config())?)?;
+        self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), scale });
+        Ok(id)
+    }
+
+    /// Unloads an adapter: no request may choose it any more, those that have it keep it to their end.
+    ///
+    /// # Errors
+    /// There is none of this number.
+    pub fn unload_adapter(&mut self, id: u32) -> Result<(), GenerateError> {
+        let at = self.adapters.list.iter().position(|a| a.id == id);
+        self.adapters.list.remove(at.ok_or(GenerateError::UnknownAdapter { id })?);
+        self.adapters.leaving.push(id);
+        self.let_adapters_go();
+        Ok(())
+    }
+
+    /// Gives back the memory of adapters that are unloaded and that nobody goes through.
+    fn let_adapters_go(&mut self) {
+        let (queue, running, decoder) = (&self.queue, &self.running, &mut self.decoder);
+        self.adapters.leaving.retain(|id| {
+            let uses = |s: &Sequence| s.adapters.iter().any(|a| a.id == *id);
+            let used = running.iter().any(uses) || queue.any(uses);
+            if !used {
+                decoder.unload_adapter(*id);
+            }
+            used
+        });
+    }
+
+    /// The adapters that requests may choose.
+    pub fn adapters(&self) -> &[AdapterInfo] {
+        &self.adapters.list
+    }
+
+    /// Sets how strongly adapters act on requests that do not choose any; those that are not named get 0.
+    ///
+    /// # Errors
+    /// A number that no adapter has, or a scale that means nothing.
+    pub fn set_adapter_scales(&mut self, scales: &[AdapterUse]) -> Result<(), GenerateError> {
+        let chosen = self.adapters.choose(Some(scales))?;
+        for adapter in &mut self.adapters.list {
+            adapter.scale = chosen.iter().find(|a| a.id == adapter.id).map_or(0.0, |a| a.scale);
+        }
+        Ok(())
     }
 
     /// The configuration.
@@ -204,7 +265,8 @@ impl Engine {
         if self.queue.len() >= self.options.queue {
             return Err(GenerateError::QueueFull { waiting: self.queue.len() });
         }
-        let mut sequence = Sequence::new(self.requests, request, &self.common)?;
+        let adapters = self.adapters.choose(request.adapters.as_deref())?;
+        let mut sequence = Sequence::new(self.requests, request, &adapters, &self.common)?;
         self.requests += 1;
         if sequence.finish.is_some() && request.prompt_logprobs.is_none() {
             for mut s in std::mem::take(&mut sequence.siblings).into_iter().chain([sequence]) {
@@ -264,7 +326,7 @@ impl Engine {
     /// Gives back a sequence's blocks.
     fn release(&mut self, sequence: &mut Sequence) {
         let blocks = std::mem::take(&mut sequence.blocks);
-        self.blocks.release(blocks, &sequence.ids[..sequence.computed]);
+        self.blocks.release(&sequence.adapters, blocks, &sequence.ids[..sequence.computed]);
         sequence.computed = 0;
     }
 
@@ -278,6 +340,7 @@ impl Engine {
         if !self.running.is_empty() {
             self.run(now);
         }
+        self.let_adapters_go();
         events.append(&mut self.events);
     }
 
@@ -291,7 +354,11 @@ impl Engine {
             {
                 return;
             }
-            let prefix = if next.cache_prompt { self.blocks.find(&next.ids) } else { Default::default() };
+            let prefix = if next.cache_prompt {
+                self.blocks.find(&next.adapters, &next.ids)
+            } else {
+                Default::default()
+            };
             // What a prefix holds and nobody uses is not there to be given away.
             let idle = prefix.blocks.iter().filter(|b| self.blocks.holders(**b) == 0).count();
             let need = (next.ids.len() + 1).div_ceil(KV_BLOCK).min(self.blocks.count()) - prefix.blocks.len();
@@ -385,6 +452,7 @@ impl Engine {
                 ids: &s.ids[s.computed..s.computed + s.chunk],
                 blocks: &s.blocks,
                 needs: &s.needs,
+                adapters: &s.adapters,
             })
             .collect();
         let decoding = Instant::now();
@@ -437,7 +505,7 @@ impl Engine {
         for at in from / KV_BLOCK..sequence.computed / KV_BLOCK {
             let parent = at.checked_sub(1).map(|before| sequence.blocks[before]);
             let tokens = &sequence.ids[at * KV_BLOCK..(at + 1) * KV_BLOCK];
-            sequence.blocks[at] = self.blocks.link(parent, sequence.blocks[at], tokens);
+            sequence.blocks[at] = self.blocks.link(&sequence.adapters, parent, sequence.blocks[at], tokens);
         }
     }
 

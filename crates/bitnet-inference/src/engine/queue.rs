@@ -58,6 +58,11 @@ impl Queue {
         }
     }
 
+    /// Whether any of those who wait fulfils a condition.
+    pub fn any(&self, condition: impl FnMut(&Sequence) -> bool) -> bool {
+        self.waiting.iter().any(condition)
+    }
+
     /// Takes out all that fulfil a condition.
     pub fn remove(&mut self, condition: impl Fn(&Sequence) -> bool) -> Vec<Sequence> {
         self.waiting.extract_if(.., |s| condition(s)).collect()

@@ -2,6 +2,7 @@
 
 use crate::sample::SamplerOptions;
 use crate::{Constraint, FinishReason, GenerateError, Timings};
+use bitnet_model::AdapterUse;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,6 +38,8 @@ pub struct Request {
     pub draft: usize,
     /// Begin with what the cache holds of the prompt. Changes no token.
     pub cache_prompt: bool,
+    /// The adapters that prompt and answer go through; when `None`, all that are loaded, each with its own scale.
+    pub adapters: Option<Vec<AdapterUse>>,
     /// Requests of a higher priority are admitted first.
     pub priority: i32,
     /// Who asks: those with one name share what those with another get too.
@@ -64,6 +67,7 @@ impl Default for Request {
             dry_breakers: DRY_BREAKERS.map(str::to_owned).to_vec(),
             draft: 0,
             cache_prompt: true,
+            adapters: None,
             priority: 0,
             client: Arc::from(""),
             deadline: None,

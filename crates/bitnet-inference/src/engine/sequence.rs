@@ -1,5 +1,6 @@
 //! One answer in the making.
 
+use super::adapters::Chosen;
 use super::request::{Event, Logprob, News, Request, RequestId, logprob};
 use crate::sample::{OptionError, Sampler};
 use crate::stop::StopStrings;
@@ -45,6 +46,7 @@ pub(super) struct Sequence {
     pub priority: i32,
     pub deadline: Option<Instant>,
     pub cache_prompt: bool,
+    pub adapters: Chosen,
     /// Prompt and answer; during a step, what is guessed behind them too.
     pub ids: Vec<u32>,
     /// How many of `ids` have their keys and values in `blocks`.
@@ -78,15 +80,20 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// The answers of a request, all but the first as siblings of that one.
-    pub fn new(id: RequestId, request: &Request, common: &Common) -> Result<Self, GenerateError> {
-        let mut first = Self::choice(id, 0, request, common)?;
+    pub fn new(
+        id: RequestId,
+        request: &Request,
+        adapters: &Chosen,
+        common: &Common,
+    ) -> Result<Self, GenerateError> {
+        let mut first = Self::choice(id, 0, request, adapters, common)?;
         // A seed that nobody asked for is drawn once.
         let seed = first.seed();
         for choice in 1..request.choices {
             let mut request = request.clone();
             request.sampling.seed = Some(seed.wrapping_add(choice as u64));
             request.prompt_logprobs = None;
-            first.siblings.push(Self::choice(id, choice, &request, common)?);
+            first.siblings.push(Self::choice(id, choice, &request, adapters, common)?);
         }
         Ok(first)
     }
@@ -95,6 +102,7 @@ impl Sequence {
         request_id: RequestId,
         choice: usize,
         request: &Request,
+        adapters: &Chosen,
         common: &Common,
     ) -> Result<Self, OptionError> {
         let mut sampling = request.sampling.clone();
@@ -116,6 +124,7 @@ impl Sequence {
             priority: request.priority,
             deadline: request.deadline,
             cache_prompt: request.cache_prompt && request.prompt_logprobs.is_none(),
+            adapters: Chosen::clone(adapters),
             ids: request.prompt.clone(),
             computed: 0,
             blocks: Vec::new(),

@@ -4,8 +4,8 @@ use super::queue::Queue;
 use super::*;
 use crate::sample::SamplerOptions;
 use crate::{DeviceOptions, Form, LoadOptions, Model, OpenOptions, gbnf};
-use bitnet_testkit::golden;
 use bitnet_testkit::tensors::Noise;
+use bitnet_testkit::{adapter, golden};
 use std::collections::BTreeMap;
 
 /// What came of one answer.
@@ -27,7 +27,17 @@ fn engine(cache: usize, options: EngineOptions) -> Engine {
         load: LoadOptions { cache: Some(cache), ..LoadOptions::default() },
     };
     let path = golden::fixtures().join("bitnet-packed");
-    Model::open(&path, &open, &mut |_, _| {}).unwrap().into_engine(options)
+    let mut model = Model::open(&path, &open, &mut |_, _| {}).unwrap();
+    // Both are there for requests that choose them.
+    assert_eq!(model.load_adapter(&golden::fixtures().join("lora/qvd-r4"), 0.0).unwrap(), 0);
+    let dir = tempfile::tempdir().unwrap();
+    adapter::write(dir.path(), &adapter::config(5), &adapter::projections(2, 128, 384, 128, 64), 5, 9);
+    assert_eq!(model.load_adapter(dir.path(), 0.0).unwrap(), 1);
+    model.into_engine(options)
+}
+
+fn through(list: &[(u32, f32)]) -> Option<Vec<AdapterUse>> {
+    Some(list.iter().map(|(id, scale)| AdapterUse { id: *id, scale: *scale }).collect())
 }
 
 /// Requests of every kind, many of which begin alike.
@@ -62,6 +72,14 @@ fn requests(count: usize, draft: usize) -> Vec<Request> {
                 logprobs: (i % 6 == 0).then_some(3),
                 prompt_logprobs: (i % 11 == 0).then_some(2),
                 draft,
+                adapters: [
+                    None,
+                    None,
+                    through(&[(0, 1.0)]),
+                    through(&[(0, 0.5)]),
+                    through(&[(1, 0.7), (0, 1.0)]),
+                ][below(5)]
+                .clone(),
                 priority: below(3) as i32,
                 client: ["a", "b", "c"][below(3)].into(),
                 ..Request::default()
@@ -200,7 +218,9 @@ fn nobody_is_kept_waiting_by_a_crowd() {
     let mut queue = Queue::default();
     let push = |queue: &mut Queue, id: RequestId, client: &str, priority: i32| {
         let request = Request { prompt: vec![3], client: client.into(), priority, ..Request::default() };
-        queue.push(Sequence::new(id, &request, &engine.common).unwrap());
+        queue.push(
+            Sequence::new(id, &request, &engine.adapters.choose(None).unwrap(), &engine.common).unwrap(),
+        );
     };
     (0..3).for_each(|id| push(&mut queue, id, "crowd", 0));
     push(&mut queue, 3, "single", 0);
@@ -302,4 +322,51 @@ fn a_form_that_explodes_ends_all_the_same() {
         assert_eq!(events.iter().filter(end).count(), 1);
     }
     assert_eq!(engine.stats().held_blocks, 0);
+}
+
+#[test]
+fn adapters_come_and_go_while_requests_run() {
+    let mut engine = engine(512, EngineOptions::default());
+    let request = |adapters| Request {
+        prompt: (3..90).collect(),
+        max_tokens: Some(12),
+        ignore_eos: true,
+        sampling: SamplerOptions { temperature: 0.0, ..SamplerOptions::default() },
+        adapters,
+        ..Request::default()
+    };
+    let answer =
+        |engine: &mut Engine, adapters| run(engine, &[request(adapters)], false).remove(&(0, 0)).unwrap().ids;
+    let (base, want) = (answer(&mut engine, None), answer(&mut engine, through(&[(0, 1.0)])));
+    assert_ne!(base, want, "the adapter changes the answer");
+    // The cache holds the prompt twice, with and without it.
+    assert_eq!(answer(&mut engine, through(&[])), base);
+    assert_eq!(answer(&mut engine, through(&[(0, 1.0), (1, 0.0)])), want);
+
+    let number = BTreeMap::from([(engine.submit(&request(through(&[(0, 1.0)]))).unwrap(), 0)]);
+    let mut answers = Answers::new();
+    let mut step = |engine: &mut Engine| {
+        let mut events = Vec::new();
+        engine.step(&mut events);
+        collect(&mut answers, &number, events);
+    };
+    step(&mut engine);
+    engine.unload_adapter(0).unwrap();
+    assert!(matches!(engine.unload_adapter(0), Err(GenerateError::UnknownAdapter { id: 0 })));
+    let refused = engine.submit(&request(through(&[(0, 1.0)])));
+    assert!(matches!(refused, Err(GenerateError::UnknownAdapter { id: 0 })));
+    while !engine.is_idle() {
+        step(&mut engine);
+    }
+    assert_eq!(answers[&(0, 0)].ids, want, "who has it keeps it");
+    assert!(engine.adapters.leaving.is_empty(), "nobody goes through it any more");
+
+    let path = golden::fixtures().join("lora/qvd-r4");
+    assert_eq!(engine.load_adapter(&path, 1.0).unwrap(), 2);
+    assert_eq!(answer(&mut engine, None), want, "it acts where nobody says");
+    engine.set_adapter_scales(&[]).unwrap();
+    assert_eq!(answer(&mut engine, None), base);
+    for wrong in [through(&[(2, f32::NAN)]), through(&[(1, 1.0), (1, 1.0)])] {
+        assert!(matches!(engine.submit(&request(wrong)), Err(GenerateError::AdapterScale { .. })));
+    }
 }

@@ -65,3 +65,11 @@ pub fn bitlinear_float(w: &TernaryMatrix, x: &[f32], y: &mut [f32]) {
 pub fn dense_dot(dequantized_row: &[f32], x: &[f32]) -> f32 {
     l16_dot(dequantized_row, x)
 }
+
+/// Rule 15: adds to the products `y [n]` of one token `x [k]` what an adapter of rank `r` makes of it: `a` is `[r, k]`, `b` is `[n, r]`.
+pub fn add_low_rank(a: &[f32], b: &[f32], scale: f32, x: &[f32], y: &mut [f32]) {
+    let inner: Vec<f32> = a.chunks_exact(x.len()).map(|a| l16_dot(a, x)).collect();
+    for (y, b) in y.iter_mut().zip(b.chunks_exact(inner.len())) {
+        *y = l16_dot(b, &inner).mul_add(scale, *y);
+    }
+}

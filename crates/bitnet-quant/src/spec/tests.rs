@@ -160,3 +160,30 @@ fn attention_matches_f64_over_three_segments() {
         assert!((f64::from(*got) - want).abs() < 2e-6, "{got} {want}");
     }
 }
+
+#[test]
+fn eight_bits_of_cache_are_within_half_a_step() {
+    let mut state = 9u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f64::from(state >> 8) / 8_388_608.0 - 1.0
+    };
+    for size in [0.1, 1.0, 300.0, 1e6] {
+        for len in [1, 17, Q8_BLOCK] {
+            let x: Vec<f32> = (0..len).map(|_| (random() * size) as f32).collect();
+            let mut q = vec![0; len];
+            let scale = f64::from(quantize_q8(&x, &mut q).to_f32());
+            let largest = x.iter().fold(0.0f64, |m, v| m.max(f64::from(*v).abs()));
+            for (x, q) in x.iter().zip(&q) {
+                // Half a step, and what rounding the scale to 11 bits takes off the largest.
+                let limit = 0.5 * scale + largest / 2048.0;
+                assert!((f64::from(*x) - f64::from(*q) * scale).abs() <= limit, "{x} {q} {scale}");
+            }
+        }
+    }
+    let mut q = [1; 4];
+    assert_eq!((quantize_q8(&[0.0, -0.0, 1e-30, -1e-30], &mut q).to_f32(), q), (0.0, [0; 4]));
+    assert_eq!((quantize_q8(&[1e30, -1e30, 0.0, 1.0], &mut q).to_f32(), q), (65504.0, [127, -127, 0, 0]));
+    // Ties go to the even number.
+    assert_eq!((quantize_q8(&[127.0, 0.5, 1.5, -2.5], &mut q).to_f32(), q), (1.0, [127, 0, 2, -2]));
+}

@@ -31,7 +31,8 @@ pub fn load(server: &Server, engine: EngineOptions) {
         load: LoadOptions { cache: Some(8192), ..LoadOptions::default() },
     };
     let path = golden::fixtures().join("bitnet-packed");
-    let model = Model::open(&path, &open, &mut |_, _| {}).unwrap();
+    let mut model = Model::open(&path, &open, &mut |_, _| {}).unwrap();
+    model.load_adapter(&golden::fixtures().join("lora/qvd-r4"), 0.0).unwrap();
     let card = ModelCard {
         id: MODEL.to_owned(),
         created: 1,

@@ -7,6 +7,7 @@ use bitnet_core::{
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_model::{Decoder, LoadOptions, ModelConfig, Rows, StepOutput, load};
 use bitnet_quant::spec;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -128,6 +129,17 @@ impl Backend for Census {
         eps: f32,
     ) {
         self.inner.rms_norm_heads(x, first, count, head_dim, w, eps);
+    }
+    fn add_low_rank(
+        &self,
+        x: &Self::Tensor,
+        rows: Range<usize>,
+        ab: (&Self::Weight, &Self::Weight),
+        scale: f32,
+        y: &mut Self::Tensor,
+        first: usize,
+    ) {
+        self.inner.add_low_rank(x, rows, ab, scale, y, first);
     }
     fn rope_append(
         &self,

@@ -51,9 +51,9 @@ impl Probes {
 
     pub fn limit(&self, model: &Model, test: Test, sizes: Sizes, setup: Setup, rates: Vec<Rates>) -> Limit {
         let (config, report) = (model.config(), model.report());
-        let size = |t: super::CacheType| KvType::from(t).size_bytes();
-        let width = config.shape.kv_heads * config.shape.head_dim;
-        let position = (config.layers * width * (size(setup.key) + size(setup.value))) as f64;
+        let size = |t: super::CacheType| KvType::from(t).head_bytes(config.shape.head_dim);
+        let heads = config.layers * config.shape.kv_heads;
+        let position = (heads * (size(setup.key) + size(setup.value))) as f64;
         let step = |at: usize, m: usize| {
             let bytes = report.step_bytes as f64 + position * (at + m) as f64;
             (bytes, (m as u64 * 2 * report.ternary_weights) as f64)

@@ -12,7 +12,7 @@ use crate::kv::{self, KvCache, KvElement, Store};
 use crate::pool::{Pool, Shares};
 use crate::simd::{Kernel, Lanes, dispatch};
 use bitnet_core::{KV_BLOCK, KvSpan};
-use bitnet_quant::spec::SEGMENT;
+use bitnet_quant::spec::{Q8_BLOCK, SEGMENT};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -56,9 +56,9 @@ struct Query<'a> {
 /// Up to [`ROWS`] queries that share keys and values, over one segment.
 struct Segment<'a, K: KvElement, V: KvElement> {
     queries: &'a [Query<'a>],
-    /// `[tiles][d][16]`.
+    /// `[tiles][rows of a tile][16]`.
     keys: &'a [K::Raw],
-    /// `[positions][d padded to 16]`.
+    /// `[positions][rows of a value][16]`.
     values: &'a [V::Raw],
     /// The segment's first position in the sequence.
     from: usize,
@@ -89,28 +89,35 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
         let q: [&[f32]; R] = std::array::from_fn(|r| &self.queries[r].q[..d]);
         // Four tiles make a block, so the tiles of one call are neighbours.
         let at = self.blocks[tile / TILES] as usize * TILES + tile % TILES;
-        let keys = &self.keys.as_chunks::<16>().0[at * d..];
-        let keys: [&[[K::Raw; 16]]; T] = std::array::from_fn(|t| &keys[t * d..][..d]);
+        let rows = K::key_rows(d);
+        let keys = &self.keys.as_chunks::<16>().0[at * rows..];
+        let keys: [&[[K::Raw; 16]]; T] = std::array::from_fn(|t| &keys[t * rows..][..rows]);
         let mut s = [[l.splat(0.0); T]; R];
         // The values of the segment arrive in the second-level cache meanwhile.
-        let lines = SEGMENT * d.div_ceil(16) * size_of::<[V::Raw; 16]>() / 64;
-        let values = &self.values[at * 16 * d.next_multiple_of(16)..];
+        let lines = SEGMENT * V::value_rows(d) * size_of::<[V::Raw; 16]>() / 64;
+        let values = &self.values[at * 16 * 16 * V::value_rows(d)..];
         let share = (lines * T).div_ceil(d * SEGMENT / 16);
-        for i in 0..d {
-            if self.stream {
-                for line in 0..share {
-                    let line = i * share + line;
-                    l.prefetch(values.as_ptr().cast::<u8>().wrapping_add(64 * line));
+        for from in (0..d).step_by(Q8_BLOCK) {
+            let mut scale = [K::key_scale(l, keys[0], d, from / Q8_BLOCK); T];
+            for t in 1..T {
+                scale[t] = K::key_scale(l, keys[t], d, from / Q8_BLOCK);
+            }
+            for i in from..d.min(from + Q8_BLOCK) {
+                if self.stream {
+                    for line in 0..share {
+                        let line = i * share + line;
+                        l.prefetch(values.as_ptr().cast::<u8>().wrapping_add(64 * line));
+                    }
                 }
-            }
-            let mut key = [l.splat(0.0); T];
-            for t in 0..T {
-                key[t] = K::lanes(l, &keys[t][i]);
-            }
-            for r in 0..R {
-                let q = l.splat(q[r][i]);
+                let mut key = [l.splat(0.0); T];
                 for t in 0..T {
-                    s[r][t] = l.fma(q, key[t], s[r][t]);
+                    key[t] = K::key(l, &keys[t][i], scale[t]);
+                }
+                for r in 0..R {
+                    let q = l.splat(q[r][i]);
+                    for t in 0..T {
+                        s[r][t] = l.fma(q, key[t], s[r][t]);
+                    }
                 }
             }
         }
@@ -143,7 +150,8 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
     /// Weighted values of dimensions `16c..16(c + C)`.
     #[inline(always)]
     fn sums<L: Lanes, const R: usize, const C: usize>(&mut self, l: L, c: usize, p: &[Weights; R]) {
-        let width = self.queries[0].q.len().div_ceil(16);
+        let d = self.queries[0].q.len();
+        let (width, stride) = (d.div_ceil(16), V::value_rows(d));
         let to: [usize; R] = std::array::from_fn(|r| self.to(r) - self.from);
         let rows = self.values.as_chunks::<16>().0;
         let blocks = self.blocks;
@@ -151,14 +159,9 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
         let all = to.iter().fold(SEGMENT, |n, to| n.min(*to));
         let mut sum = [[l.splat(0.0); C]; R];
         for first in (0..all).step_by(KV_BLOCK) {
-            let rows = &rows[slot(first) * width..];
+            let rows = &rows[slot(first) * stride..];
             for i in first..all.min(first + KV_BLOCK) {
-                let row: &[[V::Raw; 16]; C] =
-                    rows[(i - first) * width + c..].first_chunk().expect("a row has the dimensions");
-                let mut value = [l.splat(0.0); C];
-                for j in 0..C {
-                    value[j] = V::lanes(l, &row[j]);
-                }
+                let value: [L::F; C] = V::values(l, &rows[(i - first) * stride..][..stride], d, c);
                 for r in 0..R {
                     let p = l.splat(p[r].as_flattened()[i]);
                     for j in 0..C {
@@ -170,11 +173,10 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
         // Positions that only some of the queries see.
         for r in 0..R {
             for i in all..to[r] {
-                let row: &[[V::Raw; 16]; C] =
-                    rows[slot(i) * width + c..].first_chunk().expect("a row has the dimensions");
+                let value: [L::F; C] = V::values(l, &rows[slot(i) * stride..][..stride], d, c);
                 let p = l.splat(p[r].as_flattened()[i]);
                 for j in 0..C {
-                    sum[r][j] = l.fma(p, V::lanes(l, &row[j]), sum[r][j]);
+                    sum[r][j] = l.fma(p, value[j], sum[r][j]);
                 }
             }
             for (sum, out) in sum[r].iter().zip(&mut self.out[r * width + c..]) {
@@ -301,6 +303,7 @@ pub(crate) fn attend(
         Store::F32(k) => with_values::<kv::F32>(&step, k, partials, out),
         Store::F16(k) => with_values::<kv::F16>(&step, k, partials, out),
         Store::BF16(k) => with_values::<kv::BF16>(&step, k, partials, out),
+        Store::Q8(k) => with_values::<kv::Q8>(&step, k, partials, out),
     }
 }
 
@@ -321,6 +324,7 @@ fn with_values<K: KvElement>(step: &Step<'_>, keys: &[K::Raw], partials: &mut Pa
         Store::F32(values) => Job::<K, kv::F32> { step, keys, values }.run(partials, out),
         Store::F16(values) => Job::<K, kv::F16> { step, keys, values }.run(partials, out),
         Store::BF16(values) => Job::<K, kv::BF16> { step, keys, values }.run(partials, out),
+        Store::Q8(values) => Job::<K, kv::Q8> { step, keys, values }.run(partials, out),
     }
 }
 

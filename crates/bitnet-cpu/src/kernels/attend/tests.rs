@@ -8,11 +8,21 @@ use bitnet_core::{AttentionShape, KV_BLOCK, KvSpan, KvSpec, KvType, RopeRows};
 use bitnet_quant::spec;
 use half::{bf16, f16};
 
-fn rounded(ty: KvType, x: f32) -> f32 {
+/// A head as the cache holds it.
+fn rounded(ty: KvType, x: &[f32]) -> Vec<f32> {
+    let each = |f: fn(f32) -> f32| x.iter().map(|x| f(*x)).collect();
     match ty {
-        KvType::F32 => x,
-        KvType::F16 => f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32(),
-        KvType::BF16 => bf16::from_f32(x).to_f32(),
+        KvType::F32 => x.to_vec(),
+        KvType::F16 => each(|x| f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32()),
+        KvType::BF16 => each(|x| bf16::from_f32(x).to_f32()),
+        KvType::Q8_0 => {
+            let block = |x: &[f32]| -> Vec<f32> {
+                let mut q = vec![0; x.len()];
+                let scale = spec::quantize_q8(x, &mut q).to_f32();
+                q.iter().map(|q| f32::from(*q) * scale).collect()
+            };
+            x.chunks(32).flat_map(block).collect()
+        }
     }
 }
 
@@ -32,7 +42,7 @@ fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
             spec::rotate_half(head, &cos[p * d / 2..][..d / 2], &sin[p * d / 2..][..d / 2]);
         }
     }
-    let cached: Vec<f32> = rotated.iter().map(|x| rounded(ty, *x)).collect();
+    let cached: Vec<f32> = rotated.chunks(d).flat_map(|head| rounded(ty, head)).collect();
     for_each_isa_and_pool(|isa, pool| {
         let blocks = n.div_ceil(KV_BLOCK) as u32;
         let spec =
@@ -83,12 +93,13 @@ fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
 #[test]
 fn equals_the_specification() {
     let shape = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
-    for ty in [KvType::F32, KvType::F16, KvType::BF16] {
+    for ty in [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0] {
         check(shape(4, 2, 32), ty, 37, 5);
         check(shape(2, 1, 100), ty, 19, 19);
     }
     check(shape(1, 1, 136), KvType::F16, 17, 1);
     check(shape(1, 1, 16), KvType::F16, 530, 300);
+    check(shape(2, 1, 80), KvType::Q8_0, 270, 90);
     // Steps of one token and a few past the first segment; groups of queries that do not fill a block; prefill in blocks.
     check(shape(6, 2, 40), KvType::BF16, 263, 1);
     check(shape(5, 1, 72), KvType::F16, 521, 3);

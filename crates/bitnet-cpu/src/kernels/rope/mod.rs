@@ -36,19 +36,14 @@ pub(crate) fn rope_append(
         pool,
         heads.clone(),
         cache.key_stride,
-        &Writer { slots: &slots, width: d, row: &|t, h| row(t, shape.heads + h), tiled: true },
+        &Writer { slots: &slots, row: &|t, h| row(t, shape.heads + h), tiled: true },
     );
     each_store(
         &mut cache.values,
         pool,
         heads,
         cache.value_stride,
-        &Writer {
-            slots: &slots,
-            width: d.next_multiple_of(16),
-            row: &|t, h| row(t, shape.heads + shape.kv_heads + h),
-            tiled: false,
-        },
+        &Writer { slots: &slots, row: &|t, h| row(t, shape.heads + shape.kv_heads + h), tiled: false },
     );
 }
 
@@ -56,8 +51,6 @@ pub(crate) fn rope_append(
 struct Writer<'a> {
     /// The cache's position for each row.
     slots: &'a [usize],
-    /// Elements a position takes in the store.
-    width: usize,
     row: &'a (dyn Fn(usize, usize) -> &'a [f32] + Sync),
     /// Keys lie in tiles of 16 positions, transposed; values row by row.
     tiled: bool,
@@ -66,17 +59,15 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write<E: KvElement>(&self, pool: &Pool, store: &mut [E::Raw], stride: usize) {
         pool.chunks_mut(store, stride, &|head, store| {
+            let rows = store.as_chunks_mut::<16>().0;
             for (t, &position) in self.slots.iter().enumerate() {
-                let row = (self.row)(t, head);
+                let x = (self.row)(t, head);
                 if self.tiled {
-                    let tile = &mut store[position / 16 * 16 * self.width..][..16 * self.width];
-                    for (lanes, x) in tile.chunks_exact_mut(16).zip(row) {
-                        lanes[position % 16] = E::round(*x);
-                    }
+                    let count = E::key_rows(x.len());
+                    E::put_key(&mut rows[position / 16 * count..][..count], position % 16, x);
                 } else {
-                    for (out, x) in store[position * self.width..].iter_mut().zip(row) {
-                        *out = E::round(*x);
-                    }
+                    let count = E::value_rows(x.len());
+                    E::put_value(&mut rows[position * count..][..count], x);
                 }
             }
         });
@@ -89,5 +80,6 @@ fn each_store(store: &mut Store, pool: &Pool, heads: Range<usize>, stride: usize
         Store::F32(s) => writer.write::<kv::F32>(pool, &mut s[range], stride),
         Store::F16(s) => writer.write::<kv::F16>(pool, &mut s[range], stride),
         Store::BF16(s) => writer.write::<kv::BF16>(pool, &mut s[range], stride),
+        Store::Q8(s) => writer.write::<kv::Q8>(pool, &mut s[range], stride),
     }
 }

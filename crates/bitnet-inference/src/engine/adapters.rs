@@ -1,0 +1,52 @@
+//! Adapters that requests may go through.
+
+use crate::GenerateError;
+use bitnet_model::AdapterUse;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The adapters of a sequence, ascending by number; keys and values of one list have other bits than those of another.
+pub(super) type Chosen = Arc<[AdapterUse]>;
+
+/// An adapter that is loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterInfo {
+    /// Its number, which no other adapter of the engine has or had.
+    pub id: u32,
+    /// Where it came from.
+    pub path: PathBuf,
+    /// How strongly it acts on requests that do not say; 0 is not at all.
+    pub scale: f32,
+}
+
+/// All adapters of an engine.
+#[derive(Default)]
+pub(super) struct Adapters {
+    pub list: Vec<AdapterInfo>,
+    /// Those that no request may choose any more, and that some still go through.
+    pub leaving: Vec<u32>,
+}
+
+impl Adapters {
+    /// What a request goes through that asks for these, or does not say.
+    pub fn choose(&self, asked: Option<&[AdapterUse]>) -> Result<Chosen, GenerateError> {
+        let mut chosen: Vec<AdapterUse> = match asked {
+            Some(asked) => asked.to_vec(),
+            None => self.list.iter().map(|a| AdapterUse { id: a.id, scale: a.scale }).collect(),
+        };
+        for AdapterUse { id, scale } in &chosen {
+            if !self.list.iter().any(|a| a.id == *id) {
+                return Err(GenerateError::UnknownAdapter { id: *id });
+            }
+            if !scale.is_finite() {
+                return Err(GenerateError::AdapterScale { id: *id, why: "is no finite number" });
+            }
+        }
+        chosen.sort_by_key(|a| a.id);
+        if let Some(twice) = chosen.windows(2).find(|pair| pair[0].id == pair[1].id) {
+            return Err(GenerateError::AdapterScale { id: twice[0].id, why: "is given twice" });
+        }
+        chosen.retain(|a| a.scale != 0.0);
+        Ok(chosen.into())
+    }
+}
