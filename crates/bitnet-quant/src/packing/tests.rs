@@ -17,8 +17,13 @@ fn golden(name: &str) -> (Vec<i8>, Vec<u8>) {
 
 #[test]
 fn bytes_equal_the_reference() {
-    for (packing, name) in [(&HF, "w.packed_hf"), (&I2_S, "w.i2_s"), (&TQ1_0, "w.tq1_0"), (&TQ2_0, "w.tq2_0")]
-    {
+    for (packing, name) in [
+        (&HF, "w.packed_hf"),
+        (&I2_S, "w.i2_s"),
+        (&I2_S_ARM, "w.i2_s_arm"),
+        (&TQ1_0, "w.tq1_0"),
+        (&TQ2_0, "w.tq2_0"),
+    ] {
         let (trits, want) = golden(name);
         let m = (packing.unpack)(16, 256, &want).unwrap();
         for (i, trit) in trits.iter().enumerate() {
@@ -89,10 +94,10 @@ proptest! {
         for packing in PACKINGS {
             let cols = match packing.name {
                 "HF" | "I8" => blocks * 37 + odd,
-                "I2_S" => [128, 64, 32][odd] * blocks,
+                "I2_S" | "I2_S_ARM" => [128, 64, 32][odd] * blocks,
                 _ => 256 * blocks,
             };
-            let rows = match packing.name { "HF" | "I2_S" => rows * 4, _ => rows };
+            let rows = match packing.name { "HF" | "I2_S" | "I2_S_ARM" => rows * 4, _ => rows };
             let Some(bytes) = (packing.bytes)(rows, cols) else { continue };
             let mut state = seed | 1;
             let mut trit = || {
@@ -102,7 +107,7 @@ proptest! {
             let trits: Vec<i8> = (0..rows * cols).map(|_| trit()).collect();
             let scale = match packing.name {
                 "HF" | "I8" => Scale::Tensor(1.0),
-                "I2_S" => Scale::Tensor(0.123),
+                "I2_S" | "I2_S_ARM" => Scale::Tensor(0.123),
                 _ if per_row => Scale::Rows((0..rows).map(|r| 0.5 + r as f32).collect()),
                 _ => Scale::Tensor(0.25),
             };
