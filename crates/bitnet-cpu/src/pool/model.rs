@@ -5,9 +5,12 @@
 #[allow(clippy::duplicate_mod, reason = "over other primitives it is another program")]
 #[path = "claims.rs"]
 mod claims;
-#[allow(clippy::duplicate_mod, reason = "over other primitives it is another program")]
+#[allow(clippy::duplicate_mod, dead_code, reason = "over other primitives it is another program")]
 #[path = "crew.rs"]
 mod crew;
+#[allow(clippy::duplicate_mod, dead_code, reason = "it is there, and not asked for anything")]
+#[path = "upcoming.rs"]
+mod upcoming;
 
 mod sync {
     pub(super) use loom::cell::UnsafeCell;
@@ -17,13 +20,13 @@ mod sync {
     use std::time::Duration;
 
     /// Whoever would look around for a while may as well find nothing.
-    pub(super) fn spin(_: Duration, done: impl Fn() -> bool) -> bool {
+    pub(super) fn spin(_: Duration, done: impl Fn() -> bool, _: impl FnMut()) -> bool {
         done()
     }
 }
 
 use claims::Claims;
-use crew::Crew;
+use crew::{Crew, lock};
 use loom::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -46,8 +49,8 @@ fn job(crew: &Crew, claims: &Claims, pieces: u32) {
     let turn = crew.turn();
     claims.share_out(pieces);
     turn.run(&|thread| {
-        while let Some(piece) = claims.next(thread) {
-            visits.add(piece);
+        while let Some(pieces) = claims.next(thread) {
+            pieces.for_each(|piece| visits.add(piece));
         }
     });
     // Nobody is at a piece any more, or loom refuses this look at it.
