@@ -77,9 +77,9 @@ impl Batch {
             defaults: answers.into(),
             body_limit: usize::MAX,
             answers_limit: usize::MAX,
-            timeout: None,
             drain: Duration::ZERO,
-        });
+            ..ServeOptions::default()
+        })?;
         server.load(
             model.into_engine(EngineOptions {
                 budget: self.flags.batch_size,

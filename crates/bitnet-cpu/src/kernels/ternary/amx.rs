@@ -234,24 +234,24 @@ pub(crate) fn multiply_registers(turns: u64) -> u64 {
 }
 
 fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    unpack_pairs(tiles, tile_bytes, panel, 4, avx512::unpack_lines);
+    unpack_pairs(tiles, tile_bytes, panel, tile_bytes / BLOCK * 4, avx512::unpack_lines);
 }
 
 /// Two tiles after two tiles, for every four columns one line of each; columns are filled up with zeros to whole registers. A
-/// block becomes `block_lines` lines of its tile by `unpack`, which is given two tiles at most.
+/// tile becomes `tile_lines` lines by `unpack`, which is given two tiles at most.
 pub(super) fn unpack_pairs(
     tiles: &[u8],
     tile_bytes: usize,
     panel: &mut Vec<Line>,
-    block_lines: usize,
+    tile_lines: usize,
     unpack: fn(&[u8], usize, &mut [Line]),
 ) {
-    let steps = (tile_bytes / BLOCK * block_lines).div_ceil(LINES);
+    let steps = tile_lines.div_ceil(LINES);
     panel.resize(tiles.len() / tile_bytes * steps * LINES, Line([0; 64]));
     let mut rest = panel.as_mut_slice();
     for pair in tiles.chunks(2 * tile_bytes) {
         let (lines, behind) = rest.split_at_mut(pair.len() / tile_bytes * steps * LINES);
-        let (codes, zeros) = lines.split_at_mut(pair.len() / BLOCK * block_lines);
+        let (codes, zeros) = lines.split_at_mut(pair.len() / tile_bytes * tile_lines);
         unpack(pair, tile_bytes, codes);
         zeros.fill(Line([0; 64]));
         rest = behind;

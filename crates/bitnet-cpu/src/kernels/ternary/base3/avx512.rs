@@ -120,7 +120,7 @@ pub(in super::super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<
 
 /// The panel of [`amx`].
 pub(in super::super) fn unpack_amx(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    amx::unpack_pairs(tiles, tile_bytes, panel, 5, unpack_lines);
+    amx::unpack_pairs(tiles, tile_bytes, panel, tile_bytes / BLOCK * 5, unpack_lines);
 }
 
 fn unpack_lines(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
