@@ -273,14 +273,8 @@ struct Source {
 
 impl Source {
     fn open(&self) -> Result<(Engine, ModelCard), Failure> {
-        let (mut model, card) = load(
-            &self.path,
-            Some(self.id.clone()),
-            &self.flags,
-            &self.sampling,
-            self.cache,
-            self.quiet,
-        )?;
+        let (mut model, card) =
+            load(&self.path, Some(self.id.clone()), &self.flags, &self.sampling, self.cache, self.quiet)?;
         self.sampling.lora.load(&mut model)?;
         Ok((model.into_engine(self.engine), card))
     }
