@@ -250,7 +250,7 @@ impl Backend for CpuBackend {
         spans: &[KvSpan<'_>],
     ) -> Result<(), BackendError> {
         assert_eq!(qkv.cols, kv.spec.shape.qkv_cols(), "stacked q, k, v");
-        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum(), "tokens of the spans");
+        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
         for span in spans {
             let (capacity, need) = (span.blocks.len() * KV_BLOCK, span.end());
             if need > capacity || span.blocks.iter().any(|b| *b as usize >= kv.spec.blocks()) {
@@ -264,7 +264,7 @@ impl Backend for CpuBackend {
     fn attend(&self, qkv: &CpuTensor, kv: &KvCache, layer: usize, spans: &[KvSpan<'_>], out: &mut CpuTensor) {
         let shape = kv.spec.shape;
         assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
-        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum(), "tokens of the spans");
+        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
         let out = out.shape(qkv.rows, shape.heads * shape.head_dim);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let partials = &mut scratch.attend;

@@ -77,7 +77,7 @@ fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
 
 #[test]
 fn what_came_next_the_last_time_is_expected_again() {
-    let (upcoming, memory) = (super::upcoming::Upcoming::default(), [[0u8; 100]; 3]);
+    let (upcoming, memory) = (upcoming::Upcoming::default(), [[0u8; 100]; 3]);
     let range = |i: usize| memory[i].as_ptr() as usize..memory[i].as_ptr() as usize + 100;
     for i in [0, 1, 2] {
         upcoming.begin(&memory[i]);

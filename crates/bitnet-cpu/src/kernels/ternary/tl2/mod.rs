@@ -68,10 +68,8 @@ pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
     panel.clear();
     for block in tiles.as_chunks::<BLOCK>().0 {
         for u in 0..UNITS {
-            for i in 0..UNIT / 4 {
-                let code = |at: usize| TRIPLES[triple(block, at / 4, u, at % 4)][i];
-                panel.push(Line(std::array::from_fn(code)));
-            }
+            let code = |at: usize, i: usize| TRIPLES[triple(block, at / 4, u, at % 4)][i];
+            panel.extend((0..UNIT / 4).map(|i| Line(std::array::from_fn(|at| code(at, i)))));
         }
     }
 }
