@@ -148,6 +148,10 @@ impl From<&GenerateError> for ApiError {
             GenerateError::UnknownAdapter { .. } | GenerateError::AdapterScale { .. } => {
                 Self::field("lora", text)
             }
+            GenerateError::TooManyBanned { .. } | GenerateError::Banned => {
+                Self::field("banned_strings", text)
+            }
+            GenerateError::Stopped => Self::stopped(),
             GenerateError::Choices { .. } => Self::field("n", text),
             GenerateError::EmptyPrompt | GenerateError::UnknownId { .. } => Self::field("prompt", text),
             GenerateError::Options(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, text),

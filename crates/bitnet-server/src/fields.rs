@@ -64,6 +64,8 @@ pub(crate) struct Fields {
     pub dry_allowed_length: Option<usize>,
     pub dry_penalty_last_n: Option<i64>,
     pub dry_sequence_breakers: Option<Vec<String>>,
+    /// Texts that never appear in the answer.
+    pub banned_strings: Option<Vec<String>>,
     pub response_format: Option<ResponseFormat>,
     pub json_schema: Option<Value>,
     pub grammar: Option<String>,
@@ -191,6 +193,7 @@ impl Fields {
             stop: self.stop.map_or(defaults.stop, OneOrMany::into_vec),
             ignore_eos: self.ignore_eos.unwrap_or(defaults.ignore_eos),
             form,
+            banned: self.banned_strings.unwrap_or(defaults.banned),
             dry_breakers: self.dry_sequence_breakers.unwrap_or(defaults.dry_breakers),
             choices: self.n.unwrap_or(1),
             cache_prompt: self.cache_prompt.unwrap_or(true),

@@ -41,6 +41,22 @@ fn answers_have_the_form_that_was_asked_for() {
 }
 
 #[test]
+fn banned_texts_never_appear() {
+    let (_running, client) = start(options(), EngineOptions::default());
+    let ask = |banned: Value| json!({"prompt": "hello", "temperature": 0, "max_tokens": 12, "ignore_eos": true, "banned_strings": banned});
+    let text = |banned: Value| {
+        let reply = client.json("/v1/completions", &ask(banned));
+        reply["choices"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let free = text(Value::Null);
+    let banned: String = free.chars().filter(char::is_ascii_alphanumeric).take(1).collect();
+    assert!(!banned.is_empty(), "{free:?}");
+    assert!(!text(json!([banned])).to_lowercase().contains(&banned.to_lowercase()));
+    let many = client.post("/v1/completions", &ask(json!(vec!["never"; 1025])));
+    assert_eq!(many.error().3.as_deref(), Some("banned_strings"));
+}
+
+#[test]
 fn messages_in_anthropics_form() {
     let (_running, client) = start(options(), EngineOptions::default());
     let body = json!({
