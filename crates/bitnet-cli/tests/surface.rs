@@ -72,6 +72,28 @@ fn run_goes_through_adapters() {
 }
 
 #[test]
+fn a_model_that_guesses_and_banned_strings() {
+    let (path, other) = (fixture("bitnet-packed"), fixture("llama-packed"));
+    let args = ["run", &path, "--tokens", "5,6,7,8", "-s", "3", "-n", "40", "--ignore-eos", "--json"];
+    let run = |more: &[&str]| parse(&output(&[&args[..], more].concat()));
+    let plain = run(&[]);
+    for draft in [&path, &other] {
+        let drafted = run(&["-md", draft, "--draft-max", "3"]);
+        assert_eq!(drafted["tokens"], plain["tokens"], "{draft}");
+        assert!(drafted["timings"]["draft_n"].as_u64() > Some(20), "{drafted}");
+    }
+    let ran = bitnet(&["run", &path, "--tokens", "5,6,7,8", "-n", "40", "--ignore-eos", "-md", &path]);
+    let last = ran.stderr.lines().last().unwrap();
+    assert!(last.contains("guesses right, ") && last.ends_with(" tokens a step"), "{last}");
+    let text = plain["text"].as_str().unwrap();
+    let banned: String = text.chars().skip(5).take(3).collect();
+    let without = run(&["--banned-string", &banned]);
+    assert!(!without["text"].as_str().unwrap().contains(&banned), "{banned:?} in {without}");
+    refused(&["run", &path, "x", "--spec", "draft"], 2, &["--draft-model"]);
+    refused(&["run", &path, "x", "--spec", "ngram", "-md", &other], 2, &["--spec draft"]);
+}
+
+#[test]
 fn run_streams_the_text_and_ends_with_the_speeds() {
     let path = fixture("bitnet-packed");
     let args = ["run", &path, "ships at night", "-s", "7", "-n", "20"];

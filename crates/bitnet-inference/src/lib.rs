@@ -11,8 +11,12 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`Model::batch`] answers many prompts at once, [`Model::share`] makes a model for many tasks whose answers are streams, and an
+//! [`Engine`](engine::Engine) is what all of them are made of. `examples/` has a page for each.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod device;
 pub mod engine;
 mod error;
@@ -23,9 +27,11 @@ mod generate;
 mod hub;
 mod model;
 pub mod sample;
+mod shared;
 pub mod stop;
 mod vocabulary;
 
+pub use batch::Answer;
 pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use device::{DeviceInfo, DeviceOptions};
 pub use error::{GenerateError, OpenError};
@@ -34,4 +40,5 @@ pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 #[cfg(feature = "hub")]
 pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};
 pub use model::{Model, OpenOptions};
+pub use shared::{AnswerStream, SharedModel};
 pub use vocabulary::{tokenizer, vocabulary};

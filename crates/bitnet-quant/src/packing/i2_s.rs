@@ -4,9 +4,9 @@
 //! What is compiled for x86 has blocks of 128 codes in 32 bytes, and so have published files; what is compiled for ARM writes
 //! and reads blocks of 64 in 16 bytes, under the same type id and in as many bytes.
 
-use super::codes::{find_reserved, flat_from_rows, rows_from_flat, transpose};
+use super::codes::{find_reserved, flat_from_rows, reserved, rows_from_flat, transpose};
 use super::{Packing, PackingError, check};
-use bitnet_core::{DenseType, Scale, TernaryMatrix};
+use bitnet_core::{Bytes, DenseType, Packed, Scale, TernaryMatrix};
 
 /// bitnet.cpp's `I2_S` as it is on x86, GGUF type 36: blocks of 128.
 pub static I2_S: Packing = Packing {
@@ -26,6 +26,8 @@ pub static I2_S_ARM: Packing = Packing {
     pack: |m, out| pack::<16>(&I2_S_ARM, m, out),
 };
 
+/// Codes of a block of [`I2_S`].
+pub(super) const BLOCK: usize = 128;
 /// The scale and its padding.
 const TAIL: usize = 32;
 
@@ -48,12 +50,42 @@ fn unpack<const B: usize>(
     cols: usize,
     data: &[u8],
 ) -> Result<TernaryMatrix, PackingError> {
+    let (codes, scale) = parts::<B>(packing, rows, cols, data)?;
+    let canonical = canonical::<B>(rows, cols, codes);
+    find_reserved(packing.name, cols, &canonical)?;
+    Ok(TernaryMatrix::new(rows, cols, canonical.into(), scale)?)
+}
+
+/// [`I2_S`] without a copy, for rows of whole blocks.
+pub(super) fn in_place(rows: usize, cols: usize, data: &Bytes) -> Result<TernaryMatrix, PackingError> {
+    const B: usize = BLOCK / 4;
+    let (codes, scale) = parts::<B>(&I2_S, rows, cols, data)?;
+    let words = codes.as_chunks::<4>().0;
+    if words.iter().fold(0, |found, word| found | reserved(u32::from_le_bytes(*word))) != 0 {
+        find_reserved(I2_S.name, cols, &canonical::<B>(rows, cols, codes))?;
+    }
+    let bytes = data.slice(0..codes.len()).expect("the codes are a part of the data");
+    let packed = Packed { packing: I2_S.name, bytes, unpack: canonical::<B> };
+    Ok(TernaryMatrix::packed(rows, cols, packed, scale)?)
+}
+
+/// Codes and scale.
+fn parts<'a, const B: usize>(
+    packing: &Packing,
+    rows: usize,
+    cols: usize,
+    data: &'a [u8],
+) -> Result<(&'a [u8], Scale), PackingError> {
     check(packing, rows, cols, data.len(), need::<B>())?;
     let (codes, tail) = data.split_at(data.len() - TAIL);
     let scale = f32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
     if !scale.is_finite() {
         return Err(PackingError::ScaleNotFinite { packing: packing.name, value: scale });
     }
+    Ok((codes, Scale::Tensor(scale)))
+}
+
+fn canonical<const B: usize>(rows: usize, cols: usize, codes: &[u8]) -> Vec<u8> {
     let mut flat = vec![0; codes.len()];
     for (block, out) in codes.as_chunks::<B>().0.iter().zip(flat.as_chunks_mut::<B>().0) {
         for (i, word) in block.as_chunks::<4>().0.iter().enumerate() {
@@ -61,9 +93,7 @@ fn unpack<const B: usize>(
             (out[i], out[B / 4 + i], out[B / 2 + i], out[3 * B / 4 + i]) = (a, b, c, d);
         }
     }
-    let canonical = rows_from_flat(rows, cols, flat);
-    find_reserved(packing.name, cols, &canonical)?;
-    Ok(TernaryMatrix::new(rows, cols, canonical.into(), Scale::Tensor(scale))?)
+    rows_from_flat(rows, cols, flat)
 }
 
 fn pack<const B: usize>(packing: &Packing, m: &TernaryMatrix, out: &mut Vec<u8>) -> Result<(), PackingError> {

@@ -15,7 +15,7 @@ mod tiles;
 mod tq1_0;
 mod tq2_0;
 
-use bitnet_core::{DenseType, ShapeError, TernaryMatrix};
+use bitnet_core::{Bytes, DenseType, ShapeError, TernaryMatrix};
 
 pub use hf::HF;
 pub use i2_s::{I2_S, I2_S_ARM};
@@ -39,6 +39,19 @@ pub struct Packing {
     pub unpack: fn(rows: usize, cols: usize, data: &[u8]) -> Result<TernaryMatrix, PackingError>,
     /// Appends a matrix to `out`; refuses what the packing cannot hold exactly.
     pub pack: fn(&TernaryMatrix, out: &mut Vec<u8>) -> Result<(), PackingError>,
+}
+
+impl Packing {
+    /// Reads a matrix from a file's own bytes. Where a backend may multiply by them as they are, they stay where they are (see
+    /// [`TernaryMatrix::in_file`]); otherwise the file's pages are given back.
+    pub fn read(&self, rows: usize, cols: usize, data: &Bytes) -> Result<TernaryMatrix, PackingError> {
+        if self.name == I2_S.name && cols.is_multiple_of(i2_s::BLOCK) {
+            return i2_s::in_place(rows, cols, data);
+        }
+        let m = (self.unpack)(rows, cols, data)?;
+        data.release();
+        Ok(m)
+    }
 }
 
 /// Every packing.

@@ -77,6 +77,7 @@ fn what_is_no_trit_or_no_scale_is_named() {
     data[5] = 0b01_11_01_01;
     let reserved = PackingError::ReservedCode { packing: "I2_S", row: 0, col: 37 };
     assert_eq!((I2_S.unpack)(1, 128, &data).unwrap_err(), reserved);
+    assert_eq!(I2_S.read(1, 128, &data.clone().into()).unwrap_err(), reserved);
     data[5] = 0x55;
     data[32..36].copy_from_slice(&f32::NAN.to_le_bytes());
     assert!(matches!((I2_S.unpack)(1, 128, &data), Err(PackingError::ScaleNotFinite { .. })));
@@ -118,6 +119,10 @@ proptest! {
             let back = (packing.unpack)(rows, cols, &data).unwrap();
             prop_assert_eq!(back.codes(), m.codes(), "{}", packing.name);
             prop_assert_eq!(back.scale(), m.scale());
+            let read = packing.read(rows, cols, &data.clone().into()).unwrap();
+            prop_assert_eq!(read.in_file().is_some(), packing.name == "I2_S" && cols % 128 == 0);
+            prop_assert_eq!(read.codes(), m.codes(), "{}", packing.name);
+            prop_assert_eq!(read.scale(), m.scale());
             // A byte more or less is refused.
             prop_assert!((packing.unpack)(rows, cols, &data[1..]).is_err());
         }
