@@ -196,8 +196,8 @@ impl Builder<'_> {
     fn positions(&mut self) -> ([String; 2], String) {
         let c = self.source.config;
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        let inverse = c.inverse_frequencies();
-        (0..c.context as u32).for_each(|p| spec::rope_angles(p, &inverse, &mut cos, &mut sin));
+        let (inverse, factor) = (c.inverse_frequencies(), c.rope.attention_factor());
+        (0..c.context as u32).for_each(|p| spec::rope_angles(p, &inverse, factor, &mut cos, &mut sin));
         let (zero, last, one) = (self.ints(&[0]), self.ints(&[1]), self.int(1));
         let shape = self.op("Shape", &["input_ids"]);
         let length = self.op("Gather", &[&shape, &one]);

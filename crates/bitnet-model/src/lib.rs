@@ -16,7 +16,7 @@ mod transformer;
 
 pub use adapter::{Adapter, LowRank};
 pub use arch::{ARCHS, Architecture, Origin, Role, Slot};
-pub use config::{Llama3Scaling, ModelConfig, Rope};
+pub use config::{Llama3Scaling, ModelConfig, Rope, RopeScaling, YarnScaling};
 pub use decoder::{BatchOutput, Decoder, Rows, Span, StepOutput};
 pub use error::ModelError;
 pub use load::{LoadOptions, LoadReport, ModelTensors, absmean_of, in_file_order, load, trits_of};

@@ -46,6 +46,8 @@ struct Activations<B: Backend> {
 /// Cosines and sines of the positions seen so far, `[positions, head_dim/2]`, and those of a step.
 struct RopeTable {
     inverse: Vec<f32>,
+    /// What cosines and sines are multiplied with.
+    factor: f32,
     cos: Vec<f32>,
     sin: Vec<f32>,
     step: (Vec<f32>, Vec<f32>),
@@ -57,7 +59,7 @@ impl RopeTable {
         let end = spans.iter().map(KvSpan::end).max().unwrap_or(0);
         while self.cos.len() < end * half {
             let position = (self.cos.len() / half) as u32;
-            rope_angles(position, &self.inverse, &mut self.cos, &mut self.sin);
+            rope_angles(position, &self.inverse, self.factor, &mut self.cos, &mut self.sin);
         }
         let range = |span: &KvSpan<'_>| span.start * half..span.end() * half;
         if let [span] = spans {
@@ -117,6 +119,7 @@ impl<B: Backend> Transformer<B> {
         let act = Activations { h: tensor(), x: tensor(), y: tensor(), wide: tensor() };
         let rope = RopeTable {
             inverse: config.inverse_frequencies(),
+            factor: config.rope.attention_factor(),
             cos: Vec::new(),
             sin: Vec::new(),
             step: Default::default(),

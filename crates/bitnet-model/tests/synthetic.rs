@@ -8,7 +8,7 @@ use bitnet_model::{Decoder, LoadOptions, ModelError, Rows, StepOutput, Transform
 use bitnet_testkit::files::Key;
 use bitnet_testkit::golden::max_diff;
 use bitnet_testkit::oracle::Output;
-use bitnet_testkit::synthetic::{Arch, Spec, Store, Synthetic};
+use bitnet_testkit::synthetic::{Arch, Scaling, Spec, Store, Synthetic};
 use bitnet_testkit::tensors::{Float, Scales};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -338,10 +338,24 @@ fn configurations_say_it_in_several_ways() {
 }
 
 #[test]
+fn linear_and_yarn_scaling_in_either_form() {
+    for (name, scaling, head_dim) in [
+        ("linear", Scaling::Linear(4.0), 32),
+        ("yarn", Scaling::Yarn([4.0, 64.0]), 64),
+        // Its ramp begins before the first pair.
+        ("yarn of a short context", Scaling::Yarn([16.0, 40.0]), 16),
+    ] {
+        let spec = Spec { scaling: Some(scaling), head_dim, projections: F32, ..Spec::default() };
+        check(&format!("{name}, config.json"), &spec, None);
+        check(&format!("{name}, GGUF"), &Spec { arch: Arch::LLAMA, ..spec }, None);
+    }
+}
+
+#[test]
 fn llama3_scaling_in_either_form() {
     // Wavelengths from 6 to 35000: some short, some on the ramp, some long.
-    let llama3 = Some([8.0, 1.0, 4.0, 64.0]);
-    let spec = Spec { llama3, head_dim: 32, projections: F32, ..Spec::default() };
+    let scaling = Some(Scaling::Llama3([8.0, 1.0, 4.0, 64.0]));
+    let spec = Spec { scaling, head_dim: 32, projections: F32, ..Spec::default() };
     let parameters: fn(&mut Value) = |c| {
         let mut scaling = c["rope_scaling"].take();
         scaling["rope_theta"] = c["rope_theta"].take();
@@ -376,15 +390,15 @@ fn gguf_of_either_version_and_whatever_its_file_type_says() {
 /// Rows of q and k are stored in another order in GGUF; the model is the same, to the last bit.
 #[test]
 fn a_llama_file_has_the_bits_of_its_hugging_face_twin() {
-    let long = [8.0, 1.0, 4.0, 1e9];
+    let long = Scaling::Llama3([8.0, 1.0, 4.0, 1e9]);
     for (name, gguf, hf) in [
         ("F16", F16, F16),
         ("F32", F32, F32),
         ("trits in BF16", Store::Trits(Float::BF16), Store::Trits(Float::BF16)),
         ("packed", Store::I2_S, MULTIPLIER),
     ] {
-        for (kv_heads, head_dim, llama3) in [(2, 16, None), (1, 48, None), (4, 32, Some(long))] {
-            let spec = Spec { kv_heads, head_dim, llama3, ffn: 128, ..Spec::default() };
+        for (kv_heads, head_dim, scaling) in [(2, 16, None), (1, 48, None), (4, 32, Some(long))] {
+            let spec = Spec { kv_heads, head_dim, scaling, ffn: 128, ..Spec::default() };
             let run = |arch, projections| {
                 let made = Spec { arch, projections, ..spec }.build(5);
                 logits(&mut open(&made, None), usize::MAX)

@@ -44,6 +44,8 @@ pub struct Model {
     pub eps: f64,
     /// Angle a position adds to each of the `head_dim / 2` pairs.
     pub frequencies: Vec<f64>,
+    /// What cosines and sines are multiplied with.
+    pub rotation: f64,
     /// ReLU squared, else SiLU.
     pub relu2: bool,
     /// `[vocab, hidden]`.
@@ -69,6 +71,19 @@ pub fn llama3(frequencies: &[f64], factor: f64, low: f64, high: f64, original: f
         smooth * f + (1.0 - smooth) * f / factor
     };
     frequencies.iter().map(|f| scale(*f)).collect()
+}
+
+/// YaRN's frequencies, and what cosines and sines are multiplied with where nothing else is said: of the `d/2` pairs, those that turn
+/// round 32 times within the original context stay, those that do not turn round once are divided, and between them the division
+/// grows with the pair's number.
+pub fn yarn(frequencies: &[f64], theta: f64, factor: f64, original: f64) -> (Vec<f64>, f64) {
+    let d = 2.0 * frequencies.len() as f64;
+    let pair = |turns: f64| d * (original / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
+    let (low, high) = (pair(32.0).floor().max(0.0), pair(1.0).ceil().min(d - 1.0));
+    let divided = |i: usize| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+    let scaled =
+        frequencies.iter().enumerate().map(|(i, f)| f / factor * divided(i) + f * (1.0 - divided(i)));
+    (scaled.collect(), 0.1 * factor.ln() + 1.0)
 }
 
 /// Logits, and the smallest distance of a quantized activation to a rounding boundary, in int8 steps.
@@ -164,6 +179,7 @@ impl Model {
         for head in q.chunks_mut(d).chain(k.chunks_mut(d)) {
             for (i, f) in self.frequencies.iter().enumerate() {
                 let (sin, cos) = (position as f64 * f).sin_cos();
+                let (sin, cos) = (sin * self.rotation, cos * self.rotation);
                 let (a, b) = (head[i], head[i + d / 2]);
                 (head[i], head[i + d / 2]) = (a * cos - b * sin, b * cos + a * sin);
             }

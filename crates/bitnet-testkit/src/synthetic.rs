@@ -74,6 +74,17 @@ impl Arch {
     pub const BITNET_B158: Self = Self { name: "bitnet-b1.58", relu2: true, ..Self::BITNET };
 }
 
+/// How rotary frequencies are stretched.
+#[derive(Clone, Copy, Debug)]
+pub enum Scaling {
+    /// By a factor.
+    Linear(f64),
+    /// `factor`, `low_freq_factor`, `high_freq_factor`, `original_max_position_embeddings`.
+    Llama3([f64; 4]),
+    /// `factor`, `original_max_position_embeddings`.
+    Yarn([f64; 2]),
+}
+
 /// A model to be made up.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the names are those of configurations")]
@@ -88,8 +99,7 @@ pub struct Spec {
     pub vocab: usize,
     pub eps: f64,
     pub theta: f64,
-    /// `factor`, `low_freq_factor`, `high_freq_factor`, `original_max_position_embeddings`.
-    pub llama3: Option<[f64; 4]>,
+    pub scaling: Option<Scaling>,
     pub embedding: Store,
     /// Tied when `None`.
     pub head: Option<Store>,
@@ -125,7 +135,7 @@ impl Default for Spec {
             vocab: 40,
             eps: 1e-5,
             theta: 10_000.0,
-            llama3: None,
+            scaling: None,
             embedding: Store::Float(Float::BF16),
             head: None,
             projections: Store::Float(Float::BF16),
@@ -198,15 +208,22 @@ impl Spec {
         maker.layer = None;
         let final_norm = maker.norm("final_norm", self.hidden);
         let head = self.head.map(|store| maker.matrix("head", self.vocab, self.hidden, store));
-        let mut frequencies = oracle::frequencies(self.theta, self.head_dim);
-        if let Some([factor, low, high, original]) = self.llama3 {
-            let scaled = oracle::llama3(&frequencies, factor, low, high, original);
-            if self.arch.family == Family::Gguf {
-                let factors: Vec<f32> =
-                    frequencies.iter().zip(&scaled).map(|(f, s)| (f / s) as f32).collect();
-                maker.push("rope_freqs.weight".into(), &[factors.len()], F32, f32_bytes(&factors));
+        let (mut frequencies, mut rotation) = (oracle::frequencies(self.theta, self.head_dim), 1.0);
+        match self.scaling {
+            None => {}
+            Some(Scaling::Linear(factor)) => frequencies.iter_mut().for_each(|f| *f /= factor),
+            Some(Scaling::Yarn([factor, original])) => {
+                (frequencies, rotation) = oracle::yarn(&frequencies, self.theta, factor, original);
             }
-            frequencies = scaled;
+            Some(Scaling::Llama3([factor, low, high, original])) => {
+                let scaled = oracle::llama3(&frequencies, factor, low, high, original);
+                if self.arch.family == Family::Gguf {
+                    let factors: Vec<f32> =
+                        frequencies.iter().zip(&scaled).map(|(f, s)| (f / s) as f32).collect();
+                    maker.push("rope_freqs.weight".into(), &[factors.len()], F32, f32_bytes(&factors));
+                }
+                frequencies = scaled;
+            }
         }
         let model = Model {
             heads: self.heads,
@@ -214,6 +231,7 @@ impl Spec {
             head_dim: self.head_dim,
             eps: self.eps,
             frequencies,
+            rotation,
             relu2: self.arch.relu2,
             embedding,
             layers,
@@ -231,9 +249,19 @@ impl Spec {
             "rope_theta": self.theta, "max_position_embeddings": 512, "tie_word_embeddings": self.head.is_none(),
             "hidden_act": if self.arch.relu2 { "relu2" } else { "silu" },
         });
-        if let Some([factor, low, high, original]) = self.llama3 {
-            config["rope_scaling"] = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": low,
-                "high_freq_factor": high, "original_max_position_embeddings": original as u64});
+        match self.scaling {
+            None => {}
+            Some(Scaling::Linear(factor)) => {
+                config["rope_scaling"] = json!({"type": "linear", "factor": factor});
+            }
+            Some(Scaling::Yarn([factor, original])) => {
+                config["rope_scaling"] = json!({"rope_type": "yarn", "factor": factor,
+                    "original_max_position_embeddings": original as u64});
+            }
+            Some(Scaling::Llama3([factor, low, high, original])) => {
+                config["rope_scaling"] = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": low,
+                    "high_freq_factor": high, "original_max_position_embeddings": original as u64});
+            }
         }
         config["quantization_config"] = match self.projections {
             Store::Packed { divisor: true, .. } => {
@@ -277,6 +305,13 @@ impl Synthetic {
         counts.iter().for_each(|(key, n)| set(key, Key::U32(*n as u32)));
         set("attention.layer_norm_rms_epsilon", Key::F32(s.eps as f32));
         set("rope.freq_base", Key::F32(s.theta as f32));
+        if let Some(Scaling::Linear(factor) | Scaling::Yarn([factor, _])) = s.scaling {
+            set("rope.scaling.factor", Key::F32(factor as f32));
+        }
+        if let Some(Scaling::Yarn([_, original])) = s.scaling {
+            set("rope.scaling.type", Key::String("yarn"));
+            set("rope.scaling.original_context_length", Key::U32(original as u32));
+        }
         s.keys.iter().for_each(|(key, value)| file.set(key, *value));
         file.tensors = self.tensors.iter().map(|t| (t.clone(), None)).collect();
         let path = dir.join("model.gguf");

@@ -1,6 +1,6 @@
 //! GGUF metadata. Keys begin with the name of the architecture.
 
-use super::{Masters, ModelConfig, Rope, ScaleMeaning, bad};
+use super::{Masters, ModelConfig, Rope, RopeScaling, ScaleMeaning, YarnScaling, bad};
 use crate::load::dense_values;
 use crate::{Architecture, ModelError, Origin};
 use bitnet_core::AttentionShape;
@@ -40,6 +40,44 @@ impl Keys<'_> {
     }
 }
 
+/// What `rope.scaling` keys say; as in llama.cpp, a factor without a type is linear.
+fn rope_scaling(keys: &Keys<'_>) -> Result<Option<RopeScaling>, ModelError> {
+    let kind = keys.metadata.str(&format!("{}.rope.scaling.type", keys.arch));
+    let factor = match keys.float("rope.scaling.factor")? {
+        None => keys.float("rope.scale_linear")?,
+        factor => factor,
+    };
+    let factor = factor.filter(|f| *f != 0.0);
+    Ok(match kind.unwrap_or("linear") {
+        "none" => None,
+        "linear" => factor.filter(|f| *f != 1.0).map(|f| RopeScaling::Linear(f as f32)),
+        "yarn" => {
+            let factor = factor.unwrap_or(1.0);
+            let original = match keys.size("rope.scaling.original_context_length")? {
+                Some(original) => original,
+                None => keys.need("context_length")?,
+            };
+            let set = |key: &str, default: f64| keys.float(key).map(|v| v.unwrap_or(default));
+            // llama.cpp blends by `ext_factor`; only whole YaRN is known in files.
+            let blend = set("rope.scaling.yarn_ext_factor", 1.0)?;
+            if blend != 1.0 {
+                return Err(bad("rope.scaling.yarn_ext_factor", blend, "only 1 is known"));
+            }
+            let attention =
+                set("rope.scaling.attn_factor", 1.0)? * set("rope.scaling.yarn_attn_factor", 1.0)?;
+            Some(RopeScaling::Yarn(YarnScaling {
+                factor: factor as f32,
+                original_context: original as f32,
+                beta_fast: set("rope.scaling.yarn_beta_fast", 32.0)? as f32,
+                beta_slow: set("rope.scaling.yarn_beta_slow", 1.0)? as f32,
+                truncate: true,
+                attention_factor: attention as f32 * YarnScaling::magnitude(factor, 1.0),
+            }))
+        }
+        other => return Err(bad("rope.scaling.type", other, "none, linear and yarn are known")),
+    })
+}
+
 pub(super) fn read(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<ModelConfig, ModelError> {
     let mut keys = Keys { metadata, arch: "" };
     let name = keys
@@ -67,13 +105,6 @@ pub(super) fn read(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Model
     }
     if let Some(d) = keys.size("rope.dimension_count")?.filter(|d| *d != head_dim) {
         return Err(bad("rope.dimension_count", d, "only rotation of whole heads is supported"));
-    }
-    if let Some(kind) = metadata.str(&format!("{}.rope.scaling.type", arch.name)).filter(|k| *k != "none") {
-        return Err(bad(
-            "rope.scaling.type",
-            kind,
-            "none is known, besides the factors of a rope_freqs tensor",
-        ));
     }
     let embedding = checkpoint
         .tensor(arch.names.embedding)
@@ -106,7 +137,11 @@ pub(super) fn read(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Model
             key: format!("{}.attention.layer_norm_rms_epsilon", arch.name),
         })? as f32,
         context: keys.need("context_length")?,
-        rope: Rope { theta: keys.float("rope.freq_base")?.unwrap_or(10_000.0), scaling: None, factors },
+        rope: Rope {
+            theta: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
+            scaling: rope_scaling(&keys)?,
+            factors,
+        },
         activation: arch.activation,
         tied: None,
         bos: keys.id("tokenizer.ggml.bos_token_id"),

@@ -1,6 +1,6 @@
 //! `config.json` and `generation_config.json`.
 
-use super::{Llama3Scaling, Masters, ModelConfig, Rope, ScaleMeaning, bad};
+use super::{Llama3Scaling, Masters, ModelConfig, Rope, RopeScaling, ScaleMeaning, YarnScaling, bad};
 use crate::{Architecture, ModelError, Origin};
 use bitnet_core::{Activation, AttentionShape};
 use bitnet_formats::Checkpoint;
@@ -93,25 +93,55 @@ fn rope(config: &Value, arch: &Architecture) -> Result<Rope, ModelError> {
             10_000.0
         }),
     };
-    let kind = scaling.and_then(|s| text(s.get("rope_type").or_else(|| s.get("type"))));
-    let scaling = match (kind, scaling) {
-        (None | Some("default"), _) | (_, None) => None,
-        (Some("llama3"), Some(s)) => {
-            let need = |key: &str| {
-                number(s, key)?
-                    .map(|v| v as f32)
-                    .ok_or_else(|| ModelError::MissingKey { key: format!("rope_scaling.{key}") })
-            };
-            Some(Llama3Scaling {
-                factor: need("factor")?,
-                low_freq_factor: need("low_freq_factor")?,
-                high_freq_factor: need("high_freq_factor")?,
-                original_context: need("original_max_position_embeddings")?,
-            })
-        }
-        (Some(other), _) => return Err(bad("rope_scaling.rope_type", other, "default and llama3 are known")),
-    };
+    let scaling = scaling.map(|s| rope_scaling(s, config)).transpose()?.flatten();
     Ok(Rope { theta, scaling, factors: None })
+}
+
+/// What `rope_scaling`, or `rope_parameters`, says of stretched frequencies.
+fn rope_scaling(s: &Value, config: &Value) -> Result<Option<RopeScaling>, ModelError> {
+    let need = |key: &str| {
+        number(s, key)?.ok_or_else(|| ModelError::MissingKey { key: format!("rope_scaling.{key}") })
+    };
+    Ok(match text(s.get("rope_type").or_else(|| s.get("type"))) {
+        None | Some("default") => None,
+        Some("linear") => Some(RopeScaling::Linear(need("factor")? as f32)),
+        Some("llama3") => Some(RopeScaling::Llama3(Llama3Scaling {
+            factor: need("factor")? as f32,
+            low_freq_factor: need("low_freq_factor")? as f32,
+            high_freq_factor: need("high_freq_factor")? as f32,
+            original_context: need("original_max_position_embeddings")? as f32,
+        })),
+        Some("yarn") => {
+            let context = number(config, "max_position_embeddings")?;
+            let original = number(s, "original_max_position_embeddings")?.or(context);
+            let original = original
+                .ok_or_else(|| ModelError::MissingKey { key: "max_position_embeddings".to_owned() })?;
+            let factor = match (number(s, "factor")?, context) {
+                (Some(factor), _) => factor,
+                (None, Some(context)) => context / original,
+                (None, None) => need("factor")?,
+            };
+            let magnitudes = [number(s, "mscale")?, number(s, "mscale_all_dim")?];
+            let attention_factor = match (number(s, "attention_factor")?, magnitudes) {
+                (Some(given), _) => given as f32,
+                (None, [Some(own), Some(all)]) if own != 0.0 && all != 0.0 => {
+                    YarnScaling::magnitude(factor, own) / YarnScaling::magnitude(factor, all)
+                }
+                _ => YarnScaling::magnitude(factor, 1.0),
+            };
+            Some(RopeScaling::Yarn(YarnScaling {
+                factor: factor as f32,
+                original_context: original as f32,
+                beta_fast: number(s, "beta_fast")?.unwrap_or(32.0) as f32,
+                beta_slow: number(s, "beta_slow")?.unwrap_or(1.0) as f32,
+                truncate: s.get("truncate").and_then(Value::as_bool).unwrap_or(true),
+                attention_factor,
+            }))
+        }
+        Some(other) => {
+            return Err(bad("rope_scaling.rope_type", other, "default, linear, llama3 and yarn are known"));
+        }
+    })
 }
 
 struct Quantization {

@@ -119,7 +119,7 @@ fn rotation_norm_and_gate_match_torch() {
         let positions = i32s(&file, &format!("{name}.pos"));
         for (row, x) in f32s(&file, &format!("{name}.x")).chunks(d).enumerate() {
             let (mut cos, mut sin, mut x) = (Vec::new(), Vec::new(), x.to_vec());
-            rope_angles(positions[row] as u32, &inv, &mut cos, &mut sin);
+            rope_angles(positions[row] as u32, &inv, 1.0, &mut cos, &mut sin);
             rotate_half(&mut x, &cos, &sin);
             for (got, want) in x.iter().zip(&want[row * d..]) {
                 assert!((got - want).abs() < 4e-4, "{name} {row}: {got} {want}");

@@ -35,7 +35,7 @@ fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
     qkv[cols - 1] = 1e6;
     let inv = spec::inverse_frequencies(10_000.0, d);
     let (mut cos, mut sin) = (Vec::new(), Vec::new());
-    (0..n as u32).for_each(|p| spec::rope_angles(p, &inv, &mut cos, &mut sin));
+    (0..n as u32).for_each(|p| spec::rope_angles(p, &inv, 1.0, &mut cos, &mut sin));
     let mut rotated = qkv.clone();
     for (p, row) in rotated.chunks_mut(cols).enumerate() {
         for head in row.chunks_mut(d).take(shape.heads + shape.kv_heads) {
