@@ -189,13 +189,15 @@ pub trait Backend: Sized + Send + Sync + 'static {
         layer: usize,
         spans: &[KvSpan<'_>],
     ) -> Result<(), BackendError>;
-    /// Causal attention of the `m` queries of `spans`, each over its own sequence: `out [m, heads * head_dim]`.
+    /// Causal attention of the `m` queries of `spans`, each over its own sequence: `out [m, heads * head_dim]`. With a window, a
+    /// query sees so many positions, its own among them.
     fn attend(
         &self,
         qkv: &Self::Tensor,
         kv: &Self::Kv,
         layer: usize,
         spans: &[KvSpan<'_>],
+        window: Option<usize>,
         out: &mut Self::Tensor,
     );
     /// `out[m, i] = act(gate) * up` from stacked rows `[gate | up]`, `[m, 2i]`.

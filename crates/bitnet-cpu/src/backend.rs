@@ -261,14 +261,22 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn attend(&self, qkv: &CpuTensor, kv: &KvCache, layer: usize, spans: &[KvSpan<'_>], out: &mut CpuTensor) {
+    fn attend(
+        &self,
+        qkv: &CpuTensor,
+        kv: &KvCache,
+        layer: usize,
+        spans: &[KvSpan<'_>],
+        window: Option<usize>,
+        out: &mut CpuTensor,
+    ) {
         let shape = kv.spec.shape;
         assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
         assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum(), "tokens of the spans");
         let out = out.shape(qkv.rows, shape.heads * shape.head_dim);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let partials = &mut scratch.attend;
-        attend::attend(self.plan.isa, &self.pool, qkv.data(), kv, layer, spans, partials, out);
+        attend::attend(self.plan.isa, &self.pool, qkv.data(), kv, layer, (spans, window), partials, out);
     }
 
     fn gate(&self, gate_up: &CpuTensor, act: Activation, out: &mut CpuTensor) {

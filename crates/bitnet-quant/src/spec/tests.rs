@@ -150,14 +150,17 @@ fn attention_matches_f64_over_three_segments() {
     let keys: Vec<f32> = (0..n * d).map(|_| random() * 3.0).collect();
     let values: Vec<f32> = (0..n * d).map(|_| random()).collect();
     let q: Vec<f32> = (0..d).map(|_| random() * 3.0).collect();
-    let mut out = vec![0.0; d];
-    attend_head(&q, n, |p| &keys[p * d..][..d], |p| &values[p * d..][..d], &mut out);
-    let dot = |p: usize| -> f64 { (0..d).map(|i| f64::from(q[i]) * f64::from(keys[p * d + i])).sum() };
-    let weights: Vec<f64> = (0..n).map(|p| (dot(p) / (d as f64).sqrt()).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    for (i, got) in out.iter().enumerate() {
-        let want: f64 = (0..n).map(|p| weights[p] * f64::from(values[p * d + i])).sum::<f64>() / total;
-        assert!((f64::from(*got) - want).abs() < 2e-6, "{got} {want}");
+    for positions in [0..n, 255..n, 256..n, 300..n, 599..n] {
+        let mut out = vec![0.0; d];
+        attend_head(&q, positions.clone(), |p| &keys[p * d..][..d], |p| &values[p * d..][..d], &mut out);
+        let dot = |p: usize| -> f64 { (0..d).map(|i| f64::from(q[i]) * f64::from(keys[p * d + i])).sum() };
+        let weight = |p: usize| (dot(p) / (d as f64).sqrt()).exp();
+        let total: f64 = positions.clone().map(weight).sum();
+        for (i, got) in out.iter().enumerate() {
+            let values = positions.clone().map(|p| weight(p) * f64::from(values[p * d + i]));
+            let want = values.sum::<f64>() / total;
+            assert!((f64::from(*got) - want).abs() < 2e-6, "{positions:?}: {got} {want}");
+        }
     }
 }
 

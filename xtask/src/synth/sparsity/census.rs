@@ -157,9 +157,10 @@ impl Backend for Census {
         kv: &Self::Kv,
         layer: usize,
         spans: &[KvSpan<'_>],
+        window: Option<usize>,
         out: &mut Self::Tensor,
     ) {
-        self.inner.attend(qkv, kv, layer, spans, out);
+        self.inner.attend(qkv, kv, layer, spans, window, out);
     }
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) {
         self.inner.add(x, y);
