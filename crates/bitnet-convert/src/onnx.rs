@@ -270,6 +270,16 @@ impl Builder<'_> {
                 let open = self.op("Relu", &[&gate]);
                 self.op("Mul", &[&open, &open])
             }
+            Activation::Gelu => {
+                let (cube, slope) = (self.float(spec::GELU_CUBE), self.float(spec::GELU_SLOPE));
+                let square = self.op("Mul", &[&gate, &gate]);
+                let factor = self.op("Mul", &[&square, &cube]);
+                let bent = self.op("Mul", &[&factor, &gate]);
+                let sum = self.op("Add", &[&bent, &gate]);
+                let slope = self.op("Mul", &[&sum, &slope]);
+                let open = self.op("Sigmoid", &[&slope]);
+                self.op("Mul", &[&gate, &open])
+            }
             Activation::Silu => {
                 let open = self.op("Sigmoid", &[&gate]);
                 self.op("Mul", &[&gate, &open])

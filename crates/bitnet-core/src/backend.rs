@@ -19,6 +19,8 @@ pub enum Activation {
     Relu2,
     /// `g / (1 + exp(-g)) * u`.
     Silu,
+    /// `gelu(g) * u`, by the approximation with tanh.
+    Gelu,
 }
 
 /// What a weight is for. A backend may choose by it how the weight lies; any of its products gives the same bits.
@@ -215,6 +217,10 @@ pub trait Backend: Sized + Send + Sync + 'static {
         self.linear(x, w, wide);
         self.gate(wide, act, out);
     }
+    /// Rows of `parts`, all of `m` rows, one behind the other: `out [m, sum of their columns]`.
+    fn join(&self, parts: &[Self::Tensor], out: &mut Self::Tensor);
+    /// `x *= factor`.
+    fn scale(&self, x: &mut Self::Tensor, factor: f32);
     /// `x += y`.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
     /// The logits `x [m, hidden] * w^T` that `need` asks for, or more of them. `ids` says which they are, ascending; empty, they

@@ -305,6 +305,22 @@ impl Backend for CpuBackend {
         self.gate(wide, act, out);
     }
 
+    fn join(&self, parts: &[CpuTensor], out: &mut CpuTensor) {
+        let (m, cols) = (parts[0].rows, parts.iter().map(|p| p.cols).sum());
+        assert!(parts.iter().all(|p| p.rows == m), "parts of the same rows");
+        self.pool.chunks_mut(out.shape(m, cols), cols, &|t, mut row| {
+            for part in parts {
+                let (own, rest) = row.split_at_mut(part.cols);
+                own.copy_from_slice(&part.data()[t * part.cols..][..part.cols]);
+                row = rest;
+            }
+        });
+    }
+
+    fn scale(&self, x: &mut CpuTensor, factor: f32) {
+        self.pool.chunks_mut(x.data_mut(), ADD_PIECE, &|_, x| x.iter_mut().for_each(|x| *x *= factor));
+    }
+
     fn add(&self, x: &mut CpuTensor, y: &CpuTensor) {
         assert_eq!((x.rows, x.cols), (y.rows, y.cols), "sum of tensors");
         let y = y.data();

@@ -137,14 +137,14 @@ static CASES: &[Case] = &[
     Case {
         op: "attention, Q8_0 cache",
         run: Run::Isa(|i, p| attention(i, p, KvType::Q8_0, None)),
-        golden: 0x0000_0000_0000_0000,
+        golden: 0x2977_44a9_bb25_a12f,
     },
     Case {
         op: "attention, sliding window",
         run: Run::Isa(|i, p| attention(i, p, KvType::F16, Some(100))),
         golden: 0x0000_0000_0000_0000,
     },
-    Case { op: "low-rank addition", run: Run::Isa(low_rank_addition), golden: 0x0000_0000_0000_0000 },
+    Case { op: "low-rank addition", run: Run::Isa(low_rank_addition), golden: 0x67ab_d6be_5522_99f9 },
     Case {
         op: "gate, ReLU squared",
         run: Run::Isa(|i, p| gated(i, p, Activation::Relu2)),

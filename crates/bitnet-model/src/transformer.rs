@@ -2,24 +2,56 @@
 
 use crate::low_rank::Adapters;
 use crate::{
-    Adapter, AdapterUse, BatchOutput, Decoder, LoadReport, ModelConfig, ModelError, Role, Rows, Span,
+    Adapter, AdapterUse, BatchOutput, Decoder, LoadReport, ModelConfig, ModelError, Role, Rope, Rows, Span,
     StepOutput,
 };
 use bitnet_core::{Backend, KV_BLOCK, KvSpan, KvSpec, LogitsNeed, RopeRows};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
+/// Projections that share their input; their products lie side by side.
+pub(crate) enum Projections<B: Backend> {
+    /// One product.
+    Stacked(B::Weight),
+    /// Each has a norm of its own before it, with this epsilon.
+    Normed(f32, Vec<(B::Vector, B::Weight)>),
+}
+
+impl<B: Backend> Projections<B> {
+    fn apply(&self, b: &B, x: &B::Tensor, room: &mut Room<B>, out: &mut B::Tensor) {
+        match self {
+            Self::Stacked(w) => b.linear(x, w, out),
+            Self::Normed(eps, parts) => {
+                room.parts.resize_with(parts.len(), || b.tensor());
+                for ((norm, w), part) in parts.iter().zip(&mut room.parts) {
+                    b.rms_norm(x, norm, *eps, &mut room.normed);
+                    b.linear(&room.normed, w, part);
+                }
+                b.join(&room.parts, out);
+            }
+        }
+    }
+}
+
+/// What norms beside the usual ones need.
+struct Room<B: Backend> {
+    normed: B::Tensor,
+    parts: Vec<B::Tensor>,
+}
+
 /// One layer's weights.
 pub(crate) struct Layer<B: Backend> {
     pub(crate) attn_norm: B::Vector,
-    pub(crate) qkv: B::Weight,
+    pub(crate) qkv: Projections<B>,
     pub(crate) qk_norms: Option<(B::Vector, B::Vector)>,
     pub(crate) attn_sub_norm: Option<B::Vector>,
-    pub(crate) o: B::Weight,
+    pub(crate) o: Projections<B>,
+    pub(crate) attn_post_norm: Option<B::Vector>,
     pub(crate) ffn_norm: B::Vector,
-    pub(crate) gate_up: B::Weight,
+    pub(crate) gate_up: Projections<B>,
     pub(crate) ffn_sub_norm: Option<B::Vector>,
-    pub(crate) down: B::Weight,
+    pub(crate) down: Projections<B>,
+    pub(crate) ffn_post_norm: Option<B::Vector>,
 }
 
 /// Weights of a whole model.
@@ -41,6 +73,7 @@ struct Activations<B: Backend> {
     y: B::Tensor,
     /// A wide product: stacked q, k, v or gate and up.
     wide: B::Tensor,
+    room: Room<B>,
 }
 
 /// Cosines and sines of the positions seen so far, `[positions, head_dim/2]`, and those of a step.
@@ -54,6 +87,17 @@ struct RopeTable {
 }
 
 impl RopeTable {
+    fn new(rope: &Rope, head_dim: usize) -> Self {
+        let inverse = rope.inverse_frequencies(head_dim);
+        Self {
+            inverse,
+            factor: rope.attention_factor(),
+            cos: Vec::new(),
+            sin: Vec::new(),
+            step: Default::default(),
+        }
+    }
+
     fn rows(&mut self, spans: &[KvSpan<'_>]) -> RopeRows<'_> {
         let half = self.inverse.len();
         let end = spans.iter().map(KvSpan::end).max().unwrap_or(0);
@@ -96,6 +140,8 @@ pub struct Transformer<B: Backend> {
     weights: Weights<B>,
     adapters: Adapters<B>,
     rope: RopeTable,
+    /// That of layers with a window, where it is another one.
+    local_rope: Option<RopeTable>,
     kv: B::Kv,
     /// Blocks of the cache, and positions of one sequence.
     blocks: usize,
@@ -116,17 +162,27 @@ impl<B: Backend> Transformer<B> {
     ) -> Result<Self, ModelError> {
         let kv = backend.kv(spec)?;
         let tensor = || backend.tensor();
-        let act = Activations { h: tensor(), x: tensor(), y: tensor(), wide: tensor() };
-        let rope = RopeTable {
-            inverse: config.inverse_frequencies(),
-            factor: config.rope.attention_factor(),
-            cos: Vec::new(),
-            sin: Vec::new(),
-            step: Default::default(),
-        };
+        let room = Room { normed: tensor(), parts: Vec::new() };
+        let act = Activations { h: tensor(), x: tensor(), y: tensor(), wide: tensor(), room };
+        let rope = RopeTable::new(&config.rope, config.shape.head_dim);
+        let local = config.local.as_ref().and_then(|local| local.rope.as_ref());
+        let local_rope = local.map(|rope| RopeTable::new(rope, config.shape.head_dim));
         let blocks = spec.blocks();
         let adapters = Adapters::default();
-        Ok(Self { backend, config, report, weights, adapters, rope, kv, blocks, capacity, position: 0, act })
+        Ok(Self {
+            backend,
+            config,
+            report,
+            weights,
+            adapters,
+            rope,
+            local_rope,
+            kv,
+            blocks,
+            capacity,
+            position: 0,
+            act,
+        })
     }
 
     /// Runs the tokens of some sequences, whose ids follow each other in `ids`.
@@ -140,42 +196,51 @@ impl<B: Backend> Transformer<B> {
         let (b, c) = (&*self.backend, &self.config);
         let adapters = self.adapters.step(adapters)?;
         let (q, k) = (c.slot(Role::Q, 0).rows, c.slot(Role::K, 0).rows);
-        let Activations { h, x, y, wide } = &mut self.act;
+        let Activations { h, x, y, wide, room } = &mut self.act;
         let rope = self.rope.rows(spans);
+        let local_rope = self.local_rope.as_mut().map_or(rope, |table| table.rows(spans));
         let keep = |stage: usize, h: &B::Tensor, wanted: &mut Wanted<'_>| {
             if let Some(out) = wanted.hidden.get_mut(stage) {
                 b.download(h, out);
             }
         };
         b.embed(&self.weights.embedding, ids, h)?;
+        if let Some(scale) = c.embedding_scale() {
+            b.scale(h, scale);
+        }
         keep(0, h, wanted);
         for (l, layer) in self.weights.layers.iter().enumerate() {
             b.rms_norm(h, &layer.attn_norm, c.eps, x);
-            b.linear(x, &layer.qkv, wide);
+            layer.qkv.apply(b, x, room, wide);
             adapters.add(b, l, &[(Role::Q, 0), (Role::K, q), (Role::V, q + k)], x, wide);
             if let Some((q, k)) = &layer.qk_norms {
                 b.rms_norm_heads(wide, 0, c.shape.heads, c.shape.head_dim, q, c.eps);
                 b.rms_norm_heads(wide, c.shape.heads, c.shape.kv_heads, c.shape.head_dim, k, c.eps);
             }
+            let window = c.window(l);
+            let rope = if window.is_some() { local_rope } else { rope };
             b.rope_append(wide, rope, &mut self.kv, l, spans)?;
-            b.attend(wide, &self.kv, l, spans, y);
+            b.attend(wide, &self.kv, l, spans, window, y);
             let o = sub_norm(b, layer.attn_sub_norm.as_ref(), c.eps, y, x);
-            b.linear(o, &layer.o, wide);
+            layer.o.apply(b, o, room, wide);
             adapters.add(b, l, &[(Role::O, 0)], o, wide);
-            b.add(h, wide);
+            b.add(h, sub_norm(b, layer.attn_post_norm.as_ref(), c.eps, wide, &mut room.normed));
 
             b.rms_norm(h, &layer.ffn_norm, c.eps, x);
-            if adapters.adds_to(l, &[Role::Gate, Role::Up]) {
-                b.linear(x, &layer.gate_up, wide);
-                adapters.add(b, l, &[(Role::Gate, 0), (Role::Up, c.ffn)], x, wide);
-                b.gate(wide, c.activation, y);
-            } else {
-                b.gated(x, &layer.gate_up, c.activation, wide, y);
+            match &layer.gate_up {
+                Projections::Stacked(w) if !adapters.adds_to(l, &[Role::Gate, Role::Up]) => {
+                    b.gated(x, w, c.activation, wide, y);
+                }
+                gate_up => {
+                    gate_up.apply(b, x, room, wide);
+                    adapters.add(b, l, &[(Role::Gate, 0), (Role::Up, c.ffn)], x, wide);
+                    b.gate(wide, c.activation, y);
+                }
             }
             let gated = sub_norm(b, layer.ffn_sub_norm.as_ref(), c.eps, y, x);
-            b.linear(gated, &layer.down, wide);
+            layer.down.apply(b, gated, room, wide);
             adapters.add(b, l, &[(Role::Down, 0)], gated, wide);
-            b.add(h, wide);
+            b.add(h, sub_norm(b, layer.ffn_post_norm.as_ref(), c.eps, wide, &mut room.normed));
             keep(l + 1, h, wanted);
         }
         let rows = wanted.rows;
@@ -215,7 +280,7 @@ impl<B: Backend> Transformer<B> {
     }
 }
 
-/// The tensor that goes into the next projection: normed into `out` where the architecture has a norm here.
+/// The tensor that goes on: normed into `out` where the architecture has a norm here.
 fn sub_norm<'a, B: Backend>(
     b: &B,
     w: Option<&B::Vector>,

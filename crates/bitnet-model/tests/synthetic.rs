@@ -444,3 +444,56 @@ fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
         }
     }
 }
+
+/// BitNet-embedding in small: a norm before each projection, heads wider than `hidden / heads`.
+#[test]
+fn embedding_models_have_norms_before_their_projections() {
+    let spec = Spec { head_dim: 32, ffn: 128, eps: 1e-6, embedding: F16, ..Spec::default() };
+    let masters = Spec { projections: BF16, absmean: true, ..spec };
+    let packed = Spec { projections: Store::I2_S, ..spec };
+    let qwen3 = |spec| Spec { theta: 1e6, ..spec };
+    check("Qwen3Model", &Spec { arch: Arch::QWEN3_EMBEDDING, ..qwen3(masters) }, None);
+    check("qwen3, I2_S", &Spec { arch: Arch::QWEN3_EMBEDDING_GGUF, ..qwen3(packed) }, None);
+    check(
+        "qwen3, F16 masters",
+        &Spec { arch: Arch::QWEN3_EMBEDDING_GGUF, projections: F16, ..qwen3(masters) },
+        None,
+    );
+    check("Gemma3TextModel", &Spec { arch: Arch::GEMMA3_EMBEDDING, window: Some(4), ..masters }, None);
+    check("gemma3, I2_S", &Spec { arch: Arch::GEMMA3_EMBEDDING_GGUF, ..packed }, None);
+    let normed = |c: &mut Value| {
+        c["quantization_config"]["use_rms_norm"] = json!(true);
+        c["quantization_config"]["rms_norm_eps"] = json!(1e-6);
+    };
+    check("use_rms_norm", &Spec { arch: Arch::BITNET_HF_NORMED, edit: normed, ..masters }, None);
+}
+
+/// Windows of 4 in a prompt of 11: by the names of layers, by the rule of the architecture, and with rotations of their own.
+#[test]
+fn windows_hide_what_lies_before_them() {
+    let spec = Spec { window: Some(4), layers: 3, projections: F32, ..Spec::default() };
+    check(
+        "Mistral",
+        &Spec { arch: Arch::MISTRAL_HF, edit: |c| c["layer_types"] = Value::Null, ..spec },
+        None,
+    );
+    check("Mistral in GGUF", &Spec { arch: Arch::LLAMA, ..spec }, None);
+    check("Qwen3", &Spec { arch: Arch::QWEN3_HF, ..spec }, None);
+    let behind_the_first = |c: &mut Value| {
+        c["layer_types"] = Value::Null;
+        c["max_window_layers"] = json!(1);
+    };
+    check("Qwen3 by number", &Spec { arch: Arch::QWEN3_HF, layers: 2, edit: behind_the_first, ..spec }, None);
+    let gemma = Spec { arch: Arch::GEMMA3_HF, layers: 7, theta: 1e6, eps: 1e-6, ..spec };
+    check("Gemma 3", &gemma, None);
+    let nested = |c: &mut Value| {
+        let (full, local) = (c["rope_theta"].take(), c["rope_local_base_freq"].take());
+        c["rope_parameters"] = json!({"full_attention": {"rope_type": "default", "rope_theta": full},
+            "sliding_attention": {"rope_type": "default", "rope_theta": local}});
+    };
+    check("Gemma 3 of transformers 5", &Spec { edit: nested, ..gemma }, None);
+    check("gemma3", &Spec { arch: Arch::GEMMA3, ..gemma }, None);
+    // Whatever a Llama's configuration says, its class in transformers has none.
+    let llama = Spec { window: None, edit: |c| c["sliding_window"] = json!(4), ..spec };
+    check("Llama", &llama, None);
+}

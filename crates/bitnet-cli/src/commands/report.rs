@@ -191,5 +191,6 @@ fn activation(act: Activation) -> &'static str {
     match act {
         Activation::Relu2 => "ReLU squared",
         Activation::Silu => "SiLU",
+        Activation::Gelu => "GELU",
     }
 }

@@ -108,6 +108,9 @@ fn describe(out: &mut Metadata, c: &ModelConfig, arch: &str, aside: &Aside) {
     number("rope.dimension_count", c.shape.head_dim);
     number("attention.head_count", c.shape.heads);
     number("attention.head_count_kv", c.shape.kv_heads);
+    if let Some(local) = &c.local {
+        number("attention.sliding_window", local.window);
+    }
     if c.shape.heads * c.shape.head_dim != c.hidden {
         number("attention.key_length", c.shape.head_dim);
         number("attention.value_length", c.shape.head_dim);

@@ -173,6 +173,7 @@ fn computed(c: &ModelConfig, own_head: bool) -> Vec<(&'static str, Value)> {
             match c.activation {
                 Activation::Relu2 => "relu2".into(),
                 Activation::Silu => "silu".into(),
+                Activation::Gelu => "gelu_pytorch_tanh".into(),
             },
         ),
         ("tie_word_embeddings", (!own_head).into()),

@@ -2,9 +2,11 @@
 
 mod gguf;
 mod huggingface;
+mod local;
 mod quantization;
 mod rope;
 
+pub use local::LocalLayers;
 pub(crate) use quantization::{Masters, ScaleMeaning};
 pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling};
 
@@ -39,6 +41,12 @@ pub struct ModelConfig {
     pub context: usize,
     /// Position embedding.
     pub rope: Rope,
+    /// Layers that see a sliding window.
+    pub local: Option<LocalLayers>,
+    /// Epsilon of the norms of projections' own inputs, where there are such norms.
+    pub projection_norms: Option<f32>,
+    /// Whether norm weights, but those of projections, are stored less 1.
+    pub norms_less_one: bool,
     /// Nonlinearity of the feed-forward block.
     pub activation: Activation,
     /// Whether the head is the embedding; `None` where the presence of a head decides.
@@ -75,6 +83,10 @@ impl ModelConfig {
         let (rows, cols) = match role {
             Role::Embedding | Role::Head => (self.vocab, self.hidden),
             Role::AttnNorm | Role::FfnNorm | Role::FinalNorm => (1, self.hidden),
+            Role::AttnPostNorm | Role::FfnPostNorm => (1, self.hidden),
+            Role::QIn | Role::KIn | Role::VIn | Role::GateIn | Role::UpIn => (1, self.hidden),
+            Role::OIn => (1, q),
+            Role::DownIn => (1, self.ffn),
             Role::QNorm | Role::KNorm => (1, head_dim),
             Role::AttnSubNorm => (1, q),
             Role::FfnSubNorm => (1, self.ffn),
@@ -101,6 +113,16 @@ impl ModelConfig {
             [0, 1, -1, 2, -2].map(around).into_iter().find(gives).unwrap_or(near)
         };
         Some(plain.iter().zip(&self.inverse_frequencies()).map(factor).collect())
+    }
+
+    /// Positions that queries of a layer see, where it is not all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.local.as_ref().filter(|local| local.layers.get(layer) == Some(&true)).map(|local| local.window)
+    }
+
+    /// What the embedding is multiplied with.
+    pub fn embedding_scale(&self) -> Option<f32> {
+        self.arch.scaled_embedding.then(|| (self.hidden as f64).sqrt() as f32)
     }
 
     /// Frequencies of the rotation, `[head_dim/2]`.
@@ -131,6 +153,10 @@ impl ModelConfig {
         }
         if !(self.eps >= 0.0 && self.eps.is_finite()) {
             return Err(bad("norm epsilon", self.eps, "it must be a number of at least 0"));
+        }
+        if let Some(local) = &self.local {
+            within("sliding window", local.window, MAX_CONTEXT)?;
+            local.rope.as_ref().map_or(Ok(()), |rope| rope.check(head_dim))?;
         }
         self.rope.check(head_dim)
     }

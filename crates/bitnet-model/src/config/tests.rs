@@ -58,7 +58,8 @@ fn what_cannot_be_run_is_named() {
         ("rms_norm_eps", json!("x"), "rms_norm_eps"),
         ("quantization_config", json!({"quant_method": "gptq"}), "gptq"),
         ("quantization_config", json!({"linear_class": "other"}), "other"),
-        ("quantization_config", json!({"use_rms_norm": true}), "use_rms_norm is true"),
+        ("query_pre_attn_scalar", json!(256), "size of a head"),
+        ("final_logit_softcapping", json!(30.0), "capped"),
     ] {
         let error = with(key, value).unwrap_err().to_string();
         assert!(error.contains(message), "{key}: {error}");

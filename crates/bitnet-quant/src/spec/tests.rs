@@ -190,3 +190,15 @@ fn eight_bits_of_cache_are_within_half_a_step() {
     // Ties go to the even number.
     assert_eq!((quantize_q8(&[127.0, 0.5, 1.5, -2.5], &mut q).to_f32(), q), (1.0, [127, 0, 2, -2]));
 }
+
+#[test]
+fn gelu_is_near_its_formula_with_tanh() {
+    for i in -2000..2000 {
+        let x = f64::from(i) / 100.0;
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+        let want = 0.5 * x * (1.0 + inner.tanh());
+        // Relative to the slope of 1 that it has on the right; on the left single precision keeps more than the formula does.
+        assert!((f64::from(gelu(x as f32)) - want).abs() < 1e-6 * x.abs().max(1.0), "{x}");
+    }
+    assert_eq!((gelu(f32::MAX), gelu(-f32::MAX)), (f32::MAX, 0.0));
+}

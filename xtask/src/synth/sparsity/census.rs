@@ -162,6 +162,12 @@ impl Backend for Census {
     ) {
         self.inner.attend(qkv, kv, layer, spans, window, out);
     }
+    fn join(&self, parts: &[Self::Tensor], out: &mut Self::Tensor) {
+        self.inner.join(parts, out);
+    }
+    fn scale(&self, x: &mut Self::Tensor, factor: f32) {
+        self.inner.scale(x, factor);
+    }
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) {
         self.inner.add(x, y);
     }
