@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod embed;
 pub mod engine;
 mod error;
 mod form;
@@ -28,6 +29,7 @@ mod vocabulary;
 
 pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use device::{DeviceInfo, DeviceOptions};
+pub use embed::{EmbedOptions, Pooling};
 pub use error::{GenerateError, OpenError};
 pub use form::{Constraint, Form, Forms, bounded_whitespace};
 pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};

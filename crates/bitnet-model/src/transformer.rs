@@ -128,6 +128,9 @@ struct Wanted<'a> {
     need: &'a LogitsNeed,
     ids: &'a mut Vec<u32>,
     logits: &'a mut Vec<f32>,
+    /// Numbers of the tokens whose states behind the final norm are wanted, ascending.
+    state_rows: &'a [usize],
+    states: &'a mut Vec<f32>,
     /// One buffer a stage; empty where none is wanted.
     hidden: &'a mut [Vec<f32>],
 }
@@ -149,6 +152,8 @@ pub struct Transformer<B: Backend> {
     /// Positions of the sequence that has the cache to itself.
     position: usize,
     act: Activations<B>,
+    /// Room for states on the host.
+    states: Vec<f32>,
 }
 
 impl<B: Backend> Transformer<B> {
@@ -243,20 +248,31 @@ impl<B: Backend> Transformer<B> {
             b.add(h, sub_norm(b, layer.ffn_post_norm.as_ref(), c.eps, wide, &mut room.normed));
             keep(l + 1, h, wanted);
         }
-        let rows = wanted.rows;
         if wanted.hidden.is_empty() {
+            let mut rows = [wanted.rows, wanted.state_rows].concat();
+            rows.sort_unstable();
+            rows.dedup();
             if rows.is_empty() {
                 return Ok(());
             }
-            b.keep_rows(h, rows);
+            b.keep_rows(h, &rows);
             b.rms_norm(h, &self.weights.final_norm, c.eps, x);
+            let place = |row: &usize| rows.binary_search(row).expect("it is among those that are kept");
+            if !wanted.state_rows.is_empty() {
+                b.download(x, &mut self.states);
+                for row in wanted.state_rows.iter().map(place) {
+                    wanted.states.extend_from_slice(&self.states[row * c.hidden..][..c.hidden]);
+                }
+            }
+            b.keep_rows(x, &wanted.rows.iter().map(place).collect::<Vec<_>>());
         } else {
             b.rms_norm(h, &self.weights.final_norm, c.eps, x);
             keep(c.layers + 1, x, wanted);
-            if rows.is_empty() {
-                return Ok(());
-            }
-            b.keep_rows(x, rows);
+            b.keep_rows(x, wanted.rows);
+        }
+        let rows = wanted.rows;
+        if rows.is_empty() {
+            return Ok(());
         }
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         let need = if rows.len() == 1 { wanted.need } else { &LogitsNeed::All };
@@ -321,11 +337,13 @@ impl<B: Backend> Decoder for Transformer<B> {
     }
 
     fn batch(&mut self, batch: &[Span<'_>], out: &mut BatchOutput) -> Result<(), ModelError> {
-        let (mut ids, mut rows, mut spans) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
+        let (mut ids, mut rows, mut state_rows) = (Vec::new(), Vec::new(), Vec::new());
+        let mut spans = Vec::with_capacity(batch.len());
         let mut need = &LogitsNeed::All;
         for span in batch {
             self.check(span.ids, span.start + span.ids.len())?;
             ids.extend_from_slice(span.ids);
+            state_rows.extend(span.states.clone().map(|token| ids.len() - span.ids.len() + token));
             rows.extend(ids.len().saturating_sub(span.needs.len())..ids.len());
             need = span.needs.last().unwrap_or(need);
             spans.push(KvSpan { start: span.start, len: span.ids.len(), blocks: span.blocks });
@@ -333,8 +351,16 @@ impl<B: Backend> Decoder for Transformer<B> {
         self.position = 0;
         out.ids.clear();
         out.logits.clear();
-        let (ids_out, logits) = (&mut out.ids, &mut out.logits);
-        let mut wanted = Wanted { rows: &rows, need, ids: ids_out, logits, hidden: &mut [] };
+        out.states.clear();
+        let mut wanted = Wanted {
+            rows: &rows,
+            need,
+            ids: &mut out.ids,
+            logits: &mut out.logits,
+            state_rows: &state_rows,
+            states: &mut out.states,
+            hidden: &mut [],
+        };
         let mut adapters = batch.iter().map(|span| (span.ids.len(), span.adapters));
         self.forward(&ids, &spans, &mut adapters, &mut wanted)
     }
@@ -360,8 +386,15 @@ impl<B: Backend> Decoder for Transformer<B> {
         };
         let span = KvSpan { start: self.position, len: ids.len(), blocks: &blocks };
         let need = if out.rows == Rows::All { &LogitsNeed::All } else { &out.need };
-        let (ids_out, logits) = (&mut out.ids, &mut out.logits);
-        let mut wanted = Wanted { rows: &rows, need, ids: ids_out, logits, hidden: &mut out.hidden };
+        let mut wanted = Wanted {
+            rows: &rows,
+            need,
+            ids: &mut out.ids,
+            logits: &mut out.logits,
+            state_rows: &[],
+            states: &mut Vec::new(),
+            hidden: &mut out.hidden,
+        };
         self.forward(ids, &[span], &mut std::iter::empty(), &mut wanted)?;
         self.position = end;
         Ok(())

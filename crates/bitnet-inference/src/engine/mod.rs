@@ -20,7 +20,7 @@ pub use adapters::AdapterInfo;
 pub use bitnet_model::AdapterUse;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
-use crate::{FinishReason, Forms, GenerateError, OpenError};
+use crate::{FinishReason, Forms, GenerateError, OpenError, Pooling};
 use adapters::Adapters;
 use bitnet_core::KV_BLOCK;
 use bitnet_model::{Adapter, BatchOutput, Decoder, ModelConfig, Span};
@@ -79,6 +79,7 @@ pub struct Engine {
     decoder: Box<dyn Decoder>,
     common: Common,
     adapters: Adapters,
+    pooling: Option<Pooling>,
     options: EngineOptions,
     blocks: Blocks,
     queue: Queue,
@@ -114,6 +115,7 @@ impl Engine {
         Self {
             common,
             adapters: Adapters::default(),
+            pooling: None,
             blocks: Blocks::new(decoder.blocks(), options.prefix_cache),
             decoder,
             options,
@@ -128,7 +130,11 @@ impl Engine {
 
     /// The same engine with other options; it has to be idle, and forgets all prefixes.
     pub(crate) fn with_options(self, options: EngineOptions) -> Self {
-        Self { adapters: self.adapters, ..Self::new(self.decoder, self.common.tokenizer, options) }
+        Self {
+            adapters: self.adapters,
+            pooling: self.pooling,
+            ..Self::new(self.decoder, self.common.tokenizer, options)
+        }
     }
 
     /// Loads an adapter that peft saved. It acts on requests that do not choose adapters with `scale`; with 0, only on those that
@@ -200,6 +206,15 @@ impl Engine {
         self.common.capacity
     }
 
+    /// Which states the model's vectors are made of, as far as its files say.
+    pub fn pooling(&self) -> Option<Pooling> {
+        self.pooling
+    }
+
+    pub(crate) fn set_pooling(&mut self, pooling: Option<Pooling>) {
+        self.pooling = pooling;
+    }
+
     /// Ids that end a text: those of the configuration and the vocabulary's own end tokens.
     pub fn end_ids(&self) -> &[u32] {
         &self.common.end_ids
@@ -254,9 +269,10 @@ impl Engine {
     /// # Errors
     /// The prompt is empty, too long or holds an unknown id; an option has a value that means nothing; too many wait already.
     pub fn submit(&mut self, request: &Request) -> Result<RequestId, GenerateError> {
-        self.check(&request.prompt, 1)?;
-        if !(1..=self.options.seats).contains(&request.choices) {
-            return Err(GenerateError::Choices { asked: request.choices, most: self.options.seats });
+        self.check(&request.prompt, usize::from(request.embedding.is_none()))?;
+        let most = if request.embedding.is_some() { 1 } else { self.options.seats };
+        if !(1..=most).contains(&request.choices) {
+            return Err(GenerateError::Choices { asked: request.choices, most });
         }
         if self.queue.len() >= self.options.queue {
             return Err(GenerateError::QueueFull { waiting: self.queue.len() });
@@ -264,7 +280,7 @@ impl Engine {
         let adapters = self.adapters.choose(request.adapters.as_deref())?;
         let mut sequence = Sequence::new(self.requests, request, &adapters, &self.common)?;
         self.requests += 1;
-        if sequence.finish.is_some() && request.prompt_logprobs.is_none() {
+        if sequence.wants_nothing() {
             for mut s in std::mem::take(&mut sequence.siblings).into_iter().chain([sequence]) {
                 s.end(FinishReason::Length, &mut self.events);
             }
@@ -448,6 +464,7 @@ impl Engine {
                 ids: &s.ids[s.computed..s.computed + s.chunk],
                 blocks: &s.blocks,
                 needs: &s.needs,
+                states: s.states.clone(),
                 adapters: &s.adapters,
             })
             .collect();
@@ -465,7 +482,9 @@ impl Engine {
             false => vec![(&out.ids[..], &out.logits[..])],
         }
         .into_iter();
+        let mut states = out.states.chunks_exact(self.decoder.config().hidden);
         for mut sequence in std::mem::take(&mut self.running) {
+            sequence.pool(states.by_ref().take(sequence.states.len()), &mut self.events);
             let rows: Vec<Row<'_>> = rows.by_ref().take(sequence.needs.len()).collect();
             self.stats.drafted += sequence.guesses as u64;
             self.queue.charge(&sequence.client, sequence.chunk);
