@@ -153,6 +153,13 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Copies the keys and values of a block into another one.
     fn copy_block(&self, kv: &mut Self::Kv, from: u32, to: u32);
 
+    /// Bytes of a block as [`Backend::save_block`] gives them.
+    fn block_bytes(&self, kv: &Self::Kv) -> usize;
+    /// Appends the keys and values of a block, in an order that only the same backend with the same cache types knows.
+    fn save_block(&self, kv: &Self::Kv, block: u32, out: &mut Vec<u8>);
+    /// Fills a block with as many bytes as [`Backend::block_bytes`] says.
+    fn load_block(&self, kv: &mut Self::Kv, block: u32, bytes: &[u8]);
+
     /// `out[i] = w[ids[i]]`, dequantized.
     fn embed(&self, w: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<(), BackendError>;
     /// `out = x / rms(x) * w` for every row; `out` may not alias `x`.

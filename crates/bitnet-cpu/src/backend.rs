@@ -182,6 +182,19 @@ impl Backend for CpuBackend {
         kv.copy_block(from, to);
     }
 
+    fn block_bytes(&self, kv: &KvCache) -> usize {
+        kv.block_bytes()
+    }
+
+    fn save_block(&self, kv: &KvCache, block: u32, out: &mut Vec<u8>) {
+        kv.save_block(block, out);
+    }
+
+    fn load_block(&self, kv: &mut KvCache, block: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), kv.block_bytes(), "bytes of a block");
+        kv.load_block(block, bytes);
+    }
+
     fn embed(&self, w: &CpuWeight, ids: &[u32], out: &mut CpuTensor) -> Result<(), BackendError> {
         let row = |id: u32| usize::try_from(id).ok().filter(|row| *row < w.rows);
         if let Some(id) = ids.iter().find(|id| row(**id).is_none()) {

@@ -24,6 +24,7 @@ mod generate;
 mod hub;
 mod model;
 pub mod sample;
+mod session;
 pub mod stop;
 mod vocabulary;
 
@@ -36,4 +37,5 @@ pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 #[cfg(feature = "hub")]
 pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};
 pub use model::{Model, OpenOptions};
+pub use session::SessionError;
 pub use vocabulary::{tokenizer, vocabulary};

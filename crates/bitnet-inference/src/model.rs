@@ -2,7 +2,7 @@
 
 use crate::device::{DeviceInfo, DeviceOptions, decoder};
 use crate::engine::{Engine, EngineOptions};
-use crate::{GenerateError, GenerateOptions, Generation, OpenError, Pooling, vocabulary};
+use crate::{GenerateError, GenerateOptions, Generation, OpenError, Pooling, session, vocabulary};
 use bitnet_formats::Checkpoint;
 use bitnet_model::{LoadOptions, LoadReport, ModelConfig, StepOutput};
 use bitnet_tokenizer::Tokenizer;
@@ -50,6 +50,9 @@ impl Model {
         let (decoder, device) = decoder?;
         let mut engine = Engine::new(decoder, tokenizer, EngineOptions::default());
         engine.set_pooling(Pooling::of(checkpoint)?);
+        let (config, report) = (engine.config(), engine.decoder().report());
+        let identity = session::identity(checkpoint, config, report, &options.load);
+        engine.set_identity(identity);
         Ok(Self { engine, device })
     }
 

@@ -74,6 +74,12 @@ pub trait Decoder: Send {
     fn blocks(&self) -> usize;
     /// Copies a block into another one.
     fn copy_block(&mut self, from: u32, to: u32);
+    /// Bytes of a block's keys and values.
+    fn block_bytes(&self) -> usize;
+    /// Appends the keys and values of a block; they mean something to the same model with the same types of cache only.
+    fn save_block(&self, block: u32, out: &mut Vec<u8>);
+    /// Fills a block with [`Decoder::block_bytes`] of them.
+    fn load_block(&mut self, block: u32, bytes: &[u8]);
     /// Holds an adapter, which sequences may then go through, and gives its number. No number is given twice.
     fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError>;
     /// Gives an adapter's memory back.

@@ -329,6 +329,16 @@ impl<B: Backend> Decoder for Transformer<B> {
     fn copy_block(&mut self, from: u32, to: u32) {
         self.backend.copy_block(&mut self.kv, from, to);
     }
+    fn block_bytes(&self) -> usize {
+        self.backend.block_bytes(&self.kv)
+    }
+    fn save_block(&self, block: u32, out: &mut Vec<u8>) {
+        self.backend.save_block(&self.kv, block, out);
+    }
+    fn load_block(&mut self, block: u32, bytes: &[u8]) {
+        self.backend.load_block(&mut self.kv, block, bytes);
+    }
+
     fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError> {
         self.adapters.load(&self.backend, adapter, self.config.layers)
     }

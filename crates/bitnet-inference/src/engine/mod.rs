@@ -21,11 +21,11 @@ pub use bitnet_model::AdapterUse;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
 use crate::{FinishReason, Forms, GenerateError, OpenError, Pooling};
-use adapters::Adapters;
+use adapters::{Adapters, Chosen};
 use bitnet_core::KV_BLOCK;
 use bitnet_model::{Adapter, BatchOutput, Decoder, ModelConfig, Span};
 use bitnet_tokenizer::Tokenizer;
-use blocks::Blocks;
+use blocks::{Blocks, Prefix};
 use queue::Queue;
 use sequence::{Common, Row, Sequence};
 use std::path::Path;
@@ -80,6 +80,7 @@ pub struct Engine {
     common: Common,
     adapters: Adapters,
     pooling: Option<Pooling>,
+    identity: [u8; 32],
     options: EngineOptions,
     blocks: Blocks,
     queue: Queue,
@@ -116,6 +117,7 @@ impl Engine {
             common,
             adapters: Adapters::default(),
             pooling: None,
+            identity: [0; 32],
             blocks: Blocks::new(decoder.blocks(), options.prefix_cache),
             decoder,
             options,
@@ -143,9 +145,13 @@ impl Engine {
     /// # Errors
     /// The files are damaged, or are no adapter of this model.
     pub fn load_adapter(&mut self, path: &Path, scale: f32) -> Result<u32, OpenError> {
+        if !scale.is_finite() {
+            return Err(OpenError::AdapterScale { scale });
+        }
         let files = bitnet_formats::open_adapter(path)?;
         let id = self.decoder.load_adapter(&Adapter::read(&files, self.decoder.config())?)?;
-        self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), scale });
+        let hash = adapters::hash(&files);
+        self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), hash, scale });
         Ok(id)
     }
 
@@ -213,6 +219,51 @@ impl Engine {
 
     pub(crate) fn set_pooling(&mut self, pooling: Option<Pooling>) {
         self.pooling = pooling;
+    }
+
+    /// What its model and cache are known by in sessions.
+    pub(crate) fn identity(&self) -> [u8; 32] {
+        self.identity
+    }
+
+    pub(crate) fn set_identity(&mut self, identity: [u8; 32]) {
+        self.identity = identity;
+    }
+
+    /// The adapters of requests that choose none.
+    pub(crate) fn chosen_by_default(&self) -> Chosen {
+        self.adapters.choose(None).expect("adapters that are loaded can be chosen")
+    }
+
+    /// The blocks that hold the beginning of some ids, and how many of these.
+    pub(crate) fn cached(&self, adapters: &Chosen, ids: &[u32]) -> (Vec<u32>, usize) {
+        // The last id of a prompt is not looked for.
+        let Prefix { mut blocks, part } = self.blocks.find(adapters, &[ids, &[0]].concat());
+        let positions = blocks.len() * KV_BLOCK + part.map_or(0, |(_, positions)| positions);
+        blocks.extend(part.map(|(block, _)| block));
+        (blocks, positions)
+    }
+
+    /// Puts the keys and values of some ids into the tree, for prompts that begin with them.
+    ///
+    /// # Errors
+    /// Too few blocks can be had: so many.
+    pub(crate) fn keep(&mut self, adapters: &Chosen, ids: &[u32], data: &[u8]) -> Result<(), usize> {
+        let have = if self.options.prefix_cache { self.blocks.available() } else { 0 };
+        if ids.len().div_ceil(KV_BLOCK) > have {
+            return Err(have);
+        }
+        let mut held: Vec<u32> = Vec::new();
+        for (tokens, bytes) in ids.chunks(KV_BLOCK).zip(data.chunks_exact(self.decoder.block_bytes())) {
+            let block = self.blocks.take().expect("as many as are needed can be had");
+            self.decoder.load_block(block, bytes);
+            held.push(match tokens.len() {
+                KV_BLOCK => self.blocks.link(adapters, held.last().copied(), block, tokens),
+                _ => block,
+            });
+        }
+        self.blocks.release(adapters, held, ids);
+        Ok(())
     }
 
     /// Ids that end a text: those of the configuration and the vocabulary's own end tokens.
