@@ -83,7 +83,10 @@ fn run_goes_on_where_a_session_ended() {
     let whole = ids(&run(&["--tokens", "500,3,4,5", "-n", "30"])["tokens"]);
     let begun = run(&["--tokens", "500,3,4,5", "-n", "12", "--prompt-cache", &file]);
     assert_eq!(ids(&begun["tokens"]), whole[..12]);
-    // Standard input of a test is no terminal, so the prompt comes from there: what was said so far, as ids.
+    // Without a prompt it goes on behind what it holds; with one, it begins with what both have in common.
+    let copy = format!("{file}.copy");
+    std::fs::copy(&file, &copy).unwrap();
+    assert_eq!(ids(&run(&["-n", "18", "--session", &copy])["tokens"]), whole[12..]);
     let prompt = list(&[&[500, 3, 4, 5], &whole[..12]].concat());
     let rest = run(&["--tokens", &prompt, "-n", "18", "--session", &file]);
     assert_eq!(ids(&rest["tokens"]), whole[12..]);

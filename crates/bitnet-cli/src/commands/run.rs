@@ -67,15 +67,17 @@ impl Run {
         let mut options = self.sampling.options(&self.model_flags)?;
         options.form = self.form.form()?;
         let session = self.prompt_cache.clone();
+        let goes_on = session.as_ref().is_some_and(|file| file.exists());
         let prompt = match self.prompt()? {
+            Some(Prompt::Text(text)) if text.is_empty() && goes_on => Prompt::Session,
+            None if goes_on => Prompt::Session,
             Some(prompt) => prompt,
-            None if session.as_ref().is_some_and(|file| file.exists()) => Prompt::Session,
             None => return Chat::with(path, self.model_flags, self.sampling, self.form).execute(quiet),
         };
         let path = hub::locate(&path, quiet)?;
         let mut model = self.model_flags.open(&path, quiet)?;
         self.sampling.lora.load(&mut model)?;
-        let saved = match session.as_ref().filter(|file| file.exists()) {
+        let saved = match session.as_ref().filter(|_| goes_on) {
             Some(file) => model.load_session(file)?,
             None => Vec::new(),
         };
