@@ -16,9 +16,10 @@ pub mod safetensors_file;
 pub mod torch;
 
 pub use adapter::{AdapterFiles, open_adapter};
-pub use atomic::{NewDirectory, write_file};
+pub use atomic::{AtomicFile, NewDirectory, write_file};
 pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
 pub use error::FormatError;
+pub use huggingface::pooling_config;
 
 use bitnet_quant::packing::TileTable;
 use std::path::Path;

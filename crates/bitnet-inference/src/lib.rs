@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod embed;
 pub mod engine;
 mod error;
 mod form;
@@ -23,15 +24,18 @@ mod generate;
 mod hub;
 mod model;
 pub mod sample;
+mod session;
 pub mod stop;
 mod vocabulary;
 
 pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use device::{DeviceInfo, DeviceOptions};
+pub use embed::{EmbedOptions, Pooling};
 pub use error::{GenerateError, OpenError};
 pub use form::{Constraint, Form, Forms, bounded_whitespace};
 pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 #[cfg(feature = "hub")]
 pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};
 pub use model::{Model, OpenOptions};
+pub use session::SessionError;
 pub use vocabulary::{tokenizer, vocabulary};

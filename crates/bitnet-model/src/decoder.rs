@@ -2,6 +2,7 @@
 
 use crate::{Adapter, AdapterUse, LoadReport, ModelConfig, ModelError};
 use bitnet_core::LogitsNeed;
+use std::ops::Range;
 
 /// Which rows of logits a step computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub struct StepOutput {
 }
 
 /// Consecutive tokens of one sequence in a step of several.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Span<'a> {
     /// The position of the first of them.
     pub start: usize,
@@ -44,6 +45,8 @@ pub struct Span<'a> {
     pub blocks: &'a [u32],
     /// Which logits are wanted of the last tokens, an entry for each: none, and the span only fills the cache.
     pub needs: &'a [LogitsNeed],
+    /// Tokens, counted in the span, whose states behind the final norm are wanted.
+    pub states: Range<usize>,
     /// The adapters that its tokens go through, in the order in which they add.
     pub adapters: &'a [AdapterUse],
 }
@@ -55,6 +58,8 @@ pub struct BatchOutput {
     pub ids: Vec<u32>,
     /// The logits that the spans want, in their order.
     pub logits: Vec<f32>,
+    /// The states that the spans want, in their order, `[rows, hidden]`.
+    pub states: Vec<f32>,
 }
 
 /// A model with its cache: blocks of positions that sequences hold.
@@ -69,6 +74,12 @@ pub trait Decoder: Send {
     fn blocks(&self) -> usize;
     /// Copies a block into another one.
     fn copy_block(&mut self, from: u32, to: u32);
+    /// Bytes of a block's keys and values.
+    fn block_bytes(&self) -> usize;
+    /// Appends the keys and values of a block; they mean something to the same model with the same types of cache only.
+    fn save_block(&self, block: u32, out: &mut Vec<u8>);
+    /// Fills a block with [`Decoder::block_bytes`] of them.
+    fn load_block(&mut self, block: u32, bytes: &[u8]);
     /// Holds an adapter, which sequences may then go through, and gives its number. No number is given twice.
     fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError>;
     /// Gives an adapter's memory back.

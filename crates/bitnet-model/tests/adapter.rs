@@ -40,7 +40,14 @@ fn logits(model: &mut dyn Decoder, sequences: &[(&[u32], &[AdapterUse])], chunk:
         for (i, (ids, adapters)) in sequences.iter().enumerate() {
             let ids = &ids[start.min(ids.len())..(start + chunk).min(ids.len())];
             if !ids.is_empty() {
-                spans.push(Span { start, ids, blocks: &blocks[i], needs: &needs[..ids.len()], adapters });
+                spans.push(Span {
+                    start,
+                    ids,
+                    blocks: &blocks[i],
+                    needs: &needs[..ids.len()],
+                    states: 0..0,
+                    adapters,
+                });
                 whose.extend(ids.iter().map(|_| i));
             }
         }
@@ -77,6 +84,7 @@ fn a_peft_adapter_beside_ternary_weights_gives_pefts_numbers() {
             ids: &[1],
             blocks: &[0],
             needs: &[],
+            states: 0..0,
             adapters: &[AdapterUse { id, scale: 1.0 }],
         };
         let refused = model.batch(&[gone], &mut BatchOutput::default());

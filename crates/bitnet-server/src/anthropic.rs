@@ -173,7 +173,7 @@ impl Chunks for Form {
             News::Piece { text, .. } if !text.is_empty() => vec![
                 json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}),
             ],
-            News::Prompt(_) | News::Piece { .. } => Vec::new(),
+            News::Prompt(_) | News::Embedding(_) | News::Piece { .. } => Vec::new(),
             News::Finished { reason, stop, timings } => {
                 let word = stop_reason(reason, stop.as_deref());
                 let usage = json!({"output_tokens": timings.tokens});

@@ -20,12 +20,12 @@ pub use adapters::AdapterInfo;
 pub use bitnet_model::AdapterUse;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
-use crate::{FinishReason, Forms, GenerateError, OpenError};
-use adapters::Adapters;
+use crate::{FinishReason, Forms, GenerateError, OpenError, Pooling};
+use adapters::{Adapters, Chosen};
 use bitnet_core::KV_BLOCK;
 use bitnet_model::{Adapter, BatchOutput, Decoder, ModelConfig, Span};
 use bitnet_tokenizer::Tokenizer;
-use blocks::Blocks;
+use blocks::{Blocks, Prefix};
 use queue::Queue;
 use sequence::{Common, Row, Sequence};
 use std::path::Path;
@@ -79,6 +79,8 @@ pub struct Engine {
     decoder: Box<dyn Decoder>,
     common: Common,
     adapters: Adapters,
+    pooling: Option<Pooling>,
+    identity: [u8; 32],
     options: EngineOptions,
     blocks: Blocks,
     queue: Queue,
@@ -114,6 +116,8 @@ impl Engine {
         Self {
             common,
             adapters: Adapters::default(),
+            pooling: None,
+            identity: [0; 32],
             blocks: Blocks::new(decoder.blocks(), options.prefix_cache),
             decoder,
             options,
@@ -128,7 +132,11 @@ impl Engine {
 
     /// The same engine with other options; it has to be idle, and forgets all prefixes.
     pub(crate) fn with_options(self, options: EngineOptions) -> Self {
-        Self { adapters: self.adapters, ..Self::new(self.decoder, self.common.tokenizer, options) }
+        Self {
+            adapters: self.adapters,
+            pooling: self.pooling,
+            ..Self::new(self.decoder, self.common.tokenizer, options)
+        }
     }
 
     /// Loads an adapter that peft saved. It acts on requests that do not choose adapters with `scale`; with 0, only on those that
@@ -137,9 +145,13 @@ impl Engine {
     /// # Errors
     /// The files are damaged, or are no adapter of this model.
     pub fn load_adapter(&mut self, path: &Path, scale: f32) -> Result<u32, OpenError> {
+        if !scale.is_finite() {
+            return Err(OpenError::AdapterScale { scale });
+        }
         let files = bitnet_formats::open_adapter(path)?;
         let id = self.decoder.load_adapter(&Adapter::read(&files, self.decoder.config())?)?;
-        self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), scale });
+        let hash = adapters::hash(&files);
+        self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), hash, scale });
         Ok(id)
     }
 
@@ -200,6 +212,60 @@ impl Engine {
         self.common.capacity
     }
 
+    /// Which states the model's vectors are made of, as far as its files say.
+    pub fn pooling(&self) -> Option<Pooling> {
+        self.pooling
+    }
+
+    pub(crate) fn set_pooling(&mut self, pooling: Option<Pooling>) {
+        self.pooling = pooling;
+    }
+
+    /// What its model and cache are known by in sessions.
+    pub(crate) fn identity(&self) -> [u8; 32] {
+        self.identity
+    }
+
+    pub(crate) fn set_identity(&mut self, identity: [u8; 32]) {
+        self.identity = identity;
+    }
+
+    /// The adapters of requests that choose none.
+    pub(crate) fn chosen_by_default(&self) -> Chosen {
+        self.adapters.choose(None).expect("adapters that are loaded can be chosen")
+    }
+
+    /// The blocks that hold the beginning of some ids, and how many of these.
+    pub(crate) fn cached(&self, adapters: &Chosen, ids: &[u32]) -> (Vec<u32>, usize) {
+        // The last id of a prompt is not looked for.
+        let Prefix { mut blocks, part } = self.blocks.find(adapters, &[ids, &[0]].concat());
+        let positions = blocks.len() * KV_BLOCK + part.map_or(0, |(_, positions)| positions);
+        blocks.extend(part.map(|(block, _)| block));
+        (blocks, positions)
+    }
+
+    /// Puts the keys and values of some ids into the tree, for prompts that begin with them.
+    ///
+    /// # Errors
+    /// Too few blocks can be had: so many.
+    pub(crate) fn keep(&mut self, adapters: &Chosen, ids: &[u32], data: &[u8]) -> Result<(), usize> {
+        let have = if self.options.prefix_cache { self.blocks.available() } else { 0 };
+        if ids.len().div_ceil(KV_BLOCK) > have {
+            return Err(have);
+        }
+        let mut held: Vec<u32> = Vec::new();
+        for (tokens, bytes) in ids.chunks(KV_BLOCK).zip(data.chunks_exact(self.decoder.block_bytes())) {
+            let block = self.blocks.take().expect("as many as are needed can be had");
+            self.decoder.load_block(block, bytes);
+            held.push(match tokens.len() {
+                KV_BLOCK => self.blocks.link(adapters, held.last().copied(), block, tokens),
+                _ => block,
+            });
+        }
+        self.blocks.release(adapters, held, ids);
+        Ok(())
+    }
+
     /// Ids that end a text: those of the configuration and the vocabulary's own end tokens.
     pub fn end_ids(&self) -> &[u32] {
         &self.common.end_ids
@@ -254,9 +320,10 @@ impl Engine {
     /// # Errors
     /// The prompt is empty, too long or holds an unknown id; an option has a value that means nothing; too many wait already.
     pub fn submit(&mut self, request: &Request) -> Result<RequestId, GenerateError> {
-        self.check(&request.prompt, 1)?;
-        if !(1..=self.options.seats).contains(&request.choices) {
-            return Err(GenerateError::Choices { asked: request.choices, most: self.options.seats });
+        self.check(&request.prompt, usize::from(request.embedding.is_none()))?;
+        let most = if request.embedding.is_some() { 1 } else { self.options.seats };
+        if !(1..=most).contains(&request.choices) {
+            return Err(GenerateError::Choices { asked: request.choices, most });
         }
         if self.queue.len() >= self.options.queue {
             return Err(GenerateError::QueueFull { waiting: self.queue.len() });
@@ -264,7 +331,7 @@ impl Engine {
         let adapters = self.adapters.choose(request.adapters.as_deref())?;
         let mut sequence = Sequence::new(self.requests, request, &adapters, &self.common)?;
         self.requests += 1;
-        if sequence.finish.is_some() && request.prompt_logprobs.is_none() {
+        if sequence.wants_nothing() {
             for mut s in std::mem::take(&mut sequence.siblings).into_iter().chain([sequence]) {
                 s.end(FinishReason::Length, &mut self.events);
             }
@@ -448,6 +515,7 @@ impl Engine {
                 ids: &s.ids[s.computed..s.computed + s.chunk],
                 blocks: &s.blocks,
                 needs: &s.needs,
+                states: s.states.clone(),
                 adapters: &s.adapters,
             })
             .collect();
@@ -465,7 +533,9 @@ impl Engine {
             false => vec![(&out.ids[..], &out.logits[..])],
         }
         .into_iter();
+        let mut states = out.states.chunks_exact(self.decoder.config().hidden);
         for mut sequence in std::mem::take(&mut self.running) {
+            sequence.pool(states.by_ref().take(sequence.states.len()), &mut self.events);
             let rows: Vec<Row<'_>> = rows.by_ref().take(sequence.needs.len()).collect();
             self.stats.drafted += sequence.guesses as u64;
             self.queue.charge(&sequence.client, sequence.chunk);

@@ -2,11 +2,13 @@
 
 use super::adapters::Chosen;
 use super::request::{Event, Logprob, News, Request, RequestId, logprob};
+use crate::embed::{Pool, Pooling};
 use crate::sample::{OptionError, Sampler};
 use crate::stop::StopStrings;
 use crate::{Constraint, FinishReason, Forms, GenerateError, Timings};
 use bitnet_core::LogitsNeed;
 use bitnet_tokenizer::{DecodeStream, TokenBytes, Tokenizer};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -62,6 +64,8 @@ pub(super) struct Sequence {
     /// Tokens of this step, and which logits of the last ones are wanted.
     pub chunk: usize,
     pub needs: Vec<LogitsNeed>,
+    /// Tokens of this step whose states are wanted.
+    pub states: Range<usize>,
     /// How many ids at the end of `ids` are guesses.
     pub guesses: usize,
     pub timings: Timings,
@@ -75,6 +79,8 @@ pub(super) struct Sequence {
     form: Option<Constraint>,
     logprobs: Option<usize>,
     prompt_logprobs: Option<usize>,
+    /// What becomes of the prompt's states, where its vector is asked for.
+    pool: Option<Pool>,
     /// Tokens of the prompt whose log-probabilities have been given; the first has none.
     prompt_given: usize,
     since: Instant,
@@ -126,7 +132,10 @@ impl Sequence {
             client: Arc::clone(&request.client),
             priority: request.priority,
             deadline: request.deadline,
-            cache_prompt: request.cache_prompt && request.prompt_logprobs.is_none(),
+            cache_prompt: request.cache_prompt
+                && request.prompt_logprobs.is_none()
+                // States are not in the cache.
+                && request.embedding.is_none_or(|e| e.pooling == Pooling::Last),
             adapters: Chosen::clone(adapters),
             ids: request.prompt.clone(),
             computed: 0,
@@ -135,6 +144,7 @@ impl Sequence {
             siblings: Vec::new(),
             chunk: 0,
             needs: Vec::new(),
+            states: 0..0,
             guesses: 0,
             timings: Timings::default(),
             draft: request.draft,
@@ -147,9 +157,13 @@ impl Sequence {
             form: request.form.clone(),
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,
+            pool: request.embedding.map(Pool::new),
             prompt_given: 1,
             since: Instant::now(),
-            finish: (request.max_tokens == Some(0)).then_some(FinishReason::Length),
+            finish: match request.embedding {
+                Some(_) => Some(FinishReason::Stop),
+                None => (request.max_tokens == Some(0)).then_some(FinishReason::Length),
+            },
         })
     }
 
@@ -167,6 +181,11 @@ impl Sequence {
         self.missing() == 1 && self.ids.len() > self.prompt_len
     }
 
+    /// Whether anything of it has to be computed.
+    pub fn wants_nothing(&self) -> bool {
+        self.finish.is_some() && self.prompt_logprobs.is_none() && self.pool.is_none()
+    }
+
     /// Whether its prompt is computed.
     pub fn is_past_prompt(&self) -> bool {
         self.ids.len() > self.prompt_len || self.missing() == 0
@@ -179,6 +198,9 @@ impl Sequence {
             (self.timings.cached_tokens, self.timings.prompt_tokens) = (cached, self.prompt_len - cached);
         }
         self.computed = cached;
+        if let Some(pool) = &mut self.pool {
+            pool.clear();
+        }
     }
 
     /// Settles that the next step runs so many of the missing tokens, and guesses behind the last one.
@@ -186,10 +208,16 @@ impl Sequence {
         let wants_prompt = self.prompt_logprobs.is_some() && self.computed < self.prompt_len;
         self.chunk = if wants_prompt { tokens.min(LOGPROB_CHUNK) } else { tokens };
         self.needs.clear();
+        self.states = match self.pool.as_ref().map(Pool::pooling) {
+            Some(Pooling::Mean) => 0..self.chunk,
+            Some(Pooling::Last) if self.chunk == self.missing() => self.chunk - 1..self.chunk,
+            Some(Pooling::Cls) if self.computed == 0 => 0..1,
+            _ => 0..0,
+        };
         if wants_prompt {
             self.needs.resize(self.chunk, LogitsNeed::All);
         }
-        if self.chunk < self.missing() || (self.max_tokens == Some(0)) {
+        if self.chunk < self.missing() || self.max_tokens == Some(0) || self.pool.is_some() {
             return;
         }
         if self.is_decoding() && self.draft > 0 {
@@ -209,6 +237,16 @@ impl Sequence {
     /// Takes back what was guessed.
     pub fn drop_guesses(&mut self) {
         self.ids.truncate(self.ids.len() - std::mem::take(&mut self.guesses));
+    }
+
+    /// The step has run: takes the states of its tokens, as many as were wanted, and gives the vector once it is complete.
+    pub fn pool<'a>(&mut self, states: impl Iterator<Item = &'a [f32]>, events: &mut Vec<Event>) {
+        let Some(pool) = &mut self.pool else { return };
+        states.for_each(|state| pool.take(state));
+        if self.computed + self.chunk == self.prompt_len {
+            let vector = pool.vector();
+            events.push(self.event(News::Embedding(vector)));
+        }
     }
 
     /// The step has run: takes its rows of logits, as many as were wanted, and gives what comes of them. Returns how many guesses

@@ -239,6 +239,7 @@ impl Chunks for Form {
                 all.iter().for_each(|l| listed.push(&self.tokenizer, l.id, Some(l), offset));
                 vec![self.object(json!([Self::choice(event.choice, "", listed.json(), None)]))]
             }
+            News::Embedding(_) => Vec::new(),
             News::Piece { text, logprob: None, .. } if text.is_empty() => Vec::new(),
             News::Piece { text, logprob, .. } => {
                 let logprobs = logprob.map_or(Value::Null, |l| {
