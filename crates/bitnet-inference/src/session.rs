@@ -148,7 +148,7 @@ impl Engine {
         let file = File::open(path).map_err(read)?;
         let len = file.metadata().map_err(read)?.len();
         let mut reader = Hashed { reader: BufReader::with_capacity(1 << 20, file), hash: Sha256::new() };
-        if reader.array().map_err(read)? != MAGIC {
+        if reader.array::<8>().map_err(read)? != MAGIC {
             return Err(damaged("it begins with something else"));
         }
         let version = u32::from_le_bytes(reader.array().map_err(read)?);
@@ -176,8 +176,9 @@ impl Engine {
             return Err(other("blocks of another size"));
         }
         let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = header.get("ids").and_then(Value::as_array).map(|ids| ids.iter().map(id).collect());
-        let ids: Vec<u32> = ids.flatten().ok_or_else(|| damaged("its ids are no list of numbers"))?;
+        let ids: Option<Option<Vec<u32>>> =
+            header.get("ids").and_then(Value::as_array).map(|ids| ids.iter().map(id).collect());
+        let ids = ids.flatten().ok_or_else(|| damaged("its ids are no list of numbers"))?;
         if !ids.is_empty() {
             self.check(&ids, 0)?;
         }

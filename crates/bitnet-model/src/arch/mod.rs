@@ -47,6 +47,8 @@ pub struct Architecture {
     pub post_norms: bool,
     /// Norm weights, but those of projections, are stored less 1.
     pub norms_less_one: bool,
+    /// There never is a head but the embedding.
+    pub headless: bool,
     /// The embedding is multiplied with the square root of its width.
     pub scaled_embedding: bool,
     /// Float projections are master weights, made ternary by absmean.
@@ -71,6 +73,7 @@ const LLAMA: Architecture = Architecture {
     qk_norms: false,
     post_norms: false,
     norms_less_one: false,
+    headless: false,
     scaled_embedding: false,
     ternary: false,
     interleaved: false,
@@ -141,12 +144,13 @@ pub static ARCHS: &[Architecture] = &[
         windows: Windows::After,
         counterpart: "qwen3",
         model_type: "qwen3",
+        headless: true,
         names: &names::BARE,
         ..LLAMA
     },
     Architecture { name: "Gemma3ForCausalLM", names: &names::GEMMA3, ..GEMMA3 },
     // BitNet-embedding-270M has norms before its projections.
-    Architecture { name: "Gemma3TextModel", names: &names::BARE_GEMMA3, ..GEMMA3 },
+    Architecture { name: "Gemma3TextModel", headless: true, names: &names::BARE_GEMMA3, ..GEMMA3 },
     // 1bitLLM in llama.cpp.
     Architecture { name: "bitnet", sub_norms: true, ternary: true, counterpart: "BitnetForCausalLM", ..GGUF },
     // 2B-4T in bitnet.cpp and ik_llama.cpp, under two names.

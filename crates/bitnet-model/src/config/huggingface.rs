@@ -78,7 +78,7 @@ pub(super) fn read(
         projection_norms,
         norms_less_one: arch.norms_less_one,
         activation: activation(config)?.unwrap_or(arch.activation),
-        tied: config.get("tie_word_embeddings").and_then(Value::as_bool),
+        tied: config.get("tie_word_embeddings").and_then(Value::as_bool).map(|tied| tied || arch.headless),
         bos: ids(generation.get("bos_token_id"))
             .or_else(|| ids(config.get("bos_token_id")))
             .and_then(|v| v.first().copied()),
