@@ -1,6 +1,6 @@
 //! The dozen operations that the transformer is written over.
 
-use crate::{KvSpan, KvSpec, Matrix, ShapeError};
+use crate::{KvSpan, KvSpec, Logits, LogitsNeed, Matrix, ShapeError};
 use std::ops::Range;
 
 /// How a ternary product treats its input.
@@ -43,22 +43,6 @@ pub struct RopeRows<'a> {
     pub cos: &'a [f32],
     /// Sines.
     pub sin: &'a [f32],
-}
-
-/// Which rows of the head a token needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum LogitsNeed {
-    /// All of them.
-    #[default]
-    All,
-    /// Those of the `k` largest logits (of equal ones, the lower ids) and those of `also`. A backend may prove that the others
-    /// need not be computed; every logit that it gives is the exact one.
-    Top {
-        /// How many of the largest.
-        k: usize,
-        /// Ids wanted besides.
-        also: Vec<u32>,
-    },
 }
 
 /// Why a backend could not do what it was asked.
@@ -230,20 +214,13 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn scale(&self, x: &mut Self::Tensor, factor: f32);
     /// `x += y`.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
-    /// The logits `x [m, hidden] * w^T` that `need` asks for, or more of them. `ids` says which they are, ascending; empty, they
-    /// are `[m, vocab]`. All rows are computed where `m` is not 1.
-    fn head(
-        &self,
-        x: &Self::Tensor,
-        w: &Self::Weight,
-        _need: &LogitsNeed,
-        ids: &mut Vec<u32>,
-        logits: &mut Vec<f32>,
-    ) {
+    /// The logits `x [m, hidden] * w^T` that the tokens' `needs` ask for, or more of them.
+    fn head(&self, x: &Self::Tensor, w: &Self::Weight, needs: &[LogitsNeed], out: &mut Logits) {
         let mut y = self.tensor();
         self.linear(x, w, &mut y);
-        ids.clear();
-        self.download(&y, logits);
+        out.clear();
+        self.download(&y, &mut out.values);
+        out.push_full(needs.len());
     }
     /// Keeps the rows of these ascending numbers and drops the others.
     fn keep_rows(&self, x: &mut Self::Tensor, rows: &[usize]);

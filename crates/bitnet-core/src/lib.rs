@@ -14,9 +14,11 @@
 mod backend;
 mod bytes;
 mod cache;
+mod logits;
 mod matrix;
 
-pub use backend::{Activation, ActivationPrecision, Backend, BackendError, LogitsNeed, Purpose, RopeRows};
+pub use backend::{Activation, ActivationPrecision, Backend, BackendError, Purpose, RopeRows};
 pub use bytes::{Bytes, Storage};
 pub use cache::{AttentionShape, KV_BLOCK, KvSpan, KvSpec, KvType};
+pub use logits::{Logits, LogitsNeed, LogitsRow};
 pub use matrix::{DenseMatrix, DenseType, Matrix, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};

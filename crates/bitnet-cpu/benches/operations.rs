@@ -6,7 +6,7 @@
 
 use bitnet_core::{
     Activation, ActivationPrecision, AttentionShape, Backend, DenseMatrix, DenseType, KvSpan, KvSpec, KvType,
-    LogitsNeed, Matrix, Purpose, RopeRows, Scale, TernaryMatrix,
+    Logits, LogitsNeed, Matrix, Purpose, RopeRows, Scale, TernaryMatrix,
 };
 use bitnet_cpu::{CpuBackend, CpuOptions, CpuTensor, CpuWeight, Isa, Kernel, Roofline};
 use divan::Bencher;
@@ -136,26 +136,36 @@ fn gate_and_up_that_skip(bencher: Bencher<'_, '_>, isa: Isa) {
 mod head {
     use super::*;
 
-    fn measure(bencher: Bencher<'_, '_>, isa: Isa, need: &LogitsNeed) {
+    fn measure(bencher: Bencher<'_, '_>, isa: Isa, m: usize, need: &LogitsNeed) {
         let b = with_isa(isa);
         let (weights, bytes) = rotation(&b, &[q6_k()], Purpose::Head);
-        let (x, mut ids, mut logits) = (input(&b, 1, HIDDEN), Vec::new(), Vec::new());
+        let (x, mut logits) = (input(&b, m, HIDDEN), Logits::default());
+        let needs = vec![need.clone(); m];
         let mut weights = weights.iter().cycle();
-        bencher.counter(BytesCount::new(bytes)).counter(ItemsCount::new(2 * HEAD * HIDDEN)).bench_local(
-            || {
-                b.head(&x, weights.next().expect("a cycle"), need, &mut ids, &mut logits);
-            },
-        );
+        bencher
+            .counter(BytesCount::new(bytes))
+            .counter(ItemsCount::new(2 * m * HEAD * HIDDEN))
+            .bench_local(|| b.head(&x, weights.next().expect("a cycle"), &needs, &mut logits));
     }
 
     #[divan::bench(args = Isa::available(), sample_count = 50, max_time = 2)]
     fn every_row(bencher: Bencher<'_, '_>, isa: Isa) {
-        measure(bencher, isa, &LogitsNeed::All);
+        measure(bencher, isa, 1, &LogitsNeed::All);
     }
 
     #[divan::bench(args = Isa::available(), sample_count = 50, max_time = 2)]
     fn certified_top_40(bencher: Bencher<'_, '_>, isa: Isa) {
-        measure(bencher, isa, &LogitsNeed::Top { k: 40, also: Vec::new() });
+        measure(bencher, isa, 1, &LogitsNeed::Top { k: 40, also: Vec::new() });
+    }
+
+    #[divan::bench(args = Isa::available(), sample_count = 50, max_time = 2)]
+    fn every_row_of_16_tokens(bencher: Bencher<'_, '_>, isa: Isa) {
+        measure(bencher, isa, 16, &LogitsNeed::All);
+    }
+
+    #[divan::bench(args = Isa::available(), sample_count = 50, max_time = 2)]
+    fn certified_top_40_of_16_tokens(bencher: Bencher<'_, '_>, isa: Isa) {
+        measure(bencher, isa, 16, &LogitsNeed::Top { k: 40, also: Vec::new() });
     }
 }
 

@@ -8,8 +8,8 @@ use crate::kv::KvCache;
 use crate::pool::{Pool, at_least};
 use crate::weight::{CpuWeight, Plan, Scratch};
 use bitnet_core::{
-    Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, LogitsNeed, Matrix,
-    Purpose, RopeRows,
+    Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
+    Matrix, Purpose, RopeRows,
 };
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -344,23 +344,10 @@ impl Backend for CpuBackend {
         });
     }
 
-    fn head(
-        &self,
-        x: &CpuTensor,
-        w: &CpuWeight,
-        need: &LogitsNeed,
-        ids: &mut Vec<u32>,
-        logits: &mut Vec<f32>,
-    ) {
-        assert_eq!(x.cols, w.cols, "input features");
-        let m = x.rows;
+    fn head(&self, x: &CpuTensor, w: &CpuWeight, needs: &[LogitsNeed], out: &mut Logits) {
+        assert_eq!((x.rows, x.cols), (needs.len(), w.cols), "tokens and input features");
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if m == 1 && w.top(self.plan.isa, &self.pool, x.data(), need, &mut scratch, ids, logits) {
-            return;
-        }
-        ids.clear();
-        logits.resize(m * w.rows, 0.0);
-        w.linear(self.plan.isa, &self.pool, x.data(), m, &mut scratch, logits);
+        w.head(self.plan.isa, &self.pool, x.data(), needs, &mut scratch, out);
     }
 
     fn keep_rows(&self, x: &mut CpuTensor, rows: &[usize]) {

@@ -8,8 +8,8 @@ use crate::kernels::{dense, skip, ternary};
 use crate::layout::{Order, Panels};
 use crate::pool::Pool;
 use bitnet_core::{
-    Activation, ActivationPrecision, BackendError, DenseMatrix, DenseType, LogitsNeed, Matrix, Purpose,
-    Scale, TernaryMatrix,
+    Activation, ActivationPrecision, BackendError, DenseMatrix, DenseType, Logits, LogitsNeed, Matrix,
+    Purpose, Scale, TernaryMatrix,
 };
 use bitnet_quant::dense::dequantize_row;
 use half::{bf16, f16};
@@ -94,24 +94,47 @@ impl CpuWeight {
         })
     }
 
-    /// The products of one token that `need` asks for; false where all have to be computed.
-    #[allow(clippy::too_many_arguments, reason = "one product: where, what and how")]
-    pub(crate) fn top(
+    /// The products of tokens `x [m, cols]` that their `needs` ask for, or more of them.
+    pub(crate) fn head(
         &self,
         isa: Isa,
         pool: &Pool,
         x: &[f32],
-        need: &LogitsNeed,
+        needs: &[LogitsNeed],
         scratch: &mut Scratch,
-        ids: &mut Vec<u32>,
-        y: &mut Vec<f32>,
-    ) -> bool {
-        match (self.parts.as_slice(), &self.screen) {
-            ([Part::Dense(w)], Some(screen)) => {
-                screen.top(isa, pool, w, x, need, &mut scratch.screen, ids, y)
+        out: &mut Logits,
+    ) {
+        let mut screening = std::mem::take(&mut scratch.screen);
+        let picked = match (self.parts.as_slice(), &self.screen) {
+            ([Part::Dense(w)], Some(screen)) => screen.pick(isa, pool, w, x, needs, &mut screening),
+            _ => vec![None; needs.len()],
+        };
+        out.clear();
+        let full: Vec<usize> = (0..needs.len()).filter(|t| picked[*t].is_none()).collect();
+        out.values.resize(full.len() * self.rows, 0.0);
+        if full.len() == needs.len() {
+            self.linear(isa, pool, x, full.len(), scratch, &mut out.values);
+            out.push_full(full.len());
+        } else {
+            if !full.is_empty() {
+                let x: Vec<f32> =
+                    full.iter().flat_map(|t| &x[t * self.cols..(t + 1) * self.cols]).copied().collect();
+                self.linear(isa, pool, &x, full.len(), scratch, &mut out.values);
             }
-            _ => false,
+            let mut full = (0..).map(|at| (0..0, at * self.rows..(at + 1) * self.rows));
+            for (picked, x) in picked.iter().zip(x.chunks_exact(self.cols)) {
+                let (Some(picked), [Part::Dense(w)]) = (picked, self.parts.as_slice()) else {
+                    out.rows.extend(full.next());
+                    continue;
+                };
+                let (ids, values) = (out.ids.len(), out.values.len());
+                out.ids.extend_from_slice(picked);
+                out.values.resize(values + picked.len(), 0.0);
+                dense::dense_rows(isa, pool, w, picked, x, &mut out.values[values..]);
+                out.rows.push((ids..out.ids.len(), values..out.values.len()));
+            }
         }
+        scratch.screen = screening;
     }
 
     /// `y[m, rows] = x[m, cols] * self^T`.

@@ -1,7 +1,7 @@
 //! The seam: below it everything is static and typed, above it everything is host data.
 
 use crate::{Adapter, AdapterUse, LoadReport, ModelConfig, ModelError};
-use bitnet_core::LogitsNeed;
+use bitnet_core::{Logits, LogitsNeed};
 use std::ops::Range;
 
 /// Which rows of logits a step computes.
@@ -51,17 +51,6 @@ pub struct Span<'a> {
     pub adapters: &'a [AdapterUse],
 }
 
-/// What a step of several sequences gives; its memory is reused from step to step.
-#[derive(Debug, Default)]
-pub struct BatchOutput {
-    /// The ids of `logits`, ascending, where they are some of one token's; empty when they are `[rows, vocab]`.
-    pub ids: Vec<u32>,
-    /// The logits that the spans want, in their order.
-    pub logits: Vec<f32>,
-    /// The states that the spans want, in their order, `[rows, hidden]`.
-    pub states: Vec<f32>,
-}
-
 /// A model with its cache: blocks of positions that sequences hold.
 pub trait Decoder: Send {
     /// The configuration.
@@ -84,8 +73,14 @@ pub trait Decoder: Send {
     fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError>;
     /// Gives an adapter's memory back.
     fn unload_adapter(&mut self, id: u32);
-    /// Runs tokens of several sequences. Each gets the numbers that it would get alone.
-    fn batch(&mut self, batch: &[Span<'_>], out: &mut BatchOutput) -> Result<(), ModelError>;
+    /// Runs tokens of several sequences, each of which gets the numbers that it would get alone; `out` has the logits that they want,
+    /// in their order, and `states` the states, `[rows, hidden]`.
+    fn batch(
+        &mut self,
+        batch: &[Span<'_>],
+        out: &mut Logits,
+        states: &mut Vec<f32>,
+    ) -> Result<(), ModelError>;
 
     /// Tokens of the sequence that [`Decoder::step`] goes on with. It has the cache to itself; a batch ends it.
     fn position(&self) -> usize;

@@ -2,10 +2,9 @@
 
 use crate::low_rank::Adapters;
 use crate::{
-    Adapter, AdapterUse, BatchOutput, Decoder, LoadReport, ModelConfig, ModelError, Role, Rope, Rows, Span,
-    StepOutput,
+    Adapter, AdapterUse, Decoder, LoadReport, ModelConfig, ModelError, Role, Rope, Rows, Span, StepOutput,
 };
-use bitnet_core::{Backend, KV_BLOCK, KvSpan, KvSpec, LogitsNeed, RopeRows};
+use bitnet_core::{Backend, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed, RopeRows};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
@@ -124,10 +123,9 @@ impl RopeTable {
 struct Wanted<'a> {
     /// Numbers of the tokens whose logits are wanted, ascending.
     rows: &'a [usize],
-    /// Which logits are enough, where they are those of one token.
-    need: &'a LogitsNeed,
-    ids: &'a mut Vec<u32>,
-    logits: &'a mut Vec<f32>,
+    /// Which logits are enough for each of them.
+    needs: &'a [LogitsNeed],
+    logits: &'a mut Logits,
     /// Numbers of the tokens whose states behind the final norm are wanted, ascending.
     state_rows: &'a [usize],
     states: &'a mut Vec<f32>,
@@ -275,8 +273,7 @@ impl<B: Backend> Transformer<B> {
             return Ok(());
         }
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
-        let need = if rows.len() == 1 { wanted.need } else { &LogitsNeed::All };
-        b.head(x, head, need, wanted.ids, wanted.logits);
+        b.head(x, head, wanted.needs, wanted.logits);
         Ok(())
     }
 
@@ -346,31 +343,28 @@ impl<B: Backend> Decoder for Transformer<B> {
         self.adapters.unload(id);
     }
 
-    fn batch(&mut self, batch: &[Span<'_>], out: &mut BatchOutput) -> Result<(), ModelError> {
+    fn batch(
+        &mut self,
+        batch: &[Span<'_>],
+        out: &mut Logits,
+        states: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
         let (mut ids, mut rows, mut state_rows) = (Vec::new(), Vec::new(), Vec::new());
-        let mut spans = Vec::with_capacity(batch.len());
-        let mut need = &LogitsNeed::All;
+        let (mut needs, mut spans) = (Vec::new(), Vec::with_capacity(batch.len()));
         for span in batch {
             self.check(span.ids, span.start + span.ids.len())?;
             ids.extend_from_slice(span.ids);
             state_rows.extend(span.states.clone().map(|token| ids.len() - span.ids.len() + token));
             rows.extend(ids.len().saturating_sub(span.needs.len())..ids.len());
-            need = span.needs.last().unwrap_or(need);
+            needs.extend_from_slice(span.needs);
             spans.push(KvSpan { start: span.start, len: span.ids.len(), blocks: span.blocks });
         }
         self.position = 0;
-        out.ids.clear();
-        out.logits.clear();
-        out.states.clear();
-        let mut wanted = Wanted {
-            rows: &rows,
-            need,
-            ids: &mut out.ids,
-            logits: &mut out.logits,
-            state_rows: &state_rows,
-            states: &mut out.states,
-            hidden: &mut [],
-        };
+        out.clear();
+        states.clear();
+        let hidden = &mut [];
+        let mut wanted =
+            Wanted { rows: &rows, needs: &needs, logits: out, state_rows: &state_rows, states, hidden };
         let mut adapters = batch.iter().map(|span| (span.ids.len(), span.adapters));
         self.forward(&ids, &spans, &mut adapters, &mut wanted)
     }
@@ -385,8 +379,6 @@ impl<B: Backend> Decoder for Transformer<B> {
     fn step(&mut self, ids: &[u32], out: &mut StepOutput) -> Result<(), ModelError> {
         let end = self.position + ids.len();
         self.check(ids, end)?;
-        out.ids.clear();
-        out.logits.clear();
         out.hidden.resize_with(if out.keep_hidden { self.config.layers + 2 } else { 0 }, Vec::new);
         let blocks: Vec<u32> = (0..end.div_ceil(KV_BLOCK) as u32).collect();
         let rows: Vec<usize> = match out.rows {
@@ -395,17 +387,27 @@ impl<B: Backend> Decoder for Transformer<B> {
             Rows::All => (0..ids.len()).collect(),
         };
         let span = KvSpan { start: self.position, len: ids.len(), blocks: &blocks };
-        let need = if out.rows == Rows::All { &LogitsNeed::All } else { &out.need };
+        let needs = match out.rows {
+            Rows::Last => vec![out.need.clone()],
+            Rows::None | Rows::All => vec![LogitsNeed::All; rows.len()],
+        };
+        let mut logits = Logits {
+            ids: std::mem::take(&mut out.ids),
+            values: std::mem::take(&mut out.logits),
+            ..Logits::default()
+        };
+        logits.clear();
         let mut wanted = Wanted {
             rows: &rows,
-            need,
-            ids: &mut out.ids,
-            logits: &mut out.logits,
+            needs: &needs,
+            logits: &mut logits,
             state_rows: &[],
             states: &mut Vec::new(),
             hidden: &mut out.hidden,
         };
-        self.forward(ids, &[span], &mut std::iter::empty(), &mut wanted)?;
+        let ran = self.forward(ids, &[span], &mut std::iter::empty(), &mut wanted);
+        (out.ids, out.logits) = (logits.ids, logits.values);
+        ran?;
         self.position = end;
         Ok(())
     }

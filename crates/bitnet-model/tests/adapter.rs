@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use bitnet_core::{ActivationPrecision, KV_BLOCK, KvType, LogitsNeed};
+use bitnet_core::{ActivationPrecision, KV_BLOCK, KvType, Logits, LogitsNeed};
 use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
-use bitnet_model::{
-    Adapter, AdapterUse, BatchOutput, Decoder, LoadOptions, ModelError, Span, Transformer, load,
-};
+use bitnet_model::{Adapter, AdapterUse, Decoder, LoadOptions, ModelError, Span, Transformer, load};
 use bitnet_testkit::golden::{self, max_diff};
 use bitnet_testkit::synthetic::{Arch, Spec, Store};
 use bitnet_testkit::tensors::Float;
@@ -34,7 +32,7 @@ fn logits(model: &mut dyn Decoder, sequences: &[(&[u32], &[AdapterUse])], chunk:
     let blocks: Vec<[u32; 1]> = (0..sequences.len() as u32).map(|b| [b]).collect();
     let needs = vec![LogitsNeed::All; KV_BLOCK];
     let mut all = vec![Vec::new(); sequences.len()];
-    let mut out = BatchOutput::default();
+    let mut out = Logits::default();
     for start in (0..KV_BLOCK).step_by(chunk) {
         let (mut spans, mut whose) = (Vec::new(), Vec::new());
         for (i, (ids, adapters)) in sequences.iter().enumerate() {
@@ -54,8 +52,8 @@ fn logits(model: &mut dyn Decoder, sequences: &[(&[u32], &[AdapterUse])], chunk:
         if spans.is_empty() {
             break;
         }
-        model.batch(&spans, &mut out).unwrap();
-        out.logits.chunks(vocab).zip(whose).for_each(|(row, i)| all[i].extend(row));
+        model.batch(&spans, &mut out, &mut Vec::new()).unwrap();
+        out.values.chunks(vocab).zip(whose).for_each(|(row, i)| all[i].extend(row));
     }
     all
 }
@@ -87,7 +85,7 @@ fn a_peft_adapter_beside_ternary_weights_gives_pefts_numbers() {
             states: 0..0,
             adapters: &[AdapterUse { id, scale: 1.0 }],
         };
-        let refused = model.batch(&[gone], &mut BatchOutput::default());
+        let refused = model.batch(&[gone], &mut Logits::default(), &mut Vec::new());
         assert!(matches!(refused, Err(ModelError::UnknownAdapter { .. })));
         assert_eq!(model.load_adapter(&adapter).unwrap(), id + 1, "no number is given twice");
     }

@@ -22,15 +22,15 @@ pub use request::{Event, Logprob, News, Request, RequestId};
 
 use crate::{FinishReason, Forms, GenerateError, OpenError, Pooling};
 use adapters::{Adapters, Chosen};
-use bitnet_core::KV_BLOCK;
-use bitnet_model::{Adapter, BatchOutput, Decoder, ModelConfig, Span};
+use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
+use bitnet_model::{Adapter, Decoder, ModelConfig, Span};
 use bitnet_tokenizer::Tokenizer;
 use blocks::{Blocks, Prefix};
 use queue::Queue;
-use sequence::{Common, Row, Sequence};
+use sequence::{Common, Sequence};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How an engine shares out its steps.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +72,10 @@ pub struct Stats {
     pub accepted: u64,
     /// Times that an answer was sent back to wait.
     pub preempted: u64,
+    /// Steps that ran.
+    pub steps: u64,
+    /// Time that the decoder took of them; the rest is the engine's own.
+    pub decoder_time: Duration,
 }
 
 /// A model that answers many requests.
@@ -88,7 +92,8 @@ pub struct Engine {
     running: Vec<Sequence>,
     /// Refusals and ends that the next step tells of.
     events: Vec<Event>,
-    out: BatchOutput,
+    logits: Logits,
+    states: Vec<f32>,
     stats: Stats,
     requests: RequestId,
 }
@@ -124,7 +129,8 @@ impl Engine {
             queue: Queue::default(),
             running: Vec::new(),
             events: Vec::new(),
-            out: BatchOutput::default(),
+            logits: Logits::default(),
+            states: Vec::new(),
             stats: Stats::default(),
             requests: 0,
         }
@@ -519,7 +525,11 @@ impl Engine {
                 adapters: &s.adapters,
             })
             .collect();
-        if let Err(e) = self.decoder.batch(&spans, &mut self.out) {
+        let decoding = Instant::now();
+        let decoded = self.decoder.batch(&spans, &mut self.logits, &mut self.states);
+        self.stats.steps += 1;
+        self.stats.decoder_time += decoding.elapsed();
+        if let Err(e) = decoded {
             let error = Arc::new(GenerateError::from(e));
             for sequence in std::mem::take(&mut self.running) {
                 self.fail(sequence, &error);
@@ -527,16 +537,12 @@ impl Engine {
             return;
         }
         let took = begin.elapsed();
-        let out = std::mem::take(&mut self.out);
-        let mut rows = match out.ids.is_empty() {
-            true => out.logits.chunks_exact(self.common.vocab).map(|l| (&[][..], l)).collect(),
-            false => vec![(&out.ids[..], &out.logits[..])],
-        }
-        .into_iter();
-        let mut states = out.states.chunks_exact(self.decoder.config().hidden);
+        let (logits, states) = (std::mem::take(&mut self.logits), std::mem::take(&mut self.states));
+        let mut rows = logits.rows();
+        let mut state_rows = states.chunks_exact(self.decoder.config().hidden);
         for mut sequence in std::mem::take(&mut self.running) {
-            sequence.pool(states.by_ref().take(sequence.states.len()), &mut self.events);
-            let rows: Vec<Row<'_>> = rows.by_ref().take(sequence.needs.len()).collect();
+            sequence.pool(state_rows.by_ref().take(sequence.states.len()), &mut self.events);
+            let rows: Vec<LogitsRow<'_>> = rows.by_ref().take(sequence.needs.len()).collect();
             self.stats.drafted += sequence.guesses as u64;
             self.queue.charge(&sequence.client, sequence.chunk);
             let from = sequence.computed;
@@ -553,7 +559,8 @@ impl Engine {
                 }
             }
         }
-        self.out = out;
+        drop(rows);
+        (self.logits, self.states) = (logits, states);
     }
 
     /// Goes on with a sequence in the next step, or ends it.
@@ -575,7 +582,7 @@ impl Engine {
     }
 
     /// Begins the further answers to a prompt that is computed, with the row of logits behind it.
-    fn fork(&mut self, first: &mut Sequence, row: Option<&Row<'_>>) {
+    fn fork(&mut self, first: &mut Sequence, row: Option<&LogitsRow<'_>>) {
         for mut sequence in std::mem::take(&mut first.siblings) {
             sequence.blocks = first.blocks.clone();
             sequence.blocks.iter().for_each(|b| self.blocks.hold(*b));

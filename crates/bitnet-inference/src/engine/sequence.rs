@@ -6,7 +6,7 @@ use crate::embed::{Pool, Pooling};
 use crate::sample::{OptionError, Sampler};
 use crate::stop::StopStrings;
 use crate::{Constraint, FinishReason, Forms, GenerateError, Timings};
-use bitnet_core::LogitsNeed;
+use bitnet_core::{LogitsNeed, LogitsRow};
 use bitnet_tokenizer::{DecodeStream, TokenBytes, Tokenizer};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -40,9 +40,6 @@ impl Common {
         (0..).zip(tokens).filter(|(_, token)| breaks(token)).map(|(id, _)| id).collect()
     }
 }
-
-/// A row of logits: whose they are (of all ids, when empty), and they.
-pub(super) type Row<'a> = (&'a [u32], &'a [f32]);
 
 pub(super) struct Sequence {
     pub request: RequestId,
@@ -227,10 +224,12 @@ impl Sequence {
             self.guesses = guesses.len();
             self.ids.extend(guesses);
             self.chunk += self.guesses;
-            self.needs.resize(1 + self.guesses, LogitsNeed::All);
-        } else if !wants_prompt {
+        }
+        if !wants_prompt {
             let all = self.logprobs.is_some() || self.form.is_some();
-            self.needs.push(if all { LogitsNeed::All } else { self.sampler.need(&self.ids) });
+            for end in self.ids.len() - self.guesses..=self.ids.len() {
+                self.needs.push(if all { LogitsNeed::All } else { self.sampler.need(&self.ids[..end]) });
+            }
         }
     }
 
@@ -253,7 +252,7 @@ impl Sequence {
     /// came true.
     pub fn ran(
         &mut self,
-        rows: &[Row<'_>],
+        rows: &[LogitsRow<'_>],
         took: Duration,
         common: &Common,
         events: &mut Vec<Event>,
@@ -304,7 +303,7 @@ impl Sequence {
     pub fn begin(
         &mut self,
         first: &Self,
-        row: Option<&Row<'_>>,
+        row: Option<&LogitsRow<'_>>,
         common: &Common,
         events: &mut Vec<Event>,
     ) -> Result<(), GenerateError> {
@@ -317,7 +316,7 @@ impl Sequence {
     }
 
     /// The next token.
-    fn draw(&mut self, row: &Row<'_>) -> Result<u32, GenerateError> {
+    fn draw(&mut self, row: &LogitsRow<'_>) -> Result<u32, GenerateError> {
         let Some(form) = &mut self.form else { return Ok(self.sampler.sample(row.0, row.1, &self.ids)?) };
         let allowed = form.allowed()?;
         let id = self.sampler.sample_among(row.0, row.1, &self.ids, Some(&|id| allowed.is_allowed(id)))?;
@@ -329,7 +328,7 @@ impl Sequence {
     fn accept(
         &mut self,
         id: u32,
-        row: &Row<'_>,
+        row: &LogitsRow<'_>,
         common: &Common,
         events: &mut Vec<Event>,
     ) -> Result<(), GenerateError> {

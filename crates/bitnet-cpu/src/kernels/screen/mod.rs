@@ -19,7 +19,6 @@ mod query;
 mod rows;
 
 use crate::Isa;
-use crate::kernels::dense;
 use crate::layout::Line;
 use crate::pool::{Pool, Shares};
 use bitnet_core::{BackendError, DenseMatrix, LogitsNeed};
@@ -66,105 +65,137 @@ const PIECE: usize = 8;
 /// Screening is given up when more than one row in this many could be among the best.
 const WORTH: usize = 8;
 
-/// Memory that screening uses and leaves behind for the next token.
+/// A token that rows are screened for.
 #[derive(Default)]
-pub(crate) struct ScreenScratch {
+struct Token {
     query: Query,
     /// `[rows]`.
     scores: Vec<f32>,
     /// `[groups]`: the largest lower bound and the largest upper bound of a group's rows.
     extremes: Vec<(f32, f32)>,
     lower: Vec<f32>,
+    /// The rows that could be among the best, ascending; none where the bounds do not separate enough of them.
+    picked: Vec<u32>,
+}
+
+/// Memory that screening uses and leaves behind for the next step.
+#[derive(Default)]
+pub(crate) struct ScreenScratch {
+    /// As many as ever were screened at once.
+    tokens: Vec<Token>,
 }
 
 impl Screen {
-    /// Writes the ids (ascending) and exact products of the rows that `need` asks for. Returns false where the bounds do not
-    /// separate enough rows, or `need` wants all: then nothing is written.
-    #[allow(clippy::too_many_arguments, reason = "one product: where, what and how")]
-    pub(crate) fn top(
+    /// The rows, ascending, that decide what each token of `x [m, k]` needs; `None` where all have to be computed, because they are
+    /// wanted or because the bounds do not separate enough of them.
+    pub(crate) fn pick<'s>(
         &self,
         isa: Isa,
         pool: &Pool,
         w: &DenseMatrix,
         x: &[f32],
-        need: &LogitsNeed,
-        scratch: &mut ScreenScratch,
-        ids: &mut Vec<u32>,
-        logits: &mut Vec<f32>,
-    ) -> bool {
-        let (Some(kernel), LogitsNeed::Top { k, also }) = (kernel(isa), need) else { return false };
-        let (rows, k) = (w.rows(), (*k).max(1));
-        if k > rows / WORTH || !scratch.query.set(x) || self.overflows(&scratch.query) {
-            return false;
-        }
-        self.score(kernel, pool, w, scratch);
-        // The best groups' lower bounds belong to that many different rows, so the `k`-th of them is a bar that the
-        // `k`-th best product reaches.
-        scratch.lower.clear();
-        if scratch.extremes.len() >= 2 * k {
-            scratch.lower.extend(scratch.extremes.iter().map(|(lower, _)| *lower));
-        } else {
-            let bounds = |row: usize| scratch.scores[row] - self.bound(row, &scratch.query);
-            scratch.lower.extend((0..rows).map(bounds));
-        }
-        let (_, bar, _) = scratch.lower.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-        let bar = *bar;
-        ids.clear();
-        for (group, (_, upper)) in scratch.extremes.iter().enumerate() {
-            if *upper >= bar {
-                let first = group * GROUP;
-                let reaches = |row: &usize| scratch.scores[*row] + self.bound(*row, &scratch.query) >= bar;
-                ids.extend((first..rows.min(first + GROUP)).filter(reaches).map(|row| row as u32));
+        needs: &[LogitsNeed],
+        scratch: &'s mut ScreenScratch,
+    ) -> Vec<Option<&'s [u32]>> {
+        let Some(kernel) = kernel(isa) else { return vec![None; needs.len()] };
+        // Which tokens are screened, and how many of the best rows they need.
+        let mut asked = Vec::new();
+        for (t, (x, need)) in x.chunks_exact(w.cols()).zip(needs).enumerate() {
+            let LogitsNeed::Top { k, .. } = need else { continue };
+            if scratch.tokens.len() == asked.len() {
+                scratch.tokens.push(Token::default());
+            }
+            let query = &mut scratch.tokens[asked.len()].query;
+            if *k <= w.rows() / WORTH && query.set(x) && !self.overflows(query) {
+                asked.push((t, (*k).max(1)));
             }
         }
-        if ids.len() > rows / WORTH {
-            ids.clear();
-            return false;
+        let tokens = &mut scratch.tokens[..asked.len()];
+        self.score(kernel, pool, w, tokens);
+        pool.chunks_mut(tokens, 1, &|i, token| {
+            let (t, k) = asked[i];
+            let LogitsNeed::Top { also, .. } = &needs[t] else { return };
+            self.select(w.rows(), k, also, &mut token[0]);
+        });
+        let mut picked = vec![None; needs.len()];
+        for ((t, _), token) in asked.iter().zip(&*tokens) {
+            picked[*t] = Some(&*token.picked).filter(|ids| !ids.is_empty());
         }
-        ids.extend(also.iter().copied().filter(|id| (*id as usize) < rows));
-        ids.sort_unstable();
-        ids.dedup();
-        logits.clear();
-        logits.resize(ids.len(), 0.0);
-        dense::dense_rows(isa, pool, w, ids, x, logits);
-        true
+        picked
+    }
+
+    /// Fills in what a token picks, from its scores.
+    fn select(&self, rows: usize, k: usize, also: &[u32], token: &mut Token) {
+        let Token { query, scores, extremes, lower, picked } = token;
+        // The best groups' lower bounds belong to that many different rows, so the `k`-th of them is a bar that the
+        // `k`-th best product reaches.
+        lower.clear();
+        if extremes.len() >= 2 * k {
+            lower.extend(extremes.iter().map(|(lower, _)| *lower));
+        } else {
+            lower.extend((0..rows).map(|row| scores[row] - self.bound(row, query)));
+        }
+        let (_, bar, _) = lower.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        let bar = *bar;
+        picked.clear();
+        for (group, (_, upper)) in extremes.iter().enumerate() {
+            if *upper >= bar {
+                let first = group * GROUP;
+                let reaches = |row: &usize| scores[*row] + self.bound(*row, query) >= bar;
+                picked.extend((first..rows.min(first + GROUP)).filter(reaches).map(|row| row as u32));
+            }
+        }
+        if picked.len() > rows / WORTH {
+            return picked.clear();
+        }
+        picked.extend(also.iter().copied().filter(|id| (*id as usize) < rows));
+        picked.sort_unstable();
+        picked.dedup();
     }
 
     /// Fills in scores and groups.
-    fn score(&self, kernel: &ScreenKernel, pool: &Pool, w: &DenseMatrix, scratch: &mut ScreenScratch) {
+    fn score(&self, kernel: &ScreenKernel, pool: &Pool, w: &DenseMatrix, tokens: &mut [Token]) {
         let rows = w.rows();
-        let ScreenScratch { query, scores, extremes, .. } = scratch;
-        let query = &*query;
-        scores.resize(rows, 0.0);
-        extremes.resize(rows.div_ceil(GROUP), (0.0, 0.0));
-        let (scores, extremes) = (Shares::new(scores), Shares::new(extremes));
+        let parts: Vec<_> = tokens
+            .iter_mut()
+            .map(|Token { query, scores, extremes, .. }| {
+                scores.resize(rows, 0.0);
+                extremes.resize(rows.div_ceil(GROUP), (0.0, 0.0));
+                (&*query, Shares::new(scores), Shares::new(extremes))
+            })
+            .collect();
+        if parts.is_empty() {
+            return;
+        }
         pool.ranges(rows.div_ceil(GROUP), PIECE, &|groups| {
             for group in groups {
                 let first = group * GROUP;
                 let last = rows.min(first + GROUP);
-                // SAFETY: a group is visited once.
-                let out = unsafe { scores.slice(first, last - first) };
-                match &self.codes {
-                    None => {
-                        let bytes = w.data().len() / rows;
-                        (kernel.q6_k)(&w.data()[first * bytes..last * bytes], bytes, query, out);
-                    }
-                    Some(ByteRows { data, width, scales }) => {
-                        (kernel.int8)(&data[first * width..last * width], *width, query, out);
-                        for (score, scale) in out.iter_mut().zip(&scales[first..last]) {
-                            *score *= scale;
+                for (query, scores, extremes) in &parts {
+                    // SAFETY: a group of a token is visited once.
+                    let out = unsafe { scores.slice(first, last - first) };
+                    match &self.codes {
+                        None => {
+                            let bytes = w.data().len() / rows;
+                            (kernel.q6_k)(&w.data()[first * bytes..last * bytes], bytes, query, out);
+                        }
+                        Some(ByteRows { data, width, scales }) => {
+                            (kernel.int8)(&data[first * width..last * width], *width, query, out);
+                            for (score, scale) in out.iter_mut().zip(&scales[first..last]) {
+                                *score *= scale;
+                            }
                         }
                     }
+                    let (mut lower, mut upper) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+                    for (row, score) in (first..last).zip(&*out) {
+                        let bound = self.bound(row, query);
+                        lower = lower.max(score - bound);
+                        upper = upper.max(score + bound);
+                    }
+                    // SAFETY: as above.
+                    let extreme = unsafe { &mut extremes.slice(group, 1)[0] };
+                    *extreme = (lower, upper);
                 }
-                let (mut lower, mut upper) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
-                for (row, score) in (first..last).zip(&*out) {
-                    let bound = self.bound(row, query);
-                    lower = lower.max(score - bound);
-                    upper = upper.max(score + bound);
-                }
-                // SAFETY: as above.
-                let extreme = unsafe { &mut extremes.slice(group, 1)[0] };
-                *extreme = (lower, upper);
             }
         });
     }
@@ -176,12 +207,13 @@ impl Screen {
         (self.norms[row] * query.miss + miss) * ROUND_UP
     }
 
-    /// Whether the scores that [`Screen::top`] left behind lie within their bounds of the exact products.
+    /// Whether the scores that [`Screen::pick`] left behind of its first token lie within their bounds of the exact products.
     pub(crate) fn holds(&self, scratch: &ScreenScratch, products: &[f32]) -> bool {
+        let token = &scratch.tokens[0];
         let near = |(row, (score, product)): (usize, (&f32, &f32))| {
-            (score - product).abs() <= self.bound(row, &scratch.query)
+            (score - product).abs() <= self.bound(row, &token.query)
         };
-        scratch.scores.iter().zip(products).enumerate().all(near)
+        token.scores.iter().zip(products).enumerate().all(near)
     }
 
     /// Whether a product could leave the range in which the bounds hold.

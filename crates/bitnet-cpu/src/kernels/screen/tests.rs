@@ -1,6 +1,7 @@
 //! The property that screening stands on: whatever rows and vector, the winners it gives are the exact winners.
 
 use super::*;
+use crate::kernels::dense;
 use crate::testing::Noise;
 use bitnet_core::DenseType;
 use half::{bf16, f16};
@@ -45,30 +46,37 @@ fn matrix(
     DenseMatrix::new(rows, cols, dtype, data.into()).unwrap()
 }
 
-/// Screens and compares with all products; returns the share of rows that were computed, or `None` where screening gave up.
+/// Screens for three tokens, the outer ones of which are `x`, and compares with all products; returns the share of rows that were
+/// computed for `x`, or `None` where screening gave up.
 fn check(name: &str, w: &DenseMatrix, x: &[f32], k: usize) -> Option<f64> {
     let pool = Pool::new(2).unwrap();
+    let other: Vec<f32> = x.iter().map(|x| 1.0 - x / 2.0).collect();
+    let all = [x, &other, x].concat();
+    let also = vec![3, 4999];
+    let needs = [
+        LogitsNeed::Top { k, also: also.clone() },
+        LogitsNeed::Top { k: 2, also: Vec::new() },
+        LogitsNeed::Top { k, also },
+    ];
     let mut share = None;
     for isa in Isa::available() {
         let mut products = vec![0.0; w.rows()];
         dense::dense_linear(isa, &pool, w, x, 1, &mut products);
         let Some(screen) = prepare(isa, &pool, w).unwrap() else { continue };
-        let (mut ids, mut logits) = (Vec::new(), Vec::new());
-        let need = LogitsNeed::Top { k, also: vec![3, 4999] };
         let mut scratch = ScreenScratch::default();
         // The scratch of another vector must not matter.
-        screen.top(isa, &pool, w, &vec![1.0; x.len()], &need, &mut scratch, &mut ids, &mut logits);
-        if !screen.top(isa, &pool, w, x, &need, &mut scratch, &mut ids, &mut logits) {
-            continue;
-        }
-        assert!(ids.is_sorted() && ids.len() == logits.len());
+        screen.pick(isa, &pool, w, &vec![1.0; x.len()], &needs[..1], &mut scratch);
+        let picked = screen.pick(isa, &pool, w, &all, &needs, &mut scratch);
+        let alone = &mut ScreenScratch::default();
+        assert_eq!(screen.pick(isa, &pool, w, x, &needs[..1], alone)[0], picked[0], "{name} {isa}: company");
+        assert_eq!(picked[0], picked[2], "{name} {isa}");
+        let Some(ids) = picked[0] else { continue };
+        assert!(ids.is_sorted());
         for id in best(&products, k).iter().chain(&[3, 4999]) {
             assert!(ids.binary_search(id).is_ok(), "{name} {isa}: {id} of the best {k} is missing");
         }
-        for (id, logit) in ids.iter().zip(&logits) {
-            assert_eq!(logit.to_bits(), products[*id as usize].to_bits(), "{name} {isa}: product {id}");
-        }
         share = Some(ids.len() as f64 / w.rows() as f64);
+        assert!(screen.holds(&scratch, &products), "{name} {isa}: a score lies outside its bound");
     }
     share
 }
