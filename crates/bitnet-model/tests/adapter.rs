@@ -7,7 +7,7 @@ use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
 use bitnet_model::{Adapter, AdapterUse, Decoder, LoadOptions, ModelError, Span, Transformer, load};
 use bitnet_testkit::golden::{self, max_diff};
 use bitnet_testkit::synthetic::{Arch, Spec, Store};
-use bitnet_testkit::tensors::Float;
+use bitnet_testkit::tensors::{Float, Noise};
 use bitnet_testkit::{adapter, oracle};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -202,4 +202,36 @@ fn what_is_no_adapter_of_the_model_is_refused() {
         "shape",
     );
     check(&set("target_modules", json!(null)), &[], "without tensors");
+}
+
+#[test]
+fn damaged_files_get_an_error_and_no_more() {
+    let model = open(&golden::fixtures().join("bitnet-packed"), CpuOptions::default(), None);
+    let dir = tempfile::tempdir().unwrap();
+    adapter::write(dir.path(), &adapter::config(1), &adapter::projections(2, 128, 384, 128, 64), 1, 1);
+    let mut noise = Noise(2);
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let path = dir.path().join(name);
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for _ in 0..300 {
+            let mut bytes = whole.clone();
+            // Names and settings lie at the beginning.
+            let reach = bytes.len().min(4000);
+            bytes[noise.bits() as usize % reach] = noise.bits() as u8;
+            if noise.bits() % 4 == 0 {
+                bytes.truncate(noise.bits() as usize % reach);
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            let read =
+                bitnet_formats::open_adapter(dir.path()).map(|files| Adapter::read(&files, model.config()));
+            refused += usize::from(!matches!(read, Ok(Ok(_))));
+        }
+        assert!(refused > 100, "{name}: {refused}");
+        std::fs::write(&path, whole).unwrap();
+    }
+    assert!(read(dir.path(), &model).is_ok());
+    for wrong in ["gguf/bitnet-online-i2_s.gguf", "bitnet-packed", "absent"] {
+        assert!(bitnet_formats::open_adapter(&golden::fixtures().join(wrong)).is_err(), "{wrong}");
+    }
 }
