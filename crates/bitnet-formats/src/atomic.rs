@@ -43,6 +43,10 @@ impl Write for Sink {
 }
 
 impl AtomicFile {
+    /// Begins a file that will be called `target`; devices and pipes are written to as they are.
+    ///
+    /// # Errors
+    /// The file system's.
     pub fn create(target: &Path) -> Result<Self, FormatError> {
         let capacity = 1 << 20;
         let is_stream = fs::metadata(target).is_ok_and(|m| !m.is_file() && !m.is_dir());

@@ -32,6 +32,12 @@ pub struct Adapter {
     pub parts: Vec<LowRank>,
 }
 
+/// Both matrices of a module.
+struct Pair<'a> {
+    path: &'a str,
+    sides: [Option<&'a Tensor>; 2],
+}
+
 impl Adapter {
     /// Finds the projections of a model that the tensors of an adapter belong to.
     ///
@@ -43,7 +49,7 @@ impl Adapter {
         for layer in 0..model.layers {
             projections.extend(ROLES.map(|role| (module(role, layer), (layer, role))));
         }
-        let mut found: BTreeMap<(usize, Role), (&str, [Option<&Tensor>; 2])> = BTreeMap::new();
+        let mut found: BTreeMap<(usize, Role), Pair<'_>> = BTreeMap::new();
         for tensor in &files.tensors {
             let wrong = |why| ModelError::AdapterTensor { name: tensor.name.clone(), why };
             let (path, side) = match tensor.name.rsplit_once(".lora_") {
@@ -55,16 +61,16 @@ impl Adapter {
             let path = path.strip_prefix("model.").unwrap_or(path);
             let place =
                 projections.get(path).ok_or_else(|| wrong("which is for no projection of the model"))?;
-            let (_, sides) = found.entry(*place).or_insert((path, [None; 2]));
-            if sides[side].replace(tensor).is_some() {
+            let pair = found.entry(*place).or_insert(Pair { path, sides: [None; 2] });
+            if pair.sides[side].replace(tensor).is_some() {
                 return Err(wrong("which stands there twice"));
             }
         }
         if found.is_empty() {
             return Err(bad("adapter", "without tensors", "it must have some"));
         }
-        settings.check_targets(found.values().map(|(path, _)| *path))?;
-        let part = |((layer, role), (path, sides)): (_, (&str, [Option<&Tensor>; 2]))| {
+        settings.check_targets(found.values().map(|pair| pair.path))?;
+        let part = |((layer, role), Pair { path, sides })| {
             let [Some(a), Some(b)] = sides else {
                 let lone = sides.into_iter().flatten().next().map_or_else(String::new, |t| t.name.clone());
                 return Err(ModelError::AdapterTensor { name: lone, why: "whose other half is not there" });

@@ -185,15 +185,16 @@ impl<B: Backend> Transformer<B> {
             capacity,
             position: 0,
             act,
+            states: Vec::new(),
         })
     }
 
     /// Runs the tokens of some sequences, whose ids follow each other in `ids`.
-    fn forward<'s>(
+    fn forward(
         &mut self,
         ids: &[u32],
         spans: &[KvSpan<'_>],
-        adapters: &mut dyn Iterator<Item = (usize, &'s [AdapterUse])>,
+        adapters: &mut dyn Iterator<Item = (usize, &[AdapterUse])>,
         wanted: &mut Wanted<'_>,
     ) -> Result<(), ModelError> {
         let (b, c) = (&*self.backend, &self.config);
