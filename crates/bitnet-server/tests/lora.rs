@@ -26,7 +26,7 @@ fn a_request_chooses_its_adapters_and_the_route_sets_what_others_get() {
     for wrong in [json!([{"id": 7, "scale": 1.0}]), json!([{"id": 0, "scale": 1e39}])] {
         for (path, body) in [("/lora-adapters", wrong.clone()), ("/v1/completions", ask(wrong.clone()))] {
             let reply = client.post(path, &body);
-            assert_eq!(reply.status, 400, "{path} {wrong}");
+            assert_eq!(reply.status, 422, "{path} {wrong}");
             let error: Value = serde_json::from_str(&reply.text()).unwrap();
             assert_eq!(error["error"]["param"], "lora", "{error}");
         }
