@@ -129,7 +129,7 @@ impl Engine {
             self.decoder().save_block(block, &mut bytes);
             put(&bytes)?;
         }
-        let sum = hash.finalize();
+        let sum: [u8; 32] = hash.finalize().into();
         file.write(&sum)?;
         Ok(file.finish()?)
     }
@@ -164,7 +164,7 @@ impl Engine {
         let number =
             |key: &str| header.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
         let other = |what| SessionError::Other { path: path.to_owned(), what };
-        if header.get("model").and_then(Value::as_str) != Some(&hex(&self.identity())) {
+        if header.get("model").and_then(Value::as_str) != Some(hex(&self.identity()).as_str()) {
             return Err(other("another model, or other types of cache or activations"));
         }
         let chosen = self.chosen_by_default();
@@ -192,8 +192,8 @@ impl Engine {
         }
         // Nothing of the cache is touched before all of the file is known to be whole.
         let data = reader.bytes(need * block_bytes).map_err(read)?;
-        let sum = reader.hash.clone().finalize();
-        if reader.array::<32>().map_err(read)?[..] != sum[..] {
+        let sum: [u8; 32] = reader.hash.clone().finalize().into();
+        if reader.array::<32>().map_err(read)? != sum {
             return Err(damaged("its checksum is another one"));
         }
         match self.keep(&chosen, &ids[..positions], &data) {

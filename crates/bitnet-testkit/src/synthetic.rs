@@ -288,7 +288,7 @@ impl Spec {
         let Self { arch, window, .. } = self;
         match (window, arch.family, arch.gemma) {
             (None, ..) => false,
-            (_, Family::Gguf, true) => (layer + 1) % 6 != 0,
+            (_, Family::Gguf, true) => !(layer + 1).is_multiple_of(6),
             (_, Family::Gguf, false) => true,
             // Mistral's files do not name them: all are.
             _ if arch.name == Arch::MISTRAL_HF.name => true,
