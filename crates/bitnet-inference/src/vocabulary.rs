@@ -55,7 +55,6 @@ pub fn vocabulary(metadata: &Metadata) -> Result<Option<Vocabulary>, TokenizerEr
         pad: id("padding"),
         add_bos: metadata.bool(&key("add_bos_token")),
         add_eos: metadata.bool(&key("add_eos_token")),
-        add_eos: metadata.bool(&key("add_eos_token")),
         add_space_prefix: metadata.bool(&key("add_space_prefix")),
     }))
 }

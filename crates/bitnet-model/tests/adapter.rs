@@ -219,7 +219,7 @@ fn damaged_files_get_an_error_and_no_more() {
             // Names and settings lie at the beginning.
             let reach = bytes.len().min(4000);
             bytes[noise.bits() as usize % reach] = noise.bits() as u8;
-            if noise.bits() % 4 == 0 {
+            if noise.bits().is_multiple_of(4) {
                 bytes.truncate(noise.bits() as usize % reach);
             }
             std::fs::write(&path, &bytes).unwrap();

@@ -105,6 +105,7 @@ fn collect(answers: &mut Answers, number: &BTreeMap<RequestId, usize>, events: V
                 answer.ends += 1;
                 answer.reason = Some(reason);
             }
+            News::Embedding(_) => panic!("nobody asks for a vector"),
             News::Failed(e) => panic!("{e}"),
         }
     }

@@ -127,7 +127,7 @@ fn a_damaged_session_is_refused_and_leaves_the_cache_alone() {
     for _ in 0..400 {
         let mut damaged = bytes.clone();
         // The header more often than the blocks.
-        let reach = if noise.bits() % 2 == 0 { 700 } else { bytes.len() };
+        let reach = if noise.bits().is_multiple_of(2) { 700 } else { bytes.len() };
         damaged[noise.bits() as usize % reach] ^= 1 << (noise.bits() % 8);
         check(&damaged);
     }

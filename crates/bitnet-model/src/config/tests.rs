@@ -95,23 +95,21 @@ fn llama3_scaling_divides_long_wavelengths() {
 /// What gives YaRN's attention factor, the strongest word first.
 #[test]
 fn yarn_takes_its_attention_factor_from_where_it_is_said() {
-    let read = |more: Value| {
+    let said = |more: Value| {
         let mut scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
         scaling.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         with("rope_scaling", scaling).unwrap().rope.attention_factor()
     };
     let usual = (0.1 * 4f64.ln() + 1.0) as f32;
-    assert_eq!(read(json!({})), usual);
-    assert_eq!(read(json!({"mscale": 1.0, "mscale_all_dim": 0.0})), usual);
-    assert_eq!(read(json!({"mscale": 0.7, "mscale_all_dim": 0.7})), 1.0);
-    assert_eq!(read(json!({"attention_factor": 1.25, "mscale": 0.7, "mscale_all_dim": 1.0})), 1.25);
+    assert_eq!(said(json!({})), usual);
+    assert_eq!(said(json!({"mscale": 1.0, "mscale_all_dim": 0.0})), usual);
+    assert_eq!(said(json!({"mscale": 0.7, "mscale_all_dim": 0.7})), 1.0);
+    assert_eq!(said(json!({"attention_factor": 1.25, "mscale": 0.7, "mscale_all_dim": 1.0})), 1.25);
     let scaling = json!({"rope_type": "yarn", "original_max_position_embeddings": 512});
     let mut config = llama();
     config["rope_scaling"] = scaling;
     config["max_position_embeddings"] = json!(2048);
-    let Some(RopeScaling::Yarn(yarn)) = super::tests::read(config).unwrap().rope.scaling else {
-        panic!("it is yarn")
-    };
+    let Some(RopeScaling::Yarn(yarn)) = read(config).unwrap().rope.scaling else { panic!("it is yarn") };
     assert_eq!((yarn.factor, yarn.original_context), (4.0, 512.0), "the factor follows from both contexts");
 }
 
