@@ -4,7 +4,9 @@ import json
 import sys
 
 import anthropic
+import ollama
 import openai
+import websockets.sync.client
 
 url, model = sys.argv[1:]
 client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
@@ -90,4 +92,79 @@ with claude.messages.stream(model=model, max_tokens=8, messages=user) as stream:
     streamed = "".join(stream.text_stream)
     assert streamed == stream.get_final_message().content[0].text
 assert claude.messages.count_tokens(model=model, messages=user).input_tokens > 0
-done("anthropic messages, whole, streamed and counted")
+uses = [{"name": "count", "description": "Counts.", "input_schema": schema}]
+called = claude.messages.create(
+    model=model, max_tokens=300, messages=user, tools=uses, tool_choice={"type": "any"}
+)
+assert called.stop_reason == "tool_use" and called.content[-1].name == "count", called
+with claude.messages.stream(
+    model=model, max_tokens=300, messages=user, tools=uses, tool_choice={"type": "tool", "name": "count"}
+) as stream:
+    assert 1 <= stream.get_final_message().content[-1].input["n"] <= 9
+result = [{"type": "tool_result", "tool_use_id": called.content[-1].id, "content": "3"}]
+asked = [*user, {"role": "assistant", "content": called.content}, {"role": "user", "content": result}]
+assert claude.messages.create(model=model, max_tokens=4, messages=asked, tools=uses).role == "assistant"
+done("anthropic messages, whole, streamed, counted, and tools")
+
+response = client.responses.create(
+    model=model, input="hello", instructions="be brief", max_output_tokens=8, temperature=0
+)
+assert response.object == "response" and response.usage.output_tokens <= 8
+events = list(
+    client.responses.create(
+        model=model, input="hello", instructions="be brief", max_output_tokens=8, temperature=0, stream=True
+    )
+)
+assert events[0].type == "response.created" and events[-1].type == f"response.{response.status}"
+text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+assert text == response.output_text == events[-1].response.output_text
+tool = {"type": "function", "name": "count", "parameters": schema, "strict": True}
+called = client.responses.create(
+    model=model, input="hello", max_output_tokens=300, tools=[tool], tool_choice="required"
+)
+call = called.output[-1]
+assert call.type == "function_call" and 1 <= json.loads(call.arguments)["n"] <= 9
+with client.responses.stream(
+    model=model, input="hello", max_output_tokens=300, tools=[tool], tool_choice="required"
+) as stream:
+    assert stream.get_final_response().output[-1].name == "count"
+answer = {"type": "function_call_output", "call_id": call.call_id, "output": "3"}
+asked = [*user, call.model_dump(exclude_none=True), answer]
+assert client.responses.create(model=model, input=asked, max_output_tokens=4).output[0].type == "message"
+shaped = client.responses.create(
+    model=model,
+    input="hello",
+    max_output_tokens=200,
+    text={"format": {"type": "json_schema", "name": "number", "strict": True, "schema": schema}},
+)
+assert 1 <= json.loads(shaped.output_text)["n"] <= 9
+done("openai responses, whole and streamed, with tools and json_schema")
+
+local = ollama.Client(host=url)
+assert model in [m.model for m in local.list().models]
+assert local.show(model).details.family == "bitnet"
+options = {"num_predict": 8, "temperature": 0}
+whole = local.chat(model=model, messages=user, options=options)
+streamed = list(local.chat(model=model, messages=user, options=options, stream=True))
+assert whole.message.content == "".join(part.message.content for part in streamed)
+assert streamed[-1].done and streamed[-1].eval_count == whole.eval_count <= 8
+made = local.generate(model=model, prompt="hello", options=options)
+again = local.generate(model=model, prompt="hello", options=options, context=made.context)
+assert again.prompt_eval_count > made.prompt_eval_count
+shaped = local.chat(model=model, messages=user, format=schema, options={"num_predict": 200})
+assert 1 <= json.loads(shaped.message.content)["n"] <= 9
+try:
+    local.chat(model="absent", messages=user)
+    raise SystemExit("an absent model was taken")
+except ollama.ResponseError as e:
+    assert e.status_code == 404
+done("ollama list, show, chat, generate and format")
+
+with websockets.sync.client.connect(url.replace("http", "ws") + "/v1/ws") as socket:
+    socket.send(json.dumps({"id": "a", "messages": user, "max_tokens": 8, "seed": 1, "ignore_eos": True}))
+    text = ""
+    while not (chunk := json.loads(socket.recv())).get("done"):
+        assert chunk["id"] == "a" and chunk["object"] == "chat.completion.chunk"
+        text += chunk["choices"][0]["delta"].get("content", "")
+assert text == chat.choices[0].message.content
+done("websockets")

@@ -10,7 +10,10 @@ import re
 import subprocess
 import sys
 
-MULTIPLY = ["tdpbsud", "vpdpbusd", "vpmaddubsw", "sdot", "smmla", "smlal", "smlal2", "tbl", "vpshufb", "vpermb"]
+MULTIPLY = [
+    "tdpbsud", "vpdpbusd", "vpmaddubsw", "sdot", "smmla", "smlal", "smlal2",
+    "tbl", "vpshufb", "vpermb", "vpermi2b", "vpermt2b",
+]
 KERNEL = re.compile(r"bitnet_cpu::kernels::((?:ternary|skip|screen)::(?:\w+::)+\w+)")
 FUNCTION = re.compile(r"^([0-9a-f]+) <(.*)>:$")
 LINE = re.compile(r"^\s*([0-9a-f]+):\s+(?:\{\w+\}\s+)?(\S+)\s*(.*)$")

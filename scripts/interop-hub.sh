@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The hub's cache, shared with Python's huggingface_hub: it finds what bitnet pulled, bitnet finds what it downloaded, both pull
-# at once, and each removes what the other brought. The hub is the test server, on this machine.
-# Needs python3 with venv, and a package index for one package. VERSIONS="2.4.0 1.0.0" names those of huggingface_hub.
+# at once, and each removes what the other brought. Before that, a pull over TLS. The hub is the test server, on this machine.
+# Needs openssl, python3 with venv, and a package index for one package. VERSIONS="2.4.0 1.0.0" names those of huggingface_hub.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 versions=${VERSIONS:-2.4.0 1.0.0 0.36.0}
@@ -9,7 +9,7 @@ cargo build --quiet --release -p bitnet-cli
 cargo build --quiet --release -p bitnet-testkit --example hub_server
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 folder=$(mktemp -d)
-trap 'kill "${server:-}" 2>/dev/null || true; rm -rf "$folder"' EXIT
+trap 'kill "${server:-}" "${tls:-}" 2>/dev/null || true; rm -rf "$folder"' EXIT
 
 # Two repositories of fixtures, and a file that takes a while. The server sends 20000 bytes every 5 ms.
 mkdir -p "$folder/repos/org"
@@ -78,6 +78,57 @@ elif step == "empty":
     assert not scan(), scan()
 print(f"  huggingface_hub {hub.__version__}: {step}", file=sys.stderr)
 PY
+
+# TLS in front of the hub, with a certificate authority that nobody knows.
+key="-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+# shellcheck disable=SC2086
+{
+    openssl req -x509 $key -days 2 -subj "/CN=an authority of our own" -keyout "$folder/ca.key" -out "$folder/ca.pem"
+    openssl req $key -subj /CN=localhost -keyout "$folder/tls.key" -out "$folder/tls.csr"
+    echo "subjectAltName=DNS:localhost" >"$folder/tls.ext"
+    openssl x509 -req -in "$folder/tls.csr" -CA "$folder/ca.pem" -CAkey "$folder/ca.key" -days 2 -extfile "$folder/tls.ext" \
+        -out "$folder/tls.pem"
+} 2>/dev/null
+cat >"$folder/tls.py" <<'PY'
+import socket, ssl, sys, threading
+folder, port = sys.argv[1], int(sys.argv[2].rsplit(":", 1)[1])
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(f"{folder}/tls.pem", f"{folder}/tls.key")
+listener = socket.create_server(("127.0.0.1", 0))
+print(f"https://localhost:{listener.getsockname()[1]}", flush=True)
+
+def pump(a, b):
+    try:
+        while data := a.recv(65536):
+            b.sendall(data)
+    except OSError:
+        pass
+    finally:
+        b.close()
+
+def serve(client):
+    try:
+        client = context.wrap_socket(client, server_side=True)
+    except OSError:  # it does not trust us
+        return
+    hub = socket.create_connection(("127.0.0.1", port))
+    threading.Thread(target=pump, args=(client, hub), daemon=True).start()
+    pump(hub, client)
+
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+PY
+python3 "$folder/tls.py" "$folder" "$HF_ENDPOINT" >"$folder/tls-url" &
+tls=$!
+until [ -s "$folder/tls-url" ]; do sleep 0.05; done
+pull=($bitnet pull org/tiny --endpoint "$(cat "$folder/tls-url")" --include '*config.json' --cache-dir "$folder/tls-cache")
+cmp "$(SSL_CERT_FILE="$folder/ca.pem" "${pull[@]}")/config.json" tests/fixtures/bitnet-packed/config.json
+rm -rf "$folder/tls-cache"
+if said=$("${pull[@]}" 2>&1) || ! grep -qi certificate <<<"$said"; then
+    echo "a certificate of a stranger: $said" >&2
+    exit 1
+fi
+echo "TLS: pulled with SSL_CERT_FILE, refused without"
 
 for version in $versions; do
     venv="$folder/venv-$version"

@@ -238,6 +238,8 @@ def check_torch():
             torch.save(content, out / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
             diff = bitnet("inspect", FIXTURES / "bitnet-online", "--diff", out)
             assert diff.strip() == "no differences", f"{kind}: {diff}"
+            others = [t["name"] for t in json.loads(bitnet("inspect", out, "--json"))["other_tensors"]]
+            assert others == (["optimizer.state.0.step", "optimizer.state.0.exp_avg"] if "optimizer" in content else []), others
             read += 1
     return f"{written} tensors of ours equal, weights_only; {read} files of its own (zip and older) read"
 

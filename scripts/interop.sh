@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What bitnet writes, read and run by other people's software: transformers, gguf, llama-cpp-python, ONNX Runtime, torch and mlx.
-# The packages, about 3 GB, are kept in $INTEROP, ~/.cache/bitnet-interop by default; llama-cpp-python is built from source.
+# The packages, about 6 GB, are kept in $INTEROP, ~/.cache/bitnet-interop by default; llama-cpp-python is built from source.
 # Needs python3 with venv, cmake and a C++ compiler. Options go to interop.py: names of checks, to run only those.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -3,16 +3,22 @@
 
   load-server.py URL                       tokens a second and latencies against concurrency
   load-server.py URL --soak 10000          that many short requests, many of them broken, at --concurrency 64
+  load-server.py URL --sigterm 3 --pid PID ends the server after so many seconds of load
 
 The soak sends random lengths, hang-ups in mid-stream, bad JSON, bodies that are too large, bad grammars and readers that
 take their time. Every request that is taken must end with exactly one terminal event, and afterwards nothing may be running
-and no block held.
+and no block held; with --pid, memory may not grow by more than a twentieth from the third
+quarter to the last (bodies of a few megabytes come and go meanwhile).
+
+A server that is told to end refuses new requests; whatever it has begun to answer has to come to its end.
 """
 
 import argparse
 import http.client
 import json
+import os
 import random
+import signal
 import statistics
 import threading
 import time
@@ -157,29 +163,85 @@ def soak(load, args):
 
     def memory():
         with open(f"/proc/{args.pid}/status") as status:
-            return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
+            return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
 
     threads = [threading.Thread(target=work) for _ in range(args.concurrency)]
     begin = time.perf_counter()
     [t.start() for t in threads]
     seen = []
     while any(t.is_alive() for t in threads):
-        time.sleep(1)
+        time.sleep(0.5)
         if args.pid:
-            seen.append((args.soak - len(left), memory()))
+            seen.append((min(args.soak - len(left), args.soak - 1), memory()))
     [t.join() for t in threads]
     time.sleep(0.5)
     print(f"{args.soak} requests at {args.concurrency} in {time.perf_counter() - begin:.1f} s")
     for what, count in sorted(counts.items()):
         print(f"  {what}: {count}")
+    moved = False
     if seen:
-        half = [m for n, m in seen if n >= args.soak // 2] or [seen[-1][1]]
-        print(f"  memory in the second half: {min(half)} to {max(half)} MB, mean {statistics.mean(half):.0f}")
+        quarter = lambda i: statistics.mean([m for n, m in seen if n * 4 // args.soak == i] or [seen[-1][1]])
+        moved = quarter(3) > 1.05 * quarter(2)
+        print(f"  memory in the third quarter {quarter(2):.1f} MB, in the last {quarter(3):.1f} MB")
     running, waiting = load.gauge("requests_running"), load.gauge("requests_waiting")
     held = load.gauge("kv_cache_usage_ratio")
+    ended = load.gauge("requests_total")
+    taken = sum(counts.get(kind, 0) for kind in ("plain", "whole", "slow", "hang up"))
     print(f"  afterwards: {running:.0f} running, {waiting:.0f} waiting, {held:.3f} of the blocks held")
-    wrong = any(word in what for what in counts for word in ("WRONG", "LOST")) or running or waiting or held
-    raise SystemExit(1 if wrong else 0)
+    print(f"  {ended:.0f} answers ended, {taken} were begun since this began")
+    wrong = any(word in what for what in counts for word in ("WRONG", "LOST"))
+    raise SystemExit(1 if wrong or running or waiting or held or moved or ended < taken else 0)
+
+
+def sigterm(load, args):
+    """Streams without a pause, and a signal in the midst of them."""
+    counts, lock, told = {}, threading.Lock(), threading.Event()
+
+    def note(what):
+        with lock:
+            counts[what] = counts.get(what, 0) + 1
+
+    def one(rng):
+        body = {
+            "prompt": load.prompt(rng, rng.randrange(1, 60)),
+            "max_tokens": rng.randrange(1, 60),
+            "ignore_eos": True,
+            "stream": rng.random() < 0.8,
+        }
+        late = told.is_set()
+        try:
+            _, response = load.post(body)
+        except (ConnectionError, http.client.BadStatusLine):
+            note("refused, not connected")
+            return not late
+        if response.status != 200:
+            response.read()
+            note(f"refused, {response.status}")
+            return not late
+        try:
+            text = response.read().decode()
+        except (ConnectionError, http.client.IncompleteRead):
+            note("LOST in the midst")
+            return True
+        whole = text.endswith("data: [DONE]\n\n") if body["stream"] else text.endswith("}")
+        when = "after" if told.is_set() else "before"
+        note(f"answered {when} the signal" if whole and text.count('"finish_reason":"') == 1 else f"LOST: {text[-200:]}")
+        return True
+
+    def work(seed):
+        rng = random.Random(seed)
+        while one(rng):
+            pass
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(args.concurrency)]
+    [t.start() for t in threads]
+    time.sleep(args.sigterm)
+    told.set()
+    os.kill(args.pid, signal.SIGTERM)
+    [t.join() for t in threads]
+    for what, count in sorted(counts.items()):
+        print(f"  {what}: {count}")
+    raise SystemExit(1 if any("LOST" in what for what in counts) or not counts.get("answered after the signal") else 0)
 
 
 def main():
@@ -191,10 +253,11 @@ def main():
     parser.add_argument("--answer", type=int, default=32, help="tokens of an answer")
     parser.add_argument("--soak", type=int, default=0, metavar="REQUESTS")
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--sigterm", type=float, metavar="SECONDS")
     parser.add_argument("--pid", type=int, help="of the server, to watch its memory")
     args = parser.parse_args()
     load = Load(args.url)
-    soak(load, args) if args.soak else throughput(load, args)
+    sigterm(load, args) if args.sigterm else soak(load, args) if args.soak else throughput(load, args)
 
 
 main()

@@ -28,6 +28,7 @@ pub fn spell_out(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = O
         match arg.to_str() {
             Some("-ctk") => "--cache-type-k".into(),
             Some("-ctv") => "--cache-type-v".into(),
+            Some("-md") => "--draft-model".into(),
             // Elsewhere `-pg` is the prompt "g".
             Some("-pg") if bench => "--pg".into(),
             Some("-ub") if bench => "--ubatch-size".into(),
@@ -221,6 +222,8 @@ pub enum Spec {
     None,
     /// What followed the last few tokens the time before
     Ngram,
+    /// A smaller model of the same vocabulary: --draft-model
+    Draft,
 }
 
 /// How an answer is sampled and when it ends.
@@ -308,12 +311,24 @@ pub struct SamplingFlags {
         help_heading = "Sampling"
     )]
     stop: Vec<String>,
+    /// Never let the answer contain this text, in whatever case its ASCII letters are; may be repeated
+    #[arg(long = "banned-string", value_name = "TEXT", help_heading = "Sampling")]
+    banned: Vec<String>,
     /// Never end at an end token: they are banned
     #[arg(long, help_heading = "Sampling")]
     ignore_eos: bool,
-    /// Guess tokens ahead and let one step check them; changes speed, never the answer
-    #[arg(long, value_enum, default_value_t = Spec::None, env = "BITNET_SPEC", help_heading = "Sampling")]
-    spec: Spec,
+    /// Guess tokens ahead and let one step check them; changes speed, never the answer [default: draft with --draft-model, else none]
+    #[arg(long, value_enum, env = "BITNET_SPEC", help_heading = "Sampling")]
+    spec: Option<Spec>,
+    /// Model that guesses (also -md): a path, or one of the hub
+    #[arg(
+        long,
+        visible_alias = "model-draft",
+        value_name = "MODEL",
+        env = "BITNET_DRAFT_MODEL",
+        help_heading = "Sampling"
+    )]
+    draft_model: Option<PathBuf>,
     /// Tokens to guess ahead at most
     #[arg(
         long,
@@ -353,14 +368,49 @@ impl SamplingFlags {
             sampling,
             max_tokens: usize::try_from(self.predict).ok(),
             stop: self.stop.clone(),
+            banned: self.banned.clone(),
             ignore_eos: self.ignore_eos,
             batch: flags.batch_size,
             form: None,
             dry_breakers: self.stages.breakers(defaults.dry_breakers),
-            draft: if self.spec == Spec::Ngram { self.draft } else { 0 },
+            draft: if self.spec()? == Spec::None { 0 } else { self.draft },
             adapters: None,
             cancel: None,
         })
+    }
+
+    fn spec(&self) -> Result<Spec, Failure> {
+        match (self.spec, &self.draft_model) {
+            (None, None) => Ok(Spec::None),
+            (None | Some(Spec::Draft), Some(_)) => Ok(Spec::Draft),
+            (Some(Spec::Draft), None) => {
+                Err(Failure::Usage("--spec draft needs a model that guesses: --draft-model MODEL".to_owned()))
+            }
+            (Some(_), Some(_)) => {
+                Err(Failure::Usage("--draft-model guesses with --spec draft alone".to_owned()))
+            }
+            (Some(spec), None) => Ok(spec),
+        }
+    }
+
+    /// Opens the model that guesses, where one is named, and gives it to the one that answers; `cache` as for that one.
+    pub fn add_draft(
+        &self,
+        model: &mut Model,
+        flags: &ModelFlags,
+        cache: Option<usize>,
+        quiet: bool,
+    ) -> Result<(), Failure> {
+        let Some(path) = self.draft_model.as_deref() else { return Ok(()) };
+        let path = hub::locate(path, quiet)?;
+        let mut options = flags.options()?;
+        options.load.cache = cache;
+        let checkpoint = bitnet_formats::open(&path)?;
+        let (draft, _) = load(&path, &checkpoint, options, &flags.tuning, quiet)?;
+        model.set_draft(draft).map_err(Failure::at(&path))?;
+        // One of the hub's cache stays there until the program ends.
+        std::mem::forget(path);
+        Ok(())
     }
 }
 

@@ -144,6 +144,7 @@ impl From<OpenError> for Failure {
             OpenError::Model(e) => e.into(),
             OpenError::Tokenizer(e) => e.into(),
             OpenError::Device(e) => Self::Usage(chain(&e)),
+            e @ OpenError::DraftVocabulary { .. } => Self::Usage(chain(&e)),
             e => Self::Runtime(chain(&e)),
         }
     }
@@ -169,6 +170,7 @@ impl From<GenerateError> for Failure {
             | GenerateError::UnknownAdapter { .. }
             | GenerateError::AdapterScale { .. }
             | GenerateError::Form { .. }
+            | GenerateError::TooManyBanned { .. }
             | GenerateError::Options(_) => Self::Usage(chain(&e)),
             GenerateError::Model(e) => e.into(),
             e => Self::Runtime(chain(&e)),

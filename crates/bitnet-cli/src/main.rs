@@ -1,8 +1,9 @@
 //! The `bitnet` command: flags in, library calls, results on stdout, everything else on stderr.
 #![forbid(unsafe_code)]
 #![allow(
+    rustdoc::bare_urls,
     rustdoc::broken_intra_doc_links,
-    reason = "comments on flags are help texts, where brackets are around what may be left out"
+    reason = "comments on flags are help texts, where brackets are around what may be left out and addresses stand as they are"
 )]
 
 mod args;
@@ -10,6 +11,7 @@ mod commands;
 mod downloads;
 mod failure;
 mod hub;
+mod logs;
 mod lora;
 mod stages;
 mod terminal;
@@ -54,7 +56,7 @@ enum Command {
     /// Answer a file of requests, many at once
     Batch(batch::Batch),
     /// Serve OpenAI's API over HTTP, many requests at once
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Texts as vectors
     Embed(embed::Embed),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model

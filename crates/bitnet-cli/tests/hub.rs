@@ -5,7 +5,7 @@
 
 mod common;
 
-use bitnet_testkit::hub::{Access, HubServer, Mood, Repo, sha256};
+use bitnet_testkit::hub::{Access, HubServer, Mood, Proxy, Repo, sha256};
 use common::{Folder, Ran, bitnet_with, output, text};
 use serde_json::Value;
 use std::path::Path;
@@ -165,6 +165,31 @@ fn what_the_hub_or_the_network_refuse_is_exit_code_4() {
         assert_eq!(lab.run(&["pull", "org/secret", "-q"], token).code, Some(0));
     }
     assert_eq!(lab.run(&["pull", "org/gated", "--token", "hf_right"], &[]).code, Some(0));
+}
+
+#[test]
+fn proxies_are_honoured() {
+    let lab = Lab::new();
+    lab.server.put("org/large", Repo::new(&[("m.gguf", vec![7; 20_000])]));
+    let host = lab.server.url().strip_prefix("http://").unwrap().to_owned();
+    // "user:pass" in base 64.
+    let (open, closed) = (Proxy::start(None), Proxy::start(Some("Basic dXNlcjpwYXNz")));
+    let with_password = closed.url().replace("http://", "http://user:pass@");
+    for (proxy, variable, url) in [
+        (&open, "ALL_PROXY", open.url()),
+        (&open, "HTTP_PROXY", open.url()),
+        (&closed, "http_proxy", &with_password),
+    ] {
+        let pulled = lab.run(&["pull", "org/large", "-q"], &[(variable, url)]);
+        assert_eq!(pulled.code, Some(0), "{variable}: {pulled:?}");
+        let seen = proxy.seen();
+        // The hub, and the other port where large files lie.
+        assert!(seen.contains(&host) && seen.iter().any(|h| *h != host), "{variable}: {seen:?}");
+        lab.output(&["rm", "org/large"]);
+    }
+    let direct =
+        lab.run(&["pull", "org/large", "-q"], &[("ALL_PROXY", open.url()), ("NO_PROXY", "127.0.0.1")]);
+    assert_eq!((direct.code, open.seen()), (Some(0), vec![]), "{direct:?}");
 }
 
 #[test]

@@ -5,10 +5,10 @@
 
 mod common;
 
-use common::{Folder, refused};
+use common::{Folder, bitnet, refused};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 #[test]
 fn what_cannot_be_served_is_refused() {
@@ -21,14 +21,20 @@ fn what_cannot_be_served_is_refused() {
     serve(&["--api-key-file", "/nowhere"], 2, &["--api-key-file"]);
     serve(&["--top-p", "2"], 2, &["top-p"]);
     serve(&["--parallel", "0"], 2, &["--parallel"]);
+    serve(&["--ssl-cert-file", "/nowhere", "--ssl-key-file", "/nowhere"], 2, &["--tls-cert", "/nowhere"]);
+    serve(&["--log-level", "x=loud"], 2, &["--log-level"]);
+    refused(&["serve", &path, &path, "--port", "0"], 2, &["--alias"]);
+    for wrong in [&["--rate-limit", "0"][..], &["--tls-cert", "/nowhere"], &["--otlp-headers", "x"]] {
+        let ran = bitnet(&[&["serve", &path], wrong].concat());
+        assert!(ran.code == Some(2) && ran.stderr.contains(wrong[0]), "{ran:?}");
+    }
     refused(&["serve", "/nowhere", "--port", "0"], 3, &["/nowhere"]);
 }
 
-#[test]
-fn it_answers_and_ends_when_told() {
-    let folder = Folder::with_model();
+/// A server, and the lines of its standard error behind `ready`.
+fn start(args: &[&str]) -> (Child, String, impl Iterator<Item = String> + use<>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
-        .args(["serve", &folder.path(), "--port", "0", "--alias", "tiny"])
+        .args([&["serve", "--port", "0"], args].concat())
         .env_clear()
         .stderr(Stdio::piped())
         .spawn()
@@ -36,13 +42,59 @@ fn it_answers_and_ends_when_told() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let address = lines.find_map(|l| Some(l.strip_prefix("listening on http://")?.to_owned())).unwrap();
     lines.find(|l| l == "ready").unwrap();
-    let mut stream = TcpStream::connect(&address).unwrap();
-    let body = r#"{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}"#;
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close";
+    (child, address, lines)
+}
+
+fn ask(address: &str, headers: &str, model: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let body = format!(
+        r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "hi"}}], "max_tokens": 4}}"#
+    );
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close{headers}");
     write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
-    assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("\"role\":\"assistant\""), "{reply}");
+    reply
+}
+
+fn end(mut child: Child) {
     let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(told.success() && child.wait().unwrap().success(), "it ends in order");
+}
+
+#[test]
+fn it_answers_and_ends_when_told() {
+    let folder = Folder::with_model();
+    let (child, address, _lines) = start(&[&folder.path(), &folder.path(), "--alias", "tiny,other"]);
+    for model in ["tiny", "other"] {
+        let reply = ask(&address, "", model);
+        assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("\"role\":\"assistant\""), "{reply}");
+        assert!(reply.contains(&format!("\"model\":\"{model}\"")), "{reply}");
+    }
+    assert!(ask(&address, "", "absent").starts_with("HTTP/1.1 404"));
+    end(child);
+}
+
+#[test]
+fn logs_are_objects_and_never_hold_a_key() {
+    let folder = Folder::with_model();
+    let (right, wrong) = ("right-key-of-the-test", "wrong-key-of-the-test");
+    let (child, address, lines) =
+        start(&[&folder.path(), "--api-key", right, "--log-format", "json", "--log-level", "trace"]);
+    let lines = std::thread::spawn(move || lines.collect::<Vec<String>>());
+    let id = "\r\nx-request-id: mine-3";
+    assert!(ask(&address, &format!("{id}\r\nauthorization: Bearer {right}"), "").starts_with("HTTP/1.1 200"));
+    assert!(ask(&address, &format!("\r\nx-api-key: {wrong}"), "").starts_with("HTTP/1.1 401"));
+    end(child);
+    let lines = lines.join().unwrap();
+    let requests: Vec<serde_json::Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|e| panic!("{line}: {e}")))
+        .filter(|line| line["message"] == "request")
+        .collect();
+    let statuses: Vec<_> = requests.iter().map(|line| line["status"].as_u64()).collect();
+    assert_eq!(statuses, [Some(200), Some(401)]);
+    assert_eq!((&requests[0]["id"], &requests[0]["level"]), (&"mine-3".into(), &"INFO".into()));
+    let all = lines.concat();
+    assert!(!all.contains(right) && !all.contains(wrong), "no key is logged");
 }

@@ -122,6 +122,28 @@ fn embed_gives_a_vector_of_length_one_for_each_text() {
 }
 
 #[test]
+fn a_model_that_guesses_and_banned_strings() {
+    let (path, other) = (fixture("bitnet-packed"), fixture("llama-packed"));
+    let args = ["run", &path, "--tokens", "5,6,7,8", "-s", "3", "-n", "40", "--ignore-eos", "--json"];
+    let run = |more: &[&str]| parse(&output(&[&args[..], more].concat()));
+    let plain = run(&[]);
+    for draft in [&path, &other] {
+        let drafted = run(&["-md", draft, "--draft-max", "3"]);
+        assert_eq!(drafted["tokens"], plain["tokens"], "{draft}");
+        assert!(drafted["timings"]["draft_n"].as_u64() > Some(20), "{drafted}");
+    }
+    let ran = bitnet(&["run", &path, "--tokens", "5,6,7,8", "-n", "40", "--ignore-eos", "-md", &path]);
+    let last = ran.stderr.lines().last().unwrap();
+    assert!(last.contains("guesses right, ") && last.ends_with(" tokens a step"), "{last}");
+    let text = plain["text"].as_str().unwrap();
+    let banned: String = text.chars().skip(5).take(3).collect();
+    let without = run(&["--banned-string", &banned]);
+    assert!(!without["text"].as_str().unwrap().contains(&banned), "{banned:?} in {without}");
+    refused(&["run", &path, "x", "--spec", "draft"], 2, &["--draft-model"]);
+    refused(&["run", &path, "x", "--spec", "ngram", "-md", &other], 2, &["--spec draft"]);
+}
+
+#[test]
 fn run_streams_the_text_and_ends_with_the_speeds() {
     let path = fixture("bitnet-packed");
     let args = ["run", &path, "ships at night", "-s", "7", "-n", "20"];
@@ -266,6 +288,26 @@ fn inspect_says_what_a_model_is_made_of() {
         let template = object["chat_template"].as_str().unwrap_or("no chat template");
         assert!(page.contains(template), "{page}");
     }
+}
+
+#[test]
+fn inspect_lists_what_a_file_has_beside_the_model() {
+    let folder = Folder::new();
+    let graph = text(&folder.at("graph"));
+    output(&["convert", &fixture("bitnet-packed"), &graph, "--to", "onnx", "-q"]);
+    let object = parse(&output(&["inspect", &graph, "--json"]));
+    assert_eq!(object["format"], "Hugging Face ONNX");
+    let others = object["other_tensors"].as_array().unwrap();
+    assert!(!others.is_empty());
+    let (short, long) = (output(&["inspect", &graph]), output(&["inspect", &graph, "--tensors"]));
+    let count = format!("beside the model: {} tensors, ", others.len());
+    assert!(short.contains(&count) && long.contains(&count), "{short}");
+    for tensor in others {
+        let line = format!("\n{} ", tensor["name"].as_str().unwrap());
+        assert!(long.contains(&line) && !short.contains(&line), "{line} {long}");
+    }
+    let plain = output(&["inspect", &fixture("bitnet-packed"), "--tensors"]);
+    assert!(!plain.contains("beside the model"), "{plain}");
 }
 
 /// A model without a tokenizer, which speed does not need.

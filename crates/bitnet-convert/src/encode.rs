@@ -8,7 +8,7 @@ use bitnet_core::{DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
 use bitnet_formats::TensorType;
 use bitnet_model::{Architecture, in_file_order};
 use bitnet_quant::dense::{dequantize_row, quantize_row};
-use bitnet_quant::packing::{I2_S, Packing};
+use bitnet_quant::packing::Packing;
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -55,11 +55,7 @@ pub(crate) fn encode(
         },
         Make::Packed(packing) => {
             let m = trits(source, arch, target, job)?;
-            // All packings but one have their scales in f16.
-            let (m, inexact) = match packing.name == I2_S.name {
-                true => (m, None),
-                false => rounded(m, DenseType::F16, &name, target.name)?,
-            };
+            let (m, inexact) = rounded(m, packing.scale, &name, target.name)?;
             Encoded::new(pack(&name, packing, &m)?, inexact)
         }
         Make::Beside(packing, scale) => {
@@ -218,11 +214,11 @@ fn ternary_rows(
     rows: Range<usize>,
 ) -> Result<(TernaryMatrix, usize), ConvertError> {
     let stored = source.tensors.stored(&job.slot)?;
+    let stride = stored.data.len() / job.slot.rows.max(1);
+    // Rows stand for themselves where there is nothing behind the last one.
     if let TensorType::Ternary(packing) = stored.ttype
-        && packing.name != I2_S.name
+        && (packing.bytes)(rows.len(), job.slot.cols) == Some(rows.len() * stride)
     {
-        // Rows of all packings but one stand for themselves.
-        let stride = stored.data.len() / job.slot.rows.max(1);
         let data = &stored.data[rows.start * stride..rows.end * stride];
         let m = (packing.unpack)(rows.len(), job.slot.cols, data)
             .map_err(|source| ConvertError::Packing { tensor: stored.name.clone(), source })?;

@@ -24,15 +24,10 @@ pub(crate) fn write(
     let source = Source::new(input, config, options.quantize);
     source.tensors.check()?;
     let mut report = Report { left_out: source.left_out(), ..Report::default() };
-    let directory = NewDirectory::create(output).map_err(ConvertError::Output)?;
+    let mut directory = NewDirectory::create(output).map_err(ConvertError::Output)?;
     let plan = Plan::new(&source, options)?;
-    let put = |name: &str, bytes: &[u8]| {
-        write_file(&directory.path().join(name), bytes).map_err(ConvertError::Output)
-    };
-    put("config.json", &pretty(&config::write(&source, &plan, options)?))?;
-    for (name, bytes) in files::beside(&source, &mut report.left_out)? {
-        put(&name, &bytes)?;
-    }
+    let mut small = files::beside(&source, &mut report.left_out)?;
+    small.push(("config.json".to_owned(), pretty(&config::write(&source, &plan, options)?)));
     let infos = plan.pieces.iter().map(|Piece { name, shape, ttype }| TensorInfo {
         name: name.clone(),
         dtype: ttype.name(),
@@ -42,6 +37,12 @@ pub(crate) fn write(
         TensorFile::create(directory.path(), &source, &plan, options.target.container, infos.collect())
             .map_err(ConvertError::Output)?;
     tensors(&source, &plan, options, &mut report, &mut |bytes| writer.write(bytes), progress)?;
+    // The directory is there for a moment only: whatever happens before leaves nothing behind.
+    writer.sync().map_err(ConvertError::Output)?;
+    directory.begin().map_err(ConvertError::Output)?;
+    for (name, bytes) in small {
+        write_file(&directory.path().join(name), &bytes).map_err(ConvertError::Output)?;
+    }
     writer.finish().map_err(ConvertError::Output)?;
     directory.finish().map_err(ConvertError::Output)?;
     Ok(report)
@@ -82,6 +83,14 @@ impl TensorFile {
             Self::Safetensors(w) => w.write(bytes),
             Self::Torch(w) => w.write(bytes),
             Self::Onnx(w) => w.write(bytes),
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), FormatError> {
+        match self {
+            Self::Safetensors(w) => w.sync(),
+            Self::Torch(w) => w.sync(),
+            Self::Onnx(w) => w.sync(),
         }
     }
 

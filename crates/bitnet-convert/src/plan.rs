@@ -9,7 +9,7 @@ use bitnet_formats::{Checkpoint, TensorType};
 use bitnet_model::{
     Architecture, ModelConfig, ModelError, ModelTensors, Origin, Role, Slot, absmean_of, trits_of,
 };
-use bitnet_quant::packing::{HF, I2_S, I8, Packing, Tile, Tiled};
+use bitnet_quant::packing::{HF, I8, Packing, Tile, Tiled};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -209,8 +209,8 @@ impl Plan {
             {
                 dtype
             }
-            // All packings but one have their scales in f16, and trits times those are f16 again.
-            (None, TensorType::Ternary(packing), _) if packing.name != I2_S.name => DenseType::F16,
+            // Trits times their scales have the scales' type.
+            (None, TensorType::Ternary(packing), _) => packing.scale,
             _ => DenseType::F32,
         };
         if target.container != Container::Gguf && dtype.block().0 > 1 {

@@ -1,7 +1,7 @@
 //! What can be written: one row a target.
 
 use bitnet_core::DenseType;
-use bitnet_quant::packing::{I2_S, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0, Tiled};
+use bitnet_quant::packing::{I2_S, I2_S_ARM, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0, Tiled};
 
 /// The kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,7 @@ const fn directory(name: &'static str, container: Container, weights: Weights) -
 /// Everything that can be written.
 pub static TARGETS: &[Target] = &[
     gguf("i2_s", Weights::Packed(&I2_S), Some(40)),
+    gguf("i2_s-arm", Weights::Packed(&I2_S_ARM), Some(40)),
     gguf("tq1_0", Weights::Packed(&TQ1_0), Some(36)),
     gguf("tq2_0", Weights::Packed(&TQ2_0), Some(37)),
     gguf("q1_0", Weights::Packed(&Q1_0), None),

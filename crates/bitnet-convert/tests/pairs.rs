@@ -7,10 +7,12 @@ use bitnet_convert::{
     convert, differences,
 };
 use bitnet_core::DenseType;
-use bitnet_formats::{Checkpoint, Header, open, open_with};
+use bitnet_formats::{Checkpoint, Header, ReadOptions, open, open_with};
 use bitnet_inference::OpenOptions;
 use bitnet_quant::packing::{Tile, TileTable};
 use bitnet_testkit::golden::{self, fixtures};
+use bitnet_testkit::synthetic::{Arch, Spec, Store};
+use bitnet_testkit::tensors::Scales;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -109,7 +111,7 @@ fn trits_survive_every_pair_of_formats() {
             }
         }
     }
-    assert_eq!(pairs, 21 * few.len() + 19 * (few.len() - 1));
+    assert_eq!(pairs, 22 * few.len() + 20 * (few.len() - 1));
 }
 
 #[test]
@@ -270,7 +272,7 @@ fn tiles_are_read_and_written_with_their_table() {
     assert_eq!(report.inexact, vec![]);
     let refusal = open(&path).unwrap_err().to_string();
     assert!(refusal.contains("TL1") && refusal.contains("--tiles"), "{refusal}");
-    let written = open_with(&path, &tl1).unwrap();
+    let written = open_with(&path, &ReadOptions { tiles: tl1.clone(), ..ReadOptions::default() }).unwrap();
     let found = compare(&source, &written, 2).unwrap();
     assert_eq!((found.different.len(), found.unmatched.len()), (0, 0), "{:?}", found.different);
     assert!(compare_logits(&source, &written, &OpenOptions::default()).unwrap().same);
@@ -286,7 +288,16 @@ fn tiles_are_read_and_written_with_their_table() {
     ]);
     let o = ConvertOptions { tiles: table.clone(), ..options(Target::find("tl1").unwrap()) };
     let (path, _) = into(&source, &folder, &o).unwrap();
-    assert_eq!(compare(&source, &open_with(&path, &table).unwrap(), 2).unwrap().different, vec![]);
+    assert_eq!(
+        compare(
+            &source,
+            &open_with(&path, &ReadOptions { tiles: table.clone(), ..ReadOptions::default() }).unwrap(),
+            2
+        )
+        .unwrap()
+        .different,
+        vec![]
+    );
     let no_tile = ConvertOptions { tiles: tl1, ..o };
     assert!(matches!(
         into(&source, &folder, &no_tile),
@@ -295,6 +306,42 @@ fn tiles_are_read_and_written_with_their_table() {
     // Rows of 256 and less are too short for the space that TL2 has.
     let tl2 = ConvertOptions { tiles: table, ..options(Target::find("tl2").unwrap()) };
     assert!(matches!(into(&source, &folder, &tl2), Err(ConvertError::Packing { .. })));
+}
+
+#[test]
+fn a_model_in_tl2_is_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = Spec {
+        arch: Arch::BITNET_HF,
+        hidden: 512,
+        ffn: 768,
+        heads: 8,
+        head_dim: 64,
+        projections: Store::Packed { scales: Scales::One, divisor: false },
+        ..Spec::default()
+    };
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    let source = open(&spec.build(3).write(&source)).unwrap();
+    // Tiles of 96 columns leave 32 columns of 512 behind the last one, which are pairs, and none of 768.
+    let section = |n: usize, m: usize, k: usize| {
+        format!("[Kernels_{n}]\nm = {m}\nk = {k}\nbm = 32\nbk = 96\nbmm = 32\n")
+    };
+    let shapes = [(512, 512), (128, 512), (768, 512), (512, 768)];
+    let text: String = shapes.iter().enumerate().map(|(n, (m, k))| section(n, *m, *k)).collect();
+    let tiles = TileTable::parse(&text).unwrap();
+    let o = ConvertOptions { tiles: tiles.clone(), ..options(Target::find("tl2").unwrap()) };
+    let (path, report) = into(&source, &folder, &o).unwrap();
+    assert_eq!((report.inexact, report.left_out.len()), (vec![], 1), "{:?}", report.left_out);
+    assert!(report.classes.iter().any(|c| (c.class, c.kind) == ("projections", "TL2") && c.bits() < 2.0));
+    assert!(open(&path).unwrap_err().to_string().contains("--tiles"));
+    let written = open_with(&path, &ReadOptions { tiles, ..ReadOptions::default() }).unwrap();
+    let found = compare(&source, &written, 2).unwrap();
+    assert_eq!((found.different.len(), found.unmatched.len()), (0, 0), "{:?}", found.different);
+    assert!(compare_logits(&source, &written, &OpenOptions::default()).unwrap().same);
+    let (back, _) = to(&written, &folder, "hf-autobitlinear").unwrap();
+    let back = compare(&source, &open(&back).unwrap(), 2).unwrap();
+    assert_eq!((back.different.len(), back.unmatched.len()), (0, 0), "{:?}", back.different);
 }
 
 #[test]

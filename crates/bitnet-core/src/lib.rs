@@ -21,4 +21,4 @@ pub use backend::{Activation, ActivationPrecision, Backend, BackendError, Purpos
 pub use bytes::{Bytes, Storage};
 pub use cache::{AttentionShape, KV_BLOCK, KvSpan, KvSpec, KvType};
 pub use logits::{Logits, LogitsNeed, LogitsRow};
-pub use matrix::{DenseMatrix, DenseType, Matrix, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};
+pub use matrix::{DenseMatrix, DenseType, Matrix, Packed, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};

@@ -1,7 +1,7 @@
 //! Weight matrices as the model sees them: ternary in one canonical form, or dense in the type of the file.
 
 use crate::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Rows of canonical codes are padded with zero trits to a multiple of this many.
 pub const ROW_ALIGN: usize = 128;
@@ -44,12 +44,32 @@ pub struct ShapeError {
 ///
 /// Canonical codes: row-major, `code = trit + 1` (0, 1 or 2; never 3), four codes a byte, lowest bits first, every row
 /// padded to a multiple of [`ROW_ALIGN`] codes with zero trits (code 1).
+///
+/// A matrix may also still be [`Packed`] as its file has it: then the canonical form is made when somebody asks for it.
 #[derive(Clone, Debug)]
 pub struct TernaryMatrix {
     rows: usize,
     cols: usize,
-    codes: Bytes,
+    codes: Codes,
     scale: Scale,
+}
+
+#[derive(Clone, Debug)]
+enum Codes {
+    Canonical(Bytes),
+    /// With the canonical form, once it was asked for.
+    Packed(Packed, OnceLock<Bytes>),
+}
+
+/// Codes where a file has them, for backends whose own layout that is. Whoever makes one has seen that all codes are trits.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// The name of the packing: `I2_S`.
+    pub packing: &'static str,
+    /// The codes of the whole matrix in that packing, without a scale.
+    pub bytes: Bytes,
+    /// Canonical codes of `rows` by `cols` packed ones.
+    pub unpack: fn(rows: usize, cols: usize, bytes: &[u8]) -> Vec<u8>,
 }
 
 impl TernaryMatrix {
@@ -60,10 +80,26 @@ impl TernaryMatrix {
 
     /// Wraps canonical codes `[rows, row_bytes(cols)]`. Checks lengths; the producer answers for the codes.
     pub fn new(rows: usize, cols: usize, codes: Bytes, scale: Scale) -> Result<Self, ShapeError> {
+        let (need, got) = (rows * Self::row_bytes(cols), codes.len());
+        if need != got {
+            return Err(ShapeError { what: "code bytes", rows, cols, need, got });
+        }
+        Self { rows, cols, codes: Codes::Canonical(codes), scale: Scale::Tensor(1.0) }.with_scale(scale)
+    }
+
+    /// Keeps codes where a file has them. The canonical form is made when somebody asks for it, and the file's pages are given
+    /// back then.
+    pub fn packed(rows: usize, cols: usize, packed: Packed, scale: Scale) -> Result<Self, ShapeError> {
+        let codes = Codes::Packed(packed, OnceLock::new());
+        Self { rows, cols, codes, scale: Scale::Tensor(1.0) }.with_scale(scale)
+    }
+
+    /// The same trits with another scale.
+    pub fn with_scale(self, scale: Scale) -> Result<Self, ShapeError> {
+        let (rows, cols) = (self.rows, self.cols);
         let check = |what, need, got| {
             if need == got { Ok(()) } else { Err(ShapeError { what, rows, cols, need, got }) }
         };
-        check("code bytes", rows * Self::row_bytes(cols), codes.len())?;
         match &scale {
             Scale::Tensor(_) => {}
             Scale::Rows(v) => check("row scales", rows, v.len())?,
@@ -72,12 +108,7 @@ impl TernaryMatrix {
                 check("group scales", rows * cols.div_ceil(*size), values.len())?;
             }
         }
-        Ok(Self { rows, cols, codes, scale })
-    }
-
-    /// The same trits with another scale.
-    pub fn with_scale(self, scale: Scale) -> Result<Self, ShapeError> {
-        Self::new(self.rows, self.cols, self.codes, scale)
+        Ok(Self { scale, ..self })
     }
 
     /// Packs row-major trits `[rows, cols]`; any positive value counts as +1 and any negative one as -1.
@@ -110,12 +141,27 @@ impl TernaryMatrix {
     }
     /// Canonical codes, `[rows, row_bytes(cols)]`.
     pub fn codes(&self) -> &[u8] {
-        &self.codes
+        match &self.codes {
+            Codes::Canonical(codes) => codes,
+            Codes::Packed(packed, canonical) => canonical.get_or_init(|| {
+                let codes = (packed.unpack)(self.rows, self.cols, &packed.bytes);
+                assert_eq!(codes.len(), self.rows * Self::row_bytes(self.cols), "{}", packed.packing);
+                packed.bytes.release();
+                codes.into()
+            }),
+        }
+    }
+    /// The codes where the file has them, if they still lie there.
+    pub fn in_file(&self) -> Option<&Packed> {
+        match &self.codes {
+            Codes::Canonical(_) => None,
+            Codes::Packed(packed, _) => Some(packed),
+        }
     }
     /// Canonical codes of one row.
     pub fn row_codes(&self, row: usize) -> &[u8] {
         let stride = Self::row_bytes(self.cols);
-        &self.codes[row * stride..(row + 1) * stride]
+        &self.codes()[row * stride..(row + 1) * stride]
     }
     /// One trit. For tests and inspection; kernels read whole rows.
     pub fn trit(&self, row: usize, col: usize) -> i8 {

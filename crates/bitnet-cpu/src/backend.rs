@@ -263,7 +263,7 @@ impl Backend for CpuBackend {
         spans: &[KvSpan<'_>],
     ) -> Result<(), BackendError> {
         assert_eq!(qkv.cols, kv.spec.shape.qkv_cols(), "stacked q, k, v");
-        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum(), "tokens of the spans");
+        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
         for span in spans {
             let (capacity, need) = (span.blocks.len() * KV_BLOCK, span.end());
             if need > capacity || span.blocks.iter().any(|b| *b as usize >= kv.spec.blocks()) {
@@ -285,7 +285,7 @@ impl Backend for CpuBackend {
     ) {
         let shape = kv.spec.shape;
         assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
-        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum(), "tokens of the spans");
+        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
         let out = out.shape(qkv.rows, shape.heads * shape.head_dim);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let partials = &mut scratch.attend;
@@ -405,6 +405,49 @@ mod tests {
             }
             spec::bitlinear_float(&g, x, &mut want[7..]);
             assert_eq!(got, want);
+        }
+    }
+
+    /// Matrices as a file of a kernel's own layout has them are multiplied where they lie, others beside them are not.
+    #[test]
+    fn a_file_s_own_bytes_are_multiplied_in_place() {
+        let (k, m, mut noise) = (384, 5, Noise(8));
+        let mut file = |rows: usize, packing: &bitnet_quant::packing::Packing| {
+            let trits: Vec<i8> = (0..rows * k).map(|_| (noise.next() % 3) as i8 - 1).collect();
+            let trits = TernaryMatrix::from_trits(rows, k, &trits, Scale::Tensor(1.0)).unwrap();
+            let mut bytes = Vec::new();
+            (packing.pack)(&trits, &mut bytes).unwrap();
+            packing.read(rows, k, &bytes.into()).unwrap().with_scale(Scale::Tensor(0.5)).unwrap()
+        };
+        let (i2_s, hf) = (&bitnet_quant::packing::I2_S, &bitnet_quant::packing::HF);
+        let stack = [file(32, i2_s), file(16, i2_s), file(8, i2_s), file(12, hf), file(48, i2_s)];
+        let rows: usize = stack.iter().map(TernaryMatrix::rows).sum();
+        let x = Noise(9).floats(m * k, 2.0);
+        for kernel in Kernel::available() {
+            let options = CpuOptions { threads: Some(2), kernel: Some(kernel), ..CpuOptions::default() };
+            let b = CpuBackend::new(options).unwrap();
+            let matrices: Vec<Matrix> = stack.iter().cloned().map(Matrix::Ternary).collect();
+            let w = b.prepare(&matrices, ActivationPrecision::Int8, Purpose::Product).unwrap();
+            // Eight rows are no tile.
+            let in_place = if kernel.name().starts_with("i2_s") { (32 + 16 + 48) * k / 4 } else { 0 };
+            assert_eq!(b.weight_bytes(&w).1, in_place, "{kernel}");
+            for m in [1, m] {
+                let input = CpuTensor { rows: m, cols: k, room: x[..m * k].to_vec() };
+                let (mut out, mut got) = (b.tensor(), Vec::new());
+                b.linear(&input, &w, &mut out);
+                b.download(&out, &mut got);
+                for (x, got) in x.chunks(k).zip(got.chunks(rows)) {
+                    let (mut q, mut want) = (vec![0; k], vec![0.0; rows]);
+                    let d = spec::quantize_row(x, &mut q);
+                    let mut rest = want.as_mut_slice();
+                    for matrix in &stack {
+                        let (out, behind) = rest.split_at_mut(matrix.rows());
+                        spec::bitlinear(matrix, &q, d, out);
+                        rest = behind;
+                    }
+                    assert_eq!(got, want, "{kernel}");
+                }
+            }
         }
     }
 

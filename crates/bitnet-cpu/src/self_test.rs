@@ -335,14 +335,17 @@ fn certified_head(isa: Isa, pool: &Pool, dtype: DenseType) -> Vec<f32> {
     dense::dense_linear(isa, pool, &w, &x, 1, &mut products);
     let mut ids: Vec<u32> = (0..w.rows() as u32).collect();
     if let Some(screen) = screen::prepare(isa, pool, &w).expect("the head is a megabyte") {
-        let need = [LogitsNeed::Top { k: BEST, also: Vec::new() }];
-        let mut scratch = ScreenScratch::default();
-        let Some(picked) = screen.pick(isa, pool, &w, &x, &need, &mut scratch)[0] else {
-            return Vec::new();
-        };
-        ids = picked.to_vec();
-        if !screen.holds(&scratch, &products) {
-            return Vec::new();
+        // One token alone, and as many as are scored at once.
+        for tokens in [1, 4] {
+            let needs = vec![LogitsNeed::Top { k: BEST, also: Vec::new() }; tokens];
+            let mut scratch = ScreenScratch::default();
+            let Some(picked) = screen.pick(isa, pool, &w, &x.repeat(tokens), &needs, &mut scratch)[0] else {
+                return Vec::new();
+            };
+            ids = picked.to_vec();
+            if !screen.holds(&scratch, &products) {
+                return Vec::new();
+            }
         }
     }
     ids.sort_by(|a, b| products[*b as usize].total_cmp(&products[*a as usize]));

@@ -1,5 +1,9 @@
 //! Files that appear whole or not at all.
 
+mod directory;
+
+pub use directory::NewDirectory;
+
 use crate::FormatError;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -62,7 +66,7 @@ impl AtomicFile {
         }
         let folder = folder_of(&target);
         #[cfg(target_os = "linux")]
-        if let Some(file) = unnamed::create(folder) {
+        if let Some(file) = unnamed::create(directory::beside(folder)) {
             return Ok(Self { target, file: BufWriter::with_capacity(capacity, Sink::Unnamed(file)) });
         }
         let file = tempfile::Builder::new()
@@ -86,6 +90,17 @@ impl AtomicFile {
         self.file
             .write_all(bytes)
             .map_err(|e| FormatError::Io { path: self.target.clone(), source: plain(e) })
+    }
+
+    /// Flushes to the disk; taking a name is a matter of a moment then.
+    pub(crate) fn sync(&mut self) -> Result<(), FormatError> {
+        let flushed = self.file.flush().and_then(|()| match self.file.get_ref() {
+            #[cfg(target_os = "linux")]
+            Sink::Unnamed(file) => file.sync_all(),
+            Sink::Temporary(file) => file.as_file().sync_all(),
+            Sink::Stream(_) => Ok(()),
+        });
+        flushed.map_err(|e| FormatError::Io { path: self.target.clone(), source: plain(e) })
     }
 
     /// Flushes to the disk and takes the target's name.
@@ -186,87 +201,6 @@ fn prefix(target: &Path) -> OsString {
     let mut name = OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
     name
-}
-
-/// A directory that appears under its name when it is whole. Dropped unfinished, it leaves nothing; what a killed process
-/// left is cleared away by the next one that writes to the same target.
-pub struct NewDirectory {
-    target: PathBuf,
-    stage: PathBuf,
-    /// Holds the lock, where the system can lock directories.
-    _lock: Option<File>,
-}
-
-impl NewDirectory {
-    /// Begins a directory beside `target`, which must not exist, or be an empty directory.
-    pub fn create(target: &Path) -> Result<Self, FormatError> {
-        let refuse = |what: &str| FormatError::Write { path: target.to_owned(), what: what.to_owned() };
-        match fs::read_dir(target).map(|mut entries| entries.next().is_some()) {
-            Ok(true) => return Err(refuse("it exists and is not empty; remove it or choose another name")),
-            Err(_) if fs::symlink_metadata(target).is_ok() => {
-                return Err(refuse("it exists and is no directory that could be written to"));
-            }
-            _ => {}
-        }
-        if target.file_name().is_none() {
-            return Err(refuse("it is no name of a directory"));
-        }
-        let mut hidden = prefix(target);
-        hidden.push(SUFFIX);
-        let stage = folder_of(target).join(hidden);
-        // An error names the target: the hidden name means nothing to whoever reads it.
-        let io = |source| FormatError::Io { path: target.to_owned(), source };
-        if let Err(e) = fs::create_dir(&stage) {
-            if e.kind() != io::ErrorKind::AlreadyExists {
-                return Err(io(e));
-            }
-            if lock(&stage).map_err(io)?.is_none() {
-                return Err(refuse("another process is writing it"));
-            }
-            fs::remove_dir_all(&stage).map_err(io)?;
-            fs::create_dir(&stage).map_err(io)?;
-        }
-        let lock = lock(&stage).map_err(io)?.ok_or_else(|| refuse("another process is writing it"))?;
-        Ok(Self { target: target.to_owned(), stage, _lock: lock })
-    }
-
-    /// Where its files are to be written.
-    pub fn path(&self) -> &Path {
-        &self.stage
-    }
-
-    /// Gives the directory its name. Files in it are flushed already.
-    pub fn finish(self) -> Result<(), FormatError> {
-        let io = |source| FormatError::Io { path: self.target.clone(), source };
-        #[cfg(unix)]
-        File::open(&self.stage).and_then(|d| d.sync_all()).map_err(io)?;
-        #[cfg(not(unix))]
-        let _ = fs::remove_dir(&self.target);
-        fs::rename(&self.stage, &self.target).map_err(io)
-    }
-}
-
-impl Drop for NewDirectory {
-    fn drop(&mut self) {
-        // After a rename there is nothing under this name.
-        let _ = fs::remove_dir_all(&self.stage);
-    }
-}
-
-/// The inner `None` where directories cannot be locked, the outer one where another process holds the lock.
-#[cfg(unix)]
-fn lock(directory: &Path) -> io::Result<Option<Option<File>>> {
-    let file = File::open(directory)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(Some(file))),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(e)) => Err(e),
-    }
-}
-
-#[cfg(not(unix))]
-fn lock(_directory: &Path) -> io::Result<Option<Option<File>>> {
-    Ok(Some(None))
 }
 
 /// A whole file at once, under the same rules.

@@ -78,6 +78,8 @@ pub struct Checkpoint {
     pub header: Header,
     /// Tensors of its files that are no part of the model: optimizer state, mostly.
     pub others: Vec<Tensor>,
+    /// What the tensors are stored in: `GGUF`, `safetensors`, `PyTorch` or `ONNX`.
+    pub container: &'static str,
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
     /// Last, so that it is dropped after a header of hundreds of thousands of strings.
@@ -93,7 +95,12 @@ impl Checkpoint {
                 return Err(t.name.clone());
             }
         }
-        Ok(Self { path: path.to_owned(), header, others: Vec::new(), tensors, by_name, _trim: TrimHeap })
+        let container = match header {
+            Header::Gguf { .. } => "GGUF",
+            Header::HuggingFace { .. } => "safetensors",
+        };
+        let (path, others) = (path.to_owned(), Vec::new());
+        Ok(Self { path, header, others, container, tensors, by_name, _trim: TrimHeap })
     }
 
     /// All tensors in file order.

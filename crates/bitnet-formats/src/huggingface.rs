@@ -26,26 +26,27 @@ static LAYOUTS: [Layout; 3] = [
     Layout { single: "model.onnx", index: None, read: Tensors::onnx },
 ];
 
-/// The tensors of a file.
-#[derive(Default)]
+/// The tensors of a file, or of all shards.
 pub(crate) struct Tensors {
+    container: &'static str,
     model: Vec<Tensor>,
     others: Vec<Tensor>,
 }
 
 impl Tensors {
     pub(crate) fn safetensors(path: &Path, bytes: &Bytes) -> Result<Self, FormatError> {
-        Ok(Self { model: safetensors_file::read(path, bytes)?, others: Vec::new() })
+        let model = safetensors_file::read(path, bytes)?;
+        Ok(Self { container: "safetensors", model, others: Vec::new() })
     }
 
     pub(crate) fn onnx(path: &Path, bytes: &Bytes) -> Result<Self, FormatError> {
         let onnx::Contents { model, others } = onnx::read(path, bytes)?;
-        Ok(Self { model, others })
+        Ok(Self { container: "ONNX", model, others })
     }
 
     pub(crate) fn torch(path: &Path, bytes: &Bytes) -> Result<Self, FormatError> {
         let torch::Contents { model, others } = torch::read(path, bytes)?;
-        Ok(Self { model, others })
+        Ok(Self { container: "PyTorch", model, others })
     }
 }
 
@@ -89,7 +90,7 @@ fn checkpoint(path: &Path, dir: &Path, tensors: Tensors) -> Result<Checkpoint, F
     };
     let mut checkpoint = Checkpoint::new(path, header, tensors.model)
         .map_err(|tensor| FormatError::Duplicate { path: path.to_owned(), tensor })?;
-    checkpoint.others = tensors.others;
+    (checkpoint.others, checkpoint.container) = (tensors.others, tensors.container);
     Ok(checkpoint)
 }
 
@@ -152,7 +153,7 @@ fn shards(dir: &Path, layout: &Layout, index: PathBuf) -> Result<Tensors, Format
         let file = file.as_str().ok_or_else(|| fail(format!("the file of {tensor:?} is no string")))?;
         files.entry(file).or_default().insert(tensor);
     }
-    let mut tensors = Tensors::default();
+    let mut tensors = Tensors { container: "", model: Vec::new(), others: Vec::new() };
     for (file, names) in files {
         // A shard lies in the directory itself; an index from a stranger leads nowhere else.
         if !matches!(Path::new(file).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
@@ -163,6 +164,7 @@ fn shards(dir: &Path, layout: &Layout, index: PathBuf) -> Result<Tensors, Format
             return Err(FormatError::MissingFile { path: dir.to_owned(), file: file.to_owned() });
         }
         let shard = (layout.read)(&path, &map(&path)?)?;
+        tensors.container = shard.container;
         // Of shards of PyTorch's, only the one with the embedding is known to be of a model by itself.
         let shard: Vec<Tensor> = shard.model.into_iter().chain(shard.others).collect();
         let there: BTreeSet<&str> = shard.iter().map(|t| t.name.as_str()).collect();

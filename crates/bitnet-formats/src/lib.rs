@@ -19,9 +19,9 @@ pub use adapter::{AdapterFiles, open_adapter};
 pub use atomic::{AtomicFile, NewDirectory, write_file};
 pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
 pub use error::FormatError;
+pub use gguf::ReadOptions;
 pub use huggingface::pooling_config;
 
-use bitnet_quant::packing::TileTable;
 use std::path::Path;
 
 /// Opens a model: a Hugging Face directory, a `.safetensors` file, a PyTorch checkpoint or an ONNX file with its `config.json` beside it, or
@@ -30,21 +30,31 @@ use std::path::Path;
 /// # Errors
 /// [`FormatError`] names the file and what is wrong with it.
 pub fn open(path: &Path) -> Result<Checkpoint, FormatError> {
-    open_with(path, &TileTable::default())
+    open_with(path, &ReadOptions::default())
 }
 
-/// The same of a GGUF file that may hold TL1 and TL2 tensors of shapes that a table of tiles has.
+/// The same of a GGUF file that does not say everything.
 ///
 /// # Errors
 /// [`FormatError`] names the file and what is wrong with it.
-pub fn open_with(path: &Path, tiles: &TileTable) -> Result<Checkpoint, FormatError> {
+pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Checkpoint, FormatError> {
     let kind = std::fs::metadata(path).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
+    let needless = |path: &Path| FormatError::Unrecognized {
+        path: path.to_owned(),
+        what: "it is no GGUF file, and only GGUF has types with two layouts",
+    };
     if kind.is_dir() {
+        if options.layout.is_some() {
+            return Err(needless(path));
+        }
         return huggingface::open_dir(path);
     }
     let bytes = map::map(path)?;
     if bytes.starts_with(&gguf::MAGIC) {
-        return gguf::read_with(path, bytes, tiles);
+        return gguf::read_with(path, bytes, options);
+    }
+    if options.layout.is_some() {
+        return Err(needless(path));
     }
     if bytes.starts_with(&gguf::MAGIC_BIG_ENDIAN) {
         return Err(FormatError::gguf(path, "it is big-endian, which is not supported"));

@@ -147,6 +147,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Flushes to the disk what is there so far.
+    pub fn sync(&mut self) -> Result<(), FormatError> {
+        self.file.sync()
+    }
+
     /// Flushes and gives the file its name.
     pub fn finish(self) -> Result<(), FormatError> {
         if let Some(missing) = self.tensors[self.next..].iter().find(|t| t.bytes() != Some(0)) {

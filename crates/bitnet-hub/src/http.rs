@@ -239,7 +239,12 @@ impl Client {
     pub(crate) fn broken(&self, url: &str, source: std::io::Error, progress: bool) -> Attempt {
         // Addresses of files carry signatures that nobody wants to read.
         let url = url.split('?').next().unwrap_or(url).to_owned();
-        Attempt::Again { error: HubError::Network { url, attempts: 1, source }, wait: None, progress }
+        let stranger = is_bad_certificate(&source);
+        let error = HubError::Network { url, attempts: 1, source };
+        match stranger {
+            true => Attempt::Fatal(error),
+            false => Attempt::Again { error, wait: None, progress },
+        }
     }
 
     /// What an answer of failure means.
@@ -287,6 +292,12 @@ fn subject(path: &str) -> (String, String) {
     let parts = parts.strip_prefix(&["api", "models"]).unwrap_or(&parts);
     let repo = parts.get(..2).map(|p| p.join("/")).unwrap_or_default();
     (repo, parts.get(3).unwrap_or(&"").replace("%2F", "/"))
+}
+
+/// Whether the other side could not prove who it is, which it will not be able to next time either.
+fn is_bad_certificate(e: &std::io::Error) -> bool {
+    let inner = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn describe(error: &HubError) -> String {

@@ -28,6 +28,12 @@ pub enum OpenError {
     /// The device.
     #[error(transparent)]
     Device(#[from] CpuError),
+    /// A draft model's ids stand for other texts.
+    #[error("the draft model has another vocabulary: {why}; both models need the same one")]
+    DraftVocabulary {
+        /// What differs.
+        why: String,
+    },
 }
 
 /// Why text could not be generated.
@@ -69,6 +75,20 @@ pub enum GenerateError {
         /// How many.
         waiting: usize,
     },
+    /// More banned texts than are looked for.
+    #[error("{texts} banned texts were given; {most} can be had at most")]
+    TooManyBanned {
+        /// How many.
+        texts: usize,
+        /// What can be had.
+        most: usize,
+    },
+    /// Whatever was tried led to a banned text.
+    #[error("the answer cannot go on without a banned text")]
+    Banned,
+    /// The engine's thread has ended.
+    #[error("the engine has stopped")]
+    Stopped,
     /// A number that no adapter has.
     #[error("no adapter {id} is loaded")]
     UnknownAdapter {

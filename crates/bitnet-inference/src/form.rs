@@ -105,6 +105,11 @@ impl Constraint {
         }
         self.0.consume_token(id).map_err(|e| wrong(&e.to_string()))
     }
+
+    /// Forgets the last ids that followed.
+    pub(crate) fn take_back(&mut self, ids: usize) -> Result<(), GenerateError> {
+        self.0.rollback(ids).map_err(|e| wrong(&e.to_string()))
+    }
 }
 
 impl Clone for Constraint {

@@ -18,6 +18,8 @@ pub struct GenerateOptions {
     pub max_tokens: Option<usize>,
     /// Texts that end the answer and do not appear in it.
     pub stop: Vec<String>,
+    /// Texts that the answer may not contain; see [`Request::banned`].
+    pub banned: Vec<String>,
     /// End tokens are banned instead of obeyed.
     pub ignore_eos: bool,
     /// Tokens of one prefill step. Changes speed and memory, no bit.
@@ -40,6 +42,7 @@ impl Default for GenerateOptions {
             sampling: SamplerOptions::default(),
             max_tokens: Some(512),
             stop: Vec::new(),
+            banned: Vec::new(),
             ignore_eos: false,
             batch: 512,
             form: None,
@@ -58,6 +61,7 @@ impl From<GenerateOptions> for Request {
             sampling: o.sampling,
             max_tokens: o.max_tokens,
             stop: o.stop,
+            banned: o.banned,
             ignore_eos: o.ignore_eos,
             dry_breakers: o.dry_breakers,
             draft: o.draft,
@@ -116,6 +120,12 @@ pub struct Timings {
     pub tokens: usize,
     /// Time from the first one on.
     pub generation: Duration,
+    /// Steps behind the first token.
+    pub steps: usize,
+    /// Tokens guessed ahead.
+    pub drafted: usize,
+    /// Those that were right, each of which saved a step.
+    pub accepted: usize,
 }
 
 impl Timings {
@@ -124,7 +134,12 @@ impl Timings {
         rate(self.prompt_tokens, self.prompt)
     }
 
-    /// Steps of generation a second: the first token comes with the prompt.
+    /// Tokens that a step of generation brought: more than one where guesses came true.
+    pub fn tokens_per_step(&self) -> f64 {
+        self.tokens.saturating_sub(1) as f64 / self.steps.max(1) as f64
+    }
+
+    /// Tokens of generation a second: the first one comes with the prompt.
     pub fn tokens_per_second(&self) -> f64 {
         rate(self.tokens.saturating_sub(1), self.generation)
     }
@@ -157,10 +172,7 @@ impl<'a> Generation<'a> {
         engine.set_budget(options.batch.max(1));
         let seed = options.sampling.seed.unwrap_or_else(fresh_seed);
         let cancel = options.cancel.clone();
-        let form =
-            options.form.as_ref().map(|form| engine.forms().ok_or(GenerateError::NoTokenizer)?.compile(form));
-        let form = form.transpose()?;
-        let mut request = Request { prompt: prompt.to_vec(), form, ..options.into() };
+        let mut request = Request { prompt: prompt.to_vec(), ..engine.request(options)? };
         request.sampling.seed = Some(seed);
         let request = engine.submit(&request)?;
         let (news, tokens, timings) = Default::default();

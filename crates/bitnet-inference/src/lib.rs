@@ -11,8 +11,12 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`Model::batch`] answers many prompts at once, [`Model::share`] makes a model for many tasks whose answers are streams, and an
+//! [`Engine`](engine::Engine) is what all of them are made of. `examples/` has a page for each.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod device;
 mod embed;
 pub mod engine;
@@ -25,9 +29,11 @@ mod hub;
 mod model;
 pub mod sample;
 mod session;
+mod shared;
 pub mod stop;
 mod vocabulary;
 
+pub use batch::Answer;
 pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use device::{DeviceInfo, DeviceOptions};
 pub use embed::{EmbedOptions, Pooling};
@@ -38,4 +44,5 @@ pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};
 pub use model::{Model, OpenOptions};
 pub use session::SessionError;
+pub use shared::{AnswerStream, SharedModel};
 pub use vocabulary::{tokenizer, vocabulary};

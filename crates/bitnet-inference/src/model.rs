@@ -61,6 +61,14 @@ impl Model {
         self.engine.with_options(options)
     }
 
+    /// Lets a smaller model of the same vocabulary guess tokens ahead, for answers that want it ([`GenerateOptions::draft`]).
+    ///
+    /// # Errors
+    /// The vocabularies differ.
+    pub fn set_draft(&mut self, draft: Self) -> Result<(), OpenError> {
+        self.engine.set_draft(draft.engine)
+    }
+
     /// Loads an adapter, which then acts on answers that do not choose adapters; see [`Engine::load_adapter`].
     ///
     /// # Errors

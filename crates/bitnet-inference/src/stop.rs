@@ -44,7 +44,7 @@ impl StopStrings {
 }
 
 /// Bytes of the longest end of `text` that `stop` begins with.
-fn overlap(text: &str, stop: &str) -> usize {
+pub(crate) fn overlap(text: &str, stop: &str) -> usize {
     let ends = stop.char_indices().map(|(at, _)| at).rev();
     ends.filter(|len| *len > 0).find(|len| text.ends_with(&stop[..*len])).unwrap_or(0)
 }

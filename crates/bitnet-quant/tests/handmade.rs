@@ -4,7 +4,9 @@
 
 use bitnet_core::{DenseType, Scale};
 use bitnet_quant::dense::dequantize_row;
-use bitnet_quant::packing::{HF, I2_S, I8, PACKINGS, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0};
+use bitnet_quant::packing::{
+    HF, I2_S, I2_S_ARM, I8, PACKINGS, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0,
+};
 use bitnet_testkit::tensors::{self, Float, Made, Noise, Scales};
 
 /// The reals are exact in double precision; single precision rounds them once.
@@ -70,8 +72,12 @@ fn ternary_types() {
     // Blocks of I2_S are cut from the flat tensor; rows of Hugging Face's packing may have any length.
     for (rows, cols) in [(8, 768), (8, 160), (4, 32), (16, 24)] {
         let trits = tensors::trits(&mut noise, rows * cols);
-        unpacked(&I2_S, cols, &tensors::i2_s(&trits, 0.123), None, &real(&trits, 0.123));
-        seen.push(I2_S.name);
+        for (packing, bytes) in
+            [(&I2_S, tensors::i2_s(&trits, 0.123)), (&I2_S_ARM, tensors::i2_s_arm(&trits, 0.123))]
+        {
+            unpacked(packing, cols, &bytes, None, &real(&trits, 0.123));
+            seen.push(packing.name);
+        }
     }
     for (rows, cols) in [(8, 768), (4, 1), (12, 37), (20, 130)] {
         let trits = tensors::trits(&mut noise, rows * cols);

@@ -4,7 +4,27 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::GenerateError;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+/// The body of an error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct ErrorBody<'a> {
+    error: ErrorDetail<'a>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ErrorDetail<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'a str>,
+    code: Option<&'static str>,
+}
 
 /// Why a request was refused or ended.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -18,11 +38,13 @@ pub struct ApiError {
     pub param: Option<String>,
     /// What is wrong, for a program.
     pub code: Option<&'static str>,
+    /// Seconds until it makes sense to ask again, where time helps.
+    pub retry_after: Option<u64>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), param: None, code: None }
+        Self { status, message: message.into(), param: None, code: None, retry_after: None }
     }
 
     /// 400: the request cannot be served.
@@ -50,6 +72,11 @@ impl ApiError {
         Self { code: Some("shutting_down"), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 
+    /// 503: the model is not there yet.
+    pub(crate) fn loading() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "loading model").with_code("loading")
+    }
+
     /// 500: the engine's thread is gone.
     pub(crate) fn stopped() -> Self {
         Self::internal("the engine has stopped").with_code("engine_stopped")
@@ -62,6 +89,28 @@ impl ApiError {
 
     pub(crate) fn with_code(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
+    }
+
+    /// The refusals of a route that tells of them in a body of its own.
+    pub(crate) fn responses_with(schema: &str) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let one = |(status, why): (&str, &str)| {
+            let body = Content::new(Some(Ref::from_schema_name(schema)));
+            let response = ResponseBuilder::new().description(why).content("application/json", body);
+            (status.to_owned(), response.build().into())
+        };
+        REFUSALS.into_iter().map(one).collect()
+    }
+
+    /// A response with the error's status and headers.
+    pub(crate) fn with_body(&self, body: &Value) -> Response {
+        let mut response = (self.status, Json(body)).into_response();
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, self.retry_after.unwrap_or(1).into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 
     /// OpenAI's word for the kind.
@@ -78,7 +127,9 @@ impl ApiError {
 
     /// The body.
     pub(crate) fn body(&self) -> Value {
-        json!({"error": {"message": self.message, "type": self.kind(), "param": self.param, "code": self.code}})
+        let (kind, param) = (self.kind(), self.param.as_deref());
+        let error = ErrorDetail { message: &self.message, kind, param, code: self.code };
+        crate::json::value(&ErrorBody { error })
     }
 }
 
@@ -97,6 +148,10 @@ impl From<&GenerateError> for ApiError {
             GenerateError::UnknownAdapter { .. } | GenerateError::AdapterScale { .. } => {
                 Self::field("lora", text)
             }
+            GenerateError::TooManyBanned { .. } | GenerateError::Banned => {
+                Self::field("banned_strings", text)
+            }
+            GenerateError::Stopped => Self::stopped(),
             GenerateError::Choices { .. } => Self::field("n", text),
             GenerateError::EmptyPrompt | GenerateError::UnknownId { .. } => Self::field("prompt", text),
             GenerateError::Options(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, text),
@@ -114,15 +169,28 @@ impl From<GenerateError> for ApiError {
     }
 }
 
+/// Every status that a route may refuse a request with.
+const REFUSALS: [(&str, &str); 9] = [
+    ("400", "The request cannot be served"),
+    ("401", "The key is missing or wrong"),
+    ("404", "There is no such model"),
+    ("413", "The body is too large"),
+    ("422", "A field has a value that means nothing"),
+    ("429", "Too many requests; `Retry-After` tells when to come back"),
+    ("500", "The server is at fault"),
+    ("501", "The server or the model cannot do that"),
+    ("503", "The model is loading, or the server is shutting down"),
+];
+
+impl IntoResponses for ApiError {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        Self::responses_with("Error")
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body())).into_response();
-        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
+        let body = self.body();
+        self.with_body(&body)
     }
 }

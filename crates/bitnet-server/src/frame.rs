@@ -1,6 +1,7 @@
 //! What surrounds every route: keys, request ids, cross-origin rules, counting.
 
-use crate::{ApiError, Server};
+use crate::trace::Trace;
+use crate::{ApiError, Server, page};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -11,27 +12,41 @@ use std::time::Instant;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Routes that tell nothing of anybody: they need no key.
-const OPEN: [&str; 3] = ["/health", "/healthz", "/readyz"];
+const OPEN: [&str; 7] =
+    ["/health", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/", "/docs/{*rest}"];
 
-/// Who asks, as far as the queue is concerned.
+/// Who asks.
 #[derive(Clone)]
-pub(crate) struct Client(pub Arc<str>);
+pub(crate) struct Client {
+    /// As far as the queue is concerned.
+    pub name: Arc<str>,
+    /// The request's span.
+    pub trace: Option<Arc<Trace>>,
+}
 
 pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     let id = request_id(request.headers());
-    let origin = local_origin(request.headers());
+    let origin = known_origin(&server, request.headers());
+    let traces = server.traces.as_ref().filter(|_| method == Method::POST);
+    let trace = traces.and_then(|t| Trace::begin(t, request.headers(), method.as_str(), &path, &id));
     let mut response = if method == Method::OPTIONS && origin.is_some() {
         StatusCode::NO_CONTENT.into_response()
     } else {
         match server.options.keys.client(request.headers()) {
             Some(client) => {
-                request.extensions_mut().insert(Client(client.into()));
-                next.run(request).await
+                let client = Client { name: client.into(), trace: trace.clone() };
+                // What only looks costs next to nothing.
+                let admitted = if method == Method::POST { server.admit(&client) } else { Ok(()) };
+                request.extensions_mut().insert(client);
+                match admitted {
+                    Ok(()) => next.run(request).await,
+                    Err(e) => e.into_response(),
+                }
             }
-            None if OPEN.contains(&path.as_str()) => next.run(request).await,
+            None if OPEN.contains(&path.as_str()) || page::is_page(&path) => next.run(request).await,
             None => ApiError::new(StatusCode::UNAUTHORIZED, "the key is missing or wrong")
                 .with_code("invalid_api_key")
                 .into_response(),
@@ -49,10 +64,16 @@ pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Reques
             header::ACCESS_CONTROL_ALLOW_HEADERS,
             HeaderValue::from_static("authorization, content-type, x-api-key, x-request-id"),
         );
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id"));
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("x-request-id, retry-after"),
+        );
     }
     let (status, took) = (response.status().as_u16(), begin.elapsed());
-    server.metrics.http(method.as_str(), &path, status, took);
+    if let Some(trace) = &trace {
+        trace.status(status);
+    }
+    server.metrics.add(method.as_str(), &path, status, took);
     tracing::info!(%method, path, status, id, ms = took.as_secs_f64() * 1e3, "request");
     response
 }
@@ -71,13 +92,27 @@ pub(crate) fn fresh_id(kind: &str) -> String {
     format!("{kind}-{:016x}{:016x}", RandomState::new().hash_one(kind), RandomState::new().hash_one(kind))
 }
 
-/// The origin of a page that this machine served.
-fn local_origin(headers: &HeaderMap) -> Option<HeaderValue> {
+/// The origin of a page that may use the server: this machine served it, or it was named.
+fn known_origin(server: &Server, headers: &HeaderMap) -> Option<HeaderValue> {
     let origin = headers.get(header::ORIGIN)?;
-    let (_, host) = origin.to_str().ok()?.split_once("://")?;
+    let text = origin.to_str().ok()?;
+    let named = server.options.origins.iter().any(|known| known == "*" || known == text);
+    (named || is_local(text)).then(|| origin.clone())
+}
+
+fn is_local(origin: &str) -> bool {
+    let Some((_, host)) = origin.split_once("://") else { return false };
     let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next()?,
-        None => host.split(':').next()?,
+        Some(v6) => v6.split(']').next(),
+        None => host.split(':').next(),
     };
-    ["localhost", "127.0.0.1", "::1"].contains(&name).then(|| origin.clone())
+    name.is_some_and(|name| ["localhost", "127.0.0.1", "::1"].contains(&name))
+}
+
+/// Whether a page asks that neither came from here nor may use the server.
+pub(crate) fn is_foreign(server: &Server, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = origin.to_str().ok().and_then(|o| Some(o.split_once("://")?.1));
+    known_origin(server, headers).is_none() && (host.is_none() || own != host)
 }

@@ -1,26 +1,50 @@
 //! `/lora-adapters`: llama.cpp's routes for adapters.
 
-use crate::answer::{Json, Lora};
+use crate::fields::Lora;
+use crate::json::Json;
 use crate::{ApiError, Server};
 use axum::extract::State;
 use bitnet_inference::engine::AdapterUse;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-/// The adapters that are loaded, each with its scale for requests that do not say.
-pub(crate) async fn list(State(server): State<Arc<Server>>) -> Result<axum::Json<Value>, ApiError> {
-    let adapters = server.model()?.worker.with(|engine| engine.adapters().to_vec()).await?;
-    let all =
-        adapters.iter().map(|a| json!({"id": a.id, "path": a.path.display().to_string(), "scale": a.scale}));
-    Ok(axum::Json(all.collect()))
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Adapter {
+    id: u32,
+    path: String,
+    scale: f32,
+}
+
+/// The adapters of the first model, each with its scale for requests that do not say.
+#[utoipa::path(
+    get, path = "/lora-adapters", tag = "llama.cpp", responses((status = 200, body = Vec<Adapter>), ApiError)
+)]
+pub(crate) async fn list(State(server): State<Arc<Server>>) -> Result<axum::Json<Vec<Adapter>>, ApiError> {
+    let adapters = server.named(None)?.worker.with(|engine| engine.adapters().to_vec()).await?;
+    let one = |a: &bitnet_inference::engine::AdapterInfo| Adapter {
+        id: a.id,
+        path: a.path.display().to_string(),
+        scale: a.scale,
+    };
+    Ok(axum::Json(adapters.iter().map(one).collect()))
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AdaptersSet {
+    success: bool,
 }
 
 /// Sets those scales; as in llama.cpp, adapters that are not named get 0.
+#[utoipa::path(
+    post, path = "/lora-adapters", tag = "llama.cpp", request_body = Vec<Lora>,
+    responses((status = 200, body = AdaptersSet), ApiError)
+)]
 pub(crate) async fn set(
     State(server): State<Arc<Server>>,
     Json(scales): Json<Vec<Lora>>,
-) -> Result<axum::Json<Value>, ApiError> {
+) -> Result<axum::Json<AdaptersSet>, ApiError> {
     let scales: Vec<AdapterUse> = scales.into_iter().map(AdapterUse::from).collect();
-    server.model()?.worker.with(move |engine| engine.set_adapter_scales(&scales)).await??;
-    Ok(axum::Json(json!({"success": true})))
+    server.named(None)?.worker.with(move |engine| engine.set_adapter_scales(&scales)).await??;
+    Ok(axum::Json(AdaptersSet { success: true }))
 }

@@ -1,6 +1,6 @@
 //! What the server counts, in Prometheus' text form. Names and buckets are vLLM's where it has them.
 
-use crate::options::ModelCard;
+use crate::models::Counted;
 use bitnet_inference::engine::{Event, News, RequestId, Stats};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -85,12 +85,11 @@ struct Counts {
     finished: BTreeMap<&'static str, u64>,
     prompt_tokens: u64,
     answer_tokens: u64,
-    http: BTreeMap<(String, String, u16), (u64, Histogram)>,
     /// Answers on their way: since when, and when the last token came.
     open: HashMap<(RequestId, usize), (Instant, Option<Instant>)>,
 }
 
-/// Everything counted.
+/// What a model has counted.
 #[derive(Debug)]
 pub(crate) struct Metrics(Mutex<Counts>);
 
@@ -101,7 +100,6 @@ impl Metrics {
             finished: BTreeMap::new(),
             prompt_tokens: 0,
             answer_tokens: 0,
-            http: BTreeMap::new(),
             open: HashMap::new(),
         }))
     }
@@ -150,74 +148,125 @@ impl Metrics {
         }
     }
 
+    fn read<T>(&self, see: impl FnOnce(&Counts) -> T) -> T {
+        see(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Labels of a model's lines.
+fn labels(id: &str) -> String {
+    format!("model_name=\"{}\"", escaped(id))
+}
+
+/// A metric of the engine: name, kind, what it says, and where it is.
+type OfEngine = (&'static str, &'static str, &'static str, fn(&Stats) -> f64);
+
+const OF_ENGINE: [OfEngine; 8] = [
+    ("requests_running", "gauge", "Answers in the making.", |s| s.running as f64),
+    ("requests_waiting", "gauge", "Answers that wait to be admitted.", |s| s.waiting as f64),
+    ("kv_cache_usage_ratio", "gauge", "Share of the cache's blocks that are held.", |s| {
+        s.held_blocks as f64 / s.blocks.max(1) as f64
+    }),
+    ("prefix_cache_queries_total", "counter", "Tokens of prompts looked for in the cache.", |s| {
+        s.prefix_queries as f64
+    }),
+    ("prefix_cache_hits_total", "counter", "Tokens of prompts found in the cache.", |s| s.prefix_hits as f64),
+    ("spec_decode_draft_tokens_total", "counter", "Tokens guessed ahead.", |s| s.drafted as f64),
+    ("spec_decode_accepted_tokens_total", "counter", "Tokens guessed right.", |s| s.accepted as f64),
+    ("preemptions_total", "counter", "Answers sent back to wait.", |s| s.preempted as f64),
+];
+
+/// A counter of a model: name, what it says, and where it is.
+type OfModel = (&'static str, &'static str, fn(&Counts) -> u64);
+
+const OF_MODEL: [OfModel; 2] = [
+    ("prompt_tokens_total", "Tokens of prompts.", |c| c.prompt_tokens),
+    ("generation_tokens_total", "Tokens of answers.", |c| c.answer_tokens),
+];
+
+/// All about models as text. One that is not loaded has only what it counted before.
+pub(crate) fn text(models: &[Counted]) -> String {
+    let mut out = String::new();
+    for (name, kind, help, value) in OF_ENGINE {
+        head(&mut out, name, kind, help);
+        for (id, _, served) in models {
+            if let Some(served) = served {
+                let value = value(&served.worker.stats());
+                let _ = writeln!(out, "bitnet_{name}{{{}}} {value}", labels(id));
+            }
+        }
+    }
+    for (name, help, value) in OF_MODEL {
+        head(&mut out, name, "counter", help);
+        for (id, metrics, _) in models {
+            let _ = writeln!(out, "bitnet_{name}{{{}}} {}", labels(id), metrics.read(value));
+        }
+    }
+    head(&mut out, "requests_total", "counter", "Answers that ended.");
+    for (id, metrics, _) in models {
+        for (reason, count) in metrics.read(|c| c.finished.clone()) {
+            let _ =
+                writeln!(out, "bitnet_requests_total{{{},finish_reason=\"{reason}\"}} {count}", labels(id));
+        }
+    }
+    for (at, (name, help, _)) in HISTOGRAMS.iter().enumerate() {
+        head(&mut out, name, "histogram", help);
+        for (id, metrics, _) in models {
+            metrics.read(|c| c.histograms[at].write(&mut out, &format!("bitnet_{name}"), &labels(id)));
+        }
+    }
+    head(&mut out, "build_info", "gauge", "What runs.");
+    for (id, _, served) in models {
+        if let Some(card) = served.as_ref().map(|served| &served.card) {
+            let _ = writeln!(
+                out,
+                "bitnet_build_info{{{},version=\"{}\",kernel=\"{}\",isa=\"{}\",device=\"{}\"}} 1",
+                labels(id),
+                env!("CARGO_PKG_VERSION"),
+                card.kernel,
+                card.isa,
+                card.device
+            );
+        }
+    }
+    out
+}
+
+/// Method, route and status.
+type Route = (String, String, u16);
+
+/// What routes have counted.
+#[derive(Debug)]
+pub(crate) struct HttpMetrics(Mutex<BTreeMap<Route, (u64, Histogram)>>);
+
+impl HttpMetrics {
+    pub fn new() -> Self {
+        Self(Mutex::default())
+    }
+
     /// A request to a route was answered.
-    pub fn http(&self, method: &str, path: &str, status: u16, took: Duration) {
-        let mut c = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn add(&self, method: &str, path: &str, status: u16, took: Duration) {
+        let mut routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (method.to_owned(), path.to_owned(), status);
-        let (count, histogram) = c.http.entry(key).or_insert_with(|| (0, Histogram::new(HTTP)));
+        let (count, histogram) = routes.entry(key).or_insert_with(|| (0, Histogram::new(HTTP)));
         *count += 1;
         histogram.add(took.as_secs_f64());
     }
 
     /// All of it as text.
-    pub fn text(&self, card: &ModelCard, stats: &Stats) -> String {
-        let c = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut out = String::new();
-        let model = format!("model_name=\"{}\"", escaped(&card.id));
-        let mut one = |name: &str, kind: &str, help: &str, value: f64| {
-            let _ = writeln!(
-                out,
-                "# HELP bitnet_{name} {help}\n# TYPE bitnet_{name} {kind}\nbitnet_{name}{{{model}}} {value}"
-            );
-        };
-        one("requests_running", "gauge", "Answers in the making.", stats.running as f64);
-        one("requests_waiting", "gauge", "Answers that wait to be admitted.", stats.waiting as f64);
-        let used = stats.held_blocks as f64 / stats.blocks.max(1) as f64;
-        one("kv_cache_usage_ratio", "gauge", "Share of the cache's blocks that are held.", used);
-        for (name, help, value) in [
-            ("prompt_tokens_total", "Tokens of prompts.", c.prompt_tokens),
-            ("generation_tokens_total", "Tokens of answers.", c.answer_tokens),
-            (
-                "prefix_cache_queries_total",
-                "Tokens of prompts looked for in the cache.",
-                stats.prefix_queries,
-            ),
-            ("prefix_cache_hits_total", "Tokens of prompts found in the cache.", stats.prefix_hits),
-            ("spec_decode_draft_tokens_total", "Tokens guessed ahead.", stats.drafted),
-            ("spec_decode_accepted_tokens_total", "Tokens guessed right.", stats.accepted),
-            ("preemptions_total", "Answers sent back to wait.", stats.preempted),
-        ] {
-            one(name, "counter", help, value as f64);
-        }
-        head(&mut out, "requests_total", "counter", "Answers that ended.");
-        for (reason, count) in &c.finished {
-            let _ = writeln!(out, "bitnet_requests_total{{{model},finish_reason=\"{reason}\"}} {count}");
-        }
-        for ((name, help, _), histogram) in HISTOGRAMS.iter().zip(&c.histograms) {
-            head(&mut out, name, "histogram", help);
-            histogram.write(&mut out, &format!("bitnet_{name}"), &model);
-        }
-        head(&mut out, "build_info", "gauge", "What runs.");
-        let _ = writeln!(
-            out,
-            "bitnet_build_info{{{model},version=\"{}\",kernel=\"{}\",isa=\"{}\",device=\"{}\"}} 1",
-            env!("CARGO_PKG_VERSION"),
-            card.kernel,
-            card.isa,
-            card.device
-        );
-        let labels = |(method, path, status): &(String, String, u16)| {
+    pub fn write(&self, out: &mut String) {
+        let routes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = |(method, path, status): &Route| {
             format!("method=\"{method}\",path=\"{}\",status=\"{status}\"", escaped(path))
         };
-        head(&mut out, "http_requests_total", "counter", "Requests answered.");
-        for (key, (count, _)) in &c.http {
+        head(out, "http_requests_total", "counter", "Requests answered.");
+        for (key, (count, _)) in routes.iter() {
             let _ = writeln!(out, "bitnet_http_requests_total{{{}}} {count}", labels(key));
         }
-        head(&mut out, "http_request_duration_seconds", "histogram", "Time until an answer began.");
-        for (key, (_, histogram)) in &c.http {
-            histogram.write(&mut out, "bitnet_http_request_duration_seconds", &labels(key));
+        head(out, "http_request_duration_seconds", "histogram", "Time until an answer began.");
+        for (key, (_, histogram)) in routes.iter() {
+            histogram.write(out, "bitnet_http_request_duration_seconds", &labels(key));
         }
-        out
     }
 }
 

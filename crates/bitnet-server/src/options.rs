@@ -1,7 +1,8 @@
 //! What a server is told when it starts.
 
-use crate::Keys;
+use crate::{Keys, Tls, TraceOptions};
 use bitnet_inference::engine::Request;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// How a server behaves.
@@ -15,10 +16,38 @@ pub struct ServeOptions {
     pub body_limit: usize,
     /// Prompts of one request, counted with their choices, at most.
     pub answers_limit: usize,
+    /// Requests a minute that each key has; all that need none share one.
+    pub rate: Option<NonZeroU32>,
+    /// Origins whose pages may use the server besides those of this machine; `*` is any.
+    pub origins: Vec<String>,
+    /// What connections are encrypted with; nothing when `None`.
+    pub tls: Option<Tls>,
+    /// Where traces go; nowhere when `None`.
+    pub traces: Option<TraceOptions>,
+    /// Whether the chat page is served.
+    pub page: bool,
     /// How long an answer may take; as long as it likes when `None`.
     pub timeout: Option<Duration>,
     /// How long running answers may go on when the server is told to end.
     pub drain: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            keys: Keys::default(),
+            defaults: Request::default(),
+            body_limit: 4 << 20,
+            answers_limit: 1024,
+            rate: None,
+            origins: Vec::new(),
+            tls: None,
+            traces: None,
+            page: true,
+            timeout: None,
+            drain: Duration::from_secs(30),
+        }
+    }
 }
 
 /// What clients are told about a model.

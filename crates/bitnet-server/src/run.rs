@@ -1,6 +1,8 @@
 //! A socket, and an orderly end.
 
 use crate::{Server, router};
+use axum::Router;
+use axum::serve::Listener;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,6 +49,7 @@ pub struct Running {
     runtime: Runtime,
     end: watch::Sender<bool>,
     task: JoinHandle<std::io::Result<()>>,
+    server: Arc<Server>,
 }
 
 /// Binds an address and begins to answer. A model may still be loading.
@@ -64,25 +67,46 @@ pub fn serve(server: Arc<Server>, address: SocketAddr) -> Result<Running, ServeE
     let (end, told) = watch::channel(false);
     let (closing, closed) = oneshot::channel();
     let drained = drained(Arc::clone(&server), told);
-    let app = router(server);
-    let task = runtime.spawn(async move {
-        let served = axum::serve(listener, app).with_graceful_shutdown(async {
-            drained.await;
-            let _ = closing.send(());
-        });
-        tokio::select! {
-            served = served => served,
-            // Connections that their clients leave hanging are closed.
-            _ = async { let _ = closed.await; tokio::time::sleep(LINGER).await } => Ok(()),
-        }
-    });
-    Ok(Running { address, runtime, end, task })
+    let app = router(Arc::clone(&server));
+    let ending = async move {
+        drained.await;
+        let _ = closing.send(());
+    };
+    let task = match server.options.tls.clone() {
+        None => runtime.spawn(answer(listener, app, ending, closed)),
+        Some(tls) => runtime.spawn(answer(tls.listener(listener), app, ending, closed)),
+    };
+    Ok(Running { address, runtime, end, task, server })
+}
+
+/// Answers until the end has come and every connection is closed.
+async fn answer<L>(
+    listener: L,
+    app: Router,
+    ending: impl Future<Output = ()> + Send + 'static,
+    closed: oneshot::Receiver<()>,
+) -> std::io::Result<()>
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let served = axum::serve(listener, app).with_graceful_shutdown(ending);
+    tokio::select! {
+        served = served => served,
+        // Connections that their clients leave hanging are closed.
+        _ = async { let _ = closed.await; tokio::time::sleep(LINGER).await } => Ok(()),
+    }
 }
 
 impl Running {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What its address begins with in a browser.
+    pub fn scheme(&self) -> &'static str {
+        if self.server.options.tls.is_some() { "https" } else { "http" }
     }
 
     /// Ends as on SIGTERM: refuses new requests, lets running ones finish until the drain is over, and then closes.
@@ -98,6 +122,9 @@ impl Running {
         let served = self.runtime.block_on(self.task).map_err(std::io::Error::other)?;
         // Whatever a client leaves hanging does not keep the process.
         self.runtime.shutdown_timeout(Duration::from_secs(1));
+        if let Some(traces) = &self.server.traces {
+            traces.flush();
+        }
         Ok(served?)
     }
 }

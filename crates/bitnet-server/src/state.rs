@@ -1,26 +1,34 @@
 //! What every route shares.
 
-use crate::frame::frame;
-use crate::metrics::Metrics;
+use crate::frame::{Client, frame};
+use crate::metrics::HttpMetrics;
+use crate::models::Models;
 use crate::options::{ModelCard, ServeOptions};
+use crate::rate::Rates;
+use crate::trace::{Exporter, Trace};
 use crate::worker::Worker;
-use crate::{ApiError, anthropic, health, lora, native, openai};
+use crate::{ApiError, anthropic, health, lora, models, native, ollama, openai, openapi, page, ws};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use bitnet_inference::Forms;
 use bitnet_inference::engine::Engine;
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-/// A server, with its model once that is loaded.
+/// A server, with its models once they are loaded.
 pub struct Server {
     pub(crate) options: ServeOptions,
-    pub(crate) metrics: Arc<Metrics>,
-    model: OnceLock<Served>,
+    pub(crate) metrics: HttpMetrics,
+    pub(crate) models: Models,
+    /// Where traces go.
+    pub(crate) traces: Option<Arc<Exporter>>,
+    rates: Option<Rates>,
     draining: AtomicBool,
     open: AtomicUsize,
 }
@@ -57,45 +65,44 @@ impl Served {
 
 impl Server {
     /// A server without a model: routes that need one say that it is loading.
-    pub fn new(options: ServeOptions) -> Arc<Self> {
-        Arc::new(Self {
+    ///
+    /// # Errors
+    /// The operating system would not start a thread for traces.
+    pub fn new(options: ServeOptions) -> std::io::Result<Arc<Self>> {
+        let traces = options.traces.clone().map(Exporter::start).transpose()?.map(Arc::new);
+        Ok(Arc::new(Self {
+            rates: options.rate.map(Rates::new),
             options,
-            metrics: Arc::new(Metrics::new()),
-            model: OnceLock::new(),
+            metrics: HttpMetrics::new(),
+            models: Models::default(),
+            traces,
             draining: AtomicBool::new(false),
             open: AtomicUsize::new(0),
-        })
+        }))
     }
 
-    /// Begins to serve a model.
+    /// Begins to serve a model under its card's name.
     ///
     /// # Errors
     /// The operating system would not start a thread.
     pub fn load(&self, engine: Engine, card: ModelCard) -> std::io::Result<()> {
-        let (tokenizer, vocab) = (engine.tokenizer().cloned(), engine.config().vocab);
-        let forms = engine.forms().cloned();
-        let worker = Worker::start(engine, Arc::clone(&self.metrics))?;
-        // A second model is not taken; nobody offers one.
-        let _ = self.model.set(Served { card, worker, tokenizer, vocab, forms });
-        Ok(())
+        let id = card.id.clone();
+        self.models.put(&id, |metrics| {
+            let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());
+            let vocab = engine.config().vocab;
+            let worker = Worker::start(engine, metrics)?;
+            Ok(Served { card, worker, tokenizer, vocab, forms })
+        })
     }
 
-    pub(crate) fn model(&self) -> Result<&Served, ApiError> {
-        let loading = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "loading model");
-        self.model.get().ok_or_else(|| loading.with_code("loading"))
+    /// The model that a request names; one that names none means the first.
+    pub(crate) fn named(&self, name: Option<&str>) -> Result<Arc<Served>, ApiError> {
+        self.models.find(name)
     }
 
-    /// The model, if it is the one that a request names; a request that names none means it.
-    pub(crate) fn named(&self, name: Option<&str>) -> Result<&Served, ApiError> {
-        let model = self.model()?;
-        match name.filter(|name| !name.is_empty() && *name != model.card.id) {
-            None => Ok(model),
-            Some(name) => {
-                let message = format!("there is no model {name:?}; {:?} is served", model.card.id);
-                let error = ApiError::new(StatusCode::NOT_FOUND, message).with_code("model_not_found");
-                Err(ApiError { param: Some("model".to_owned()), ..error })
-            }
-        }
+    /// Counts a request of a client; refused when it has had its share of this minute.
+    pub(crate) fn admit(&self, client: &Client) -> Result<(), ApiError> {
+        self.rates.as_ref().map_or(Ok(()), |rates| rates.admit(client))
     }
 
     /// New requests are refused from now on.
@@ -109,9 +116,7 @@ impl Server {
 
     /// Ends what is still running.
     pub(crate) fn cancel_all(&self) {
-        if let Some(model) = self.model.get() {
-            model.worker.cancel_all();
-        }
+        self.models.loaded().iter().for_each(|model| model.worker.cancel_all());
     }
 
     /// Requests that are being answered.
@@ -119,41 +124,59 @@ impl Server {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// A request that is taken: it counts as open while the ticket is there.
-    pub(crate) fn ticket(self: &Arc<Self>) -> Result<Ticket, ApiError> {
+    /// A request that is taken: it counts as open while the ticket is there, and so does its span.
+    pub(crate) fn ticket(self: &Arc<Self>, trace: Option<Arc<Trace>>) -> Result<Ticket, ApiError> {
         // Counted before the look, so that whoever drains either sees it or has been seen.
         self.open.fetch_add(1, Ordering::SeqCst);
-        let ticket = Ticket(Arc::clone(self));
+        let ticket = Ticket { server: Arc::clone(self), _trace: trace };
         if self.is_draining() { Err(ApiError::ending()) } else { Ok(ticket) }
     }
 }
 
 /// Counts a request while it is being answered.
-pub(crate) struct Ticket(Arc<Server>);
+pub(crate) struct Ticket {
+    server: Arc<Server>,
+    _trace: Option<Arc<Trace>>,
+}
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        self.server.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 /// All routes.
 pub fn router(server: Arc<Server>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(openai::chat::create))
-        .route("/v1/completions", post(openai::completions::create))
-        .route("/v1/messages", post(anthropic::create))
-        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
-        .route("/v1/models", get(openai::models::list))
-        .route("/v1/models/{id}", get(openai::models::one))
-        .route("/tokenize", post(native::tokenize))
-        .route("/detokenize", post(native::detokenize))
-        .route("/apply-template", post(native::apply_template))
-        .route("/lora-adapters", get(lora::list).post(lora::set))
-        .route("/health", get(health::ready))
-        .route("/readyz", get(health::ready))
-        .route("/healthz", get(health::live))
-        .route("/metrics", get(health::metrics))
+    let (router, document) = OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .routes(routes!(openai::chat::create))
+        .routes(routes!(openai::completions::create))
+        .routes(routes!(openai::responses::create))
+        .routes(routes!(ws::open))
+        .routes(routes!(openai::models::list))
+        .routes(routes!(openai::models::one))
+        .routes(routes!(models::list))
+        .routes(routes!(models::load))
+        .routes(routes!(models::unload))
+        .routes(routes!(anthropic::create))
+        .routes(routes!(anthropic::count_tokens))
+        .routes(routes!(native::completion::create))
+        .routes(routes!(native::tokenize))
+        .routes(routes!(native::detokenize))
+        .routes(routes!(native::apply_template))
+        .routes(routes!(lora::list, lora::set))
+        .routes(routes!(ollama::generate::create))
+        .routes(routes!(ollama::chat::create))
+        .routes(routes!(ollama::models::tags))
+        .routes(routes!(ollama::models::show))
+        .routes(routes!(ollama::models::version))
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::live))
+        .routes(routes!(health::counted))
+        .split_for_parts();
+    let router = if server.options.page { router.merge(page::router()) } else { router };
+    router
+        .merge(openapi::pages(document))
         .fallback(health::no_route)
         .method_not_allowed_fallback(health::no_method)
         .layer(DefaultBodyLimit::max(server.options.body_limit))

@@ -2,6 +2,7 @@
 
 use crate::ApiError;
 use crate::metrics::Metrics;
+use crate::trace::{Making, Trace};
 use bitnet_inference::GenerateError;
 use bitnet_inference::engine::{Engine, Event, News, Request, RequestId, Stats};
 use std::collections::HashMap;
@@ -12,11 +13,18 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 enum Order {
-    Submit(Box<Request>, UnboundedSender<Event>, oneshot::Sender<Result<RequestId, GenerateError>>),
+    Submit(Box<Submission>),
     Cancel(RequestId),
     CancelAll,
     /// Anything else, between two steps.
     Do(Box<dyn FnOnce(&mut Engine) + Send>),
+}
+
+struct Submission {
+    request: Request,
+    trace: Option<Arc<Trace>>,
+    subscriber: UnboundedSender<Event>,
+    reply: oneshot::Sender<Result<RequestId, GenerateError>>,
 }
 
 /// The way to the engine's thread. It ends when the last of these is gone.
@@ -38,13 +46,18 @@ pub(crate) struct Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         if self.open > 0 {
-            // The thread is gone only when the server ends.
-            let _ = self.orders.send(Order::Cancel(self.request));
+            self.cancel();
         }
     }
 }
 
 impl Subscription {
+    /// Ends the answers where they are.
+    pub fn cancel(&self) {
+        // The thread is gone only when the server ends.
+        let _ = self.orders.send(Order::Cancel(self.request));
+    }
+
     /// Whether answers are open; behind the last event, the engine has stopped under them.
     pub fn is_open(&self) -> bool {
         self.open > 0
@@ -68,17 +81,22 @@ impl Worker {
         let (orders, inbox) = channel();
         let stats = Arc::new(Mutex::new(engine.stats()));
         let seen = Arc::clone(&stats);
-        let desk = Desk { engine, inbox, subscribers: HashMap::new(), metrics, stats: seen };
+        let desk =
+            Desk { engine, inbox, subscribers: HashMap::new(), traced: HashMap::new(), metrics, stats: seen };
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || desk.work())?;
         Ok(Self { orders, stats })
     }
 
-    pub async fn submit(&self, request: Request) -> Result<Subscription, ApiError> {
+    pub async fn submit(
+        &self,
+        request: Request,
+        trace: Option<Arc<Trace>>,
+    ) -> Result<Subscription, ApiError> {
         let open = request.choices;
-        let (sender, events) = unbounded_channel();
+        let (subscriber, events) = unbounded_channel();
         let (reply, answer) = oneshot::channel();
-        let order = Order::Submit(Box::new(request), sender, reply);
-        self.orders.send(order).map_err(|_| ApiError::stopped())?;
+        let order = Submission { request, trace, subscriber, reply };
+        self.orders.send(Order::Submit(Box::new(order))).map_err(|_| ApiError::stopped())?;
         let request = answer.await.map_err(|_| ApiError::stopped())??;
         Ok(Subscription { request, events, orders: self.orders.clone(), open })
     }
@@ -111,6 +129,7 @@ struct Desk {
     engine: Engine,
     inbox: Receiver<Order>,
     subscribers: HashMap<RequestId, UnboundedSender<Event>>,
+    traced: HashMap<RequestId, Making>,
     metrics: Arc<Metrics>,
     stats: Arc<Mutex<Stats>>,
 }
@@ -137,6 +156,9 @@ impl Desk {
             *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = self.engine.stats();
             for event in events.drain(..) {
                 self.metrics.event(&event);
+                if self.traced.get_mut(&event.request).is_some_and(|making| making.event(&event)) {
+                    self.traced.remove(&event.request);
+                }
                 if let Some(subscriber) = self.subscribers.get(&event.request) {
                     // Whoever does not listen any more has gone; its order to cancel is under way.
                     let _ = subscriber.send(event);
@@ -149,11 +171,13 @@ impl Desk {
 
     fn take(&mut self, order: Order) {
         match order {
-            Order::Submit(request, subscriber, reply) => {
+            Order::Submit(submission) => {
+                let Submission { request, trace, subscriber, reply } = *submission;
                 let id = self.engine.submit(&request);
                 if let Ok(id) = &id {
                     self.metrics.submitted(*id, request.choices);
                     self.subscribers.insert(*id, subscriber);
+                    self.traced.extend(trace.map(|trace| (*id, Making::new(trace, request.choices))));
                 }
                 // A reply that nobody waits for is a request whose client has gone.
                 if let Err(Ok(id)) = reply.send(id) {

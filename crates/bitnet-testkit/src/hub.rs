@@ -2,6 +2,9 @@
 //! breaks connections, damages bytes, is slow, and forgets ranges. Large files lie on a second port, as they do on another host.
 
 mod connection;
+mod proxy;
+
+pub use proxy::Proxy;
 
 use connection::{Answer, Body};
 use serde_json::{Value, json};

@@ -209,10 +209,20 @@ pub fn tq1_0(noise: &mut Noise, n: usize, scales: Scales) -> Made {
 /// `I2_S`: blocks of 128 trits of the flat tensor, 32 bytes each; byte `b` holds trits `b`, `32 + b`, `64 + b` and `96 + b`,
 /// highest bits first. Then one f32 and what happens to stand in the 28 bytes of padding.
 pub fn i2_s(trits: &[i8], scale: f32) -> Vec<u8> {
+    i2_s_blocks(trits, scale, 32)
+}
+
+/// The same as bitnet.cpp writes it on ARM: blocks of 64 trits, 16 bytes each.
+pub fn i2_s_arm(trits: &[i8], scale: f32) -> Vec<u8> {
+    i2_s_blocks(trits, scale, 16)
+}
+
+fn i2_s_blocks(trits: &[i8], scale: f32, len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for block in trits.chunks(128) {
-        bytes
-            .extend((0..32).map(|b| (0..4).fold(0, |byte, k| byte | code(block[32 * k + b]) << (6 - 2 * k))));
+    for block in trits.chunks(4 * len) {
+        bytes.extend(
+            (0..len).map(|b| (0..4).fold(0, |byte, k| byte | code(block[len * k + b]) << (6 - 2 * k))),
+        );
     }
     bytes.extend(scale.to_le_bytes());
     bytes.resize(bytes.len() + 28, 0xa5);

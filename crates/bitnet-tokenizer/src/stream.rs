@@ -4,6 +4,7 @@ use crate::{Tokenizer, TokenizerError};
 use std::sync::Arc;
 
 /// Turns ids into text one by one. What it gives, put together, is the decoding of all ids.
+#[derive(Clone)]
 pub struct DecodeStream {
     tokenizer: Arc<Tokenizer>,
     skip_special: bool,

@@ -69,7 +69,7 @@ impl Batch {
         let (rows, wrong) = self.rows()?;
         let (mut output, done) = self.open_output()?;
         let path = hub::locate(&self.model, quiet)?;
-        let (mut model, card) = serve::load(&path, None, &self.flags, None, quiet)?;
+        let (mut model, card) = serve::load(&path, None, &self.flags, &self.sampling, None, quiet)?;
         self.sampling.lora.load(&mut model)?;
         answers.sampling.validate(model.config().vocab).map_err(bitnet_inference::GenerateError::from)?;
         let server = Server::new(ServeOptions {
@@ -77,9 +77,9 @@ impl Batch {
             defaults: answers.into(),
             body_limit: usize::MAX,
             answers_limit: usize::MAX,
-            timeout: None,
             drain: Duration::ZERO,
-        });
+            ..ServeOptions::default()
+        })?;
         server.load(
             model.into_engine(EngineOptions {
                 budget: self.flags.batch_size,

@@ -37,8 +37,8 @@ Examples:
   bitnet cache prune --max-size 20GB --dry-run
   bitnet cache prune --max-size 20GB
 
-Snapshots of models go, least recently used first, until no more than --max-size is left; never one that a running bitnet
-uses. Data sets and everything else in the cache stay.")]
+Snapshots of models go, least recently used first, until no more than --max-size is left; never one that a running \
+bitnet uses. Data sets and everything else in the cache stay.")]
 struct Prune {
     /// How much may stay: 20GB, 500MB, 1.5TB, or GiB and so on
     #[arg(long, value_name = "SIZE", env = "BITNET_MAX_SIZE", value_parser = size)]

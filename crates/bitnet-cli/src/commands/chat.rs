@@ -89,6 +89,7 @@ impl Chat {
         options.form = self.form.form()?;
         let path = hub::locate(&path, quiet)?;
         let mut model = self.model_flags.open(&path, quiet)?;
+        self.sampling.add_draft(&mut model, &self.model_flags, None, quiet)?;
         self.sampling.lora.load(&mut model)?;
         let tokenizer = model.tokenizer().cloned().ok_or_else(|| vocabulary::absent(&path))?;
         let template = vocabulary::template(&tokenizer, &path)?;

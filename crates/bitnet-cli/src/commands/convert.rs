@@ -5,11 +5,12 @@ use crate::hub;
 use crate::terminal::Progress;
 use bitnet_convert::{
     Comparison, ConvertError, ConvertOptions, LogitComparison, Report, RoleComparison, TARGETS, Target,
-    compare, compare_logits, convert,
+    Weights, compare, compare_logits, convert,
 };
 use bitnet_core::DenseType;
+use bitnet_formats::ReadOptions;
 use bitnet_inference::{DeviceOptions, OpenOptions};
-use bitnet_quant::packing::TileTable;
+use bitnet_quant::packing::{Packing, TileTable};
 use clap::Args;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -25,14 +26,23 @@ use std::path::{Path, PathBuf};
         Tensors are read, converted and written one after the other: a model of the size of BitNet 2B-4T takes less than \
         1 GB of memory (--verify runs both models and takes as much as running them).",
     after_help = "\
-Targets:
-  GGUF file       tl1, tl2 (with --tiles), i2_s, tq1_0, tq2_0, q1_0, q2_0 (groups of 64), q2_0-g128, q8_0, f16, bf16, f32
-  Hugging Face    hf-autobitlinear (packed, weight_scale multiplies: 2B-4T), hf-bitlinear (packed, weight_scale
-  directory       divides: Falcon3, Falcon-E, HF1BitLLM), hf-bf16, hf-f16, hf-f32 (master weights where the input has them,
-                  else trits with a weight_scale)
-                  pt-autobitlinear, pt-bitlinear, pt-bf16, pt-f16, pt-f32: the same in pytorch_model.bin
-                  mlx: packed, all floats of one type, as mlx-lm loads it
-                  onnx: a graph from ids to logits that ONNX Runtime runs, with one byte a trit; activations in int8
+Targets, a GGUF file:
+  i2_s, i2_s-arm    bitnet.cpp's on x86, which is what models are published in, and on ARM
+  tl1, tl2          bitnet.cpp's with lookup tables; with --tiles
+  tq1_0, tq2_0      llama.cpp's ternary types
+  q2_0, q2_0-g128   groups of 64 (llama.cpp) or of 128 (Prism's first files)
+  q1_0              signs in groups of 128, for models without zeros
+  q8_0, f16, bf16, f32
+Targets, a directory as Hugging Face's libraries have it:
+  hf-autobitlinear  packed, weight_scale multiplies (2B-4T)
+  hf-bitlinear      packed, weight_scale divides (Falcon3, Falcon-E, HF1BitLLM)
+  hf-bf16, hf-f16, hf-f32
+                    master weights where the input has them, else trits with a weight_scale
+  pt-autobitlinear, pt-bitlinear, pt-bf16, pt-f16, pt-f32
+                    the same in pytorch_model.bin
+  mlx               packed, all floats of one type, as mlx-lm loads it
+  onnx              a graph from ids to logits that ONNX Runtime runs: one byte a trit,
+                    activations in int8
 
 Examples:
   bitnet convert bitnet-b1.58-2B-4T-bf16 2b-4t.gguf --to i2_s --verify
@@ -40,15 +50,18 @@ Examples:
   bitnet convert 2b-4t.gguf 2b-4t-packed --to hf-autobitlinear --strict"
 )]
 pub struct Convert {
-    /// GGUF file, Hugging Face directory, or a file of tensors (safetensors, PyTorch, ONNX) with its config.json beside it
-    #[arg(value_name = "IN")]
+    #[arg(value_name = "IN", help = hub::MODEL_HELP)]
     input: PathBuf,
-    /// The file to write; a directory for the hf targets
+    /// The file to write; for the hf, pt, mlx and onnx targets a directory
     #[arg(value_name = "OUT")]
     output: PathBuf,
     /// What to write; see the list below
     #[arg(long, value_name = "TYPE", value_parser = target)]
     to: &'static Target,
+    /// How to read a GGUF type that stands for two layouts, where neither the file's sizes nor its weights tell: i2_s or i2_s-arm, q2_0
+    /// or q2_0-g128
+    #[arg(long, value_name = "TYPE", value_parser = layout)]
+    from: Option<&'static Packing>,
     /// Type of embedding and head: f32, f16 or bf16; in GGUF also q8_0 or q6_k [default: the input's own, and with a target
     /// of floats that type]
     #[arg(long, value_name = "TYPE", value_parser = dense_type)]
@@ -77,6 +90,14 @@ pub fn target(name: &str) -> Result<&'static Target, String> {
     })
 }
 
+fn layout(name: &str) -> Result<&'static Packing, String> {
+    let known = ["i2_s", "i2_s-arm", "q2_0", "q2_0-g128"];
+    match Target::find(name).map(|t| (t.name, t.weights)) {
+        Some((name, Weights::Packed(packing))) if known.contains(&name) => Ok(packing),
+        _ => Err(format!("it can be {}", known.join(", "))),
+    }
+}
+
 pub fn dense_type(name: &str) -> Result<DenseType, String> {
     let known = [DenseType::F32, DenseType::F16, DenseType::BF16, DenseType::Q8_0, DenseType::Q6_K];
     let found = known.into_iter().find(|t| t.name().eq_ignore_ascii_case(name));
@@ -97,7 +118,8 @@ impl Convert {
             None => TileTable::default(),
         };
         let path = hub::locate(&self.input, quiet)?;
-        let input = bitnet_formats::open_with(&path, &tiles)?;
+        let read = ReadOptions { tiles: tiles.clone(), layout: self.from };
+        let input = bitnet_formats::open_with(&path, &read)?;
         let options = ConvertOptions {
             embedding: self.embedding,
             strict: self.strict,
@@ -139,7 +161,8 @@ impl Convert {
         tiles: &TileTable,
         threads: usize,
     ) -> Result<(Comparison, LogitComparison), Failure> {
-        let output = bitnet_formats::open_with(&self.output, tiles)?;
+        let read = ReadOptions { tiles: tiles.clone(), ..ReadOptions::default() };
+        let output = bitnet_formats::open_with(&self.output, &read)?;
         let tensors = compare(input, &output, threads).map_err(Failure::at(&self.output))?;
         let device = DeviceOptions { threads: Some(threads), ..DeviceOptions::default() };
         let options = OpenOptions { device, ..OpenOptions::default() };

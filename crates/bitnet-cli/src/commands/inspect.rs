@@ -21,7 +21,7 @@ Examples:
 pub struct Inspect {
     #[command(flatten)]
     model: ModelPath,
-    /// List every tensor
+    /// List every tensor, also what a training checkpoint has beside the model (optimizer state)
     #[arg(long)]
     tensors: bool,
     /// Say which tensors, scales and metadata of another model differ instead

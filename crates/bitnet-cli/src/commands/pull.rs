@@ -17,9 +17,10 @@ Examples:
   bitnet pull org/repo --include '*.json' --exclude 'vocab*'
   bitnet run org/repo \"Once upon a time\"                    pulls first what the cache lacks
 
-Without :file-or-quant it fetches safetensors weights with config.json, tokenizer, template and licence, or the only GGUF
-file. An interrupted pull goes on where it was. Files are verified, and lie where Python's huggingface_hub looks for them.
-HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY are honoured, and HF_HUB_DOWNLOAD_TIMEOUT (10 s without a byte).")]
+Without :file-or-quant it fetches safetensors weights with config.json, tokenizer, template and licence, or the only \
+GGUF file. An interrupted pull goes on where it was. Files are verified, and lie where Python's huggingface_hub looks \
+for them. HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY are honoured, HF_HUB_DOWNLOAD_TIMEOUT (10 s without a byte), \
+and SSL_CERT_FILE (authorities that are trusted instead of the system's).")]
 pub struct Pull {
     /// org/repo[:file-or-quant][@revision]
     #[arg(value_name = "MODEL", required_unless_present = "model")]

@@ -25,10 +25,9 @@ Examples:
   bitnet quantize Llama-3.2-1B ternary --method absmean --to hf-bitlinear --calib wiki.txt"
 )]
 pub struct Quantize {
-    /// GGUF file, Hugging Face directory, or a file of tensors (safetensors, PyTorch, ONNX) with its config.json beside it
-    #[arg(value_name = "IN")]
+    #[arg(value_name = "IN", help = hub::MODEL_HELP)]
     input: PathBuf,
-    /// The file to write; a directory for the hf, mlx and pt targets
+    /// The file to write; for the hf, pt, mlx and onnx targets a directory
     #[arg(value_name = "OUT")]
     output: PathBuf,
     /// How weights become trits

@@ -20,6 +20,12 @@ struct Row<'a> {
     bytes: u64,
 }
 
+impl Row<'_> {
+    fn json(&self) -> Value {
+        json!({"name": self.name, "shape": self.shape, "type": self.kind, "bytes": self.bytes})
+    }
+}
+
 fn row<'a>(checkpoint: &Checkpoint, t: &'a Tensor) -> Row<'a> {
     let mut shape = t.shape.clone();
     // Four rows of a packed Hugging Face projection share a byte.
@@ -61,6 +67,8 @@ pub struct Report<'a> {
     tokenizer: Option<Tokenizer>,
     format: String,
     rows: Vec<Row<'a>>,
+    /// Of tensors that are no part of the model.
+    others: Vec<Row<'a>>,
     types: BTreeMap<&'static str, Total>,
     all: Total,
 }
@@ -79,15 +87,16 @@ impl<'a> Report<'a> {
             }
         }
         let format = match &checkpoint.header {
-            Header::HuggingFace { .. } => "Hugging Face safetensors".to_owned(),
+            Header::HuggingFace { .. } => format!("Hugging Face {}", checkpoint.container),
             Header::Gguf { version, .. } => format!("GGUF version {version}"),
         };
-        Ok(Self { checkpoint, config, tokenizer, format, rows, types, all })
+        let others = checkpoint.others.iter().map(|t| row(checkpoint, t)).collect();
+        Ok(Self { checkpoint, config, tokenizer, format, rows, others, types, all })
     }
 
     /// One object.
     pub fn json(&self) -> Value {
-        let Self { checkpoint, config: c, tokenizer, format, rows, types, all } = self;
+        let Self { checkpoint, config: c, tokenizer, format, rows, others, types, all } = self;
         let template = tokenizer.as_ref().map_or(Ok(None), |t| t.template());
         json!({
             "path": checkpoint.path,
@@ -109,7 +118,8 @@ impl<'a> Report<'a> {
             "eos": c.eos,
             "total": all.json(),
             "types": types.iter().map(|(k, v)| ((*k).to_owned(), v.json())).collect::<serde_json::Map<_, _>>(),
-            "tensors": rows.iter().map(|r| json!({"name": r.name, "shape": r.shape, "type": r.kind, "bytes": r.bytes})).collect::<Vec<_>>(),
+            "tensors": rows.iter().map(Row::json).collect::<Vec<_>>(),
+            "other_tensors": others.iter().map(Row::json).collect::<Vec<_>>(),
             "tokenizer": tokenizer.as_ref().map(|t| json!({"kind": t.kind(), "tokens": t.vocab_size(), "bos": t.bos(), "eos": t.eos()})),
             "chat_template": template.ok().flatten().map(|t| t.source()),
         })
@@ -117,7 +127,7 @@ impl<'a> Report<'a> {
 
     /// Lines for people; each tensor gets one if they are asked for.
     pub fn print(&self, out: &mut impl Write, tensors: bool) -> Result<(), Failure> {
-        let Self { checkpoint, config, tokenizer, format, rows, types, all } = self;
+        let Self { checkpoint, config, tokenizer, format, rows, others, types, all } = self;
         let template = tokenizer.as_ref().map_or(Ok(None), |t| t.template());
         let c = config;
         let mut line = |key: &str, value: String| writeln!(out, "{key:<14} {value}");
@@ -170,12 +180,14 @@ impl<'a> Report<'a> {
                 t.bits()
             )?;
         }
+        if !others.is_empty() {
+            let mb = others.iter().map(|r| r.bytes).sum::<u64>() as f64 / 1e6;
+            writeln!(out, "\nbeside the model: {} tensors, {mb:.2} MB", others.len())?;
+        }
         if tensors {
-            let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0);
-            writeln!(out, "\n{:<width$} {:<10} {:<16} {:>12}", "tensor", "type", "shape", "bytes")?;
-            for r in rows {
-                let shape = r.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
-                writeln!(out, "{:<width$} {:<10} {shape:<16} {:>12}", r.name, r.kind, r.bytes)?;
+            list(out, "tensor", rows)?;
+            if !others.is_empty() {
+                list(out, "beside the model", others)?;
             }
         }
         match template {
@@ -185,6 +197,16 @@ impl<'a> Report<'a> {
         }
         Ok(())
     }
+}
+
+fn list(out: &mut impl Write, title: &str, rows: &[Row<'_>]) -> std::io::Result<()> {
+    let width = rows.iter().map(|r| r.name.len()).chain([title.len()]).max().unwrap_or(0);
+    writeln!(out, "\n{title:<width$} {:<10} {:<16} {:>12}", "type", "shape", "bytes")?;
+    for r in rows {
+        let shape = r.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
+        writeln!(out, "{:<width$} {:<10} {shape:<16} {:>12}", r.name, r.kind, r.bytes)?;
+    }
+    Ok(())
 }
 
 fn activation(act: Activation) -> &'static str {

@@ -76,6 +76,7 @@ impl Run {
         };
         let path = hub::locate(&path, quiet)?;
         let mut model = self.model_flags.open(&path, quiet)?;
+        self.sampling.add_draft(&mut model, &self.model_flags, None, quiet)?;
         self.sampling.lora.load(&mut model)?;
         let saved = match session.as_ref().filter(|_| goes_on) {
             Some(file) => model.load_session(file)?,
@@ -169,6 +170,8 @@ fn print_json(prompt: &[u32], generation: &mut Generation<'_>) -> Result<(), Fai
             "predicted_ms": ms(t.generation),
             "predicted_per_second": t.tokens_per_second(),
             "cache_n": t.cached_tokens,
+            "draft_n": t.drafted,
+            "draft_n_accepted": t.accepted,
         },
     });
     writeln!(std::io::stdout(), "{object}")?;
@@ -178,8 +181,12 @@ fn print_json(prompt: &[u32], generation: &mut Generation<'_>) -> Result<(), Fai
 /// The last line: how fast it was.
 pub fn speeds(generation: &Generation<'_>) -> String {
     let t = generation.timings();
+    let guesses = match t.drafted {
+        0 => String::new(),
+        n => format!("; {} of {n} guesses right, {:.2} tokens a step", t.accepted, t.tokens_per_step()),
+    };
     format!(
-        "prompt: {} tokens, {:.1} tokens/s; generation: {} tokens, {:.1} tokens/s",
+        "prompt: {} tokens, {:.1} tokens/s; generation: {} tokens, {:.1} tokens/s{guesses}",
         t.prompt_tokens,
         t.prompt_per_second(),
         t.tokens,

@@ -3,27 +3,38 @@
 use crate::args::{self, ModelFlags, SamplingFlags};
 use crate::failure::{Failure, chain};
 use crate::hub;
-use bitnet_inference::engine::EngineOptions;
+use crate::logs::LogFlags;
+use bitnet_inference::engine::{Engine, EngineOptions, Request};
 use bitnet_inference::{GenerateError, LoadOptions, Model, ModelConfig};
-use bitnet_server::{Keys, ModelCard, ServeError, ServeOptions, Server, serve};
+use bitnet_server::{Keys, ModelCard, ServeError, ServeOptions, Server, Tls, TraceOptions, serve};
 use clap::Args;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 #[derive(Args)]
 #[command(after_help = "\
-Routes: /v1/chat/completions /v1/completions /v1/models /v1/messages /v1/messages/count_tokens
-        /tokenize /detokenize /apply-template /health /healthz /readyz /metrics
+Routes: /v1/chat/completions /v1/completions /v1/responses /v1/ws /v1/models
+        /v1/messages /v1/messages/count_tokens
+        /api/generate /api/chat /api/tags /api/show /api/version
+        /completion /tokenize /detokenize /apply-template /lora-adapters /models /models/load /models/unload
+        /health /healthz /readyz /metrics /openapi.json /docs, and a chat page on /
 
 Examples:
   bitnet serve model.gguf
   bitnet serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --parallel 32
+  bitnet serve small.gguf large.gguf --alias small,large --tls-cert cert.pem --tls-key key.pem
   curl localhost:8080/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": true}'")]
 pub struct Serve {
-    #[command(flatten)]
-    model: args::ModelPath,
+    /// Models; requests that name none mean the first [path, org/repo[:file-or-quant][@revision], hf://org/repo]
+    #[arg(value_name = "MODEL", required_unless_present = "model")]
+    models: Vec<PathBuf>,
+    /// The model, by name; may be repeated
+    #[arg(short, long, value_name = "MODEL", env = "BITNET_MODEL", conflicts_with = "models")]
+    model: Vec<PathBuf>,
     /// Address to listen on; one outside this machine needs a key
     #[arg(long, default_value = "127.0.0.1", env = "BITNET_HOST", help_heading = "Server")]
     host: IpAddr,
@@ -36,9 +47,16 @@ pub struct Serve {
     /// File with a key on each line; it is read again when it changes
     #[arg(long, value_name = "FILE", env = "BITNET_API_KEY_FILE", help_heading = "Server")]
     api_key_file: Option<PathBuf>,
-    /// Name of the model in requests [default: the file's]
-    #[arg(short, long, value_name = "NAME", env = "BITNET_ALIAS", help_heading = "Server")]
-    alias: Option<String>,
+    /// Name of a model in requests; repeated, of the next one [default: the file's]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        env = "BITNET_ALIAS",
+        value_delimiter = ',',
+        help_heading = "Server"
+    )]
+    alias: Vec<String>,
     /// Answers made at once; more requests wait
     #[arg(
         long,
@@ -61,6 +79,18 @@ pub struct Serve {
     /// Bytes of a request's body at most
     #[arg(long, default_value_t = 4 << 20, value_name = "BYTES", env = "BITNET_BODY_LIMIT", help_heading = "Server")]
     body_limit: usize,
+    /// Requests a minute that each key has; more are refused with 429 [default: no limit]
+    #[arg(long, value_name = "N", env = "BITNET_RATE_LIMIT", help_heading = "Server")]
+    rate_limit: Option<NonZeroU32>,
+    /// Origin whose pages may use the server, like https://example.org, or * for any; may be repeated. Those of this machine always may
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        env = "BITNET_CORS_ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Server"
+    )]
+    cors_origin: Vec<String>,
     /// Seconds that a request may take [default: no limit]
     #[arg(long, value_name = "SECONDS", env = "BITNET_REQUEST_TIMEOUT", help_heading = "Server")]
     request_timeout: Option<u64>,
@@ -73,10 +103,64 @@ pub struct Serve {
         help_heading = "Server"
     )]
     drain_timeout: u64,
+    /// Certificate chain of the server as PEM; connections are then encrypted
+    #[arg(
+        long,
+        visible_alias = "ssl-cert-file",
+        value_name = "FILE",
+        env = "BITNET_TLS_CERT",
+        requires = "tls_key",
+        help_heading = "Server"
+    )]
+    tls_cert: Option<PathBuf>,
+    /// Private key of the certificate as PEM
+    #[arg(
+        long,
+        visible_alias = "ssl-key-file",
+        value_name = "FILE",
+        env = "BITNET_TLS_KEY",
+        requires = "tls_cert",
+        help_heading = "Server"
+    )]
+    tls_key: Option<PathBuf>,
+    /// Serve no chat page
+    #[arg(long, env = "BITNET_NO_UI", help_heading = "Server")]
+    no_ui: bool,
+    #[command(flatten)]
+    logs: LogFlags,
+    /// Collector of OpenTelemetry traces, like http://localhost:4318 [default: no traces]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", help_heading = "Logs and traces")]
+    otlp_endpoint: Option<String>,
+    /// Headers for the collector: NAME=VALUE, separated by commas
+    #[arg(
+        long,
+        value_name = "HEADERS",
+        env = "OTEL_EXPORTER_OTLP_HEADERS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_parser = header,
+        help_heading = "Logs and traces"
+    )]
+    otlp_headers: Vec<(String, String)>,
+    /// Name of the server in traces
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "OTEL_SERVICE_NAME",
+        default_value = "bitnet",
+        help_heading = "Logs and traces"
+    )]
+    otlp_service_name: String,
     #[command(flatten)]
     flags: ModelFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
+}
+
+/// `NAME=VALUE`.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("not NAME=VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 impl From<ServeError> for Failure {
@@ -93,38 +177,113 @@ impl Serve {
         if self.parallel == 0 {
             return Err(Failure::Usage("--parallel is 0; at least one answer has to be made".to_owned()));
         }
+        self.logs.start(quiet)?;
         let answers = self.sampling.options(&self.flags)?;
-        let keys = Keys::new(&self.api_key, self.api_key_file.clone())
-            .map_err(|e| Failure::Usage(format!("--api-key-file: {e}")))?;
         let sampling = answers.sampling.clone();
-        let server = Server::new(ServeOptions {
-            keys,
-            defaults: answers.into(),
-            body_limit: self.body_limit,
-            answers_limit: self.queue.saturating_add(self.parallel),
-            timeout: self.request_timeout.map(Duration::from_secs),
-            drain: Duration::from_secs(self.drain_timeout),
-        });
+        let server = Server::new(self.options(answers.into())?)?;
         let running = serve(server.clone(), SocketAddr::new(self.host, self.port))?;
         if !quiet {
-            eprintln!("listening on http://{}", running.address());
+            eprintln!("listening on {}://{}", running.scheme(), running.address());
         }
-        let path = self.model.locate(quiet)?;
-        let (mut model, card) = load(&path, self.alias.clone(), &self.flags, self.cache_size, quiet)?;
-        self.sampling.lora.load(&mut model)?;
-        sampling.validate(model.config().vocab).map_err(GenerateError::from)?;
-        let engine = model.into_engine(EngineOptions {
-            budget: self.flags.batch_size.max(1),
-            seats: self.parallel,
-            queue: self.queue,
-            prefix_cache: !self.no_prefix_cache,
-        });
-        server.load(engine, card)?;
+        for source in self.sources(quiet)? {
+            let (engine, card) = source.open()?;
+            sampling.validate(engine.config().vocab).map_err(GenerateError::from)?;
+            let id = card.id.clone();
+            server.load(engine, card)?;
+            server.reopen(&id, Arc::new(move || source.open().map_err(|f| f.message().to_owned())));
+        }
         if !quiet {
             eprintln!("ready");
         }
         Ok(running.wait()?)
     }
+
+    /// How the server behaves; `defaults` is what requests leave open.
+    fn options(&self, defaults: Request) -> Result<ServeOptions, Failure> {
+        let keys = Keys::new(&self.api_key, self.api_key_file.clone())
+            .map_err(|e| Failure::Usage(format!("--api-key-file: {e}")))?;
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Some(
+                Tls::from_files(cert, key)
+                    .map_err(|e| Failure::Usage(format!("--tls-cert, --tls-key: {e}")))?,
+            ),
+            _ => None,
+        };
+        let traces = self.otlp_endpoint.clone().map(|endpoint| TraceOptions {
+            endpoint,
+            headers: self.otlp_headers.clone(),
+            service: self.otlp_service_name.clone(),
+        });
+        Ok(ServeOptions {
+            keys,
+            defaults,
+            body_limit: self.body_limit,
+            answers_limit: self.queue.saturating_add(self.parallel),
+            rate: self.rate_limit,
+            origins: self.cors_origin.clone(),
+            tls,
+            traces,
+            page: !self.no_ui,
+            timeout: self.request_timeout.map(Duration::from_secs),
+            drain: Duration::from_secs(self.drain_timeout),
+        })
+    }
+
+    /// The models, each with a name of its own.
+    fn sources(&self, quiet: bool) -> Result<Vec<Source>, Failure> {
+        let mut sources: Vec<Source> = Vec::new();
+        let (flags, sampling) = (Arc::new(self.flags.clone()), Arc::new(self.sampling.clone()));
+        for (at, model) in self.models.iter().chain(&self.model).enumerate() {
+            let path = hub::locate(model, quiet)?;
+            let id = self.alias.get(at).cloned().unwrap_or_else(|| name(&path));
+            if sources.iter().any(|source| source.id == id) {
+                let message = format!("two models are called {id:?}; --alias gives each a name of its own");
+                return Err(Failure::Usage(message));
+            }
+            let engine = EngineOptions {
+                budget: self.flags.batch_size.max(1),
+                seats: self.parallel,
+                queue: self.queue,
+                prefix_cache: !self.no_prefix_cache,
+            };
+            sources.push(Source {
+                path,
+                id,
+                flags: Arc::clone(&flags),
+                sampling: Arc::clone(&sampling),
+                engine,
+                cache: self.cache_size,
+                quiet,
+            });
+        }
+        Ok(sources)
+    }
+}
+
+/// Where a model comes from, at the start and whenever a client asks for it again.
+struct Source {
+    path: hub::Located,
+    id: String,
+    flags: Arc<ModelFlags>,
+    sampling: Arc<SamplingFlags>,
+    engine: EngineOptions,
+    cache: Option<usize>,
+    quiet: bool,
+}
+
+impl Source {
+    fn open(&self) -> Result<(Engine, ModelCard), Failure> {
+        let (mut model, card) =
+            load(&self.path, Some(self.id.clone()), &self.flags, &self.sampling, self.cache, self.quiet)?;
+        self.sampling.lora.load(&mut model)?;
+        Ok((model.into_engine(self.engine), card))
+    }
+}
+
+/// What a model is called if nobody says otherwise.
+fn name(path: &Path) -> String {
+    let stem = || path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
+    hub::repository(path).or_else(stem).unwrap_or_else(|| "model".to_owned())
 }
 
 /// Loads a model with a cache for many requests: `cache` tokens, or four contexts.
@@ -132,6 +291,7 @@ pub fn load(
     path: &Path,
     alias: Option<String>,
     flags: &ModelFlags,
+    sampling: &SamplingFlags,
     cache: Option<usize>,
     quiet: bool,
 ) -> Result<(Model, ModelCard), Failure> {
@@ -140,11 +300,11 @@ pub fn load(
     let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
     let context = options.load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
     options.load.cache = Some(cache.unwrap_or(context.saturating_mul(4)));
-    let (model, _) = args::load(path, &checkpoint, options, &flags.tuning, quiet)?;
+    let (mut model, _) = args::load(path, &checkpoint, options, &flags.tuning, quiet)?;
+    sampling.add_draft(&mut model, flags, options.load.cache, quiet)?;
     let (report, device) = (model.report(), model.device());
-    let stem = || path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
     let card = ModelCard {
-        id: alias.or_else(|| hub::repository(path)).or_else(stem).unwrap_or_else(|| "model".to_owned()),
+        id: alias.unwrap_or_else(|| name(path)),
         created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         context: model.config().context,
         params: report.ternary_weights + report.dense_weights,

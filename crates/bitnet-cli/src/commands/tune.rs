@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::terminal::Progress;
 use crate::tuning::{Choice, TuningFlag, shape};
 use bitnet_core::{Activation, ActivationPrecision};
-use bitnet_cpu::{Kernel, physical_cores};
+use bitnet_cpu::{Isa, Kernel, physical_cores};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::sample::{Sampler, SamplerOptions};
 use bitnet_inference::{DeviceOptions, GenerateError, LoadOptions, Model, OpenOptions};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 #[derive(Args)]
 #[command(after_help = "\
-Every kernel that runs here is measured with as many threads as there are cores, the best ones with other numbers of threads
+Every kernel that runs here and is more than plain code is measured with as many threads as there are cores, the best ones with other numbers of threads
 too: a prompt and an answer of random tokens. Later commands use what was fastest for a model of this shape where neither
 --isa nor --kernel names another one; with --threads, what was fastest with that many. It changes speed, never a result.
 
@@ -157,7 +157,8 @@ impl Tuner<'_> {
             config.activation == Activation::Relu2 && self.load.act != Some(ActivationPrecision::Float);
         let with = |kernel, skip, threads| Candidate { kernel, skip, threads };
         let mut complete = true;
-        for kernel in Kernel::available() {
+        let plain = Isa::detect() == Isa::Scalar;
+        for kernel in Kernel::available().filter(|k| plain || k.isa() != Isa::Scalar) {
             complete &= self.measure(with(kernel, skips, cores))?;
         }
         let best = self.best(2);

@@ -5,7 +5,7 @@ use crate::plan::{Plan, Source};
 use crate::{ConvertError, ConvertOptions, Weights};
 use bitnet_core::DenseType;
 use bitnet_formats::Header;
-use bitnet_formats::gguf::{Metadata, Value};
+use bitnet_formats::gguf::{Metadata, Value, is_layout_key};
 use bitnet_model::{ModelConfig, RopeScaling, YarnScaling};
 use bitnet_tokenizer::{TokenizerError, Vocabulary};
 use serde_json::Value as Json;
@@ -56,6 +56,7 @@ fn from_gguf(metadata: &Metadata) -> Metadata {
     let own = |key: &str| {
         ["general.file_type", "general.quantization_version", "general.alignment"].contains(&key)
             || key.starts_with("split.")
+            || is_layout_key(key)
     };
     Metadata(metadata.0.iter().filter(|(key, _)| !own(key)).cloned().collect())
 }

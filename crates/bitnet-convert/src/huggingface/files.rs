@@ -6,7 +6,7 @@ use crate::ConvertError;
 use crate::gguf::kept;
 use crate::plan::Source;
 use bitnet_formats::Header;
-use bitnet_formats::gguf::{Metadata, Value as Entry};
+use bitnet_formats::gguf::{Metadata, Value as Entry, is_layout_key};
 use serde_json::{Map, Value, json};
 
 /// A name and its bytes.
@@ -138,6 +138,7 @@ fn nameless(source: &Source<'_>, metadata: &Metadata) -> Vec<String> {
             || key.starts_with("tokenizer.ggml.")
             || key == "tokenizer.chat_template"
             || key.starts_with("bitnet.huggingface.")
+            || is_layout_key(key)
     };
     metadata.0.iter().filter(|(key, _)| !has_place(key)).map(|(key, _)| format!("key {key}")).collect()
 }

@@ -16,7 +16,8 @@ pub(crate) const BLOCK: usize = 64;
 pub(crate) const FIFTH: u8 = 81;
 
 /// Sixteen rows by twenty columns in 64 bytes.
-pub(crate) static BASE3: Layout = Layout { name: "base3", columns: COLUMNS, pack, code };
+pub(crate) static BASE3: Layout =
+    Layout { name: "base3", columns: COLUMNS, bytes: BLOCK, packing: None, pack, code };
 
 /// The four low digits of a number in base 3 as fields of two bits, the lowest first.
 pub(crate) const FIELDS: [u8; FIFTH as usize] = {
@@ -32,7 +33,7 @@ pub(crate) const FIELDS: [u8; FIFTH as usize] = {
 };
 
 /// The four codes of a canonical byte as the bytes of a word, in the same order.
-static SPREAD: [u32; 256] = {
+pub(super) static SPREAD: [u32; 256] = {
     let mut spread = [0; 256];
     let mut n = 0;
     while n < 256 {

@@ -7,32 +7,41 @@
 pub(crate) mod base3;
 pub(crate) mod by_column;
 pub(crate) mod by_row;
+pub(crate) mod i2_s;
 pub(crate) mod tile2;
-#[cfg(target_arch = "aarch64")]
 pub(crate) mod tl1;
+pub(crate) mod tl2;
 
 use crate::lines::Lines;
 use crate::pool::Pool;
-use bitnet_core::{BackendError, Scale, TernaryMatrix};
+use bitnet_core::{BackendError, Bytes, Scale, TernaryMatrix};
 use std::ops::Range;
 
 pub(crate) use base3::BASE3;
 pub(crate) use by_column::STRIPE_TILES;
+pub(crate) use i2_s::I2_S;
 pub(crate) use tile2::TILE2;
 use tile2::{BLOCK, COLUMNS};
-#[cfg(target_arch = "aarch64")]
 pub(crate) use tl1::TL1;
+pub(crate) use tl2::TL2;
 
 /// Rows of a tile.
 pub(crate) const TILE: usize = 16;
+
+/// The least that a thread reads at a time: some two microseconds of a stream.
+const STREAM_BYTES: usize = 1 << 15;
 
 /// A way to arrange sixteen rows of trits.
 #[derive(Debug)]
 pub(crate) struct Layout {
     /// The name in kernel names.
     pub(crate) name: &'static str,
-    /// Columns that sixteen rows have in every 64 bytes of a tile.
+    /// Columns of a block; a tile has whole blocks.
     pub(crate) columns: usize,
+    /// Bytes that sixteen rows of a block take, whole cache lines.
+    pub(crate) bytes: usize,
+    /// The packing of files in which sixteen rows of whole blocks are such a tile as they lie.
+    pub(crate) packing: Option<&'static str>,
     /// Packs up to sixteen canonical rows, each padded with zero trits; rows that are missing become zero trits too.
     pub(crate) pack: fn(rows: &[&[u8]], cols: usize, tile: &mut [u8]),
     /// One code (`trit + 1`) of a packed tile.
@@ -42,18 +51,20 @@ pub(crate) struct Layout {
 impl Layout {
     /// Bytes of a tile of `cols` columns.
     pub(crate) fn tile_bytes(&self, cols: usize) -> usize {
-        cols.div_ceil(self.columns) * 64
+        cols.div_ceil(self.columns) * self.bytes
+    }
+
+    /// The codes of a matrix where its file has them, if they are tiles of this layout there.
+    pub(crate) fn in_file<'a>(&self, m: &'a TernaryMatrix) -> Option<&'a Bytes> {
+        let packed = m.in_file().filter(|packed| Some(packed.packing) == self.packing)?;
+        let whole = m.rows().is_multiple_of(TILE) && m.cols().is_multiple_of(self.columns);
+        (whole && packed.bytes.len() == m.rows() / TILE * self.tile_bytes(m.cols())).then_some(&packed.bytes)
     }
 }
 
 /// Every layout.
 #[cfg(test)]
-pub(crate) static LAYOUTS: &[&Layout] = &[
-    &TILE2,
-    &BASE3,
-    #[cfg(target_arch = "aarch64")]
-    &TL1,
-];
+pub(crate) static LAYOUTS: &[&Layout] = &[&TILE2, &BASE3, &I2_S, &TL1, &TL2];
 
 /// A cache line of weights.
 #[derive(Clone, Copy)]
@@ -79,6 +90,14 @@ pub(crate) enum Order {
     Columns,
 }
 
+/// Where codes lie.
+enum Codes {
+    /// In memory of their own.
+    Own(Lines),
+    /// Where their file has them, in the order of tiles.
+    File(Bytes),
+}
+
 /// Stacked ternary matrices in tiles.
 pub(crate) struct Panels {
     pub(crate) rows: usize,
@@ -88,7 +107,7 @@ pub(crate) struct Panels {
     /// Bytes of a tile.
     pub(crate) tile_bytes: usize,
     pub(crate) order: Order,
-    lines: Lines,
+    codes: Codes,
     pub(crate) scale: PanelScale,
 }
 
@@ -98,7 +117,8 @@ pub(crate) fn bytes(lines: &[Line]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
 }
 
-fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+/// The same, to be written.
+pub(crate) fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
     // SAFETY: a line is 64 bytes without padding, and any byte may be written to it.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }
@@ -125,13 +145,22 @@ struct Unit {
 }
 
 impl Panels {
-    /// Stacks matrices of equal width by rows. Group scales may not be mixed with others.
+    /// Stacks matrices of equal width by rows. Group scales may not be mixed with others. A matrix whose file has it in this
+    /// layout stays there if it is stacked with no other.
     pub(crate) fn new(
         pool: &Pool,
         layout: &'static Layout,
         parts: &[&TernaryMatrix],
     ) -> Result<Self, BackendError> {
         let cols = parts.first().map_or(0, |m| m.cols());
+        if let [m] = parts
+            && let Some(bytes) = layout.in_file(m)
+        {
+            let (rows, codes) = (m.rows(), Codes::File(bytes.clone()));
+            let (tile_bytes, order, scale) =
+                (layout.tile_bytes(cols), Order::Tiles, scales(parts, rows, cols)?);
+            return Ok(Self { rows, cols, layout, tile_bytes, order, codes, scale });
+        }
         let unit = Unit { rows: TILE, lines: layout.tile_bytes(cols) / 64 };
         Self::packed(pool, layout, Order::Tiles, unit, parts, &|rows, out| (layout.pack)(rows, cols, out))
     }
@@ -169,13 +198,29 @@ impl Panels {
             let first = i * unit.rows;
             pack(&sources[first..rows.min(first + unit.rows)], out);
         });
-        Ok(Self { rows, cols, layout, tile_bytes: layout.tile_bytes(cols), order, lines, scale })
+        let codes = Codes::Own(lines);
+        Ok(Self { rows, cols, layout, tile_bytes: layout.tile_bytes(cols), order, codes, scale })
+    }
+
+    /// All codes, in their order.
+    pub(crate) fn codes(&self) -> &[u8] {
+        match &self.codes {
+            Codes::Own(lines) => bytes(lines),
+            Codes::File(bytes) => bytes,
+        }
+    }
+
+    fn lines(&self) -> &[Line] {
+        match &self.codes {
+            Codes::Own(lines) => lines,
+            Codes::File(_) => unreachable!("files are in the order of tiles"),
+        }
     }
 
     /// The tiles of `range`: as they lie, or made in `room` of weights that lie in another order.
     pub(crate) fn tiles_of<'a>(&'a self, range: Range<usize>, room: &'a mut Vec<Line>) -> &'a [u8] {
         if self.order == Order::Tiles {
-            return &bytes(&self.lines)[range.start * self.tile_bytes..range.end * self.tile_bytes];
+            return &self.codes()[range.start * self.tile_bytes..range.end * self.tile_bytes];
         }
         room.resize(range.len() * self.tile_bytes / 64, Line([0; 64]));
         for (tile, out) in range.zip(bytes_mut(room).chunks_exact_mut(self.tile_bytes.max(1))) {
@@ -193,24 +238,29 @@ impl Panels {
     pub(crate) fn rows_of(&self, range: Range<usize>) -> &[Line] {
         debug_assert_eq!(self.order, Order::Rows);
         let lines = by_row::row_lines(self.cols);
-        &self.lines[range.start * lines..range.end * lines]
+        &self.lines()[range.start * lines..range.end * lines]
     }
 
     /// A stripe of weights in the order of columns: a line a column.
     pub(crate) fn stripe(&self, stripe: usize) -> &[Line] {
         debug_assert_eq!(self.order, Order::Columns);
-        &self.lines[stripe * self.cols..(stripe + 1) * self.cols]
+        &self.lines()[stripe * self.cols..(stripe + 1) * self.cols]
     }
 
     /// The bytes of one tile of weights in the order of tiles.
     pub(crate) fn tile(&self, tile: usize) -> &[u8] {
         debug_assert_eq!(self.order, Order::Tiles);
-        &bytes(&self.lines)[tile * self.tile_bytes..(tile + 1) * self.tile_bytes]
+        &self.codes()[tile * self.tile_bytes..(tile + 1) * self.tile_bytes]
     }
 
     /// Columns of a tile, those of padding included.
     pub(crate) fn tile_cols(&self) -> usize {
-        self.tile_bytes / 64 * self.layout.columns
+        self.tile_bytes / self.layout.bytes * self.layout.columns
+    }
+
+    /// Tiles that a thread multiplies with one token before it looks for more.
+    pub(crate) fn grain(&self) -> usize {
+        STREAM_BYTES.div_ceil(self.tile_bytes.max(1))
     }
 
     /// Tiles of sixteen rows.
@@ -224,7 +274,15 @@ impl Panels {
             PanelScale::Rows(v) => v.len(),
             PanelScale::Groups { values, .. } => values.len(),
         };
-        size_of_val(&*self.lines) + scales * size_of::<[f32; 16]>()
+        self.codes().len() + scales * size_of::<[f32; 16]>()
+    }
+
+    /// How many of them are the file's own.
+    pub(crate) fn file_bytes(&self) -> usize {
+        match &self.codes {
+            Codes::Own(_) => 0,
+            Codes::File(bytes) => bytes.len(),
+        }
     }
 
     /// One row, for embedding: trits times scale.

@@ -14,7 +14,8 @@ pub(crate) const COLUMNS: usize = 16;
 pub(crate) const BLOCK: usize = 64;
 
 /// Sixteen rows by sixteen columns in 64 bytes.
-pub(crate) static TILE2: Layout = Layout { name: "tile2", columns: COLUMNS, pack, code };
+pub(crate) static TILE2: Layout =
+    Layout { name: "tile2", columns: COLUMNS, bytes: BLOCK, packing: None, pack, code };
 
 /// Sixteen zero trits of a row.
 pub(crate) const ZERO_TRITS: u32 = 0x5555_5555;

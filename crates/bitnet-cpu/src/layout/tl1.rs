@@ -2,7 +2,7 @@
 //!
 //! Four columns of a tile are sixteen bytes, and they follow each other. Byte `r` belongs to row `r`: its low nibble is the code
 //! of the first column plus four times that of the second, its high nibble the same of the third and fourth. Thus sixteen rows
-//! look their products up with one `tbl` for every two columns.
+//! look their products up with one `tbl` or `vpshufb` for every two columns.
 
 use super::{Layout, TILE};
 
@@ -13,7 +13,8 @@ pub(crate) const COLUMNS: usize = 4;
 const ZERO_TRITS: u8 = 0x55;
 
 /// Sixteen rows by four columns in sixteen bytes.
-pub(crate) static TL1: Layout = Layout { name: "tl1", columns: 4 * COLUMNS, pack, code };
+pub(crate) static TL1: Layout =
+    Layout { name: "tl1", columns: 4 * COLUMNS, bytes: 64, packing: None, pack, code };
 
 fn pack(rows: &[&[u8]], _cols: usize, tile: &mut [u8]) {
     tile.fill(ZERO_TRITS);

@@ -4,13 +4,15 @@
 //! a while before it sleeps. Nobody waits for a worker that has not taken up a job: where other processes want the
 //! processor, a worker may get it only after the others have done all there was to do.
 
+use super::sync::thread::{self, JoinHandle, Thread};
+use super::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, UnsafeCell, fence, spin};
+use super::upcoming::{Asked, Upcoming};
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::thread::available_parallelism;
+use std::time::Duration;
 
 /// Called on every thread that takes part, with its number.
 type Job<'a> = &'a (dyn Fn(usize) + Sync);
@@ -35,12 +37,12 @@ impl Gate {
     fn open(&self) {
         let word = self.0.load(Ordering::Relaxed);
         let number = Self::number(word).wrapping_add(1);
-        self.0.store(u64::from(number) << 32 | OPEN, Ordering::SeqCst);
+        self.0.store(u64::from(number) << 32 | OPEN, Ordering::Release);
     }
 
     /// Lets nobody in any more.
     fn close(&self) {
-        self.0.fetch_and(!OPEN, Ordering::SeqCst);
+        self.0.fetch_and(!OPEN, Ordering::Relaxed);
     }
 
     /// Enters the job `number`, unless it is over.
@@ -51,16 +53,16 @@ impl Gate {
 
     /// Leaves; true for the last one out of a closed job.
     fn leave(&self) -> bool {
-        self.0.fetch_sub(1, Ordering::SeqCst) & (OPEN | INSIDE) == 1
+        self.0.fetch_sub(1, Ordering::Release) & (OPEN | INSIDE) == 1
     }
 
     fn is_empty(&self) -> bool {
-        self.0.load(Ordering::SeqCst) & INSIDE == 0
+        self.0.load(Ordering::Acquire) & INSIDE == 0
     }
 
     /// The number of the newest job.
     fn newest(&self) -> u32 {
-        Self::number(self.0.load(Ordering::SeqCst))
+        Self::number(self.0.load(Ordering::Acquire))
     }
 }
 
@@ -75,13 +77,15 @@ unsafe impl Send for JobCell {}
 struct Shared {
     gate: Gate,
     job: JobCell,
-    /// `[workers]`: who sleeps.
+    /// `[workers]`: who sleeps. Between raising this flag or the caller's and looking at the gate lies a fence, and another one
+    /// between changing the gate and looking at flags: one of the two sees what the other did, and nobody sleeps on.
     asleep: Box<[AtomicBool]>,
     /// The caller of a job, where it sleeps until the last worker is out.
     caller: Mutex<Option<Thread>>,
     caller_asleep: AtomicBool,
     closing: AtomicBool,
     spin: Duration,
+    upcoming: Upcoming,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -102,7 +106,7 @@ pub(super) struct Turn<'a> {
 impl Crew {
     /// `threads` in all; zero counts as one.
     pub(super) fn new(threads: usize) -> std::io::Result<Self> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let cores = available_parallelism().map_or(1, usize::from);
         let workers = threads.saturating_sub(1);
         let shared = Arc::new(Shared {
             gate: Gate(AtomicU64::new(0)),
@@ -113,6 +117,7 @@ impl Crew {
             closing: AtomicBool::new(false),
             // Spinning on a core that another thread needs only delays it.
             spin: if threads <= cores { SPIN } else { Duration::ZERO },
+            upcoming: Upcoming::default(),
             panic: Mutex::new(None),
         });
         let mut crew = Self { shared, workers: Vec::new(), turn: Mutex::new(()) };
@@ -127,6 +132,10 @@ impl Crew {
     /// Threads, the caller included.
     pub(super) fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    pub(super) fn upcoming(&self) -> &Upcoming {
+        &self.shared.upcoming
     }
 
     /// Waits until no other job runs; what a job reads may then be changed.
@@ -144,10 +153,11 @@ impl Turn<'_> {
         // return (or unwind) before the gate is closed and empty.
         let erased = unsafe { std::mem::transmute::<Job<'_>, Job<'static>>(job) };
         // SAFETY: the gate is closed and empty: the last turn left it so, and this one is the only one.
-        unsafe { *shared.job.0.get() = Some(erased) };
+        shared.job.0.with_mut(|cell| unsafe { *cell = Some(erased) });
         shared.gate.open();
+        fence(Ordering::SeqCst);
         for (worker, asleep) in self.crew.workers.iter().zip(&shared.asleep) {
-            if asleep.load(Ordering::SeqCst) {
+            if asleep.load(Ordering::Relaxed) {
                 worker.thread().unpark();
             }
         }
@@ -164,11 +174,15 @@ impl Turn<'_> {
 
 impl Shared {
     fn wait_until_empty(&self) {
-        if spin(self.spin, || self.gate.is_empty()) {
+        let threads = self.asleep.len() + 1;
+        let mut asked = Asked::default();
+        let idle = || self.upcoming.ask(0, threads, &mut asked);
+        if spin(self.spin, || self.gate.is_empty(), idle) {
             return;
         }
         *lock(&self.caller) = Some(thread::current());
-        self.caller_asleep.store(true, Ordering::SeqCst);
+        self.caller_asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         while !self.gate.is_empty() {
             thread::park();
         }
@@ -178,36 +192,41 @@ impl Shared {
     /// What worker `id` does all its life.
     fn work(&self, id: usize) {
         let mut seen = 0;
+        let mut asked = Asked::default();
         loop {
-            seen = self.wait_for_job(id, seen);
-            if self.closing.load(Ordering::SeqCst) {
+            seen = self.wait_for_job(id, seen, &mut asked);
+            if self.closing.load(Ordering::Relaxed) {
                 return;
             }
             if !self.gate.enter(seen) {
                 continue;
             }
-            // SAFETY: inside the gate nobody writes the cell, and entering has seen what was written before it opened.
-            if let Some(job) = unsafe { *self.job.0.get() } {
+            self.job.0.with(|cell| {
+                // SAFETY: inside the gate nobody writes the cell, and entering has seen what was written before it opened.
+                let Some(job) = (unsafe { *cell }) else { return };
                 // SAFETY: `Turn::run` keeps the closure alive until this worker has left.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(id) })) {
                     *lock(&self.panic) = Some(panic);
                 }
-            }
-            if self.gate.leave()
-                && self.caller_asleep.load(Ordering::SeqCst)
-                && let Some(caller) = &*lock(&self.caller)
-            {
-                caller.unpark();
+            });
+            if self.gate.leave() {
+                fence(Ordering::SeqCst);
+                if self.caller_asleep.load(Ordering::Relaxed)
+                    && let Some(caller) = &*lock(&self.caller)
+                {
+                    caller.unpark();
+                }
             }
         }
     }
 
     /// Waits for a job other than `seen` and returns its number.
-    fn wait_for_job(&self, id: usize, seen: u32) -> u32 {
-        if !spin(self.spin, || self.gate.newest() != seen) {
+    fn wait_for_job(&self, id: usize, seen: u32, asked: &mut Asked) -> u32 {
+        let threads = self.asleep.len() + 1;
+        if !spin(self.spin, || self.gate.newest() != seen, || self.upcoming.ask(id, threads, asked)) {
             let asleep = &self.asleep[id - 1];
-            asleep.store(true, Ordering::SeqCst);
-            // The gate is read after the flag is up, and opened before flags are read: one of the two sees the other.
+            asleep.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
             while self.gate.newest() == seen {
                 thread::park();
             }
@@ -219,7 +238,7 @@ impl Shared {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::SeqCst);
+        self.shared.closing.store(true, Ordering::Relaxed);
         self.shared.gate.open();
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
@@ -229,23 +248,6 @@ impl Drop for Crew {
     }
 }
 
-/// Looks for `done` for a while; true if it came.
-fn spin(time: Duration, done: impl Fn() -> bool) -> bool {
-    let begin = Instant::now();
-    loop {
-        // The clock costs more than a look.
-        for _ in 0..32 {
-            if done() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        if begin.elapsed() >= time {
-            return false;
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -132,11 +132,32 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load_i8(self, x: &[i8; 16]) -> Self::F {
+        let half = |x: *const i8| lane!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.cast()))));
+        (half(x.as_ptr()), half(x[8..].as_ptr()))
+    }
+    #[inline(always)]
+    fn six_bits(self, low: &[u8; 64], high: &[u8; 32]) -> [Self::F; 8] {
+        // By way of memory: a load widens eight numbers, and registers are few.
+        let mut q = [0i8; 128];
         lane!({
-            let all = _mm_loadu_si128(x.as_ptr().cast());
-            let high = _mm_srli_si128::<8>(all);
-            (_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)))
-        })
+            let nibbles = [0, 32].map(|at| _mm256_loadu_si256(low[at..].as_ptr().cast()));
+            let high = _mm256_loadu_si256(high.as_ptr().cast());
+            let (nibble, pair) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+            // Shifts of 16-bit words: what crosses into the other byte is masked away.
+            let quarters = [
+                (nibbles[0], _mm256_slli_epi16::<4>(high)),
+                (nibbles[1], _mm256_slli_epi16::<2>(high)),
+                (_mm256_srli_epi16::<4>(nibbles[0]), high),
+                (_mm256_srli_epi16::<4>(nibbles[1]), _mm256_srli_epi16::<2>(high)),
+            ];
+            for ((low, high), out) in quarters.into_iter().zip(q.as_chunks_mut::<32>().0) {
+                let bits = _mm256_or_si256(_mm256_and_si256(low, nibble), _mm256_and_si256(high, pair));
+                let numbers = _mm256_sub_epi8(bits, _mm256_set1_epi8(32));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), numbers);
+            }
+        });
+        let q = q.as_chunks::<16>().0;
+        [0, 1, 2, 3, 4, 5, 6, 7].map(|i| self.load_i8(&q[i]))
     }
     #[inline(always)]
     fn difference(self, a: &[i32; 16], b: i32) -> Self::F {

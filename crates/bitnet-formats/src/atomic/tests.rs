@@ -51,3 +51,38 @@ fn many_writers_of_one_file_leave_one_of_theirs() {
     assert!(bytes.len() == 100 && bytes.iter().all(|b| *b == bytes[0]));
     assert_eq!(names(dir.path()), ["x"]);
 }
+
+#[test]
+fn a_directory_is_not_there_before_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("out");
+    for whole in [false, true] {
+        let mut directory = NewDirectory::create(&target).unwrap();
+        let mut file = AtomicFile::create(&directory.path().join("model")).unwrap();
+        file.write(b"weights").unwrap();
+        file.sync().unwrap();
+        // Files without names leave nothing to be seen, whoever is killed now.
+        if cfg!(target_os = "linux") {
+            assert_eq!(names(dir.path()), Vec::<OsString>::new());
+        }
+        directory.begin().unwrap();
+        write_file(&directory.path().join("config"), b"{}").unwrap();
+        file.finish().unwrap();
+        assert!(!target.exists());
+        // Another process takes it for what it is: at work.
+        let refusal = NewDirectory::create(&target).err().unwrap().to_string();
+        assert!(!cfg!(unix) || refusal.contains("another process"), "{refusal}");
+        match whole {
+            false => drop(directory),
+            true => directory.finish().unwrap(),
+        }
+        assert_eq!(names(dir.path()), if whole { vec![OsString::from("out")] } else { vec![] });
+    }
+    assert_eq!(names(&target), ["config", "model"]);
+    // What a killed process has left is cleared away.
+    let left = dir.path().join(".next.bitnet-part");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("half"), "half").unwrap();
+    drop(NewDirectory::create(&dir.path().join("next")).unwrap());
+    assert_eq!(names(dir.path()), ["out"]);
+}

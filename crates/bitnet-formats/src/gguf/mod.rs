@@ -1,12 +1,14 @@
 //! GGUF, versions 2 and 3, little-endian: metadata, tensor descriptions, aligned data.
 
+mod dialect;
 mod metadata;
 mod reader;
 mod types;
 mod writer;
 
+pub use dialect::is_layout_key;
 pub use metadata::{Metadata, Value};
-pub use reader::{read, read_with};
+pub use reader::{ReadOptions, read, read_with};
 pub use writer::{TensorInfo, Writer};
 
 /// The first bytes of a file.

@@ -1,11 +1,12 @@
 //! The reader. Nothing the file says is believed before the bytes behind it have been seen.
 
+use super::dialect::{Candidate, DIALECTS};
 use super::metadata::{Metadata, Value};
 use super::types::{self, Kind};
 use super::{ALIGNMENT, MAGIC};
 use crate::{Checkpoint, FormatError, Header, Tensor, TensorType};
 use bitnet_core::Bytes;
-use bitnet_quant::packing::{Q2_0_G64, Q2_0_G128, TileTable};
+use bitnet_quant::packing::{Packing, TileTable};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -170,14 +171,23 @@ struct Description {
 /// # Errors
 /// [`FormatError`] names what is wrong.
 pub fn read(path: &Path, bytes: Bytes) -> Result<Checkpoint, FormatError> {
-    read_with(path, bytes, &TileTable::default())
+    read_with(path, bytes, &ReadOptions::default())
 }
 
-/// The same of a file that may hold TL1 and TL2 tensors of shapes that a table has.
+/// What a file does not say of itself.
+#[derive(Clone, Debug, Default)]
+pub struct ReadOptions {
+    /// Tiles of TL1 and TL2 tensors, by their shapes.
+    pub tiles: TileTable,
+    /// The layout of the tensors whose type stands for two: one of `I2_S`, `I2_S_ARM`, `Q2_0_G64` and `Q2_0_G128`.
+    pub layout: Option<&'static Packing>,
+}
+
+/// The same of a file that does not say everything.
 ///
 /// # Errors
-/// [`FormatError`] names what is wrong.
-pub fn read_with(path: &Path, bytes: Bytes, tiles: &TileTable) -> Result<Checkpoint, FormatError> {
+/// [`FormatError`] names what is wrong; also where there is nothing to which [`ReadOptions::layout`] could apply.
+pub fn read_with(path: &Path, bytes: Bytes, options: &ReadOptions) -> Result<Checkpoint, FormatError> {
     let mut cursor = Cursor { path, bytes: &bytes, at: 0, elements: MAX_ELEMENTS };
     cursor.take(MAGIC.len())?;
     let version = cursor.u32()?;
@@ -204,7 +214,7 @@ pub fn read_with(path: &Path, bytes: Bytes, tiles: &TileTable) -> Result<Checkpo
         Some(a) => return Err(cursor.fail(format!("general.alignment is {a:?}; it must be a power of two"))),
     };
     let start = cursor.at.next_multiple_of(alignment);
-    let tensors = place(path, &bytes, start, alignment, descriptions, tiles)?;
+    let tensors = place(path, &bytes, start, alignment, descriptions, &metadata, options)?;
     // Vocabularies are megabytes, and the header holds copies.
     if let Some(header) = bytes.slice(0..cursor.at) {
         header.release();
@@ -220,27 +230,34 @@ fn place(
     start: usize,
     alignment: usize,
     descriptions: Vec<Description>,
-    tiles: &TileTable,
+    metadata: &Metadata,
+    options: &ReadOptions,
 ) -> Result<Vec<Tensor>, FormatError> {
     let total = bytes.len().saturating_sub(start);
     let mut order: Vec<usize> = (0..descriptions.len()).collect();
     order.sort_by_key(|i| descriptions[*i].offset);
     // How far each tensor could reach: to the next one's beginning or the end of the file.
-    let mut room = vec![0; descriptions.len()];
+    let mut rooms: Vec<&[u8]> = vec![&[]; descriptions.len()];
     for (n, i) in order.iter().enumerate() {
         let end = order.get(n + 1).map_or(total, |next| descriptions[*next].offset.min(total));
-        room[*i] = end.saturating_sub(descriptions[*i].offset);
+        let from = descriptions[*i].offset.min(end);
+        rooms[*i] = bytes.get(start + from..start + end).unwrap_or_default();
     }
-    let q2_0 = q2_0_dialect(path, &descriptions, &room, alignment)?;
+    let layouts = layouts(path, metadata, options.layout, &descriptions, &rooms, alignment)?;
     let mut tensors = Vec::with_capacity(descriptions.len());
-    for (d, room) in descriptions.into_iter().zip(room) {
+    for (d, room) in descriptions.into_iter().zip(rooms) {
+        let room = room.len();
         let fail = |what: String| FormatError::gguf(path, format!("tensor {:?} {what}", d.name));
         let elements = || d.shape.iter().try_fold(1usize, |n, dim| n.checked_mul(*dim));
-        let tiled = types::tiled(d.id, &d.shape, tiles);
+        let tiled = types::tiled(d.id, &d.shape, &options.tiles);
         let (ttype, len) = match (types::kind(d.id), tiled) {
             (_, Some(t)) => (t, types::bytes(&t, &d.shape)),
             (Kind::Known(t), None) => (t, types::bytes(&t, &d.shape)),
-            (Kind::Q2_0, None) => (q2_0, types::bytes(&q2_0, &d.shape)),
+            (Kind::Two(dialects), None) => {
+                let layout = layouts.iter().find(|p| dialects.has(p)).unwrap_or(&dialects.layouts[0].packing);
+                let t = TensorType::Ternary(layout);
+                (t, types::bytes(&t, &d.shape))
+            }
             (Kind::Plain(name, size), None) => {
                 (TensorType::Other(name), elements().and_then(|n| n.checked_mul(size)))
             }
@@ -267,29 +284,32 @@ fn place(
     Ok(tensors)
 }
 
-/// Type 42 has groups of 64 in ggml and of 128 in Prism's first files. A file has one of them; sizes tell which.
-fn q2_0_dialect(
+/// The layout of each type that stands for two.
+fn layouts(
     path: &Path,
+    metadata: &Metadata,
+    asked: Option<&'static Packing>,
     descriptions: &[Description],
-    room: &[usize],
+    rooms: &[&[u8]],
     alignment: usize,
-) -> Result<TensorType, FormatError> {
-    let fits = |t: &TensorType| {
-        descriptions.iter().zip(room).filter(|(d, _)| matches!(types::kind(d.id), Kind::Q2_0)).all(
-            |(d, room)| types::bytes(t, &d.shape).is_some_and(|len| len <= *room && *room - len < alignment),
-        )
-    };
-    let (g64, g128) = (TensorType::Ternary(&Q2_0_G64), TensorType::Ternary(&Q2_0_G128));
-    let any = descriptions.iter().any(|d| matches!(types::kind(d.id), Kind::Q2_0));
-    match (fits(&g64), fits(&g128)) {
-        _ if !any => Ok(g64),
-        (true, false) => Ok(g64),
-        (false, true) => Ok(g128),
-        (true, true) => {
-            Err(FormatError::gguf(path, "its Q2_0 tensors could have groups of 64 or of 128; sizes fit both"))
+) -> Result<Vec<&'static Packing>, FormatError> {
+    let mut found = Vec::new();
+    for dialects in &DIALECTS {
+        let tensors: Vec<Candidate<'_>> = descriptions
+            .iter()
+            .zip(rooms)
+            .filter(|(d, _)| d.id == dialects.id)
+            .map(|(d, room)| Candidate { name: &d.name, shape: &d.shape, room })
+            .collect();
+        if !tensors.is_empty() {
+            let layout = dialects.find(asked, metadata, &tensors, alignment);
+            found.push(layout.map_err(|what| FormatError::gguf(path, what))?);
         }
-        (false, false) => {
-            Err(FormatError::gguf(path, "its Q2_0 tensors have neither groups of 64 nor of 128"))
+    }
+    match asked.filter(|asked| !found.iter().any(|f| f.name == asked.name)) {
+        Some(asked) => {
+            Err(FormatError::gguf(path, format!("it has no tensors that could be {}", asked.name)))
         }
+        None => Ok(found),
     }
 }

@@ -1,8 +1,8 @@
 use super::*;
 use crate::{Checkpoint, FormatError, Header, Tensor, TensorType, open};
-use bitnet_core::{Bytes, DenseType};
+use bitnet_core::{Bytes, DenseType, Scale, TernaryMatrix};
 use bitnet_quant::dense::dequantize_row;
-use bitnet_quant::packing::{I2_S, Q2_0_G64, Q2_0_G128};
+use bitnet_quant::packing::{I2_S, I2_S_ARM, Packing, Q2_0_G64, Q2_0_G128};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -40,7 +40,8 @@ fn small(tensors: &[(TensorInfo, Vec<u8>)]) -> Vec<u8> {
 #[test]
 fn metadata_come_back() {
     let Header::Gguf { version, metadata } = parse(two()).unwrap().header else { panic!() };
-    assert_eq!((version, metadata.0.len()), (3, 6));
+    // One more says how the I2_S tensor is packed.
+    assert_eq!((version, metadata.0.len(), metadata.u32(BLOCK)), (3, 7, Some(128)));
     assert_eq!(metadata.str("general.architecture"), Some("bitnet"));
     assert_eq!((metadata.u32("u"), metadata.bool("b"), metadata.u32("f")), (Some(7), Some(true), None));
     let nested = Value::Array(vec![Value::Array(vec![Value::I8(-1)]), Value::Array(vec![])]);
@@ -161,12 +162,22 @@ fn the_dialect_of_q2_0_follows_from_sizes() {
     for packing in [&Q2_0_G64, &Q2_0_G128] {
         let data = vec![0x15; (packing.bytes)(64, 256).unwrap()];
         let file = small(&[(info("w", &[64, 256], TensorType::Ternary(packing)), data)]);
-        let checkpoint = parse(file).unwrap();
+        let checkpoint = parse(file.clone()).unwrap();
+        assert_eq!(checkpoint.tensor("w").unwrap().ttype.name(), packing.name);
+        let checkpoint = parse(without_key(file, GROUP)).unwrap();
         assert_eq!(checkpoint.tensor("w").unwrap().ttype.name(), packing.name);
     }
     // One row of 128: 36 or 34 bytes, both of which end in the same 64.
-    let file = small(&[(info("w", &[1, 128], TensorType::Ternary(&Q2_0_G64)), vec![0x15; 36])]);
-    assert!(parse(file).unwrap_err().to_string().contains("both"));
+    let file = |data| small(&[(info("w", &[1, 128], TensorType::Ternary(&Q2_0_G64)), data)]);
+    let refusal = parse(without_key(file(vec![0x15; 36]), GROUP)).unwrap_err().to_string();
+    for word in ["groups of 64 (ggml's)", "of 128 (Prism's first files')", "--from q2_0-g128"] {
+        assert!(refusal.contains(word), "{refusal}");
+    }
+    // The scale of the second group would be codes, and one of them no trit.
+    let mut data = vec![0x15; 36];
+    data[19] = 0x3c;
+    let found = parse(without_key(file(data), GROUP)).unwrap();
+    assert_eq!(found.tensor("w").unwrap().ttype.name(), "Q2_0_G64");
 }
 
 #[test]
@@ -179,4 +190,85 @@ fn a_writer_that_is_dropped_leaves_nothing_and_one_that_finishes_is_whole() {
     assert!(writer.write(&[0; 9]).is_err());
     assert!(writer.finish().is_err());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// A feed-forward block `[256 channels, 128]` whose channels have fewer or more zeros, the same ones in rows and columns, and a
+/// `down` in a packing.
+fn feed_forward(packing: &'static Packing, zeros_of: impl Fn(usize) -> u32) -> Vec<u8> {
+    let (hidden, channels) = (128, 256);
+    let mut state = 1u64;
+    let mut trit = |channel: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let dice = (state >> 40) as u32;
+        if dice % 100 < zeros_of(channel) { 0 } else { 1 - 2 * (dice / 100 % 2) as i8 }
+    };
+    let rows: Vec<i8> = (0..channels * hidden).map(|i| trit(i / hidden)).collect();
+    let columns: Vec<i8> = (0..channels * hidden).map(|i| trit(i % channels)).collect();
+    let tensor = |name: &str, rows, cols, trits: &[i8]| {
+        let m = TernaryMatrix::from_trits(rows, cols, trits, Scale::Tensor(1.0)).unwrap();
+        let mut data = Vec::new();
+        (packing.pack)(&m, &mut data).unwrap();
+        (info(&format!("blk.0.ffn_{name}.weight"), &[rows, cols], TensorType::Ternary(packing)), data)
+    };
+    small(&[
+        tensor("gate", channels, hidden, &rows),
+        tensor("up", channels, hidden, &rows),
+        tensor("down", hidden, channels, &columns),
+    ])
+}
+
+/// A file as others write it: without our key.
+fn without_key(mut file: Vec<u8>, key: &str) -> Vec<u8> {
+    let at = file.windows(key.len()).position(|w| w == key.as_bytes()).unwrap();
+    file[at] = b'B';
+    file
+}
+
+const BLOCK: &str = "bitnet.i2_s.block_size";
+const GROUP: &str = "bitnet.q2_0.group_size";
+
+fn layout_of(file: Vec<u8>) -> Result<&'static str, String> {
+    let found = parse(file).map_err(|e| e.to_string())?;
+    Ok(found.tensor("blk.0.ffn_down.weight").unwrap().ttype.name())
+}
+
+#[test]
+fn the_layout_of_i2_s_follows_from_what_channels_have_in_common() {
+    for packing in [&I2_S, &I2_S_ARM] {
+        // Some channels matter less than others, in no order.
+        let uneven = feed_forward(packing, |channel| 20 + (channel * 2_654_435_761 % 977 % 60) as u32);
+        assert_eq!(layout_of(uneven.clone()), Ok(packing.name), "by its key");
+        assert_eq!(layout_of(without_key(uneven, BLOCK)), Ok(packing.name), "by its contents");
+        // Random weights say nothing, and are taken for what all published files are.
+        let even = feed_forward(packing, |_| 40);
+        assert_eq!(layout_of(even.clone()), Ok(packing.name), "by its key");
+        assert_eq!(layout_of(without_key(even.clone(), BLOCK)), Ok("I2_S"));
+        let asked = ReadOptions { layout: Some(packing), ..ReadOptions::default() };
+        let found = read_with(Path::new("test.gguf"), without_key(even, BLOCK).into(), &asked).unwrap();
+        assert_eq!(found.tensor("blk.0.ffn_down.weight").unwrap().ttype.name(), packing.name);
+        // Every sixteen channels alike: both orders go with the rows.
+        let both = feed_forward(packing, |channel| 20 + (channel % 16 * 4) as u32);
+        let refusal = layout_of(without_key(both, BLOCK)).unwrap_err();
+        for word in ["blocks of 128 (bitnet.cpp's on x86)", "of 64 (bitnet.cpp's on ARM)", "--from i2_s-arm"]
+        {
+            assert!(refusal.contains(word), "{refusal}");
+        }
+    }
+}
+
+#[test]
+fn the_layout_of_i2_s_follows_from_sizes_too() {
+    // 192 codes are three blocks of 64, and no blocks of 128.
+    let file = small(&[(info("w", &[1, 192], TensorType::Ternary(&I2_S_ARM)), vec![0x55; 80])]);
+    let file = without_key(file, BLOCK);
+    assert_eq!(parse(file).unwrap().tensor("w").unwrap().ttype.name(), "I2_S_ARM");
+}
+
+#[test]
+fn a_key_that_makes_no_sense_is_refused() {
+    let mut file = two();
+    let at = file.windows(BLOCK.len()).position(|w| w == BLOCK.as_bytes()).unwrap() + BLOCK.len() + 4;
+    file[at] = 77;
+    let refusal = parse(file).unwrap_err().to_string();
+    assert!(refusal.contains(BLOCK) && refusal.contains("neither 128 nor 64"), "{refusal}");
 }

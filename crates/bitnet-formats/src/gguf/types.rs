@@ -1,16 +1,18 @@
 //! Tensor types by their numbers.
 //!
 //! ggml and bitnet.cpp gave 36 to 40 different meanings; the ones read here are bitnet.cpp's `I2_S` and ggml's `Q1_0` and `Q2_0`.
+//! Two numbers stand for two layouts each, see [`super::dialect`].
 
+use super::dialect::{DIALECTS, Dialects};
 use crate::TensorType;
 use bitnet_core::DenseType;
-use bitnet_quant::packing::{I2_S, Packing, Q1_0, Q2_0_G64, Q2_0_G128, TQ1_0, TQ2_0, TileTable, Tiled};
+use bitnet_quant::packing::{Packing, Q1_0, TQ1_0, TQ2_0, TileTable, Tiled};
 
 /// What a number stands for.
 pub(super) enum Kind {
     Known(TensorType),
-    /// Two layouts under one number: groups of 64 or of 128.
-    Q2_0,
+    /// One of two layouts.
+    Two(&'static Dialects),
     /// Carried along, not computed with; bytes an element.
     Plain(&'static str, usize),
     Refused(&'static str, &'static str),
@@ -27,6 +29,9 @@ const HADAMARD: &str = "its activations need a Hadamard transform, which is not 
 pub(super) fn kind(id: u32) -> Kind {
     let dense = |d| Kind::Known(TensorType::Dense(d));
     let ternary = |p: &'static Packing| Kind::Known(TensorType::Ternary(p));
+    if let Some(dialects) = DIALECTS.iter().find(|d| d.id == id) {
+        return Kind::Two(dialects);
+    }
     match id {
         0 => dense(DenseType::F32),
         1 => dense(DenseType::F16),
@@ -36,9 +41,7 @@ pub(super) fn kind(id: u32) -> Kind {
         30 => dense(DenseType::BF16),
         34 => ternary(&TQ1_0),
         35 => ternary(&TQ2_0),
-        36 => ternary(&I2_S),
         41 => ternary(&Q1_0),
-        42 => Kind::Q2_0,
         24 => Kind::Plain("I8", 1),
         25 => Kind::Plain("I16", 2),
         26 => Kind::Plain("I32", 4),
@@ -88,10 +91,9 @@ pub(super) fn id(ttype: &TensorType) -> Option<u32> {
             DenseType::BF16 => 30,
         }),
         TensorType::Ternary(p) => {
-            [(&TQ1_0, 34), (&TQ2_0, 35), (&I2_S, 36), (&Q1_0, 41), (&Q2_0_G64, 42), (&Q2_0_G128, 42)]
-                .iter()
-                .find(|(known, _)| known.name == p.name)
-                .map(|(_, id)| *id)
+            let single = [(&TQ1_0, 34), (&TQ2_0, 35), (&Q1_0, 41)];
+            let single = single.into_iter().find(|(known, _)| known.name == p.name).map(|(_, id)| id);
+            single.or_else(|| DIALECTS.iter().find(|d| d.has(p)).map(|d| d.id))
         }
         TensorType::Tiled(Tiled::Tl1, _) => Some(38),
         TensorType::Tiled(Tiled::Tl2, _) => Some(39),

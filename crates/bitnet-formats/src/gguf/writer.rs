@@ -1,5 +1,6 @@
 //! The writer: version 3, tensor by tensor, in the order they were announced.
 
+use super::dialect::DIALECTS;
 use super::metadata::{Metadata, Value};
 use super::{ALIGNMENT, MAGIC, types};
 use crate::atomic::AtomicFile;
@@ -28,14 +29,16 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a file.
+    /// Begins a file. Where tensors have a type that stands for two layouts, a key is added that says which.
     pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Self, FormatError> {
         let fail = |what: String| FormatError::Write { path: path.to_owned(), what };
         let mut head = Vec::from(MAGIC);
         head.extend(3u32.to_le_bytes());
         head.extend((tensors.len() as u64).to_le_bytes());
-        head.extend((metadata.0.len() as u64).to_le_bytes());
-        for (key, value) in &metadata.0 {
+        let told = DIALECTS.iter().filter(|d| metadata.get(d.key).is_none()).filter_map(|d| d.told(tensors));
+        let told: Vec<(String, Value)> = told.collect();
+        head.extend(((metadata.0.len() + told.len()) as u64).to_le_bytes());
+        for (key, value) in metadata.0.iter().chain(&told) {
             put_string(&mut head, key);
             head.extend(value.id().to_le_bytes());
             put(&mut head, value).map_err(|what| fail(format!("{key}: {what}")))?;

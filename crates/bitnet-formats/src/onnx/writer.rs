@@ -147,6 +147,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Flushes to the disk what is there so far.
+    pub fn sync(&mut self) -> Result<(), FormatError> {
+        self.file.sync()
+    }
+
     /// Flushes, and gives both files their names.
     pub fn finish(self) -> Result<(), FormatError> {
         if self.next < self.tensors.len() {

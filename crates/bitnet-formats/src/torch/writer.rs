@@ -65,6 +65,11 @@ impl Writer {
         self.next()
     }
 
+    /// Flushes to the disk what is there so far.
+    pub fn sync(&mut self) -> Result<(), FormatError> {
+        self.archive.file.sync()
+    }
+
     /// Writes the directory and gives the file its name.
     pub fn finish(self) -> Result<(), FormatError> {
         if let Some(open) = &self.archive.open {

@@ -77,6 +77,11 @@ impl Blocks {
         self.holders[block as usize]
     }
 
+    /// Whether what a block holds has to stay: others hold it too, or it is in the tree.
+    pub fn is_fixed(&self, block: u32) -> bool {
+        self.holders(block) > 1 || self.nodes[block as usize].is_some()
+    }
+
     /// Holds a block once more.
     pub fn hold(&mut self, block: u32) {
         let holders = &mut self.holders[block as usize];
@@ -204,7 +209,7 @@ impl Blocks {
         if let Some(&last) = blocks.get(full)
             && self.keep
             && !tail.is_empty()
-            && self.holders(last) == 1
+            && !self.is_fixed(last)
         {
             let parent = full.checked_sub(1).map(|at| blocks[at]);
             let known = std::mem::take(self.children(parent));

@@ -8,7 +8,9 @@
 //! When blocks run out, the answer that was admitted last gives its own back and waits; they are computed again later.
 
 mod adapters;
+mod banned;
 mod blocks;
+mod cache;
 mod draft;
 mod queue;
 mod request;
@@ -20,12 +22,14 @@ pub use adapters::AdapterInfo;
 pub use bitnet_model::AdapterUse;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
-use crate::{FinishReason, Forms, GenerateError, OpenError, Pooling};
+use crate::{FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
 use adapters::{Adapters, Chosen};
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
-use bitnet_model::{Adapter, Decoder, ModelConfig, Span};
+use bitnet_model::{Adapter, Decoder, ModelConfig, ModelError, Span};
 use bitnet_tokenizer::Tokenizer;
-use blocks::{Blocks, Prefix};
+use blocks::Prefix;
+use cache::Cache;
+use draft::Draft;
 use queue::Queue;
 use sequence::{Common, Sequence};
 use std::path::Path;
@@ -80,13 +84,13 @@ pub struct Stats {
 
 /// A model that answers many requests.
 pub struct Engine {
-    decoder: Box<dyn Decoder>,
+    cache: Cache,
+    draft: Option<Draft>,
     common: Common,
     adapters: Adapters,
     pooling: Option<Pooling>,
     identity: [u8; 32],
     options: EngineOptions,
-    blocks: Blocks,
     queue: Queue,
     /// In the order in which they give way: the last one first.
     running: Vec<Sequence>,
@@ -123,8 +127,8 @@ impl Engine {
             adapters: Adapters::default(),
             pooling: None,
             identity: [0; 32],
-            blocks: Blocks::new(decoder.blocks(), options.prefix_cache),
-            decoder,
+            cache: Cache::new(decoder, options.prefix_cache),
+            draft: None,
             options,
             queue: Queue::default(),
             running: Vec::new(),
@@ -138,11 +142,26 @@ impl Engine {
 
     /// The same engine with other options; it has to be idle, and forgets all prefixes.
     pub(crate) fn with_options(self, options: EngineOptions) -> Self {
-        Self {
-            adapters: self.adapters,
-            pooling: self.pooling,
-            ..Self::new(self.decoder, self.common.tokenizer, options)
-        }
+        let mut engine = Self::new(self.cache.decoder, self.common.tokenizer, options);
+        (engine.adapters, engine.pooling, engine.identity) = (self.adapters, self.pooling, self.identity);
+        engine.draft = self.draft.map(|draft| Draft::new(draft.cache.decoder, options.prefix_cache));
+        engine
+    }
+
+    /// Lets another model, of the same vocabulary, guess tokens ahead for requests that want it; see [`Request::draft`].
+    ///
+    /// # Errors
+    /// The vocabularies differ.
+    pub fn set_draft(&mut self, draft: Self) -> Result<(), OpenError> {
+        let vocabulary = |engine: &Self| (engine.common.vocab, engine.common.tokenizer.clone());
+        draft::check_vocabulary(vocabulary(self), vocabulary(&draft))?;
+        self.draft = Some(Draft::new(draft.cache.decoder, self.options.prefix_cache));
+        Ok(())
+    }
+
+    /// Whether a model guesses.
+    pub fn has_draft(&self) -> bool {
+        self.draft.is_some()
     }
 
     /// Loads an adapter that peft saved. It acts on requests that do not choose adapters with `scale`; with 0, only on those that
@@ -155,7 +174,7 @@ impl Engine {
             return Err(OpenError::AdapterScale { scale });
         }
         let files = bitnet_formats::open_adapter(path)?;
-        let id = self.decoder.load_adapter(&Adapter::read(&files, self.decoder.config())?)?;
+        let id = self.cache.decoder.load_adapter(&Adapter::read(&files, self.cache.decoder.config())?)?;
         let hash = adapters::hash(&files);
         self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), hash, scale });
         Ok(id)
@@ -175,7 +194,7 @@ impl Engine {
 
     /// Gives back the memory of adapters that are unloaded and that nobody goes through.
     fn let_adapters_go(&mut self) {
-        let (queue, running, decoder) = (&self.queue, &self.running, &mut self.decoder);
+        let (queue, running, decoder) = (&self.queue, &self.running, &mut self.cache.decoder);
         self.adapters.leaving.retain(|id| {
             let uses = |s: &Sequence| s.adapters.iter().any(|a| a.id == *id);
             let used = running.iter().any(uses) || queue.any(uses);
@@ -205,7 +224,7 @@ impl Engine {
 
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
-        self.decoder.config()
+        self.cache.decoder.config()
     }
 
     /// The tokenizer.
@@ -244,7 +263,7 @@ impl Engine {
     /// The blocks that hold the beginning of some ids, and how many of these.
     pub(crate) fn cached(&self, adapters: &Chosen, ids: &[u32]) -> (Vec<u32>, usize) {
         // The last id of a prompt is not looked for.
-        let Prefix { mut blocks, part } = self.blocks.find(adapters, &[ids, &[0]].concat());
+        let Prefix { mut blocks, part } = self.cache.blocks.find(adapters, &[ids, &[0]].concat());
         let positions = blocks.len() * KV_BLOCK + part.map_or(0, |(_, positions)| positions);
         blocks.extend(part.map(|(block, _)| block));
         (blocks, positions)
@@ -255,20 +274,20 @@ impl Engine {
     /// # Errors
     /// Too few blocks can be had: so many.
     pub(crate) fn keep(&mut self, adapters: &Chosen, ids: &[u32], data: &[u8]) -> Result<(), usize> {
-        let have = if self.options.prefix_cache { self.blocks.available() } else { 0 };
+        let have = if self.options.prefix_cache { self.cache.blocks.available() } else { 0 };
         if ids.len().div_ceil(KV_BLOCK) > have {
             return Err(have);
         }
         let mut held: Vec<u32> = Vec::new();
-        for (tokens, bytes) in ids.chunks(KV_BLOCK).zip(data.chunks_exact(self.decoder.block_bytes())) {
-            let block = self.blocks.take().expect("as many as are needed can be had");
-            self.decoder.load_block(block, bytes);
+        for (tokens, bytes) in ids.chunks(KV_BLOCK).zip(data.chunks_exact(self.cache.decoder.block_bytes())) {
+            let block = self.cache.blocks.take().expect("as many as are needed can be had");
+            self.cache.decoder.load_block(block, bytes);
             held.push(match tokens.len() {
-                KV_BLOCK => self.blocks.link(adapters, held.last().copied(), block, tokens),
+                KV_BLOCK => self.cache.blocks.link(adapters, held.last().copied(), block, tokens),
                 _ => block,
             });
         }
-        self.blocks.release(adapters, held, ids);
+        self.cache.blocks.release(adapters, held, ids);
         Ok(())
     }
 
@@ -280,6 +299,13 @@ impl Engine {
     /// The compiler of forms for its vocabulary.
     pub fn forms(&self) -> Option<&Arc<Forms>> {
         self.common.forms.as_ref()
+    }
+
+    /// A request without a prompt, whose form is compiled.
+    pub(crate) fn request(&self, options: GenerateOptions) -> Result<Request, GenerateError> {
+        let compile = |form| self.forms().ok_or(GenerateError::NoTokenizer)?.compile(form);
+        let form = options.form.as_ref().map(compile).transpose()?;
+        Ok(Request { form, ..options.into() })
     }
 
     /// How steps are shared out.
@@ -294,11 +320,11 @@ impl Engine {
 
     /// Where it stands.
     pub fn stats(&self) -> Stats {
-        let blocks = self.blocks.count();
+        let blocks = self.cache.blocks.count();
         Stats {
             running: self.running.len(),
             waiting: self.queue.len(),
-            held_blocks: blocks - self.blocks.available(),
+            held_blocks: blocks - self.cache.blocks.available(),
             blocks,
             ..self.stats
         }
@@ -312,13 +338,13 @@ impl Engine {
     /// The decoder for a sequence outside the engine, which has to be idle; the cache's prefixes are forgotten.
     pub(crate) fn lend(&mut self) -> &mut dyn Decoder {
         assert!(self.is_idle(), "nobody is being served");
-        self.blocks.clear();
-        &mut *self.decoder
+        self.cache.blocks.clear();
+        &mut *self.cache.decoder
     }
 
     /// The decoder.
     pub(crate) fn decoder(&self) -> &dyn Decoder {
-        &*self.decoder
+        &*self.cache.decoder
     }
 
     /// Takes a request.
@@ -392,22 +418,42 @@ impl Engine {
         self.events.push(sequence.event(News::Failed(Arc::clone(error))));
     }
 
+    /// Ends all that run.
+    fn fail_all(&mut self, error: GenerateError) {
+        let error = Arc::new(error);
+        for sequence in std::mem::take(&mut self.running) {
+            self.fail(sequence, &error);
+        }
+    }
+
     /// Gives back a sequence's blocks.
     fn release(&mut self, sequence: &mut Sequence) {
-        let blocks = std::mem::take(&mut sequence.blocks);
-        self.blocks.release(&sequence.adapters, blocks, &sequence.ids[..sequence.computed]);
-        sequence.computed = 0;
+        sequence.drop_guesses();
+        self.cache.leave(&mut sequence.place, &sequence.ids);
+        if let Some(draft) = &mut self.draft {
+            draft.cache.leave(&mut sequence.draft, &sequence.ids);
+        }
     }
 
     /// Runs one step, if there is anything to do, and adds what came of it to `events`.
     pub fn step(&mut self, events: &mut Vec<Event>) {
-        let now = Instant::now();
+        self.step_at(Instant::now(), events);
+    }
+
+    /// Runs a step at a time.
+    fn step_at(&mut self, now: Instant, events: &mut Vec<Event>) {
+        let begin = Instant::now();
         self.end_all(FinishReason::Deadline, |s| s.deadline.is_some_and(|at| at <= now));
         self.admit();
-        self.plan();
-        self.make_room();
-        if !self.running.is_empty() {
-            self.run(now);
+        match self.guess() {
+            Err(e) => self.fail_all(e.into()),
+            Ok(()) => {
+                self.plan();
+                self.make_room();
+                if !self.running.is_empty() {
+                    self.run(begin);
+                }
+            }
         }
         self.let_adapters_go();
         events.append(&mut self.events);
@@ -423,40 +469,42 @@ impl Engine {
             {
                 return;
             }
-            let prefix = if next.cache_prompt {
-                self.blocks.find(&next.adapters, &next.ids)
-            } else {
-                Default::default()
+            let prefix = match next.cache_prompt {
+                true => self.cache.blocks.find(&next.adapters, &next.ids),
+                false => Default::default(),
             };
             // What a prefix holds and nobody uses is not there to be given away.
-            let idle = prefix.blocks.iter().filter(|b| self.blocks.holders(**b) == 0).count();
-            let need = (next.ids.len() + 1).div_ceil(KV_BLOCK).min(self.blocks.count()) - prefix.blocks.len();
-            if need + idle > self.blocks.available() && !self.running.is_empty() {
+            let idle = prefix.blocks.iter().filter(|b| self.cache.blocks.holders(**b) == 0).count();
+            let need =
+                (next.ids.len() + 1).div_ceil(KV_BLOCK).min(self.cache.blocks.count()) - prefix.blocks.len();
+            if need + idle > self.cache.blocks.available() && !self.running.is_empty() {
                 return;
             }
             let mut sequence = self.queue.pop().expect("somebody is next");
             if sequence.cache_prompt && !sequence.preempted {
                 self.stats.prefix_queries += sequence.ids.len() as u64;
             }
-            let mut cached = prefix.blocks.len() * KV_BLOCK;
-            prefix.blocks.iter().for_each(|b| self.blocks.hold(*b));
-            sequence.blocks = prefix.blocks;
-            if let Some((block, positions)) = prefix.part {
-                self.blocks.hold(block);
-                if let Some(copy) = self.blocks.take() {
-                    self.decoder.copy_block(block, copy);
-                    sequence.blocks.push(copy);
-                    cached += positions;
-                }
-                self.blocks.give_back(block);
-            }
+            let place = self.cache.enter(&sequence.adapters, prefix);
             if !sequence.preempted {
-                self.stats.prefix_hits += cached as u64;
+                self.stats.prefix_hits += place.computed as u64;
             }
-            sequence.admitted(cached);
+            sequence.admitted(place);
             let at = self.running.partition_point(|s| s.priority >= sequence.priority);
             self.running.insert(at, sequence);
         }
+    }
+
+    /// Guesses what the answers in the making go on with.
+    fn guess(&mut self) -> Result<(), ModelError> {
+        let capacity = self.common.capacity;
+        if let Some(draft) = &mut self.draft {
+            return draft.guess(&mut self.running, self.options.budget, capacity);
+        }
+        for sequence in &mut self.running {
+            let guesses = draft::lookup(&sequence.ids, sequence.most_guesses(capacity));
+            sequence.guess_all(guesses);
+        }
+        Ok(())
     }
 
     /// Settles how many tokens of each sequence the next step runs.
@@ -466,11 +514,11 @@ impl Engine {
         let mut sharing = self.running.len() - decoding;
         for sequence in &mut self.running {
             if sequence.is_decoding() {
-                sequence.plan(1, self.common.capacity);
+                sequence.plan(1);
                 continue;
             }
             let share = (left / sharing).max(1);
-            sequence.plan(share.min(sequence.missing()), self.common.capacity);
+            sequence.plan(share.min(sequence.missing()));
             left = left.saturating_sub(sequence.chunk);
             sharing -= 1;
         }
@@ -480,35 +528,17 @@ impl Engine {
     fn make_room(&mut self) {
         let mut at = 0;
         while at < self.running.len() {
-            if self.has_room(at) {
+            let sequence = &mut self.running[at];
+            if self.cache.make_room(&mut sequence.place, sequence.chunk) {
                 at += 1;
                 continue;
             }
             let mut last = self.running.pop().expect("somebody is running");
-            last.drop_guesses();
             self.release(&mut last);
             last.preempted = true;
             self.stats.preempted += 1;
             self.queue.push(last);
         }
-    }
-
-    /// Whether a sequence has the blocks for its step, or could be given them.
-    fn has_room(&mut self, at: usize) -> bool {
-        let sequence = &mut self.running[at];
-        let first = sequence.computed / KV_BLOCK;
-        if let Some(&shared) = sequence.blocks.get(first).filter(|b| self.blocks.holders(**b) > 1) {
-            // Others go on behind the same tokens.
-            let Some(copy) = self.blocks.take() else { return false };
-            self.decoder.copy_block(shared, copy);
-            self.blocks.give_back(shared);
-            sequence.blocks[first] = copy;
-        }
-        while sequence.blocks.len() * KV_BLOCK < sequence.computed + sequence.chunk {
-            let Some(block) = self.blocks.take() else { return false };
-            sequence.blocks.push(block);
-        }
-        true
     }
 
     /// Runs the step and hands out its logits.
@@ -517,37 +547,33 @@ impl Engine {
             .running
             .iter()
             .map(|s| Span {
-                start: s.computed,
-                ids: &s.ids[s.computed..s.computed + s.chunk],
-                blocks: &s.blocks,
+                start: s.place.computed,
+                ids: &s.ids[s.place.computed..s.place.computed + s.chunk],
+                blocks: &s.place.blocks,
                 needs: &s.needs,
                 states: s.states.clone(),
                 adapters: &s.adapters,
             })
             .collect();
         let decoding = Instant::now();
-        let decoded = self.decoder.batch(&spans, &mut self.logits, &mut self.states);
+        let decoded = self.cache.decoder.batch(&spans, &mut self.logits, &mut self.states);
+        let took = begin.elapsed();
         self.stats.steps += 1;
         self.stats.decoder_time += decoding.elapsed();
         if let Err(e) = decoded {
-            let error = Arc::new(GenerateError::from(e));
-            for sequence in std::mem::take(&mut self.running) {
-                self.fail(sequence, &error);
-            }
-            return;
+            return self.fail_all(e.into());
         }
-        let took = begin.elapsed();
         let (logits, states) = (std::mem::take(&mut self.logits), std::mem::take(&mut self.states));
         let mut rows = logits.rows();
-        let mut state_rows = states.chunks_exact(self.decoder.config().hidden);
+        let mut state_rows = states.chunks_exact(self.cache.decoder.config().hidden);
         for mut sequence in std::mem::take(&mut self.running) {
             sequence.pool(state_rows.by_ref().take(sequence.states.len()), &mut self.events);
             let rows: Vec<LogitsRow<'_>> = rows.by_ref().take(sequence.needs.len()).collect();
             self.stats.drafted += sequence.guesses as u64;
             self.queue.charge(&sequence.client, sequence.chunk);
-            let from = sequence.computed;
+            let len = sequence.len();
             let ran = sequence.ran(&rows, took, &self.common, &mut self.events);
-            self.link(&mut sequence, from);
+            self.settle(&mut sequence, len + ran.as_ref().unwrap_or(&0));
             match ran {
                 Err(e) => self.fail(sequence, &Arc::new(e)),
                 Ok(right) => {
@@ -572,21 +598,27 @@ impl Engine {
         }
     }
 
-    /// Enters the blocks that a step filled into the tree.
-    fn link(&mut self, sequence: &mut Sequence, from: usize) {
-        for at in from / KV_BLOCK..sequence.computed / KV_BLOCK {
-            let parent = at.checked_sub(1).map(|before| sequence.blocks[before]);
-            let tokens = &sequence.ids[at * KV_BLOCK..(at + 1) * KV_BLOCK];
-            sequence.blocks[at] = self.blocks.link(&sequence.adapters, parent, sequence.blocks[at], tokens);
+    /// Puts a sequence's places in order behind a step: what it took back is forgotten, and what the draft model computed beyond
+    /// the first `right` ids too.
+    fn settle(&mut self, sequence: &mut Sequence, right: usize) {
+        let last = sequence.len() - 1;
+        if sequence.finish.is_none() {
+            self.cache.rewind(&mut sequence.place, last);
+        }
+        self.cache.link(&mut sequence.place, &sequence.ids);
+        if let Some(draft) = &mut self.draft {
+            draft.cache.rewind(&mut sequence.draft, right.min(last));
         }
     }
 
     /// Begins the further answers to a prompt that is computed, with the row of logits behind it.
     fn fork(&mut self, first: &mut Sequence, row: Option<&LogitsRow<'_>>) {
         for mut sequence in std::mem::take(&mut first.siblings) {
-            sequence.blocks = first.blocks.clone();
-            sequence.blocks.iter().for_each(|b| self.blocks.hold(*b));
-            match sequence.begin(first, row, &self.common, &mut self.events) {
+            let place = self.cache.share(&first.place);
+            let begun = sequence.begin(first, place, row, &self.common, &mut self.events);
+            let len = sequence.len();
+            self.settle(&mut sequence, len);
+            match begun {
                 Ok(()) => self.seat(sequence),
                 Err(e) => self.fail(sequence, &Arc::new(e)),
             }

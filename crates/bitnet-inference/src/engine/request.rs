@@ -20,6 +20,9 @@ pub struct Request {
     pub max_tokens: Option<usize>,
     /// Texts that end an answer and do not appear in it.
     pub stop: Vec<String>,
+    /// Texts that an answer may not contain, ASCII letters of either case being the same; 1024 at most. What leads to one is taken back
+    /// and made anew. They are looked for before stop strings are; an answer whose form demands one fails.
+    pub banned: Vec<String>,
     /// Ids that end an answer besides the model's own.
     pub stop_ids: Vec<u32>,
     /// The model's end tokens are banned instead of obeyed.
@@ -34,7 +37,8 @@ pub struct Request {
     pub prompt_logprobs: Option<usize>,
     /// Texts that the sampler's repetitions do not reach over: tokens with one of them in them.
     pub dry_breakers: Vec<String>,
-    /// Tokens to guess ahead by looking for the last few tokens earlier in the text; 0 guesses none. Changes no token.
+    /// Tokens to guess ahead: by the engine's draft model, where it has one, and otherwise by looking for the last few tokens earlier in
+    /// the text; 0 guesses none. Changes no token.
     pub draft: usize,
     /// Begin with what the cache holds of the prompt. Changes no token.
     pub cache_prompt: bool,
@@ -60,6 +64,7 @@ impl Default for Request {
             sampling: SamplerOptions::default(),
             max_tokens: Some(512),
             stop: Vec::new(),
+            banned: Vec::new(),
             stop_ids: Vec::new(),
             ignore_eos: false,
             form: None,

@@ -1,9 +1,11 @@
 //! One answer in the making.
 
 use super::adapters::Chosen;
+use super::banned::{Banned, Before, Held};
+use super::cache::Place;
 use super::request::{Event, Logprob, News, Request, RequestId, logprob};
 use crate::embed::{Pool, Pooling};
-use crate::sample::{OptionError, Sampler};
+use crate::sample::{SampleError, Sampler};
 use crate::stop::StopStrings;
 use crate::{Constraint, FinishReason, Forms, GenerateError, Timings};
 use bitnet_core::{LogitsNeed, LogitsRow};
@@ -49,11 +51,14 @@ pub(super) struct Sequence {
     pub deadline: Option<Instant>,
     pub cache_prompt: bool,
     pub adapters: Chosen,
-    /// Prompt and answer; during a step, what is guessed behind them too.
+    /// Prompt and answer, and what is guessed behind them while a step is being made ready.
     pub ids: Vec<u32>,
-    /// How many of `ids` have their keys and values in `blocks`.
-    pub computed: usize,
-    pub blocks: Vec<u32>,
+    /// How many ids at the end of `ids` are guesses.
+    pub guesses: usize,
+    /// Where it lies in the cache.
+    pub place: Place,
+    /// Where it lies in the draft model's cache.
+    pub draft: Place,
     /// Whether it was sent back to wait.
     pub preempted: bool,
     /// Further answers, which begin when the prompt is computed.
@@ -63,14 +68,13 @@ pub(super) struct Sequence {
     pub needs: Vec<LogitsNeed>,
     /// Tokens of this step whose states are wanted.
     pub states: Range<usize>,
-    /// How many ids at the end of `ids` are guesses.
-    pub guesses: usize,
     pub timings: Timings,
-    draft: usize,
+    ahead: usize,
     prompt_len: usize,
     max_tokens: Option<usize>,
     sampler: Sampler,
     stream: Option<DecodeStream>,
+    banned: Option<Banned>,
     stop: StopStrings,
     stop_ids: Vec<u32>,
     form: Option<Constraint>,
@@ -94,7 +98,7 @@ impl Sequence {
     ) -> Result<Self, GenerateError> {
         let mut first = Self::choice(id, 0, request, adapters, common)?;
         // A seed that nobody asked for is drawn once.
-        let seed = first.seed();
+        let seed = first.sampler.seed();
         for choice in 1..request.choices {
             let mut request = request.clone();
             request.sampling.seed = Some(seed.wrapping_add(choice as u64));
@@ -110,7 +114,7 @@ impl Sequence {
         request: &Request,
         adapters: &Chosen,
         common: &Common,
-    ) -> Result<Self, OptionError> {
+    ) -> Result<Self, GenerateError> {
         let mut sampling = request.sampling.clone();
         let mut stop_ids = request.stop_ids.clone();
         if sampling.dry_multiplier > 0.0 {
@@ -135,20 +139,21 @@ impl Sequence {
                 && request.embedding.is_none_or(|e| e.pooling == Pooling::Last),
             adapters: Chosen::clone(adapters),
             ids: request.prompt.clone(),
-            computed: 0,
-            blocks: Vec::new(),
+            guesses: 0,
+            place: Place::default(),
+            draft: Place::default(),
             preempted: false,
             siblings: Vec::new(),
             chunk: 0,
             needs: Vec::new(),
             states: 0..0,
-            guesses: 0,
             timings: Timings::default(),
-            draft: request.draft,
+            ahead: request.draft,
             prompt_len: request.prompt.len(),
             max_tokens: request.max_tokens,
             sampler: Sampler::new(sampling, common.vocab)?,
             stream: common.tokenizer.as_ref().map(|t| DecodeStream::new(Arc::clone(t), true)),
+            banned: Banned::new(&request.banned)?,
             stop: StopStrings::new(request.stop.clone()),
             stop_ids,
             form: request.form.clone(),
@@ -164,18 +169,19 @@ impl Sequence {
         })
     }
 
-    pub fn seed(&self) -> u64 {
-        self.sampler.seed()
+    /// Ids, guesses left out.
+    pub fn len(&self) -> usize {
+        self.ids.len() - self.guesses
     }
 
     /// Ids without a key and a value.
     pub fn missing(&self) -> usize {
-        self.ids.len() - self.computed
+        self.len() - self.place.computed
     }
 
     /// Whether a step of one token continues it.
     pub fn is_decoding(&self) -> bool {
-        self.missing() == 1 && self.ids.len() > self.prompt_len
+        self.missing() == 1 && self.len() > self.prompt_len
     }
 
     /// Whether anything of it has to be computed.
@@ -185,64 +191,88 @@ impl Sequence {
 
     /// Whether its prompt is computed.
     pub fn is_past_prompt(&self) -> bool {
-        self.ids.len() > self.prompt_len || self.missing() == 0
+        self.len() > self.prompt_len || self.missing() == 0
     }
 
-    /// It got a seat.
-    pub fn admitted(&mut self, cached: usize) {
+    /// It got a seat, and a place where so many positions are computed already.
+    pub fn admitted(&mut self, place: Place) {
         if self.timings.tokens == 0 {
             self.timings.queued = self.since.elapsed();
-            (self.timings.cached_tokens, self.timings.prompt_tokens) = (cached, self.prompt_len - cached);
+            self.timings.cached_tokens = place.computed;
+            self.timings.prompt_tokens = self.prompt_len - place.computed;
         }
-        self.computed = cached;
+        self.place = place;
         if let Some(pool) = &mut self.pool {
             pool.clear();
         }
     }
 
-    /// Settles that the next step runs so many of the missing tokens, and guesses behind the last one.
-    pub fn plan(&mut self, tokens: usize, capacity: usize) {
-        let wants_prompt = self.prompt_logprobs.is_some() && self.computed < self.prompt_len;
+    /// How many tokens may be guessed behind what is there, in a context of `capacity`.
+    pub fn most_guesses(&self, capacity: usize) -> usize {
+        if !self.is_decoding() {
+            return 0;
+        }
+        let left = self.max_tokens.map_or(usize::MAX, |max| max.saturating_sub(self.timings.tokens + 1));
+        self.ahead.min(left).min(capacity.saturating_sub(self.ids.len() + 1))
+    }
+
+    /// Guesses what stands in these logits of another model; false where nothing can be drawn from them.
+    pub fn guess(&mut self, row: LogitsRow<'_>) -> bool {
+        let surprise = self.sampler.surprise();
+        let drawn = self.sampler.sample(row.0, row.1, &self.ids);
+        self.sampler.set_surprise(surprise);
+        let Ok(id) = drawn else { return false };
+        self.guess_all(vec![id]);
+        true
+    }
+
+    /// Adds guesses.
+    pub fn guess_all(&mut self, guesses: Vec<u32>) {
+        self.guesses += guesses.len();
+        self.ids.extend(guesses);
+    }
+
+    /// Takes back what was guessed.
+    pub fn drop_guesses(&mut self) {
+        self.ids.truncate(self.len());
+        self.guesses = 0;
+    }
+
+    /// The logits that decide what follows the first `len` ids.
+    pub fn need(&self, len: usize) -> LogitsNeed {
+        let banned = self.banned.as_ref().map_or(&[][..], |banned| banned.ids(len));
+        self.sampler.need_without(&self.ids[..len], banned)
+    }
+
+    /// Settles that the next step runs so many of the missing tokens, and all guesses if those are all.
+    pub fn plan(&mut self, tokens: usize) {
+        let wants_prompt = self.prompt_logprobs.is_some() && self.place.computed < self.prompt_len;
         self.chunk = if wants_prompt { tokens.min(LOGPROB_CHUNK) } else { tokens };
         self.needs.clear();
         self.states = match self.pool.as_ref().map(Pool::pooling) {
             Some(Pooling::Mean) => 0..self.chunk,
             Some(Pooling::Last) if self.chunk == self.missing() => self.chunk - 1..self.chunk,
-            Some(Pooling::Cls) if self.computed == 0 => 0..1,
+            Some(Pooling::Cls) if self.place.computed == 0 => 0..1,
             _ => 0..0,
         };
         if wants_prompt {
-            self.needs.resize(self.chunk, LogitsNeed::All);
+            return self.needs.resize(self.chunk, LogitsNeed::All);
         }
         if self.chunk < self.missing() || self.max_tokens == Some(0) || self.pool.is_some() {
             return;
         }
-        if self.is_decoding() && self.draft > 0 {
-            let left = self.max_tokens.map_or(usize::MAX, |max| max - self.timings.tokens - 1);
-            let most = self.draft.min(left).min(capacity - self.ids.len() - 1);
-            let guesses = super::draft::lookup(&self.ids, most);
-            self.guesses = guesses.len();
-            self.ids.extend(guesses);
-            self.chunk += self.guesses;
+        self.chunk += self.guesses;
+        let all = self.logprobs.is_some() || self.form.is_some();
+        for len in self.len()..=self.ids.len() {
+            self.needs.push(if all { LogitsNeed::All } else { self.need(len) });
         }
-        if !wants_prompt {
-            let all = self.logprobs.is_some() || self.form.is_some();
-            for end in self.ids.len() - self.guesses..=self.ids.len() {
-                self.needs.push(if all { LogitsNeed::All } else { self.sampler.need(&self.ids[..end]) });
-            }
-        }
-    }
-
-    /// Takes back what was guessed.
-    pub fn drop_guesses(&mut self) {
-        self.ids.truncate(self.ids.len() - std::mem::take(&mut self.guesses));
     }
 
     /// The step has run: takes the states of its tokens, as many as were wanted, and gives the vector once it is complete.
     pub fn pool<'a>(&mut self, states: impl Iterator<Item = &'a [f32]>, events: &mut Vec<Event>) {
         let Some(pool) = &mut self.pool else { return };
         states.for_each(|state| pool.take(state));
-        if self.computed + self.chunk == self.prompt_len {
+        if self.place.computed + self.chunk == self.prompt_len {
             let vector = pool.vector();
             events.push(self.event(News::Embedding(vector)));
         }
@@ -257,116 +287,211 @@ impl Sequence {
         common: &Common,
         events: &mut Vec<Event>,
     ) -> Result<usize, GenerateError> {
-        let from = self.computed;
-        let guesses = self.ids.split_off(self.ids.len() - std::mem::take(&mut self.guesses));
-        self.computed = (from + self.chunk).min(self.ids.len());
+        let from = self.place.computed;
+        let guesses = self.ids.split_off(self.len());
+        self.guesses = 0;
+        self.place.computed = (from + self.chunk).min(self.ids.len());
         match self.timings.tokens {
             0 => self.timings.prompt += took,
-            _ => self.timings.generation += took,
+            _ => {
+                self.timings.generation += took;
+                self.timings.steps += 1;
+            }
         }
         let mut rows = rows;
         if let Some(top) = self.prompt_logprobs.filter(|_| from < self.prompt_len) {
-            let news: Vec<Logprob> = rows
-                .iter()
-                .zip(from + 1..self.prompt_len)
-                // After a wait they are computed once more.
-                .filter(|(_, at)| *at >= self.prompt_given)
-                .map(|(row, at)| logprob(row.1, self.ids[at], top))
-                .collect();
-            self.prompt_given += news.len();
-            if self.prompt_given >= self.prompt_len {
-                self.prompt_logprobs = None;
-            }
-            if !news.is_empty() {
-                events.push(self.event(News::Prompt(news)));
-            }
-            rows = if self.computed == self.ids.len() { &rows[rows.len() - 1..] } else { &[] };
+            self.give_prompt(rows, from, top, events);
+            rows = if self.place.computed == self.ids.len() { &rows[rows.len() - 1..] } else { &[] };
         }
         if self.finish.is_some() {
             return Ok(0);
         }
         let mut right = 0;
         for (at, row) in rows.iter().enumerate() {
-            let id = self.draw(row)?;
-            self.accept(id, row, common, events)?;
-            if self.finish.is_some() || guesses.get(at) != Some(&id) {
+            let id = self.draw(row, common, events)?;
+            if self.finish.is_some() || id.is_none() || guesses.get(at) != id.as_ref() {
                 break;
             }
             // Its key and value are there already.
-            self.computed += 1;
+            self.place.computed += 1;
             right += 1;
         }
+        self.timings.drafted += guesses.len();
+        self.timings.accepted += right;
         Ok(right)
     }
 
-    /// Begins behind the prompt that `first`, another answer to it, has computed: with the row of logits there.
+    /// The log-probabilities of the prompt's tokens in the rows behind `from`.
+    fn give_prompt(&mut self, rows: &[LogitsRow<'_>], from: usize, top: usize, events: &mut Vec<Event>) {
+        let news: Vec<Logprob> = rows
+            .iter()
+            .zip(from + 1..self.prompt_len)
+            // After a wait they are computed once more.
+            .filter(|(_, at)| *at >= self.prompt_given)
+            .map(|(row, at)| logprob(row.1, self.ids[at], top))
+            .collect();
+        self.prompt_given += news.len();
+        if self.prompt_given >= self.prompt_len {
+            self.prompt_logprobs = None;
+        }
+        if !news.is_empty() {
+            events.push(self.event(News::Prompt(news)));
+        }
+    }
+
+    /// Begins behind the prompt that `first`, another answer to it, has computed: with a place there and the row of logits.
     pub fn begin(
         &mut self,
         first: &Self,
+        place: Place,
         row: Option<&LogitsRow<'_>>,
         common: &Common,
         events: &mut Vec<Event>,
     ) -> Result<(), GenerateError> {
         let (cached_tokens, prompt, queued) = (self.prompt_len, first.timings.prompt, first.timings.queued);
         self.timings = Timings { cached_tokens, prompt, queued, ..self.timings };
-        self.computed = self.prompt_len;
-        let Some(row) = row.filter(|_| self.finish.is_none()) else { return Ok(()) };
-        let id = self.draw(row)?;
-        self.accept(id, row, common, events)
+        self.place = place;
+        match row.filter(|_| self.finish.is_none()) {
+            Some(row) => self.draw(row, common, events).map(drop),
+            None => Ok(()),
+        }
     }
 
-    /// The next token.
-    fn draw(&mut self, row: &LogitsRow<'_>) -> Result<u32, GenerateError> {
-        let Some(form) = &mut self.form else { return Ok(self.sampler.sample(row.0, row.1, &self.ids)?) };
-        let allowed = form.allowed()?;
-        let id = self.sampler.sample_among(row.0, row.1, &self.ids, Some(&|id| allowed.is_allowed(id)))?;
-        form.follow(id)?;
-        Ok(id)
+    /// The next token; `None` where it led to a banned text, and some were taken back.
+    fn draw(
+        &mut self,
+        row: &LogitsRow<'_>,
+        common: &Common,
+        events: &mut Vec<Event>,
+    ) -> Result<Option<u32>, GenerateError> {
+        let before = self.banned.as_ref().map(|_| self.before());
+        let banned = self.banned.as_ref().map_or(&[][..], |banned| banned.ids(self.ids.len()));
+        let drawn = match &mut self.form {
+            None => self.sampler.sample_without(row.0, row.1, &self.ids, banned),
+            Some(form) => {
+                let allowed = form.allowed()?;
+                let may = |id: u32| allowed.is_allowed(id) && !banned.contains(&id);
+                self.sampler.sample_among(row.0, row.1, &self.ids, Some(&may))
+            }
+        };
+        let id = match (drawn, &mut self.banned) {
+            (Err(SampleError::NothingLeft { .. }), Some(banned))
+                if !banned.ids(self.ids.len()).is_empty() =>
+            {
+                let back = banned.give_up(self.ids.len())?;
+                self.take_back(back.tokens, back.before)?;
+                return Ok(None);
+            }
+            (drawn, _) => drawn?,
+        };
+        if let Some(form) = &mut self.form {
+            form.follow(id)?;
+        }
+        self.accept(id, row, before, common, events)
     }
 
-    /// A token of the answer.
+    /// What taking the next token back has to restore.
+    fn before(&self) -> Before {
+        Before { stream: self.stream.clone(), surprise: self.sampler.surprise() }
+    }
+
+    /// Takes the last ids back.
+    fn take_back(&mut self, ids: usize, before: Before) -> Result<(), GenerateError> {
+        self.ids.truncate(self.ids.len() - ids);
+        self.timings.tokens -= ids;
+        self.stream = before.stream;
+        self.sampler.set_surprise(before.surprise);
+        self.form.as_mut().map_or(Ok(()), |form| form.take_back(ids))
+    }
+
+    /// A token of the answer; `None` where it was taken back.
     fn accept(
         &mut self,
         id: u32,
         row: &LogitsRow<'_>,
+        before: Option<Before>,
         common: &Common,
         events: &mut Vec<Event>,
-    ) -> Result<(), GenerateError> {
+    ) -> Result<Option<u32>, GenerateError> {
         self.ids.push(id);
         self.timings.tokens += 1;
         let logprob = self.logprobs.map(|top| logprob(row.1, id, top));
-        let mut text = String::new();
         if self.stop_ids.contains(&id) {
             self.finish = Some(FinishReason::Stop);
-        } else {
-            if let Some(stream) = &mut self.stream {
-                text = stream.push(id)?.unwrap_or_default();
+            self.flush(&mut String::new(), events);
+            self.give(id, String::new(), logprob, events);
+            return Ok(Some(id));
+        }
+        let text = match &mut self.stream {
+            Some(stream) => stream.push(id)?.unwrap_or_default(),
+            None => String::new(),
+        };
+        let len = self.ids.len();
+        let certain = match (&mut self.banned, before) {
+            (Some(banned), Some(before)) => match banned.push(Held { id, text, logprob, before }, len)? {
+                Ok(certain) => certain,
+                Err(back) => {
+                    self.take_back(back.tokens, back.before)?;
+                    return Ok(None);
+                }
+            },
+            _ => {
+                self.give(id, text, logprob, events);
+                Vec::new()
             }
-            let (given, stopped) = self.stop.push(&text);
-            text = given;
-            if stopped {
-                self.finish = Some(FinishReason::Stop);
-                // What is held back lies behind the stop string.
-                self.stream = None;
-            } else if self.max_tokens.is_some_and(|max| self.timings.tokens >= max)
-                || self.ids.len() >= common.capacity
-            {
-                self.finish = Some(FinishReason::Length);
-            }
+        };
+        for held in certain {
+            self.give(held.id, held.text, held.logprob, events);
+        }
+        let full = self.max_tokens.is_some_and(|max| self.timings.tokens >= max) || len >= common.capacity;
+        if full && self.finish.is_none() {
+            self.finish = Some(FinishReason::Length);
+        }
+        Ok(Some(id))
+    }
+
+    /// Gives a token away that is not taken back any more. Behind a stop string nothing is given.
+    fn give(&mut self, id: u32, text: String, logprob: Option<Logprob>, events: &mut Vec<Event>) {
+        if self.stop.found().is_some() {
+            self.timings.tokens -= 1;
+            return;
+        }
+        let (text, stopped) = self.stop.push(&text);
+        if stopped {
+            self.finish = Some(FinishReason::Stop);
+            // What is held back lies behind the stop string.
+            self.stream = None;
         }
         events.push(self.event(News::Piece { id: Some(id), text, logprob }));
-        Ok(())
+    }
+
+    /// Gives away what was held back for fear of a banned text; `tail` is text without an id behind it.
+    fn flush(&mut self, tail: &mut String, events: &mut Vec<Event>) {
+        let held = self.banned.as_mut().map_or_else(Vec::new, |banned| banned.finish(tail));
+        for held in held {
+            self.give(held.id, held.text, held.logprob, events);
+        }
     }
 
     /// The last events: text that was held back, and the end.
-    pub fn end(&mut self, reason: FinishReason, events: &mut Vec<Event>) {
+    pub fn end(&mut self, mut reason: FinishReason, events: &mut Vec<Event>) {
         let tail = match self.stream.as_mut().map_or(Ok(None), DecodeStream::finish) {
-            Ok(tail) => tail.unwrap_or_default(),
+            Ok(tail) => tail,
             Err(e) => return events.push(self.event(News::Failed(Arc::new(e.into())))),
         };
-        let (mut text, stopped) = self.stop.push(&tail);
-        if !stopped {
-            text += &self.stop.finish();
+        let mut text = tail.unwrap_or_default();
+        self.flush(&mut text, events);
+        if self.stop.found().is_none() {
+            let (given, stopped) = self.stop.push(&text);
+            text = given;
+            if !stopped {
+                text += &self.stop.finish();
+            }
+        } else {
+            text.clear();
+        }
+        if self.stop.found().is_some() && reason == FinishReason::Length {
+            reason = FinishReason::Stop;
         }
         if !text.is_empty() {
             events.push(self.event(News::Piece { id: None, text, logprob: None }));

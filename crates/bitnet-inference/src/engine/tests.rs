@@ -1,9 +1,12 @@
 //! One number for whole answers: company, the prefix cache, waiting and guessing change no token.
 
-use super::queue::Queue;
+mod banned;
+mod forms;
+mod scheduling;
+
 use super::*;
-use crate::sample::SamplerOptions;
-use crate::{DeviceOptions, EmbedOptions, Form, LoadOptions, Model, OpenOptions, Pooling, gbnf};
+use crate::sample::{Mirostat, SamplerOptions};
+use crate::{DeviceOptions, EmbedOptions, Form, LoadOptions, Model, OpenOptions, Pooling};
 use bitnet_core::KvType;
 use bitnet_testkit::tensors::Noise;
 use bitnet_testkit::{adapter, golden};
@@ -22,27 +25,69 @@ struct Answer {
 
 type Answers = BTreeMap<(usize, usize), Answer>;
 
-fn engine(cache: usize, options: EngineOptions) -> Engine {
+/// A model of the fixtures, all of which have one vocabulary.
+fn model(name: &str, cache: usize) -> Model {
     let open = OpenOptions {
         device: DeviceOptions { threads: Some(1), ..DeviceOptions::default() },
         load: LoadOptions { cache: Some(cache), ..LoadOptions::default() },
     };
-    let path = golden::fixtures().join("bitnet-packed");
-    let mut model = Model::open(&path, &open, &mut |_, _| {}).unwrap();
+    Model::open(&golden::fixtures().join(name), &open, &mut |_, _| {}).unwrap()
+}
+
+/// An engine, and maybe a model that guesses for it.
+fn engine(cache: usize, options: EngineOptions, draft: Option<&str>) -> Engine {
+    let mut target = model("bitnet-packed", cache);
     // Both are there for requests that choose them.
-    assert_eq!(model.load_adapter(&golden::fixtures().join("lora/qvd-r4"), 0.0).unwrap(), 0);
+    assert_eq!(target.load_adapter(&golden::fixtures().join("lora/qvd-r4"), 0.0).unwrap(), 0);
     let dir = tempfile::tempdir().unwrap();
     adapter::write(dir.path(), &adapter::config(5), &adapter::projections(2, 128, 384, 128, 64), 5, 9);
-    assert_eq!(model.load_adapter(dir.path(), 0.0).unwrap(), 1);
-    model.into_engine(options)
+    assert_eq!(target.load_adapter(dir.path(), 0.0).unwrap(), 1);
+    if let Some(draft) = draft {
+        target.set_draft(model(draft, cache)).unwrap();
+    }
+    target.into_engine(options)
 }
 
 fn through(list: &[(u32, f32)]) -> Option<Vec<AdapterUse>> {
     Some(list.iter().map(|(id, scale)| AdapterUse { id: *id, scale: *scale }).collect())
 }
 
+/// Texts of random models, in which all kinds of letters follow each other.
+const BANNED: [&str; 4] = ["e", "th", " a", "re"];
+
+/// A sampler that is not like its neighbours'.
+fn sampling(i: usize, below: &mut dyn FnMut(usize) -> usize) -> SamplerOptions {
+    let plain = SamplerOptions {
+        temperature: if i.is_multiple_of(3) { 0.0 } else { 0.5 + below(10) as f64 / 10.0 },
+        top_k: [0, 1, 40][below(3)],
+        repeat_penalty: [1.0, 1.2][below(2)],
+        seed: Some(i as u64),
+        ..SamplerOptions::default()
+    };
+    match i % 8 {
+        1 => SamplerOptions { mirostat: Some([Mirostat::One, Mirostat::Two][below(2)]), ..plain },
+        2 => SamplerOptions { xtc_probability: 0.5, xtc_threshold: 0.05, top_n_sigma: 2.0, ..plain },
+        4 => SamplerOptions { dry_multiplier: 0.8, dynatemp_range: 0.4, ..plain },
+        5 => SamplerOptions { typical_p: 0.8, min_p: 0.0, frequency_penalty: 0.3, ..plain },
+        7 => SamplerOptions { logit_bias: vec![(5, 2.0), (9, -3.0)], presence_penalty: 0.4, ..plain },
+        _ => plain,
+    }
+}
+
+/// What some answers have to look like.
+fn form(i: usize) -> Option<Form> {
+    match i % 12 {
+        3 => Some(Form::Regex("[a-z ]{4,30}[.!]".into())),
+        8 => Some(Form::JsonSchema(serde_json::json!({
+            "type": "object", "required": ["a"], "additionalProperties": false,
+            "properties": {"a": {"type": "array", "items": {"type": "integer"}, "maxItems": 4}},
+        }))),
+        _ => None,
+    }
+}
+
 /// Requests of every kind, many of which begin alike.
-fn requests(count: usize, draft: usize) -> Vec<Request> {
+fn requests(forms: &Forms, count: usize, draft: usize) -> Vec<Request> {
     let mut noise = Noise(5);
     let mut below = |n: usize| noise.bits() as usize % n;
     let texts: Vec<Vec<u32>> =
@@ -55,19 +100,13 @@ fn requests(count: usize, draft: usize) -> Vec<Request> {
             if i % 5 == 0 {
                 prompt = prompt.iter().copied().take(12).cycle().take(60).collect();
             }
-            let greedy = i % 3 == 0;
-            let sampling = SamplerOptions {
-                temperature: if greedy { 0.0 } else { 0.5 + below(10) as f64 / 10.0 },
-                top_k: [0, 1, 40][below(3)],
-                repeat_penalty: [1.0, 1.2][below(2)],
-                seed: Some(i as u64),
-                ..SamplerOptions::default()
-            };
             Request {
                 prompt,
-                sampling,
+                sampling: sampling(i, &mut below),
                 max_tokens: Some([0, 1, 7, 30, 60][below(5)]),
                 stop: if i % 7 == 0 { vec!["e".into()] } else { Vec::new() },
+                banned: if i % 5 == 2 { BANNED.map(str::to_owned).to_vec() } else { Vec::new() },
+                form: form(i).map(|form| forms.compile(&form).unwrap()),
                 ignore_eos: i % 2 == 0,
                 choices: 1 + usize::from(i % 4 == 0) * below(3),
                 logprobs: (i % 6 == 0).then_some(3),
@@ -143,33 +182,54 @@ fn run(engine: &mut Engine, requests: &[Request], together: bool) -> Answers {
 #[test]
 fn two_hundred_requests_get_alone_what_they_get_together() {
     let alone = EngineOptions { prefix_cache: false, seats: 4, ..EngineOptions::default() };
-    let want = run(&mut engine(512, alone), &requests(200, 0), false);
+    let mut plain = engine(512, alone, None);
+    let forms = Arc::clone(plain.forms().unwrap());
+    let want = run(&mut plain, &requests(&forms, 200, 0), false);
     assert!(want.values().all(|a| a.ends == 1) && want.len() > 200, "every answer ends once");
     assert!(want.values().any(|a| !a.prompt.is_empty()) && want.values().any(|a| !a.logprobs.is_empty()));
+    // What is banned appears where it is not, and nowhere else.
+    let has = |banned: bool| {
+        let of = want.iter().filter(move |((request, _), _)| (request % 5 == 2) == banned);
+        of.filter(|(_, a)| BANNED.iter().any(|text| a.text.to_ascii_lowercase().contains(text))).count()
+    };
+    assert!(has(true) == 0 && has(false) > 10);
     let together = EngineOptions { budget: 48, seats: 12, queue: 1000, prefix_cache: true };
-    for (cache, options, draft) in [
-        (8192, together, 0),
-        (8192, EngineOptions { prefix_cache: false, budget: 5, ..together }, 4),
+    let cold = EngineOptions { prefix_cache: false, ..together };
+    for (cache, options, ahead, draft) in [
+        (8192, together, 0, None),
+        (8192, EngineOptions { budget: 5, ..cold }, 4, None),
+        // A model that thinks alike, and one that does not.
+        (8192, cold, 4, Some("bitnet-packed")),
+        (8192, together, 3, Some("llama-packed")),
         // Blocks for a few of twelve.
-        (576, together, 4),
-        (576, EngineOptions { prefix_cache: false, ..together }, 0),
+        (576, together, 4, None),
+        (576, cold, 0, None),
+        (576, together, 4, Some("bitnet-packed")),
     ] {
-        let mut engine = engine(cache, options);
-        let got = run(&mut engine, &requests(200, draft), true);
+        let mut engine = engine(cache, options, draft);
+        let got = run(&mut engine, &requests(&forms, 200, ahead), true);
         for (key, want) in &want {
-            assert_eq!(got.get(key), Some(want), "request and choice {key:?}, {cache} {options:?} {draft}");
+            let with = format!("request and choice {key:?}, {cache} {options:?} {ahead} {draft:?}");
+            assert_eq!(got.get(key), Some(want), "{with}");
         }
         let stats = engine.stats();
         println!("{stats:?}");
         assert_eq!(stats.prefix_hits > 0, options.prefix_cache);
         assert_eq!(stats.preempted > 0, cache < 1000);
-        assert_eq!(stats.accepted > 0, draft > 0);
+        assert_eq!(stats.accepted > 0, ahead > 0);
+        if let Some(draft) = &engine.draft {
+            assert_eq!(
+                draft.cache.blocks.available(),
+                draft.cache.blocks.count(),
+                "its blocks come back too"
+            );
+        }
     }
 }
 
 #[test]
 fn a_conversation_begins_where_the_last_turn_ended() {
-    let mut engine = engine(512, EngineOptions::default());
+    let mut engine = engine(512, EngineOptions::default(), None);
     let mut prompt: Vec<u32> = (3..40).collect();
     for turn in 0..4 {
         let request =
@@ -194,48 +254,6 @@ fn a_conversation_begins_where_the_last_turn_ended() {
 }
 
 #[test]
-fn what_cannot_be_served_is_refused_and_deadlines_end() {
-    let mut engine = engine(512, EngineOptions { seats: 2, queue: 1, ..EngineOptions::default() });
-    let request = |prompt: &[u32]| Request { prompt: prompt.to_vec(), ..Request::default() };
-    assert!(matches!(engine.submit(&request(&[])), Err(GenerateError::EmptyPrompt)));
-    assert!(matches!(engine.submit(&request(&[9999])), Err(GenerateError::UnknownId { id: 9999, .. })));
-    assert!(matches!(engine.submit(&request(&[3; 600])), Err(GenerateError::PromptTooLong { .. })));
-    let many = Request { choices: 3, ..request(&[3]) };
-    assert!(matches!(engine.submit(&many), Err(GenerateError::Choices { asked: 3, most: 2 })));
-    let late = Request { deadline: Some(Instant::now()), ..request(&[3, 4]) };
-    engine.submit(&late).unwrap();
-    assert!(matches!(engine.submit(&late), Err(GenerateError::QueueFull { waiting: 1 })));
-    let mut events = Vec::new();
-    engine.step(&mut events);
-    assert!(matches!(
-        events[..],
-        [Event { news: News::Finished { reason: FinishReason::Deadline, .. }, .. }]
-    ));
-    assert!(engine.is_idle());
-}
-
-#[test]
-fn nobody_is_kept_waiting_by_a_crowd() {
-    let engine = engine(512, EngineOptions::default());
-    let mut queue = Queue::default();
-    let push = |queue: &mut Queue, id: RequestId, client: &str, priority: i32| {
-        let request = Request { prompt: vec![3], client: client.into(), priority, ..Request::default() };
-        queue.push(
-            Sequence::new(id, &request, &engine.adapters.choose(None).unwrap(), &engine.common).unwrap(),
-        );
-    };
-    (0..3).for_each(|id| push(&mut queue, id, "crowd", 0));
-    push(&mut queue, 3, "single", 0);
-    push(&mut queue, 4, "urgent", 1);
-    let mut order = Vec::new();
-    while let Some(sequence) = queue.pop() {
-        queue.charge(&sequence.client, 10);
-        order.push(sequence.request);
-    }
-    assert_eq!(order, [4, 0, 3, 1, 2]);
-}
-
-#[test]
 fn a_log_probability_is_that_of_the_softmax() {
     let row = [1.0f32.ln(), 3.0f32.ln(), 4.0f32.ln(), 3.0f32.ln()];
     let got = logprob_of(&row);
@@ -251,84 +269,57 @@ fn logprob_of(row: &[f32]) -> Logprob {
 }
 
 #[test]
-fn answers_have_the_form_that_was_asked_for() {
-    let mut engine = engine(2048, EngineOptions::default());
-    let forms = Arc::clone(engine.forms().unwrap());
-    let schema = serde_json::json!({
-        "type": "object", "required": ["name", "n"], "additionalProperties": false,
-        "properties": {"name": {"enum": ["ada", "bob"]}, "n": {"type": "integer", "minimum": 3, "maximum": 40}},
-    });
-    let sums = gbnf::to_lark("root ::= num (\"+\" num){1,3}\nnum ::= [1-9] [0-9]?").unwrap();
-    let number = |text: &str| text.parse::<u32>().is_ok_and(|n| (1..100).contains(&n));
-    for seed in 0..6 {
-        for draft in [0, 3] {
-            let mut answer = |form: &Form| {
-                let request = Request {
-                    prompt: vec![5, 6, 7],
-                    form: Some(forms.compile(form).unwrap()),
-                    sampling: SamplerOptions {
-                        seed: Some(seed),
-                        temperature: 1.5,
-                        ..SamplerOptions::default()
-                    },
-                    max_tokens: Some(200),
-                    draft,
-                    ..Request::default()
-                };
-                let answer = run(&mut engine, &[request], false).remove(&(0, 0)).unwrap();
-                assert_eq!(answer.reason, Some(FinishReason::Stop), "{form:?}: {:?}", answer.text);
-                answer.text
-            };
-            let json = answer(&Form::JsonSchema(schema.clone()));
-            let value: serde_json::Value = serde_json::from_str(&json).unwrap_or_else(|_| panic!("{json:?}"));
-            assert!(["ada", "bob"].contains(&value["name"].as_str().unwrap()), "{json}");
-            assert!(
-                (3..=40).contains(&value["n"].as_u64().unwrap()) && value.as_object().unwrap().len() == 2
-            );
-            let word = answer(&Form::Regex("(yes|no)!{2}".into()));
-            assert!(["yes!!", "no!!"].contains(&word.as_str()), "{word:?}");
-            let sum = answer(&Form::Lark(sums.clone()));
-            assert!((2..=4).contains(&sum.split('+').count()) && sum.split('+').all(number), "{sum:?}");
-        }
-    }
+fn a_model_that_guesses_for_itself_is_always_right() {
+    let mut engine = engine(4096, EngineOptions::default(), Some("bitnet-packed"));
+    let requests: Vec<Request> = (0..12)
+        .map(|i| Request {
+            prompt: (3..20 + 8 * i).collect(),
+            sampling: SamplerOptions {
+                seed: Some(u64::from(i)),
+                temperature: [0.0, 0.8, 1.5][i as usize % 3],
+                repeat_penalty: 1.1,
+                ..SamplerOptions::default()
+            },
+            max_tokens: Some(31),
+            ignore_eos: true,
+            choices: 1 + i as usize % 2,
+            draft: 4,
+            ..Request::default()
+        })
+        .collect();
+    run(&mut engine, &requests, false);
+    let stats = engine.stats();
+    // The first token comes with the prompt, and six times five behind it.
+    assert_eq!((stats.drafted, stats.accepted), (18 * 24, 18 * 24), "{stats:?}");
+    assert_eq!(stats.steps, 12 * 7, "{stats:?}");
 }
 
 #[test]
-fn forms_that_are_wrong_or_endless_are_refused() {
-    let engine = engine(512, EngineOptions::default());
-    let forms = engine.forms().unwrap();
-    for form in [
-        Form::Regex("(".into()),
-        Form::Lark("start: missing".into()),
-        Form::Lark("x: \"a\"".into()),
-        Form::JsonSchema(serde_json::json!({"type": "nothing"})),
-    ] {
-        assert!(matches!(forms.compile(&form), Err(GenerateError::Form { .. })), "{form:?}");
-    }
-}
-
-#[test]
-fn a_form_that_explodes_ends_all_the_same() {
-    let mut engine = engine(512, EngineOptions::default());
-    let forms = Arc::clone(engine.forms().unwrap());
-    let bomb = Form::Regex("((((a{1,99}b?){1,99}){1,99}){1,99}c){1,99}".into());
-    if let Ok(form) = forms.compile(&bomb) {
-        let request =
-            Request { prompt: vec![5], form: Some(form), max_tokens: Some(6), ..Request::default() };
-        engine.submit(&request).unwrap();
-        let mut events = Vec::new();
-        while !engine.is_idle() {
-            engine.step(&mut events);
-        }
-        let end = |e: &&Event| matches!(e.news, News::Finished { .. } | News::Failed(_));
-        assert_eq!(events.iter().filter(end).count(), 1);
-    }
-    assert_eq!(engine.stats().held_blocks, 0);
+fn a_draft_model_of_another_vocabulary_is_refused() {
+    let tokenizer = model("bitnet-packed", 64).tokenizer().cloned();
+    let check = |vocab: usize, other: Option<Arc<Tokenizer>>| {
+        draft::check_vocabulary((512, tokenizer.clone()), (vocab, other)).map_err(|e| e.to_string())
+    };
+    assert_eq!(check(512, tokenizer.clone()), Ok(()));
+    let few = check(500, None).unwrap_err();
+    assert!(few.contains("500 tokens, not 512"), "{few}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = golden::fixtures().join("bitnet-packed/tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+    let names: Vec<String> = vocabulary.keys().skip(300).take(2).cloned().collect();
+    let ids: Vec<serde_json::Value> = names.iter().map(|name| vocabulary[name].clone()).collect();
+    vocabulary[&names[0]] = ids[1].clone();
+    vocabulary[&names[1]] = ids[0].clone();
+    std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let other = Tokenizer::from_dir(dir.path()).unwrap().map(Arc::new);
+    let differs = check(512, other).unwrap_err();
+    assert!(differs.contains("another vocabulary: token"), "{differs}");
 }
 
 #[test]
 fn adapters_come_and_go_while_requests_run() {
-    let mut engine = engine(512, EngineOptions::default());
+    let mut engine = engine(512, EngineOptions::default(), None);
     let request = |adapters| Request {
         prompt: (3..90).collect(),
         max_tokens: Some(12),

@@ -151,16 +151,22 @@ impl Sampler {
     }
 
     /// The logits that decide what [`Sampler::sample`] will draw after `history`: with more of them the result is the same.
-    ///
-    /// Greedy sampling and top-k look at the best `k` of the adjusted logits. An adjustment moves only the ids it names, so
-    /// the best `k` afterwards are among those ids and the best `k` + their number before.
     pub fn need(&self, history: &[u32]) -> LogitsNeed {
+        self.need_without(history, &[])
+    }
+
+    /// The logits that decide what [`Sampler::sample_without`] will draw.
+    ///
+    /// Greedy sampling and top-k look at the best `k` of the adjusted logits. An adjustment moves only the ids it names, and so does a
+    /// ban, so the best `k` afterwards are among those ids and the best `k` + their number before.
+    pub fn need_without(&self, history: &[u32], banned: &[u32]) -> LogitsNeed {
         let o = &self.options;
         let k = if self.is_greedy() { 1 } else { o.top_k };
         if k == 0 || (narrows(o) && o.top_n_sigma > 0.0) || (o.mirostat.is_some() && !self.is_greedy()) {
             return LogitsNeed::All;
         }
-        let mut also: Vec<u32> = o.logit_bias.iter().map(|(id, _)| *id).collect();
+        let mut also: Vec<u32> =
+            o.logit_bias.iter().map(|(id, _)| *id).chain(banned.iter().copied()).collect();
         if penalties::active(o) {
             also.extend(penalties::recent(o, history));
         }
@@ -172,13 +178,38 @@ impl Sampler {
         LogitsNeed::Top { k: k.saturating_add(also.len()), also }
     }
 
+    /// The surprise that mirostat has learnt to keep below; what [`Sampler::set_surprise`] takes the sampler back to.
+    pub(crate) fn surprise(&self) -> f64 {
+        self.mu
+    }
+
+    /// Takes the sampler back to where it was.
+    pub(crate) fn set_surprise(&mut self, surprise: f64) {
+        self.mu = surprise;
+    }
+
     /// The next id, given the logits of the last position and all ids of the sequence so far (whose number is the
     /// position that keys the generator). `ids` says whose logits they are, ascending; empty, there is one for each id.
     pub fn sample(&mut self, ids: &[u32], logits: &[f32], history: &[u32]) -> Result<u32, SampleError> {
         self.sample_among(ids, logits, history, None)
     }
 
-    /// The same, where only some ids are allowed; then the logits of all ids have to be there.
+    /// The same, where some ids may not be drawn.
+    pub fn sample_without(
+        &mut self,
+        ids: &[u32],
+        logits: &[f32],
+        history: &[u32],
+        banned: &[u32],
+    ) -> Result<u32, SampleError> {
+        match banned {
+            [] => self.sample(ids, logits, history),
+            _ => self.sample_among(ids, logits, history, Some(&|id| !banned.contains(&id))),
+        }
+    }
+
+    /// The same, where only some ids are allowed; then the logits of all ids have to be there, unless it is few that are not (see
+    /// [`Sampler::need_without`]).
     pub fn sample_among(
         &mut self,
         ids: &[u32],

@@ -288,17 +288,16 @@ fn factor_name(name: &str) -> Option<String> {
     Some(format!("{stem}.scale"))
 }
 
-/// Unpacks a tensor and gives its pages back: the canonical form is a copy.
+/// Trits of a tensor; its pages are given back where they become a copy.
 fn unpack(
     tensor: &Tensor,
     packing: &packing::Packing,
     rows: usize,
     cols: usize,
 ) -> Result<TernaryMatrix, ModelError> {
-    let m = (packing.unpack)(rows, cols, &tensor.data)
-        .map_err(|source| ModelError::Packing { name: tensor.name.clone(), source })?;
-    tensor.data.release();
-    Ok(m)
+    packing
+        .read(rows, cols, &tensor.data)
+        .map_err(|source| ModelError::Packing { name: tensor.name.clone(), source })
 }
 
 fn times(m: TernaryMatrix, factor: Option<f32>) -> Result<TernaryMatrix, ModelError> {

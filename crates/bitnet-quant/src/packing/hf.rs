@@ -3,10 +3,10 @@
 
 use super::codes::{ZEROS, find_reserved, transpose};
 use super::{Packing, PackingError, check};
-use bitnet_core::{Scale, TernaryMatrix};
+use bitnet_core::{DenseType, Scale, TernaryMatrix};
 
 /// Hugging Face's packed uint8.
-pub static HF: Packing = Packing { name: "HF", bytes, unpack, pack };
+pub static HF: Packing = Packing { name: "HF", scale: DenseType::F32, bytes, unpack, pack };
 
 const NEED: &str = "rows must be a multiple of 4";
 

@@ -1,10 +1,10 @@
 //! Signed bytes -1, 0 and 1, row-major, as graphs of integer products have them. The scale is a tensor of its own.
 
 use super::{Packing, PackingError, check};
-use bitnet_core::{Scale, TernaryMatrix};
+use bitnet_core::{DenseType, Scale, TernaryMatrix};
 
 /// One signed byte a trit.
-pub static I8: Packing = Packing { name: "I8", bytes, unpack, pack };
+pub static I8: Packing = Packing { name: "I8", scale: DenseType::F32, bytes, unpack, pack };
 
 const NEED: &str = "rows times columns must not overflow";
 

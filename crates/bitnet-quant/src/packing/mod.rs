@@ -1,7 +1,7 @@
 //! How files pack trits: one file and one row of [`PACKINGS`] each.
 //!
 //! All of them store `code = trit + 1` in two bits, five codes a byte (`TQ1_0`) or one sign bit (`Q1_0`); they differ in
-//! which codes share a byte and where the scale lies. Layouts are those of transformers (`HF`), bitnet.cpp (`I2_S`), ggml
+//! which codes share a byte and where the scale lies. Layouts are those of transformers (`HF`), bitnet.cpp (`I2_S`, `I2_S_ARM`), ggml
 //! (`TQ1_0`, `TQ2_0`, `Q1_0`, `Q2_0` with groups of 64) and Prism's first files (`Q2_0` with groups of 128).
 
 mod blocks;
@@ -15,10 +15,10 @@ mod tiles;
 mod tq1_0;
 mod tq2_0;
 
-use bitnet_core::{ShapeError, TernaryMatrix};
+use bitnet_core::{Bytes, DenseType, ShapeError, TernaryMatrix};
 
 pub use hf::HF;
-pub use i2_s::I2_S;
+pub use i2_s::{I2_S, I2_S_ARM};
 pub use i8::I8;
 pub use q1_0::Q1_0;
 pub use q2_0::{Q2_0_G64, Q2_0_G128};
@@ -31,6 +31,8 @@ pub use tq2_0::TQ2_0;
 pub struct Packing {
     /// The name of the type in GGUF tools (`I2_S`, `TQ1_0`, ...); `HF` for Hugging Face's packed uint8, `I8` for one signed byte a trit.
     pub name: &'static str,
+    /// Type of the scales in the data; F32, which holds any, where they stand outside.
+    pub scale: DenseType,
     /// Bytes that `[rows, cols]` take, scales inside the data included; `None` where the packing cannot hold the shape.
     pub bytes: fn(rows: usize, cols: usize) -> Option<usize>,
     /// Reads a matrix. Scales outside the data (HF, I8) are left at `Scale::Tensor(1.0)`.
@@ -39,8 +41,22 @@ pub struct Packing {
     pub pack: fn(&TernaryMatrix, out: &mut Vec<u8>) -> Result<(), PackingError>,
 }
 
+impl Packing {
+    /// Reads a matrix from a file's own bytes. Where a backend may multiply by them as they are, they stay where they are (see
+    /// [`TernaryMatrix::in_file`]); otherwise the file's pages are given back.
+    pub fn read(&self, rows: usize, cols: usize, data: &Bytes) -> Result<TernaryMatrix, PackingError> {
+        if self.name == I2_S.name && cols.is_multiple_of(i2_s::BLOCK) {
+            return i2_s::in_place(rows, cols, data);
+        }
+        let m = (self.unpack)(rows, cols, data)?;
+        data.release();
+        Ok(m)
+    }
+}
+
 /// Every packing.
-pub static PACKINGS: &[&Packing] = &[&HF, &I8, &I2_S, &TQ1_0, &TQ2_0, &Q1_0, &Q2_0_G64, &Q2_0_G128];
+pub static PACKINGS: &[&Packing] =
+    &[&HF, &I8, &I2_S, &I2_S_ARM, &TQ1_0, &TQ2_0, &Q1_0, &Q2_0_G64, &Q2_0_G128];
 
 /// Why data is not of a packing, or a matrix does not fit one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -3,10 +3,10 @@
 use super::blocks::BlockFormat;
 use super::codes::ZEROS;
 use super::{Packing, PackingError};
-use bitnet_core::TernaryMatrix;
+use bitnet_core::{DenseType, TernaryMatrix};
 
 /// ggml's `Q1_0`, GGUF type 41.
-pub static Q1_0: Packing = Packing { name: "Q1_0", bytes, unpack, pack };
+pub static Q1_0: Packing = Packing { name: "Q1_0", scale: DenseType::F16, bytes, unpack, pack };
 
 static FORMAT: BlockFormat = BlockFormat {
     packing: &Q1_0,

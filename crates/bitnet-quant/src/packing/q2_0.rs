@@ -3,10 +3,12 @@
 
 use super::Packing;
 use super::blocks::BlockFormat;
+use bitnet_core::DenseType;
 
 /// ggml's `Q2_0`, GGUF type 42: groups of 64.
 pub static Q2_0_G64: Packing = Packing {
     name: "Q2_0_G64",
+    scale: DenseType::F16,
     bytes: |rows, cols| BlockFormat::size(rows, cols, 64, 18),
     unpack: |rows, cols, data| G64.unpack(rows, cols, data),
     pack: |m, out| G64.pack(m, out),
@@ -15,6 +17,7 @@ pub static Q2_0_G64: Packing = Packing {
 /// `Q2_0` with groups of 128.
 pub static Q2_0_G128: Packing = Packing {
     name: "Q2_0_G128",
+    scale: DenseType::F16,
     bytes: |rows, cols| BlockFormat::size(rows, cols, 128, 34),
     unpack: |rows, cols, data| G128.unpack(rows, cols, data),
     pack: |m, out| G128.pack(m, out),

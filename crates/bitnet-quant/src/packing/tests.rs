@@ -17,8 +17,13 @@ fn golden(name: &str) -> (Vec<i8>, Vec<u8>) {
 
 #[test]
 fn bytes_equal_the_reference() {
-    for (packing, name) in [(&HF, "w.packed_hf"), (&I2_S, "w.i2_s"), (&TQ1_0, "w.tq1_0"), (&TQ2_0, "w.tq2_0")]
-    {
+    for (packing, name) in [
+        (&HF, "w.packed_hf"),
+        (&I2_S, "w.i2_s"),
+        (&I2_S_ARM, "w.i2_s_arm"),
+        (&TQ1_0, "w.tq1_0"),
+        (&TQ2_0, "w.tq2_0"),
+    ] {
         let (trits, want) = golden(name);
         let m = (packing.unpack)(16, 256, &want).unwrap();
         for (i, trit) in trits.iter().enumerate() {
@@ -72,6 +77,7 @@ fn what_is_no_trit_or_no_scale_is_named() {
     data[5] = 0b01_11_01_01;
     let reserved = PackingError::ReservedCode { packing: "I2_S", row: 0, col: 37 };
     assert_eq!((I2_S.unpack)(1, 128, &data).unwrap_err(), reserved);
+    assert_eq!(I2_S.read(1, 128, &data.clone().into()).unwrap_err(), reserved);
     data[5] = 0x55;
     data[32..36].copy_from_slice(&f32::NAN.to_le_bytes());
     assert!(matches!((I2_S.unpack)(1, 128, &data), Err(PackingError::ScaleNotFinite { .. })));
@@ -88,10 +94,10 @@ proptest! {
         for packing in PACKINGS {
             let cols = match packing.name {
                 "HF" | "I8" => blocks * 37 + odd,
-                "I2_S" => [128, 64, 32][odd] * blocks,
+                "I2_S" | "I2_S_ARM" => [128, 64, 32][odd] * blocks,
                 _ => 256 * blocks,
             };
-            let rows = match packing.name { "HF" | "I2_S" => rows * 4, _ => rows };
+            let rows = match packing.name { "HF" | "I2_S" | "I2_S_ARM" => rows * 4, _ => rows };
             let Some(bytes) = (packing.bytes)(rows, cols) else { continue };
             let mut state = seed | 1;
             let mut trit = || {
@@ -101,7 +107,7 @@ proptest! {
             let trits: Vec<i8> = (0..rows * cols).map(|_| trit()).collect();
             let scale = match packing.name {
                 "HF" | "I8" => Scale::Tensor(1.0),
-                "I2_S" => Scale::Tensor(0.123),
+                "I2_S" | "I2_S_ARM" => Scale::Tensor(0.123),
                 _ if per_row => Scale::Rows((0..rows).map(|r| 0.5 + r as f32).collect()),
                 _ => Scale::Tensor(0.25),
             };
@@ -113,6 +119,10 @@ proptest! {
             let back = (packing.unpack)(rows, cols, &data).unwrap();
             prop_assert_eq!(back.codes(), m.codes(), "{}", packing.name);
             prop_assert_eq!(back.scale(), m.scale());
+            let read = packing.read(rows, cols, &data.clone().into()).unwrap();
+            prop_assert_eq!(read.in_file().is_some(), packing.name == "I2_S" && cols % 128 == 0);
+            prop_assert_eq!(read.codes(), m.codes(), "{}", packing.name);
+            prop_assert_eq!(read.scale(), m.scale());
             // A byte more or less is refused.
             prop_assert!((packing.unpack)(rows, cols, &data[1..]).is_err());
         }

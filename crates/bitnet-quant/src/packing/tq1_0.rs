@@ -4,10 +4,10 @@
 
 use super::blocks::BlockFormat;
 use super::{Packing, PackingError};
-use bitnet_core::TernaryMatrix;
+use bitnet_core::{DenseType, TernaryMatrix};
 
 /// ggml's `TQ1_0`, GGUF type 34.
-pub static TQ1_0: Packing = Packing { name: "TQ1_0", bytes, unpack, pack };
+pub static TQ1_0: Packing = Packing { name: "TQ1_0", scale: DenseType::F16, bytes, unpack, pack };
 
 static FORMAT: BlockFormat = BlockFormat {
     packing: &TQ1_0,

@@ -4,10 +4,10 @@
 use super::blocks::BlockFormat;
 use super::codes::transpose;
 use super::{Packing, PackingError};
-use bitnet_core::TernaryMatrix;
+use bitnet_core::{DenseType, TernaryMatrix};
 
 /// ggml's `TQ2_0`, GGUF type 35.
-pub static TQ2_0: Packing = Packing { name: "TQ2_0", bytes, unpack, pack };
+pub static TQ2_0: Packing = Packing { name: "TQ2_0", scale: DenseType::F16, bytes, unpack, pack };
 
 static FORMAT: BlockFormat = BlockFormat {
     packing: &TQ2_0,

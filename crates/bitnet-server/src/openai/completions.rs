@@ -1,25 +1,33 @@
 //! `POST /v1/completions`.
 
 use super::{FINGERPRINT, MAX_LOGPROBS};
-use crate::answer::{self, Answer, Answers, Chunks, Fields, Json, Usage};
+use crate::answer::{self, Answer, Answers, TimingsBody, Usage};
+use crate::fields::Fields;
 use crate::frame::{Client, fresh_id};
-use crate::state::Served;
+use crate::json::{Json, value};
+use crate::prompt::{self, Prompts};
+use crate::stream::{Chunks, Feed, Wire};
 use crate::{ApiError, Server};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::engine::{Event, Logprob, News, Request};
 use bitnet_tokenizer::Tokenizer;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CompletionRequest)]
 pub(crate) struct Completion {
     #[serde(default)]
+    #[schema(value_type = Prompts, required = true)]
     prompt: Value,
+    /// Give the prompt back in front of its answer.
     #[serde(default)]
     echo: Option<bool>,
+    /// Likeliest tokens to be told with each token, at most 20.
     #[serde(default)]
     logprobs: Option<usize>,
     #[serde(default)]
@@ -27,99 +35,94 @@ pub(crate) struct Completion {
     #[serde(default)]
     best_of: Option<usize>,
     #[serde(flatten)]
-    fields: Fields,
+    pub fields: Fields,
 }
 
-/// A prompt, as text or as ids.
-enum Prompt {
-    Text(String),
-    Ids(Vec<u32>),
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TextCompletion {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    system_fingerprint: &'static str,
+    choices: Vec<TextChoice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timings: Option<TimingsBody>,
 }
 
-/// A text, a list of texts, ids, or a list of lists of ids.
-fn prompts(value: Value) -> Result<Vec<Prompt>, ApiError> {
-    let wrong = || ApiError::field("prompt", "prompt is a text, token ids, or a list of either");
-    let ids = |list: &[Value]| -> Option<Vec<u32>> {
-        list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
-    };
-    match value {
-        Value::String(text) => Ok(vec![Prompt::Text(text)]),
-        Value::Array(list) if list.first().is_some_and(Value::is_number) => {
-            Ok(vec![Prompt::Ids(ids(&list).ok_or_else(wrong)?)])
-        }
-        Value::Array(list) if !list.is_empty() => list
-            .into_iter()
-            .map(|item| match item {
-                Value::String(text) => Ok(Prompt::Text(text)),
-                Value::Array(list) => Ok(Prompt::Ids(ids(&list).ok_or_else(wrong)?)),
-                _ => Err(wrong()),
-            })
-            .collect(),
-        _ => Err(wrong()),
-    }
+#[derive(Serialize, ToSchema)]
+struct TextChoice {
+    index: usize,
+    text: String,
+    logprobs: Option<Listed>,
+    finish_reason: Option<&'static str>,
 }
 
-/// Ids of a prompt; an empty text begins with what begins every text.
-fn encode(model: &Served, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
-    match prompt {
-        Prompt::Ids(ids) => Ok(ids),
-        Prompt::Text(text) => {
-            let tokenizer = model.tokenizer()?;
-            let ids = tokenizer.encode(&text, true).map_err(|e| ApiError::internal(e.to_string()))?;
-            Ok(if ids.is_empty() { tokenizer.bos().into_iter().collect() } else { ids })
-        }
-    }
-}
-
+/// Continuations of one or several prompts, whole or as a stream.
+#[utoipa::path(
+    post, path = "/v1/completions", tag = "OpenAI", request_body = Completion,
+    responses(
+        (status = 200, description = "The texts, or chunks of them and `[DONE]`",
+            content((TextCompletion = "application/json"), (TextCompletion = "text/event-stream"))),
+        ApiError,
+    )
+)]
 pub(crate) async fn create(
     State(server): State<Arc<Server>>,
     Extension(client): Extension<Client>,
     Json(completion): Json<Completion>,
 ) -> Result<Response, ApiError> {
-    let model = server.named(completion.fields.model.as_deref())?;
-    if completion.suffix.is_some_and(|s| !s.is_empty()) {
-        return Err(ApiError::absent("suffix", "the model writes no text between two others"));
-    }
-    if completion.best_of.is_some_and(|best| best != completion.fields.n.unwrap_or(1)) {
-        return Err(ApiError::absent("best_of", "best_of is not chosen here; ask for n answers"));
-    }
-    if completion.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
-        return Err(ApiError::field("logprobs", format!("logprobs is at most {MAX_LOGPROBS}")));
-    }
-    let (streams, usage) = (completion.fields.streams(), completion.fields.wants_usage());
-    let echo = completion.echo.unwrap_or(false);
-    let all = prompts(completion.prompt)?;
-    let asked = Arc::clone(&server);
-    let encoded = tokio::task::spawn_blocking(move || {
-        let model = asked.model()?;
-        all.into_iter().map(|p| encode(model, p)).collect::<Result<Vec<_>, _>>()
-    });
-    let prompts = encoded.await.map_err(|e| ApiError::internal(e.to_string()))??;
-    let mut request = completion.fields.request(&server, model, &client)?;
-    request.logprobs = completion.logprobs;
-    request.prompt_logprobs = completion.logprobs.filter(|_| echo);
-    let form = Form {
-        id: fresh_id("cmpl"),
-        created: answer::now(),
-        model: model.card.id.clone(),
-        tokenizer: Arc::clone(model.tokenizer()?),
-        choices: request.choices,
-        echo: if echo { prompts.clone() } else { Vec::new() },
-        offsets: vec![0; prompts.len() * request.choices],
-        usage: usage.then(Usage::default),
-    };
-    let count = prompts.len() * request.choices;
-    let requests: Vec<Request> =
-        prompts.into_iter().map(|prompt| Request { prompt, ..request.clone() }).collect();
-    let answers = Answers::submit(&server, model, requests).await?;
+    let streams = completion.fields.streams();
+    let (answers, form) = completion.ask(&server, &client, None).await?;
     if streams {
-        return Ok(answer::stream(answers, form));
+        return Ok(Feed::new(answers, form).response(Wire::Events));
     }
-    Ok(axum::Json(form.whole(&answers.collect(count).await?)?).into_response())
+    let answers = answers.collect(form.offsets.len()).await?;
+    Ok(axum::Json(form.whole(&answers)?).into_response())
+}
+
+impl Completion {
+    /// The texts on their way, and what makes objects of them; they have `id`, or one of their own.
+    pub async fn ask(
+        self,
+        server: &Arc<Server>,
+        client: &Client,
+        id: Option<String>,
+    ) -> Result<(Answers, Form), ApiError> {
+        let model = server.named(self.fields.model.as_deref())?;
+        if self.suffix.is_some_and(|s| !s.is_empty()) {
+            return Err(ApiError::absent("suffix", "the model writes no text between two others"));
+        }
+        if self.best_of.is_some_and(|best| best != self.fields.n.unwrap_or(1)) {
+            return Err(ApiError::absent("best_of", "best_of is not chosen here; ask for n answers"));
+        }
+        if self.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
+            return Err(ApiError::field("logprobs", format!("logprobs is at most {MAX_LOGPROBS}")));
+        }
+        let (usage, echo) = (self.fields.wants_usage(), self.echo.unwrap_or(false));
+        let prompts = prompt::encode(&model, Prompts::read(self.prompt, "prompt")?).await?;
+        let mut request = self.fields.request(server, &model, client)?;
+        request.logprobs = self.logprobs;
+        request.prompt_logprobs = self.logprobs.filter(|_| echo);
+        let form = Form {
+            id: id.unwrap_or_else(|| fresh_id("cmpl")),
+            created: answer::now(),
+            model: model.card.id.clone(),
+            tokenizer: Arc::clone(model.tokenizer()?),
+            choices: request.choices,
+            echo: if echo { prompts.clone() } else { Vec::new() },
+            offsets: vec![0; prompts.len().saturating_mul(request.choices).min(server.options.answers_limit)],
+            usage: usage.then(Usage::default),
+        };
+        let requests = prompts.into_iter().map(|prompt| Request { prompt, ..request.clone() }).collect();
+        Ok((Answers::submit(server, &model, requests, client).await?, form))
+    }
 }
 
 /// What all objects of a response have in common.
-struct Form {
+pub(crate) struct Form {
     id: String,
     created: u64,
     model: String,
@@ -135,12 +138,15 @@ struct Form {
 }
 
 /// Tokens with their log-probabilities, in OpenAI's older form.
-#[derive(Default)]
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = TextLogprobs)]
 struct Listed {
     tokens: Vec<String>,
-    logprobs: Vec<Option<f64>>,
-    top: Vec<Option<Map<String, Value>>>,
-    offsets: Vec<usize>,
+    token_logprobs: Vec<Option<f64>>,
+    #[schema(value_type = Vec<Option<Object>>)]
+    top_logprobs: Vec<Option<Map<String, Value>>>,
+    /// Where each token begins, in letters.
+    text_offset: Vec<usize>,
 }
 
 impl Listed {
@@ -148,11 +154,11 @@ impl Listed {
     fn push(&mut self, tokenizer: &Tokenizer, id: u32, logprob: Option<&Logprob>, offset: &mut usize) {
         let text = |id: u32| answer::token(tokenizer, id).0;
         let token = text(id);
-        self.offsets.push(*offset);
+        self.text_offset.push(*offset);
         *offset += token.chars().count();
         self.tokens.push(token);
-        self.logprobs.push(logprob.map(|l| l.logprob));
-        self.top.push(logprob.map(|l| {
+        self.token_logprobs.push(logprob.map(|l| l.logprob));
+        self.top_logprobs.push(logprob.map(|l| {
             let own = (l.id, l.logprob);
             // Different tokens may have one text; the likeliest keeps it.
             let mut top = Map::new();
@@ -162,25 +168,24 @@ impl Listed {
             top
         }));
     }
-
-    fn json(self) -> Value {
-        json!({
-            "tokens": self.tokens, "token_logprobs": self.logprobs, "top_logprobs": self.top,
-            "text_offset": self.offsets,
-        })
-    }
 }
 
 impl Form {
-    fn object(&self, choices: Value) -> Value {
-        json!({
-            "id": self.id, "object": "text_completion", "created": self.created, "model": self.model,
-            "system_fingerprint": FINGERPRINT, "choices": choices,
-        })
+    fn object(&self, choices: Vec<TextChoice>) -> TextCompletion {
+        TextCompletion {
+            id: self.id.clone(),
+            object: "text_completion",
+            created: self.created,
+            model: self.model.clone(),
+            system_fingerprint: FINGERPRINT,
+            choices,
+            usage: None,
+            timings: None,
+        }
     }
 
-    fn choice(index: usize, text: &str, logprobs: Value, reason: Option<&'static str>) -> Value {
-        json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
+    fn piece(&self, index: usize, text: String, logprobs: Option<Listed>) -> Value {
+        value(&self.object(vec![TextChoice { index, text, logprobs, finish_reason: None }]))
     }
 
     /// The prompt that a choice answers, where it comes back.
@@ -190,7 +195,7 @@ impl Form {
         Ok(Some((ids, text)))
     }
 
-    fn whole(&self, answers: &[Answer]) -> Result<Value, ApiError> {
+    fn whole(&self, answers: &[Answer]) -> Result<TextCompletion, ApiError> {
         let (mut usage, mut choices) = (Usage::default(), Vec::new());
         for (index, a) in answers.iter().enumerate() {
             if let Some((_, timings)) = &a.end {
@@ -209,15 +214,11 @@ impl Form {
             text += &a.text;
             a.logprobs.iter().for_each(|l| listed.push(&self.tokenizer, l.id, Some(l), &mut offset));
             let asked = !a.logprobs.is_empty() || !of_prompt.is_empty();
-            let logprobs = if asked { listed.json() } else { Value::Null };
-            choices.push(Self::choice(index, &text, logprobs, a.reason()));
+            let logprobs = asked.then_some(listed);
+            choices.push(TextChoice { index, text, logprobs, finish_reason: a.reason() });
         }
-        let mut object = self.object(choices.into());
-        object["usage"] = usage.json();
-        if let Some((_, t)) = answers.first().and_then(|a| a.end.as_ref()) {
-            object["timings"] = answer::timings(t);
-        }
-        Ok(object)
+        let timings = answers.first().and_then(Answer::timings);
+        Ok(TextCompletion { usage: Some(usage), timings, ..self.object(choices) })
     }
 }
 
@@ -226,48 +227,43 @@ impl Chunks for Form {
         let count = self.offsets.len();
         let prompts = (0..count).filter_map(|choice| {
             let (_, text) = self.prompt(choice).ok()??;
-            Some(self.object(json!([Self::choice(choice, &text, Value::Null, None)])))
+            Some(self.piece(choice, text, None))
         });
         prompts.collect()
     }
 
     fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
-        let offset = &mut self.offsets[event.choice];
+        let (index, mut listed) = (event.choice, Listed::default());
+        let offset = &mut self.offsets[index];
         Ok(match event.news {
             News::Prompt(all) => {
-                let mut listed = Listed::default();
                 all.iter().for_each(|l| listed.push(&self.tokenizer, l.id, Some(l), offset));
-                vec![self.object(json!([Self::choice(event.choice, "", listed.json(), None)]))]
+                vec![self.piece(index, String::new(), Some(listed))]
             }
             News::Embedding(_) => Vec::new(),
             News::Piece { text, logprob: None, .. } if text.is_empty() => Vec::new(),
             News::Piece { text, logprob, .. } => {
-                let logprobs = logprob.map_or(Value::Null, |l| {
-                    let mut listed = Listed::default();
+                let logprobs = logprob.map(|l| {
                     listed.push(&self.tokenizer, l.id, Some(&l), offset);
-                    listed.json()
+                    listed
                 });
-                vec![self.object(json!([Self::choice(event.choice, &text, logprobs, None)]))]
+                vec![self.piece(index, text, logprobs)]
             }
             News::Finished { reason, timings, .. } => {
                 if let Some(usage) = &mut self.usage {
-                    usage.add(&timings, event.choice.is_multiple_of(self.choices));
+                    usage.add(&timings, index.is_multiple_of(self.choices));
                 }
-                let choice = Self::choice(event.choice, "", Value::Null, Some(reason.name()));
-                let mut object = self.object(json!([choice]));
-                object["timings"] = answer::timings(&timings);
-                vec![object]
+                let finish_reason = Some(reason.name());
+                let choice = TextChoice { index, text: String::new(), logprobs: None, finish_reason };
+                vec![value(&TextCompletion { timings: Some((&timings).into()), ..self.object(vec![choice]) })]
             }
             News::Failed(e) => return Err(ApiError::from(&*e)),
         })
     }
 
     fn end(&mut self) -> Vec<Value> {
-        let usage = self.usage.map(|usage| {
-            let mut object = self.object(json!([]));
-            object["usage"] = usage.json();
-            object
-        });
+        let usage =
+            self.usage.map(|usage| value(&TextCompletion { usage: Some(usage), ..self.object(Vec::new()) }));
         usage.into_iter().collect()
     }
 }

@@ -3,7 +3,7 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod models;
-mod tools;
+pub(crate) mod responses;
 
 /// What responses say of whoever made them.
 const FINGERPRINT: &str = concat!("bitnet-", env!("CARGO_PKG_VERSION"));

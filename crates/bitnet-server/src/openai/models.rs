@@ -4,26 +4,70 @@ use crate::options::ModelCard;
 use crate::{ApiError, Server};
 use axum::Json;
 use axum::extract::{Path, State};
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
-fn object(card: &ModelCard) -> Value {
-    json!({
-        "id": card.id,
-        "object": "model",
-        "created": card.created,
-        "owned_by": "bitnet",
-        "meta": {"n_ctx_train": card.context, "n_params": card.params, "size": card.size, "ftype": card.ftype},
-    })
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelList)]
+pub(crate) struct List {
+    object: &'static str,
+    data: Vec<Model>,
 }
 
-pub(crate) async fn list(State(server): State<Arc<Server>>) -> Result<Json<Value>, ApiError> {
-    Ok(Json(json!({"object": "list", "data": [object(&server.model()?.card)]})))
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Model {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    meta: Meta,
 }
 
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelMeta)]
+struct Meta {
+    n_ctx_train: usize,
+    n_params: u64,
+    /// Bytes of all weights.
+    size: u64,
+    ftype: String,
+}
+
+impl From<&ModelCard> for Model {
+    fn from(card: &ModelCard) -> Self {
+        Self {
+            id: card.id.clone(),
+            object: "model",
+            created: card.created,
+            owned_by: "bitnet",
+            meta: Meta {
+                n_ctx_train: card.context,
+                n_params: card.params,
+                size: card.size,
+                ftype: card.ftype.clone(),
+            },
+        }
+    }
+}
+
+/// The models that are served.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = List), ApiError))]
+pub(crate) async fn list(State(server): State<Arc<Server>>) -> Result<Json<List>, ApiError> {
+    let loaded = server.models.loaded();
+    // A client that asks while all of them are loading has to come back.
+    server.named(None)?;
+    Ok(Json(List { object: "list", data: loaded.iter().map(|model| (&model.card).into()).collect() }))
+}
+
+/// One of the models.
+#[utoipa::path(
+    get, path = "/v1/models/{id}", tag = "OpenAI", params(("id" = String, Path, description = "Its name")),
+    responses((status = 200, body = Model), ApiError)
+)]
 pub(crate) async fn one(
     State(server): State<Arc<Server>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    Ok(Json(object(&server.named(Some(&id))?.card)))
+) -> Result<Json<Model>, ApiError> {
+    Ok(Json((&server.named(Some(&id))?.card).into()))
 }

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part; tests fail by panicking")]
 
-use bitnet_inference::engine::{EngineOptions, Request};
+use bitnet_inference::engine::{Engine, EngineOptions, Request};
 use bitnet_inference::{DeviceOptions, LoadOptions, Model, OpenOptions};
 use bitnet_server::{Keys, ModelCard, Running, ServeOptions, Server, serve};
 use bitnet_testkit::golden;
@@ -20,12 +20,18 @@ pub fn options() -> ServeOptions {
         defaults: Request { max_tokens: Some(16), ..Request::default() },
         body_limit: 1 << 20,
         answers_limit: 64,
-        timeout: None,
         drain: Duration::from_secs(60),
+        ..ServeOptions::default()
     }
 }
 
 pub fn load(server: &Server, engine: EngineOptions) {
+    let (engine, card) = open(MODEL, engine);
+    server.load(engine, card).unwrap();
+}
+
+/// A small model under a name.
+pub fn open(id: &str, engine: EngineOptions) -> (Engine, ModelCard) {
     let open = OpenOptions {
         device: DeviceOptions { threads: Some(1), ..DeviceOptions::default() },
         load: LoadOptions { cache: Some(8192), ..LoadOptions::default() },
@@ -34,7 +40,7 @@ pub fn load(server: &Server, engine: EngineOptions) {
     let mut model = Model::open(&path, &open, &mut |_, _| {}).unwrap();
     model.load_adapter(&golden::fixtures().join("lora/qvd-r4"), 0.0).unwrap();
     let card = ModelCard {
-        id: MODEL.to_owned(),
+        id: id.to_owned(),
         created: 1,
         context: 512,
         params: 2,
@@ -44,12 +50,12 @@ pub fn load(server: &Server, engine: EngineOptions) {
         isa: "i".to_owned(),
         device: "cpu".to_owned(),
     };
-    server.load(model.into_engine(engine), card).unwrap();
+    (model.into_engine(engine), card)
 }
 
 /// A server on a free port.
 pub fn start(options: ServeOptions, engine: EngineOptions) -> (Running, Client) {
-    let server = Server::new(options);
+    let server = Server::new(options).unwrap();
     load(&server, engine);
     listen(server)
 }

@@ -88,7 +88,7 @@ mod tests {
                     let d = bitnet_quant::spec::quantize_row(x, &mut want);
                     assert_eq!(&got.q[t * got.stride..][..k], want, "{isa} {k} token {t}");
                     assert_eq!(got.d[t].to_bits(), d.to_bits());
-                    assert_eq!(got.sums[t], want.iter().map(|q| i32::from(*q)).sum());
+                    assert_eq!(got.sums[t], want.iter().map(|q| i32::from(*q)).sum::<i32>());
                     assert!(got.q[t * got.stride + k..(t + 1) * got.stride].iter().all(|q| *q == 0));
                 }
             }

@@ -8,6 +8,8 @@
 //! computed, by the same kernel that computes all rows otherwise. So screening decides which rows are computed, never how.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -62,13 +64,34 @@ pub(crate) fn isas() -> impl Iterator<Item = Isa> {
 const GROUP: usize = 64;
 /// Groups of one piece of parallel work: long enough to be read as a stream.
 const PIECE: usize = 8;
+/// From so many tokens on they are scored together, where that can be done.
+#[cfg(target_arch = "x86_64")]
+const TOGETHER: usize = 3;
 /// Screening is given up when more than one row in this many could be among the best.
 const WORTH: usize = 8;
+
+/// Whether an instruction set scores many tokens at once.
+fn scores_many(isa: Isa) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return amx::is_there(isa);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = isa;
+        false
+    }
+}
+
+/// What a code of `Q6_K` and its scale become where many tokens are scored at once: an eighth of the digits of their product.
+fn coarse_code(q: i32, scale: i32) -> i32 {
+    ((((q * scale) >> 4) + 1) >> 1).clamp(-128, 127)
+}
 
 /// A token that rows are screened for.
 #[derive(Default)]
 struct Token {
     query: Query,
+    /// Whether scores are those of coarser codes.
+    coarse: bool,
     /// `[rows]`.
     scores: Vec<f32>,
     /// `[groups]`: the largest lower bound and the largest upper bound of a group's rows.
@@ -111,7 +134,7 @@ impl Screen {
             }
         }
         let tokens = &mut scratch.tokens[..asked.len()];
-        self.score(kernel, pool, w, tokens);
+        self.score(isa, kernel, pool, w, tokens);
         pool.chunks_mut(tokens, 1, &|i, token| {
             let (t, k) = asked[i];
             let LogitsNeed::Top { also, .. } = &needs[t] else { return };
@@ -126,14 +149,14 @@ impl Screen {
 
     /// Fills in what a token picks, from its scores.
     fn select(&self, rows: usize, k: usize, also: &[u32], token: &mut Token) {
-        let Token { query, scores, extremes, lower, picked } = token;
+        let Token { query, coarse, scores, extremes, lower, picked } = token;
         // The best groups' lower bounds belong to that many different rows, so the `k`-th of them is a bar that the
         // `k`-th best product reaches.
         lower.clear();
         if extremes.len() >= 2 * k {
             lower.extend(extremes.iter().map(|(lower, _)| *lower));
         } else {
-            lower.extend((0..rows).map(|row| scores[row] - self.bound(row, query)));
+            lower.extend((0..rows).map(|row| scores[row] - self.bound(row, query, *coarse)));
         }
         let (_, bar, _) = lower.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
         let bar = *bar;
@@ -141,7 +164,7 @@ impl Screen {
         for (group, (_, upper)) in extremes.iter().enumerate() {
             if *upper >= bar {
                 let first = group * GROUP;
-                let reaches = |row: &usize| scores[*row] + self.bound(*row, query) >= bar;
+                let reaches = |row: &usize| scores[*row] + self.bound(*row, query, *coarse) >= bar;
                 picked.extend((first..rows.min(first + GROUP)).filter(reaches).map(|row| row as u32));
             }
         }
@@ -154,24 +177,38 @@ impl Screen {
     }
 
     /// Fills in scores and groups.
-    fn score(&self, kernel: &ScreenKernel, pool: &Pool, w: &DenseMatrix, tokens: &mut [Token]) {
-        let rows = w.rows();
+    fn score(&self, isa: Isa, kernel: &ScreenKernel, pool: &Pool, w: &DenseMatrix, tokens: &mut [Token]) {
+        let (rows, mut first) = (w.rows(), 0);
+        for token in &mut *tokens {
+            token.coarse = false;
+            token.scores.resize(rows, 0.0);
+            token.extremes.resize(rows.div_ceil(GROUP), (0.0, 0.0));
+        }
+        #[cfg(target_arch = "x86_64")]
+        if amx::is_there(isa) && tokens.len() >= TOGETHER {
+            self.score_together(pool, w, tokens);
+            first = rows / GROUP;
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (isa, &mut first);
         let parts: Vec<_> = tokens
             .iter_mut()
-            .map(|Token { query, scores, extremes, .. }| {
-                scores.resize(rows, 0.0);
-                extremes.resize(rows.div_ceil(GROUP), (0.0, 0.0));
-                (&*query, Shares::new(scores), Shares::new(extremes))
+            .map(|Token { query, coarse, scores, extremes, .. }| {
+                (&*query, *coarse, Shares::new(scores), Shares::new(extremes))
             })
             .collect();
         if parts.is_empty() {
             return;
         }
-        pool.ranges(rows.div_ceil(GROUP), PIECE, &|groups| {
+        if self.codes.is_none() && first == 0 {
+            pool.streams(w.data());
+        }
+        pool.ranges(rows.div_ceil(GROUP) - first, PIECE, &|groups| {
             for group in groups {
+                let group = first + group;
                 let first = group * GROUP;
                 let last = rows.min(first + GROUP);
-                for (query, scores, extremes) in &parts {
+                for (query, coarse, scores, extremes) in &parts {
                     // SAFETY: a group of a token is visited once.
                     let out = unsafe { scores.slice(first, last - first) };
                     match &self.codes {
@@ -188,7 +225,7 @@ impl Screen {
                     }
                     let (mut lower, mut upper) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
                     for (row, score) in (first..last).zip(&*out) {
-                        let bound = self.bound(row, query);
+                        let bound = self.bound(row, query, *coarse);
                         lower = lower.max(score - bound);
                         upper = upper.max(score + bound);
                     }
@@ -200,18 +237,64 @@ impl Screen {
         });
     }
 
+    /// The same for all whole groups, read once for all tokens.
+    #[cfg(target_arch = "x86_64")]
+    fn score_together(&self, pool: &Pool, w: &DenseMatrix, tokens: &mut [Token]) {
+        tokens.iter_mut().for_each(|token| token.coarse = true);
+        let chunks: Vec<amx::Tokens> =
+            tokens.chunks(amx::TOKENS).map(|t| amx::Tokens::new(t.iter().map(|t| &t.query))).collect();
+        let parts: Vec<_> =
+            tokens.iter_mut().map(|t| (Shares::new(&mut t.scores), Shares::new(&mut t.extremes))).collect();
+        let bytes = w.data().len() / w.rows();
+        let errors = if self.codes.is_some() { &self.errors } else { &self.coarse };
+        pool.ranges(w.rows() / GROUP, PIECE, &|groups| {
+            let mut local = amx::Local::new(chunks.len());
+            for group in groups {
+                let range = group * GROUP..(group + 1) * GROUP;
+                let rows = match &self.codes {
+                    None => amx::Rows::Q6K {
+                        rows: &w.data()[range.start * bytes..range.end * bytes],
+                        row_bytes: bytes,
+                    },
+                    Some(ByteRows { data, width, scales }) => amx::Rows::Bytes {
+                        rows: &data[range.start * width..range.end * width],
+                        width: *width,
+                        scales: &scales[range.clone()],
+                    },
+                };
+                local.score(&rows, &chunks);
+                for (chunk, parts) in parts.chunks(amx::TOKENS).enumerate() {
+                    let (norms, errors) = (&self.norms[range.clone()], &errors[range.clone()]);
+                    let [lower, upper] = local.extremes(chunk, &chunks[chunk], norms, errors);
+                    for (t, (scores, extremes)) in parts.iter().enumerate() {
+                        // SAFETY: a group of a token is visited once.
+                        let (out, extreme) =
+                            unsafe { (scores.slice(range.start, GROUP), extremes.slice(group, 1)) };
+                        for (out, scores) in out.iter_mut().zip(&local.scores[chunk]) {
+                            *out = scores[t];
+                        }
+                        extreme[0] = (lower[t], upper[t]);
+                    }
+                }
+            }
+        });
+    }
+
     /// How far the exact product of a row can lie from its score, rounding included.
     #[inline]
-    fn bound(&self, row: usize, query: &Query) -> f32 {
-        let miss = self.errors.get(row).map_or(0.0, |e| e * query.norm);
-        (self.norms[row] * query.miss + miss) * ROUND_UP
+    fn bound(&self, row: usize, query: &Query, coarse: bool) -> f32 {
+        let errors = if coarse && self.codes.is_none() { &self.coarse } else { &self.errors };
+        let error = errors.get(row).copied().unwrap_or(0.0);
+        // The norms of coarser codes are at most those of the row and of what they miss together.
+        let norm = self.norms[row] + if coarse { error } else { 0.0 };
+        (norm * query.miss + error * query.norm) * ROUND_UP
     }
 
     /// Whether the scores that [`Screen::pick`] left behind of its first token lie within their bounds of the exact products.
     pub(crate) fn holds(&self, scratch: &ScreenScratch, products: &[f32]) -> bool {
         let token = &scratch.tokens[0];
         let near = |(row, (score, product)): (usize, (&f32, &f32))| {
-            (score - product).abs() <= self.bound(row, &token.query)
+            (score - product).abs() <= self.bound(row, &token.query, token.coarse)
         };
         token.scores.iter().zip(products).enumerate().all(near)
     }

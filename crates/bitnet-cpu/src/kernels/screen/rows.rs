@@ -7,6 +7,7 @@ use crate::layout::{Line, reserve};
 use crate::lines::Lines;
 use crate::pool::{Pool, Shares};
 use bitnet_core::{BackendError, DenseMatrix, DenseType};
+use half::f16;
 
 /// Fewer rows are computed faster than screened.
 pub(super) const SMALLEST_HEAD: usize = 4096;
@@ -28,6 +29,8 @@ pub(crate) struct Screen {
     pub(super) norms: Vec<f32>,
     /// `[rows]`: at least the norm of what the codes miss; empty when that is nothing.
     pub(super) errors: Vec<f32>,
+    /// `[rows]`: the same for the coarser codes that many tokens are scored with at once; empty where there are none.
+    pub(super) coarse: Vec<f32>,
     /// The largest of `norms` and `errors` together.
     pub(super) largest: f32,
 }
@@ -47,7 +50,10 @@ impl Screen {
             Ok(v)
         };
         let mut norms = floats("row norms of the head")?;
-        let (mut errors, mut codes) = (Vec::new(), None);
+        let (mut errors, mut coarse, mut codes) = (Vec::new(), Vec::new(), None);
+        if !copied && super::scores_many(isa) {
+            coarse = floats("row norms of the head")?;
+        }
         let width = if copied { cols.div_ceil(256) * 4 } else { 0 };
         if copied {
             errors = floats("row norms of the head")?;
@@ -56,6 +62,7 @@ impl Screen {
         }
         let norms_out = Shares::new(&mut norms);
         let errors_out = Shares::new(&mut errors);
+        let (coarse_len, coarse_out) = (coarse.len(), Shares::new(&mut coarse));
         let (data_out, scales_out) = match &mut codes {
             Some(c) => (Shares::new(&mut c.data), Shares::new(&mut c.scales)),
             None => (Shares::new(&mut []), Shares::new(&mut [])),
@@ -68,6 +75,11 @@ impl Screen {
                 let norm = unsafe { &mut norms_out.slice(row, 1)[0] };
                 if !copied {
                     *norm = up(square_sum(&values).sqrt());
+                    if coarse_len > 0 {
+                        // SAFETY: as above.
+                        let coarse = unsafe { &mut coarse_out.slice(row, 1)[0] };
+                        *coarse = up(missed_by_coarse_codes(w.row(row)).sqrt());
+                    }
                     continue;
                 }
                 // SAFETY: as above.
@@ -79,14 +91,36 @@ impl Screen {
             }
         });
         let largest = norms.iter().chain(&errors).fold(0.0f32, |m, v| m.max(*v)) * 2.0;
-        Ok(Some(Self { codes, norms, errors, largest }))
+        Ok(Some(Self { codes, norms, errors, coarse, largest }))
     }
 
     /// Bytes it occupies.
     pub(crate) fn len_bytes(&self) -> usize {
         let codes = self.codes.as_ref().map_or(0, |c| size_of_val(&*c.data) + size_of_val(&*c.scales));
-        codes + size_of_val(&*self.norms) + size_of_val(&*self.errors)
+        let floats = self.norms.len() + self.errors.len() + self.coarse.len();
+        codes + floats * size_of::<f32>()
     }
+}
+
+/// The sum of squares of what [`super::coarse_code`] misses of a row of `Q6_K` blocks.
+fn missed_by_coarse_codes(row: &[u8]) -> f64 {
+    let mut missed = 0.0;
+    for raw in row.as_chunks::<210>().0 {
+        let d = f64::from(f16::from_le_bytes([raw[208], raw[209]]).to_f32());
+        let mut squares = 0i64;
+        for half in 0..2 {
+            for i in 0..128 {
+                let low = raw[64 * half + i % 64] >> (4 * (i / 64)) & 15;
+                let high = raw[128 + 32 * half + i % 32] >> (2 * (i / 32)) & 3;
+                let q = i32::from(low | high << 4) - 32;
+                let scale = i32::from(raw[192 + 8 * half + i / 16] as i8);
+                let miss = i64::from(q * scale - 32 * super::coarse_code(q, scale));
+                squares += miss * miss;
+            }
+        }
+        missed += d * d * squares as f64;
+    }
+    missed
 }
 
 /// Sum of squares, in lanes that the compiler can keep apart.

@@ -58,7 +58,7 @@ fn check(name: &str, w: &DenseMatrix, x: &[f32], k: usize) -> Option<f64> {
         LogitsNeed::Top { k: 2, also: Vec::new() },
         LogitsNeed::Top { k, also },
     ];
-    let mut share = None;
+    let mut share: Option<f64> = None;
     for isa in Isa::available() {
         let mut products = vec![0.0; w.rows()];
         dense::dense_linear(isa, &pool, w, x, 1, &mut products);
@@ -66,17 +66,19 @@ fn check(name: &str, w: &DenseMatrix, x: &[f32], k: usize) -> Option<f64> {
         let mut scratch = ScreenScratch::default();
         // The scratch of another vector must not matter.
         screen.pick(isa, &pool, w, &vec![1.0; x.len()], &needs[..1], &mut scratch);
-        let picked = screen.pick(isa, &pool, w, &all, &needs, &mut scratch);
-        let alone = &mut ScreenScratch::default();
-        assert_eq!(screen.pick(isa, &pool, w, x, &needs[..1], alone)[0], picked[0], "{name} {isa}: company");
-        assert_eq!(picked[0], picked[2], "{name} {isa}");
-        let Some(ids) = picked[0] else { continue };
-        assert!(ids.is_sorted());
-        for id in best(&products, k).iter().chain(&[3, 4999]) {
-            assert!(ids.binary_search(id).is_ok(), "{name} {isa}: {id} of the best {k} is missing");
+        for tokens in [1, 3] {
+            let (all, needs) = (&all[..tokens * x.len()], &needs[..tokens]);
+            let picked = screen.pick(isa, &pool, w, all, needs, &mut scratch);
+            assert_eq!(picked[0], picked[tokens - 1], "{name} {isa}");
+            let Some(ids) = picked[0] else { continue };
+            assert!(ids.is_sorted());
+            for id in best(&products, k).iter().chain(&[3, 4999]) {
+                assert!(ids.binary_search(id).is_ok(), "{name} {isa}: {id} of the best {k} is missing");
+            }
+            let computed = ids.len() as f64 / w.rows() as f64;
+            share = Some(share.map_or(computed, |share| share.max(computed)));
+            assert!(screen.holds(&scratch, &products), "{name} {isa}: a score lies outside its bound");
         }
-        share = Some(ids.len() as f64 / w.rows() as f64);
-        assert!(screen.holds(&scratch, &products), "{name} {isa}: a score lies outside its bound");
     }
     share
 }
@@ -104,6 +106,30 @@ fn rows_that_are_no_whole_blocks() {
     for cols in [7, 100, 300] {
         let w = matrix(DenseType::F32, 5000, cols, |_, _| noise.floats(1, 1.0)[0]);
         check("odd", &w, &noise.floats(cols, 1.0), 5);
+    }
+}
+
+#[test]
+fn more_tokens_than_fit_side_by_side() {
+    let (mut noise, pool) = (Noise(8), Pool::new(2).unwrap());
+    for dtype in TYPES {
+        // Two rows are left over behind the last whole group.
+        let w = matrix(dtype, 4098, 512, |_, _| noise.floats(1, 1.0)[0]);
+        let x = noise.floats(37 * 512, 2.0);
+        let mut needs = vec![LogitsNeed::Top { k: 5, also: Vec::new() }; 37];
+        needs[20] = LogitsNeed::All;
+        for isa in Isa::available() {
+            let Some(screen) = prepare(isa, &pool, &w).unwrap() else { continue };
+            let mut scratch = ScreenScratch::default();
+            let picked = screen.pick(isa, &pool, &w, &x, &needs, &mut scratch);
+            for (t, (x, picked)) in x.chunks(512).zip(picked).enumerate() {
+                let mut products = vec![0.0; w.rows()];
+                dense::dense_linear(isa, &pool, &w, x, 1, &mut products);
+                assert_eq!(picked.is_none(), t == 20, "{dtype:?} {isa} token {t}");
+                let Some(ids) = picked else { continue };
+                assert!(best(&products, 5).iter().all(|id| ids.contains(id)), "{dtype:?} {isa} token {t}");
+            }
+        }
     }
 }
 

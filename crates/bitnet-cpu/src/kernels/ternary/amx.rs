@@ -24,7 +24,7 @@ const LINES: usize = 16;
 
 /// What `ldtilecfg` reads: the shapes of all registers.
 #[repr(C, align(64))]
-struct Shapes {
+pub(crate) struct Shapes {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -34,10 +34,26 @@ struct Shapes {
 
 impl Shapes {
     /// For so many tokens in either half.
-    fn new(first: usize, second: usize) -> Self {
+    fn halves(first: usize, second: usize) -> Self {
         let (first, second) = (first as u8, second as u8);
+        Self::new([first, first, second, second, first, second, 16, 16])
+    }
+
+    /// For so many tokens and tiles of weights four at a time.
+    fn fours(tokens: usize) -> Self {
+        let tokens = tokens as u8;
+        Self::new([tokens, tokens, tokens, tokens, tokens, 16, 16, 16])
+    }
+
+    /// Sixteen rows each.
+    pub(crate) fn full() -> Self {
+        Self::new([16; 8])
+    }
+
+    /// Rows of the registers.
+    fn new(used: [u8; 8]) -> Self {
         let mut rows = [0; 16];
-        rows[..8].copy_from_slice(&[first, first, second, second, first, second, 16, 16]);
+        rows[..8].copy_from_slice(&used);
         let mut row_bytes = [0; 16];
         row_bytes[..8].fill(64);
         Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
@@ -45,10 +61,10 @@ impl Shapes {
 }
 
 /// The tile registers, while they have shapes.
-struct Registers(());
+pub(crate) struct Registers(());
 
 impl Registers {
-    fn new(shapes: &Shapes) -> Self {
+    pub(crate) fn new(shapes: &Shapes) -> Self {
         assert!(Isa::Amx.is_available());
         // SAFETY: the assertion has seen that the process may use the registers; what is read are the 64 bytes of `shapes`.
         unsafe { asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, readonly, preserves_flags)) };
@@ -137,10 +153,64 @@ unsafe fn multiply_two(_registers: &Registers, o: &Operands) {
     }
 }
 
+/// Multiplies tokens of one half with four tiles, which are two pairs of a panel: `x` and `out` as in [`Operands`], `pairs` bytes from
+/// one pair to the next, `sums` from the sums of a tile to those of the next.
+///
+/// # Safety
+/// As for [`multiply_two`], with the shapes for fours.
+#[inline]
+unsafe fn multiply_four(_registers: &Registers, o: &Operands, pairs: usize, sums: usize) {
+    let [first, _] = o.weights;
+    // SAFETY: the caller's promise. A step reads 64 bytes of each token and sixteen lines of each tile; a sum takes 64 bytes.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm5, [{w0} + {line}*1]",
+            "tileloadd tmm4, [{x} + {row}*1]",
+            "tdpbsud tmm0, tmm4, tmm5",
+            "tileloadd tmm6, [{w0} + {line}*1 + 64]",
+            "tdpbsud tmm1, tmm4, tmm6",
+            "tileloadd tmm7, [{w2} + {line}*1]",
+            "tdpbsud tmm2, tmm4, tmm7",
+            "tileloadd tmm5, [{w2} + {line}*1 + 64]",
+            "tdpbsud tmm3, tmm4, tmm5",
+            "add {x}, {x_step}",
+            "add {w0}, {w_step}",
+            "add {w2}, {w_step}",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{out} + {row}*1], tmm0",
+            "add {out}, {sums}",
+            "tilestored [{out} + {row}*1], tmm1",
+            "add {out}, {sums}",
+            "tilestored [{out} + {row}*1], tmm2",
+            "add {out}, {sums}",
+            "tilestored [{out} + {row}*1], tmm3",
+            x = inout(reg) o.x[0] => _,
+            x_step = in(reg) o.x_step,
+            w0 = inout(reg) first => _,
+            w2 = inout(reg) first.wrapping_byte_add(pairs) => _,
+            w_step = in(reg) o.line * LINES,
+            line = in(reg) o.line,
+            row = in(reg) size_of::<[i32; TILE]>(),
+            steps = inout(reg) o.steps => _,
+            out = inout(reg) o.out[0] => _,
+            sums = in(reg) sums,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
 /// Multiplies without memory, `turns` times four registers, and returns how many multiplications and additions those are.
 pub(crate) fn multiply_registers(turns: u64) -> u64 {
     assert!(turns > 0);
-    let registers = Registers::new(&Shapes::new(TOKENS / 2, TOKENS / 2));
+    let registers = Registers::new(&Shapes::halves(TOKENS / 2, TOKENS / 2));
     // SAFETY: the loop touches registers only, all of which are named and have shapes.
     unsafe {
         asm!(
@@ -164,24 +234,24 @@ pub(crate) fn multiply_registers(turns: u64) -> u64 {
 }
 
 fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    unpack_pairs(tiles, tile_bytes, panel, 4, avx512::unpack_lines);
+    unpack_pairs(tiles, tile_bytes, panel, tile_bytes / BLOCK * 4, avx512::unpack_lines);
 }
 
 /// Two tiles after two tiles, for every four columns one line of each; columns are filled up with zeros to whole registers. A
-/// block becomes `block_lines` lines of its tile by `unpack`, which is given two tiles at most.
+/// tile becomes `tile_lines` lines by `unpack`, which is given two tiles at most.
 pub(super) fn unpack_pairs(
     tiles: &[u8],
     tile_bytes: usize,
     panel: &mut Vec<Line>,
-    block_lines: usize,
+    tile_lines: usize,
     unpack: fn(&[u8], usize, &mut [Line]),
 ) {
-    let steps = (tile_bytes / BLOCK * block_lines).div_ceil(LINES);
+    let steps = tile_lines.div_ceil(LINES);
     panel.resize(tiles.len() / tile_bytes * steps * LINES, Line([0; 64]));
     let mut rest = panel.as_mut_slice();
     for pair in tiles.chunks(2 * tile_bytes) {
         let (lines, behind) = rest.split_at_mut(pair.len() / tile_bytes * steps * LINES);
-        let (codes, zeros) = lines.split_at_mut(pair.len() / BLOCK * block_lines);
+        let (codes, zeros) = lines.split_at_mut(pair.len() / tile_bytes * tile_lines);
         unpack(pair, tile_bytes, codes);
         zeros.fill(Line([0; 64]));
         rest = behind;
@@ -196,8 +266,33 @@ fn multiply(panel: &[Line], x: &[i8], out: &mut [[i32; TILE]], tokens: usize) {
     assert!((1..=TOKENS).contains(&tokens) && steps > 0);
     assert_eq!((x.len(), out.len()), (steps * tokens * COLUMNS, tiles * tokens));
     assert_eq!(panel.len(), tiles * steps * LINES);
+    let (mut panel, mut out) = (panel, out);
+    if second == 0 {
+        // Half of the registers would hold what the other half does; with twice as many tiles each holds something else.
+        let (sums, pair) = (tokens * size_of::<[i32; TILE]>(), 2 * steps * LINES);
+        let registers = Registers::new(&Shapes::fours(first));
+        while let (Some((lines, rest)), true) = (panel.split_at_checked(2 * pair), out.len() >= 4 * tokens) {
+            let (four, others) = out.split_at_mut(4 * tokens);
+            let operands = Operands {
+                x: [x.as_ptr(); 2],
+                x_step: tokens * COLUMNS,
+                weights: [lines.as_ptr(); 2],
+                line: 2 * size_of::<Line>(),
+                steps,
+                out: [four.as_mut_ptr(); 2],
+                half: 0,
+            };
+            // SAFETY: the shapes are those of `first` tokens; the assertions above have compared the lengths of all three slices with
+            // the number of tokens, tiles and steps, and there are four tiles more.
+            unsafe { multiply_four(&registers, &operands, size_of_val(&lines[..pair]), sums) };
+            (panel, out) = (rest, others);
+        }
+        if out.is_empty() {
+            return;
+        }
+    }
     let halves = usize::from(second > 0);
-    let registers = Registers::new(&Shapes::new(first, if second > 0 { second } else { first }));
+    let registers = Registers::new(&Shapes::halves(first, if second > 0 { second } else { first }));
     for (lines, out) in panel.chunks(2 * steps * LINES).zip(out.chunks_mut(2 * tokens)) {
         let tiles = out.len() / tokens;
         let (x, weights, out) = (x.as_ptr(), lines.as_ptr(), out.as_mut_ptr());

@@ -84,7 +84,7 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
 }
 
 #[target_feature(enable = "avx2")]
-fn unpack_tile(tiles: &[u8], panel: &mut Vec<Line>) {
+pub(super) fn unpack_tile(tiles: &[u8], panel: &mut Vec<Line>) {
     for block in tiles.as_chunks::<BLOCK>().0 {
         let (low, high) = (fields(block, 0), fields(block, 1));
         for (low, high) in low.into_iter().zip(high) {

@@ -46,9 +46,9 @@ pub(super) fn store(x: __m512i, out: &mut [i32; TILE]) {
 
 /// Asks for what comes behind a block; an address outside the weights does nothing.
 #[inline(always)]
-pub(super) fn prefetch(block: &[u8; BLOCK]) {
+pub(super) fn prefetch<const N: usize>(block: &[u8; N]) {
     // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(block).wrapping_add(PREFETCH_BLOCKS).cast()) };
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(block.as_ptr().wrapping_add(PREFETCH_BLOCKS * BLOCK).cast()) };
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]

@@ -32,7 +32,7 @@ pub(in crate::kernels) fn dot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) ->
 /// `sum[i] += a[4i..4i + 4] * b[4 FOUR..4 FOUR + 4]`.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn dot_four<const FOUR: u8>(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+pub(super) fn dot_four<const FOUR: u8>(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: the instruction is enabled above and touches nothing but its registers.
     unsafe {
         asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[{3}]", inout(vreg) sum, in(vreg) a, in(vreg) b,

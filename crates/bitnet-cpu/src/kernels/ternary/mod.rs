@@ -18,6 +18,7 @@ mod base3;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 mod float;
+mod i2_s;
 #[cfg(target_arch = "aarch64")]
 mod i8mm;
 #[cfg(target_arch = "aarch64")]
@@ -26,11 +27,11 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod sse;
 mod table;
-#[cfg(target_arch = "aarch64")]
 mod tl1;
+mod tl2;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::multiply_registers;
+pub(crate) use amx::{Registers, Shapes, multiply_registers};
 #[cfg(target_arch = "aarch64")]
 pub(super) use dotprod::dot;
 pub(crate) use float::float_linear;
@@ -232,17 +233,22 @@ fn total(q: &[i8]) -> i32 {
 }
 
 fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
-    let tiles = out.w.tiles();
-    let grain = (tiles / (pool.threads() * 6)).clamp(1, 32);
+    let (tiles, grain) = (out.w.tiles(), out.w.grain());
+    pool.streams(out.w.codes());
     pool.ranges(tiles, grain, &|range| {
-        LOCAL.with_borrow_mut(|Local { sums, tiles, .. }| {
-            sums.resize(range.len(), [0; TILE]);
-            let tiles = out.w.tiles_of(range.clone(), tiles);
-            for t in 0..m {
-                (kernel.gemv)(tiles, out.w.tile_bytes, out.token(t).q, sums);
-                out.rescale(sums, range.start, t, 1);
-            }
-        });
+        // Several tokens find the weights in the cache.
+        let step = if m == 1 { range.len() } else { grain };
+        for first in range.clone().step_by(step) {
+            let part = first..range.end.min(first + step);
+            LOCAL.with_borrow_mut(|Local { sums, tiles, .. }| {
+                sums.resize(part.len(), [0; TILE]);
+                let tiles = out.w.tiles_of(part.clone(), tiles);
+                for t in 0..m {
+                    (kernel.gemv)(tiles, out.w.tile_bytes, out.token(t).q, sums);
+                    out.rescale(sums, part.start, t, 1);
+                }
+            });
+        }
     });
 }
 

@@ -13,7 +13,7 @@ use std::arch::asm;
 pub(super) const GEMM: Gemm = Gemm { tiles: 1, tokens: TOKENS, columns: 4, unpack, multiply };
 
 /// Products whose 16-bit sums cannot overflow.
-const STEPS: usize = 128;
+pub(super) const STEPS: usize = 128;
 /// Tokens of the register tile: 24 registers of 16-bit sums for sixteen rows.
 pub(super) const TOKENS: usize = 3;
 

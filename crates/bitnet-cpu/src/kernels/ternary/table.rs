@@ -2,13 +2,11 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, avx512bw, avxvnni, sse};
-use super::{base3, scalar};
+use super::{base3, i2_s, scalar, tl1, tl2};
 #[cfg(target_arch = "aarch64")]
-use super::{dotprod, i8mm, neon, tl1};
+use super::{dotprod, i8mm, neon};
 use crate::Isa;
-#[cfg(target_arch = "aarch64")]
-use crate::layout::TL1;
-use crate::layout::{BASE3, Layout, Line, Panels, TILE, TILE2};
+use crate::layout::{BASE3, I2_S, Layout, Line, Panels, TILE, TILE2, TL1, TL2};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -58,6 +56,22 @@ pub(super) static TABLE: &[TernaryKernel] = &[
     TernaryKernel { name: "tile2-amx", layout: &TILE2, isa: Isa::Amx, gemv: avx512::gemv, gemm: amx::GEMM },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
+        name: "i2_s-amx",
+        layout: &I2_S,
+        isa: Isa::Amx,
+        gemv: i2_s::avx512::gemv,
+        gemm: Gemm { unpack: i2_s::avx512::unpack_amx, ..amx::GEMM },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tl2-amx",
+        layout: &TL2,
+        isa: Isa::Amx,
+        gemv: tl2::avx512::gemv,
+        gemm: Gemm { unpack: tl2::avx512::unpack_amx, ..amx::GEMM },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
         name: "base3-avx512",
         layout: &BASE3,
         isa: Isa::Avx512Vbmi,
@@ -71,6 +85,22 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         isa: Isa::Avx512,
         gemv: avx512::gemv,
         gemm: avx512::GEMM,
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "i2_s-avx512",
+        layout: &I2_S,
+        isa: Isa::Avx512,
+        gemv: i2_s::avx512::gemv,
+        gemm: Gemm { unpack: i2_s::avx512::unpack, ..avx512::GEMM },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tl2-avx512",
+        layout: &TL2,
+        isa: Isa::Avx512Vbmi,
+        gemv: tl2::avx512::gemv,
+        gemm: Gemm { unpack: tl2::avx512::unpack, ..avx512::GEMM },
     },
     #[cfg(target_arch = "x86_64")]
     TernaryKernel {
@@ -99,6 +129,30 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         gemm: Gemm { unpack: base3::avx2::unpack, ..avx2::GEMM },
     },
     #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "i2_s-avx2",
+        layout: &I2_S,
+        isa: Isa::Avx2,
+        gemv: i2_s::avx2::gemv,
+        gemm: Gemm { unpack: i2_s::avx2::unpack, ..avx2::GEMM },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tl1-avx2",
+        layout: &TL1,
+        isa: Isa::Avx2,
+        gemv: tl1::avx2::gemv,
+        gemm: Gemm { unpack: tl1::avx2::unpack, ..avx2::GEMM },
+    },
+    #[cfg(target_arch = "x86_64")]
+    TernaryKernel {
+        name: "tl2-avx2",
+        layout: &TL2,
+        isa: Isa::Avx2,
+        gemv: tl2::avx2::gemv,
+        gemm: Gemm { unpack: tl2::avx2::unpack, ..avx2::GEMM },
+    },
+    #[cfg(target_arch = "x86_64")]
     TernaryKernel { name: "tile2-sse", layout: &TILE2, isa: Isa::Sse, gemv: sse::gemv, gemm: sse::GEMM },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
@@ -120,11 +174,27 @@ pub(super) static TABLE: &[TernaryKernel] = &[
     TernaryKernel { name: "tile2-neon", layout: &TILE2, isa: Isa::Neon, gemv: neon::gemv, gemm: neon::GEMM },
     #[cfg(target_arch = "aarch64")]
     TernaryKernel {
+        name: "base3-dotprod",
+        layout: &BASE3,
+        isa: Isa::Dotprod,
+        gemv: base3::dotprod::gemv,
+        gemm: Gemm { unpack: base3::neon::unpack, ..dotprod::GEMM },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
+        name: "base3-neon",
+        layout: &BASE3,
+        isa: Isa::Neon,
+        gemv: base3::neon::gemv,
+        gemm: Gemm { unpack: base3::neon::unpack, ..neon::GEMM },
+    },
+    #[cfg(target_arch = "aarch64")]
+    TernaryKernel {
         name: "tl1-neon",
         layout: &TL1,
         isa: Isa::Neon,
-        gemv: tl1::gemv,
-        gemm: Gemm { unpack: tl1::unpack, ..neon::GEMM },
+        gemv: tl1::neon::gemv,
+        gemm: Gemm { unpack: tl1::neon::unpack, ..neon::GEMM },
     },
     TernaryKernel {
         name: "tile2-scalar",
@@ -139,6 +209,27 @@ pub(super) static TABLE: &[TernaryKernel] = &[
         isa: Isa::Scalar,
         gemv: base3::gemv,
         gemm: Gemm { unpack: base3::unpack, ..scalar::GEMM },
+    },
+    TernaryKernel {
+        name: "i2_s-scalar",
+        layout: &I2_S,
+        isa: Isa::Scalar,
+        gemv: i2_s::gemv,
+        gemm: Gemm { unpack: i2_s::unpack, ..scalar::GEMM },
+    },
+    TernaryKernel {
+        name: "tl1-scalar",
+        layout: &TL1,
+        isa: Isa::Scalar,
+        gemv: tl1::gemv,
+        gemm: Gemm { unpack: tl1::unpack, ..scalar::GEMM },
+    },
+    TernaryKernel {
+        name: "tl2-scalar",
+        layout: &TL2,
+        isa: Isa::Scalar,
+        gemv: tl2::gemv,
+        gemm: Gemm { unpack: tl2::unpack, ..scalar::GEMM },
     },
 ];
 

@@ -25,14 +25,17 @@ fn for_each_kernel_and_pool(test: impl Fn(Kernel, &Pool)) {
     }
 }
 
-const SHAPES: [(usize, usize); 6] = [(1, 1), (15, 17), (33, 130), (64, 2560), (40, 272), (16, 6912)];
+const SHAPES: [(usize, usize); 8] =
+    [(1, 1), (15, 17), (33, 130), (64, 2560), (40, 272), (16, 6912), (120, 144), (210, 100)];
 
 #[test]
 fn int8_products_equal_the_specification() {
     for_each_kernel_and_pool(|kernel, pool| {
         let mut scratch = Scratch::default();
         for (rows, cols) in SHAPES {
-            for (m, group) in [(1, None), (3, None), (5, None), (31, None), (1, Some(128)), (4, Some(64))] {
+            for (m, group) in
+                [(1, None), (3, None), (5, None), (16, None), (31, None), (1, Some(128)), (4, Some(64))]
+            {
                 if m * rows * cols > 1_000_000 {
                     continue;
                 }

@@ -85,6 +85,9 @@ fn unpack_tiles(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
     let count = tiles.len() / tile_bytes;
     for (i, tile) in tiles.chunks_exact(tile_bytes).enumerate() {
         for (block, lines) in tile.as_chunks::<BLOCK>().0.iter().zip(panel.chunks_exact_mut(5 * count)) {
+            // The next panel arrives while this one is multiplied.
+            let ahead = std::ptr::from_ref(block).cast::<u8>().wrapping_add(amx::TILES * tile_bytes);
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
             let (fields, fifth) = split(block, table);
             let one = _mm512_min_epu8(fifth, _mm512_set1_epi8(1));
             let two = _mm512_and_si512(_mm512_srli_epi16::<7>(fifth), _mm512_set1_epi8(1));
@@ -117,7 +120,7 @@ pub(in super::super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<
 
 /// The panel of [`amx`].
 pub(in super::super) fn unpack_amx(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    amx::unpack_pairs(tiles, tile_bytes, panel, 5, unpack_lines);
+    amx::unpack_pairs(tiles, tile_bytes, panel, tile_bytes / BLOCK * 5, unpack_lines);
 }
 
 fn unpack_lines(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {

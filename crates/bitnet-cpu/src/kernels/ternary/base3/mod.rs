@@ -4,6 +4,10 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod dotprod;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 
 use crate::layout::base3::{BLOCK, COLUMNS, FIELDS, FIFTH};
 use crate::layout::{Line, TILE};

@@ -1,11 +1,7 @@
 //! Adapters by llama.cpp's fields and routes.
 
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod common;
-
+use crate::common::{options, start};
 use bitnet_inference::engine::EngineOptions;
-use common::{options, start};
 use serde_json::{Value, json};
 
 #[test]

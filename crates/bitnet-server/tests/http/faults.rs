@@ -1,13 +1,10 @@
 //! What is refused, who is cancelled, and how it ends.
 
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod common;
-
+use crate::common::{Client, MODEL, listen, load, options, start};
 use bitnet_inference::engine::EngineOptions;
 use bitnet_server::{Keys, ServeError, ServeOptions, Server, serve};
-use common::{Client, listen, load, options, start};
 use serde_json::{Value, json};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -82,6 +79,63 @@ fn bad_requests_get_the_error_that_names_them() {
     assert_eq!(client.metric("bitnet_requests_running{model_name=\"tiny\"}"), 0.0);
 }
 
+/// A route and a body that it would take.
+fn posts() -> Vec<(&'static str, Value)> {
+    let chat = json!([{"role": "user", "content": "a"}]);
+    vec![
+        (CHAT, json!({"messages": chat})),
+        (COMPLETE, json!({"prompt": "a"})),
+        ("/v1/responses", json!({"input": "a"})),
+        ("/v1/messages", json!({"messages": chat, "max_tokens": 4})),
+        ("/v1/messages/count_tokens", json!({"messages": chat})),
+        ("/completion", json!({"prompt": "a"})),
+        ("/tokenize", json!({"content": "a"})),
+        ("/detokenize", json!({"tokens": [7]})),
+        ("/apply-template", json!({"messages": chat})),
+        ("/api/generate", json!({"prompt": "a", "model": MODEL, "stream": false})),
+        ("/api/chat", json!({"messages": chat, "model": MODEL, "stream": false})),
+        ("/api/show", json!({"model": MODEL})),
+    ]
+}
+
+#[test]
+fn every_route_refuses_what_it_cannot_take() {
+    let keys = Keys::new(&["key".to_owned()], None).unwrap();
+    let (_running, stranger) = start(ServeOptions { keys, ..options() }, EngineOptions::default());
+    let client = stranger.with("x-api-key", "key");
+    for (path, good) in posts() {
+        let with = |field: &str, value: Value| {
+            let mut body = good.clone();
+            body[field] = value;
+            body.to_string()
+        };
+        assert_eq!(client.post(path, &good).status, 200, "{path}");
+        for (what, body, status) in [
+            ("half a body", "{\"model\": ".to_owned(), 400),
+            ("no object", "[1]".to_owned(), 422),
+            ("nothing of it", "{}".to_owned(), 422),
+            ("a model that is a number", with("model", json!(1)), 422),
+            ("an absent model", with("model", json!("absent")), 404),
+            ("a huge body", " ".repeat(2 << 20), 413),
+        ] {
+            let reply = client.send("POST", path, body.as_bytes());
+            let (got, kind) = (reply.status, reply.header("content-type").map(str::to_owned));
+            let text = reply.text();
+            assert_eq!((got, kind.as_deref()), (status, Some("application/json")), "{path}, {what}: {text}");
+            let error: Value = serde_json::from_str(&text).unwrap();
+            let message = error["error"]["message"].as_str().or(error["error"].as_str());
+            assert!(message.is_some_and(|m| !m.is_empty() && !m.contains('\n')), "{path}, {what}: {text}");
+        }
+        assert_eq!(client.get(path).status, 405, "{path}");
+        assert_eq!(stranger.post(path, &good).status, 401, "{path}");
+    }
+    for path in ["/v1/models", "/models", "/metrics", "/api/tags", "/api/version"] {
+        assert_eq!(client.get(path).status, 200, "{path}");
+        assert_eq!(client.post(path, &json!({})).status, 405, "{path}");
+        assert_eq!(stranger.get(path).status, 401, "{path}");
+    }
+}
+
 #[test]
 fn keys_ids_and_origins() {
     let folder = tempfile::tempdir().unwrap();
@@ -113,10 +167,72 @@ fn keys_ids_and_origins() {
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, None));
     assert!(reply.header("x-request-id").unwrap().starts_with("req-"));
     assert!(matches!(
-        serve(Server::new(options()), "0.0.0.0:0".parse().unwrap()),
+        serve(Server::new(options()).unwrap(), "0.0.0.0:0".parse().unwrap()),
         Err(ServeError::Open { .. })
     ));
     assert!(Keys::new(&[], Some(folder.path().join("absent"))).is_err());
+}
+
+#[test]
+fn each_key_has_its_share_of_a_minute() {
+    let keys = Keys::new(&["first".to_owned(), "second".to_owned()], None).unwrap();
+    let options = ServeOptions {
+        keys,
+        rate: NonZeroU32::new(2),
+        origins: vec!["https://a.example".to_owned()],
+        ..options()
+    };
+    let (_running, client) = start(options, EngineOptions::default());
+    let (first, second) = (client.with("x-api-key", "first"), client.with("x-api-key", "second"));
+    let ask = |client: &Client| client.post("/tokenize", &json!({"content": "a"}));
+    assert_eq!((ask(&first).status, ask(&first).status), (200, 200));
+    let refused = ask(&first);
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=30).contains(&wait), "{wait}");
+    assert_eq!(refused.error(), (429, "rate_limit_error".into(), Some("rate_limit_exceeded".into()), None));
+    // Others have their own, and looking is free.
+    assert_eq!(ask(&second).status, 200);
+    assert_eq!(first.get("/v1/models").status, 200);
+    // A page of a named origin may ask, and it is told beforehand.
+    let page = second.with("origin", "https://a.example");
+    let before = page.send("OPTIONS", CHAT, b"");
+    assert_eq!(
+        (before.status, before.header("access-control-allow-origin")),
+        (204, Some("https://a.example"))
+    );
+    assert!(before.header("access-control-allow-headers").unwrap().contains("authorization"));
+    let other = second.with("origin", "https://b.example").send("OPTIONS", CHAT, b"");
+    assert_eq!((other.status, other.header("access-control-allow-origin")), (405, None));
+}
+
+/// What takes a compiler of forms long or much is refused in a moment, and others are answered meanwhile.
+#[test]
+fn bombs_of_grammar_hit_a_limit() {
+    let (_running, client) = start(options(), EngineOptions::default());
+    let nested = (0..14).fold("\"a\"".to_owned(), |inner, _| format!("({inner} | {inner} \"x\")"));
+    let mut deep = json!({"type": "string"});
+    for _ in 0..100 {
+        deep = json!({"type": "array", "items": deep, "minItems": 1000});
+    }
+    for (field, value) in [
+        ("grammar", json!(format!("start: /{}/", "(a|b){1000}".repeat(200)))),
+        ("grammar", json!("start: /((((a{100}){100}){100}){100})/")),
+        ("grammar", json!("start: /(x+x+)+y/ | /((a|aa)+)+$/")),
+        ("grammar", json!(format!("start: {nested}"))),
+        ("grammar", json!(format!("root ::= {}", "(".repeat(100_000)))),
+        (
+            "json_schema",
+            json!({"type": "string", "pattern": "^(((((a{1,200}){1,200}){1,200}){1,200}){1,200})$"}),
+        ),
+        ("json_schema", json!({"type": "array", "minItems": 1_000_000_000, "items": {"type": "integer"}})),
+        ("json_schema", deep),
+    ] {
+        let mut body = json!({"prompt": "a", "max_tokens": 4});
+        body[field] = value;
+        let reply = client.post(COMPLETE, &body);
+        assert!([200, 400, 422].contains(&reply.status), "{field}: {}", reply.text());
+        assert_eq!(client.post(COMPLETE, &json!({"prompt": "a", "max_tokens": 1})).status, 200);
+    }
 }
 
 /// Enough work that it is not done before anybody looks.
@@ -163,7 +279,7 @@ fn whoever_hangs_up_is_cancelled_and_a_full_queue_says_so() {
 
 #[test]
 fn a_server_that_ends_finishes_what_it_began() {
-    let server = Server::new(options());
+    let server = Server::new(options()).unwrap();
     let (ending, client) = listen(server.clone());
     assert_eq!(client.get("/healthz").status, 200);
     assert_eq!(

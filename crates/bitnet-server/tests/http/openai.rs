@@ -1,11 +1,7 @@
 //! OpenAI's and llama.cpp's routes over a socket.
 
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod common;
-
+use crate::common::{MODEL, options, start};
 use bitnet_inference::engine::EngineOptions;
-use common::{MODEL, options, start};
 use serde_json::{Value, json};
 
 fn messages() -> Value {

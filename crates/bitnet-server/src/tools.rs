@@ -6,8 +6,10 @@
 use crate::ApiError;
 use crate::frame::fresh_id;
 use bitnet_inference::{Form, bounded_whitespace};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// How calls are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,30 +20,42 @@ enum Family {
     Llama3,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(crate) struct Tool {
-    function: Function,
+    pub function: Function,
 }
 
-#[derive(Deserialize)]
-struct Function {
-    name: String,
+#[derive(Clone, Deserialize, Serialize, ToSchema)]
+pub(crate) struct Function {
+    pub name: String,
     #[serde(default)]
-    description: Option<String>,
+    pub description: Option<String>,
+    /// A JSON schema.
     #[serde(default)]
-    parameters: Option<Value>,
+    #[schema(value_type = Option<Object>)]
+    pub parameters: Option<Value>,
 }
 
-#[derive(Deserialize)]
+/// `auto`, `none`, `required`, or a function by its name.
+#[derive(Deserialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = ToolChoice)]
 pub(crate) enum Choice {
     Word(String),
     Named { function: Named },
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ToolChoiceFunction)]
 pub(crate) struct Named {
-    name: String,
+    pub name: String,
+}
+
+/// A call that an answer makes.
+pub(crate) struct Call {
+    pub id: String,
+    pub name: String,
+    pub arguments: Value,
 }
 
 /// The tools of a request.
@@ -56,8 +70,11 @@ pub(crate) struct Tools {
 
 impl Tools {
     /// The tools that may be called; `None` where there are none or they may not. `template` is the model's.
-    pub fn new(tools: Vec<Tool>, choice: Option<Choice>, template: &str) -> Result<Option<Self>, ApiError> {
-        let mut tools: Vec<Function> = tools.into_iter().map(|tool| tool.function).collect();
+    pub fn new(
+        mut tools: Vec<Function>,
+        choice: Option<&Choice>,
+        template: &str,
+    ) -> Result<Option<Self>, ApiError> {
         let wrong = |message: String| ApiError::field("tool_choice", message);
         let required = match choice {
             None => false,
@@ -155,7 +172,7 @@ impl Tools {
     }
 
     /// How much of a text that grows is certain to be none of a call.
-    pub fn plain(&self, text: &str) -> usize {
+    fn plain(&self, text: &str) -> usize {
         let trigger = self.trigger();
         if self.family == Family::Llama3 {
             // A call is the whole answer.
@@ -170,7 +187,7 @@ impl Tools {
     }
 
     /// The calls in a whole text and what stands before them. A text whose calls cannot be read is a text.
-    pub fn calls(&self, text: &str) -> (String, Vec<Value>) {
+    pub fn calls(&self, text: &str) -> (String, Vec<Call>) {
         let plain = || (text.to_owned(), Vec::new());
         let Some(at) = text.find(self.trigger()) else { return plain() };
         let (before, rest) = text.split_at(at);
@@ -183,7 +200,7 @@ impl Tools {
                 .map(|call| serde_json::from_str(call.split("</tool_call>").next()?.trim()).ok())
                 .collect(),
         };
-        match values.and_then(|values| values.iter().map(call).collect::<Option<Vec<Value>>>()) {
+        match values.and_then(|values| values.iter().map(call).collect::<Option<Vec<Call>>>()) {
             Some(calls) if !calls.is_empty() => (before.trim_end().to_owned(), calls),
             _ => plain(),
         }
@@ -196,12 +213,40 @@ impl Function {
     }
 }
 
-/// A call as OpenAI writes it.
-fn call(value: &Value) -> Option<Value> {
-    let name = value.get("name")?.as_str()?;
-    let arguments = value.get("arguments").or_else(|| value.get("parameters"))?;
-    let function = json!({"name": name, "arguments": arguments.to_string()});
-    Some(json!({"id": fresh_id("call"), "type": "function", "function": function}))
+/// The text of an answer as it grows, in which tools may be called.
+pub(crate) struct Held {
+    tools: Option<Arc<Tools>>,
+    text: String,
+    /// Bytes that were given.
+    given: usize,
+}
+
+impl Held {
+    pub fn new(tools: Option<Arc<Tools>>) -> Self {
+        Self { tools, text: String::new(), given: 0 }
+    }
+
+    /// What of the text can be given: no part of a call.
+    pub fn push(&mut self, text: String) -> String {
+        let Some(tools) = &self.tools else { return text };
+        self.text += &text;
+        let plain = tools.plain(&self.text).max(self.given);
+        let given = self.text[self.given..plain].to_owned();
+        self.given = plain;
+        given
+    }
+
+    /// What was held when the text is whole: calls, or text after all.
+    pub fn end(&self) -> (&str, Vec<Call>) {
+        let calls = self.tools.as_ref().map_or_else(Vec::new, |tools| tools.calls(&self.text).1);
+        (if calls.is_empty() { &self.text[self.given..] } else { "" }, calls)
+    }
+}
+
+fn call(value: &Value) -> Option<Call> {
+    let name = value.get("name")?.as_str()?.to_owned();
+    let arguments = value.get("arguments").or_else(|| value.get("parameters"))?.clone();
+    Some(Call { id: fresh_id("call"), name, arguments })
 }
 
 /// Calls in a conversation have their arguments as text; templates want them as JSON.
@@ -221,7 +266,7 @@ mod tests {
     fn tools(template: &str) -> Tools {
         let tool: Tool =
             serde_json::from_value(json!({"type": "function", "function": {"name": "f"}})).unwrap();
-        Tools::new(vec![tool], None, template).unwrap().unwrap()
+        Tools::new(vec![tool.function], None, template).unwrap().unwrap()
     }
 
     /// Templates, a text with calls in their family's form, what stands before, and how many calls there are.
@@ -244,7 +289,7 @@ mod tests {
             let (got, calls) = tools.calls(text);
             assert_eq!((got.as_str(), calls.len()), (before, count), "{template}: {text}");
             if let Some(call) = calls.first() {
-                assert_eq!(call["function"]["arguments"], "{\"a\":1}");
+                assert_eq!(call.arguments, json!({"a": 1}));
             }
         }
     }

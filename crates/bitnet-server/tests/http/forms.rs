@@ -1,11 +1,7 @@
 //! Answers of a given form, and Anthropic's messages.
 
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod common;
-
+use crate::common::{options, start};
 use bitnet_inference::engine::EngineOptions;
-use common::{options, start};
 use serde_json::{Value, json};
 
 #[test]
@@ -42,6 +38,22 @@ fn answers_have_the_form_that_was_asked_for() {
     });
     let text = |body: &Value| client.json("/v1/completions", body)["choices"][0]["text"].clone();
     assert_eq!(text(&sampled), text(&sampled));
+}
+
+#[test]
+fn banned_texts_never_appear() {
+    let (_running, client) = start(options(), EngineOptions::default());
+    let ask = |banned: Value| json!({"prompt": "hello", "temperature": 0, "max_tokens": 12, "ignore_eos": true, "banned_strings": banned});
+    let text = |banned: Value| {
+        let reply = client.json("/v1/completions", &ask(banned));
+        reply["choices"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let free = text(Value::Null);
+    let banned: String = free.chars().filter(char::is_ascii_alphanumeric).take(1).collect();
+    assert!(!banned.is_empty(), "{free:?}");
+    assert!(!text(json!([banned])).to_lowercase().contains(&banned.to_lowercase()));
+    let many = client.post("/v1/completions", &ask(json!(vec!["never"; 1025])));
+    assert_eq!(many.error().3.as_deref(), Some("banned_strings"));
 }
 
 #[test]
@@ -147,4 +159,57 @@ fn a_tool_that_has_to_be_called_is_called() {
             Some(param)
         );
     }
+}
+
+#[test]
+fn tools_in_anthropics_form() {
+    let (_running, client) = start(options(), EngineOptions::default());
+    let schema = json!({
+        "type": "object", "required": ["n"], "additionalProperties": false, "properties": {"n": {"enum": [1, 2]}},
+    });
+    let body = json!({
+        "messages": [{"role": "user", "content": "a"}], "max_tokens": 300, "seed": 2,
+        "tools": [{"name": "one", "input_schema": schema}, {"name": "two", "description": "d", "input_schema": schema}],
+        "tool_choice": {"type": "tool", "name": "two"},
+    });
+    let whole = client.json("/v1/messages", &body);
+    let call = &whole["content"][0];
+    assert_eq!(
+        (&whole["stop_reason"], &call["type"], &call["name"]),
+        (&json!("tool_use"), &json!("tool_use"), &json!("two"))
+    );
+    assert!([1, 2].contains(&call["input"]["n"].as_i64().unwrap()));
+    let mut streamed = body.clone();
+    streamed["stream"] = true.into();
+    let stream = client.post("/v1/messages", &streamed).text();
+    let events: Vec<Value> = stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect();
+    let input: String = events.iter().filter_map(|e| e["delta"]["partial_json"].as_str()).collect();
+    assert_eq!(serde_json::from_str::<Value>(&input).unwrap(), call["input"]);
+    assert!(events.iter().any(|e| e["content_block"]["name"] == "two"));
+    assert!(events.iter().any(|e| e["delta"]["stop_reason"] == "tool_use"));
+    // The call and what came of it go back as parts of messages.
+    let mut next = body.clone();
+    next["tool_choice"] = json!({"type": "none"});
+    next["max_tokens"] = 3.into();
+    next["messages"] = json!([
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [{"type": "text", "text": "well"}, call]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call["id"], "content": "3"}]},
+    ]);
+    assert_eq!(client.json("/v1/messages", &next)["content"][0]["type"], "text");
+    assert!(
+        client.json("/v1/messages/count_tokens", &next)["input_tokens"].as_u64()
+            > client
+                .json("/v1/messages/count_tokens", &json!({"messages": [{"role": "user", "content": "a"}]}))
+                ["input_tokens"]
+                .as_u64()
+    );
+    next["messages"][2]["content"][0] = json!({"type": "tool_result"});
+    assert_eq!(client.post("/v1/messages", &next).status, 422);
+    next["messages"][2]["content"][0] = json!({"type": "image"});
+    assert_eq!(client.post("/v1/messages", &next).status, 501);
 }

@@ -5,7 +5,7 @@
 //! make at most 64 * 255 in 16 bits, high bytes from -2 to 1 at least -128 in 8 bits, and both together -32768 to 32512, which 16
 //! bits hold. Then they are widened to 32.
 
-use super::neon::store;
+use super::super::neon::{fields, store};
 use crate::Isa;
 use crate::layout::tl1::COLUMNS;
 use crate::layout::{Line, TILE};
@@ -87,13 +87,13 @@ fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]
     }
 }
 
-/// The panel of [`neon`](super::neon): one line for every four columns, byte `4r + j` the code of row `r`, column `j`.
+/// The panel of [`neon`](super::super::neon): one line for every four columns, byte `4r + j` the code of row `r`, column `j`.
 #[target_feature(enable = "neon")]
 fn unpack_tiles(tiles: &[u8], panel: &mut Vec<Line>) {
     let columns = tiles.as_chunks::<TILE>().0;
     panel.resize(columns.len(), Line([0; 64]));
     for (codes, line) in columns.iter().zip(panel) {
-        let [a, b, c, d] = super::neon::fields(load(codes)).map(|codes| vreinterpretq_u8_s8(codes));
+        let [a, b, c, d] = fields(load(codes)).map(|codes| vreinterpretq_u8_s8(codes));
         let pairs = |a, b| [vzip1q_u8(a, b), vzip2q_u8(a, b)].map(|pairs| vreinterpretq_u16_u8(pairs));
         let ([ab, ab_high], [cd, cd_high]) = (pairs(a, b), pairs(c, d));
         let rows = [
@@ -109,13 +109,13 @@ fn unpack_tiles(tiles: &[u8], panel: &mut Vec<Line>) {
     }
 }
 
-pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]) {
+pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]) {
     assert!(Isa::Neon.is_available());
     // SAFETY: the assertion has seen NEON.
     unsafe { gemv_tiles(tiles, tile_bytes, x, out) };
 }
 
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
     assert!(Isa::Neon.is_available());
     // SAFETY: the assertion has seen NEON.
     unsafe { unpack_tiles(tiles, panel) };

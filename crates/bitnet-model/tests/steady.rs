@@ -1,0 +1,114 @@
+//! A decode step that is like those before it takes no buffer from the heap, whatever the number of threads: only a few words
+//! that say what it is about, and they go back. With one thread it asks nothing of the system at all. (With several, a thread
+//! that has waited too long for the next job sleeps, and is woken.)
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use bitnet_core::LogitsNeed;
+use bitnet_cpu::{CpuBackend, CpuOptions};
+use bitnet_model::{Decoder, LoadOptions, StepOutput, Transformer, load};
+use bitnet_testkit::synthetic::{Arch, Spec, Store};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+use std::path::Path;
+use std::sync::Arc;
+
+#[global_allocator]
+static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Steps that find out how much memory is needed, and steps that are watched.
+const STEPS: (u32, u32) = (10, 40);
+/// Bytes that such a step may take: less than any of its activations.
+const WORDS: usize = 1000;
+/// What the sealed process writes after its steps.
+const DONE: &str = "all steps done";
+
+/// A model whose products leave out zeros and whose head is large enough to be screened.
+fn spec() -> Spec {
+    Spec {
+        arch: Arch::BITNET_B158,
+        hidden: 256,
+        ffn: 256,
+        head_dim: 64,
+        vocab: 5000,
+        embedding: Store::Q6_K,
+        projections: Store::I2_S,
+        ..Spec::default()
+    }
+}
+
+fn open(file: &Path, threads: usize) -> Transformer<CpuBackend> {
+    let backend = CpuBackend::new(CpuOptions { threads: Some(threads), ..CpuOptions::default() }).unwrap();
+    let checkpoint = bitnet_formats::open(file).unwrap();
+    load(Arc::new(backend), &checkpoint, &LoadOptions::default(), &mut |_, _| {}).unwrap()
+}
+
+fn run(model: &mut dyn Decoder, out: &mut StepOutput, steps: u32) {
+    for id in 0..steps {
+        model.step(&[id], out).unwrap();
+    }
+}
+
+fn output() -> StepOutput {
+    StepOutput { need: LogitsNeed::Top { k: 1, also: Vec::new() }, ..StepOutput::default() }
+}
+
+fn no_buffers(file: &Path) {
+    for threads in [1, 2, 3] {
+        let (mut model, mut out) = (open(file, threads), output());
+        run(&mut model, &mut out, STEPS.0);
+        assert!(!out.ids.is_empty(), "the head was not screened");
+        let region = Region::new(HEAP);
+        run(&mut model, &mut out, STEPS.1);
+        let change = region.change();
+        let words = change.bytes_allocated / STEPS.1 as usize;
+        assert!(words < WORDS, "{threads} threads: {words} bytes a step, {change:?}");
+        assert_eq!(change.bytes_allocated, change.bytes_deallocated, "{threads} threads");
+        println!(
+            "{threads} threads: {} calls of {words} bytes a step",
+            change.allocations / STEPS.1 as usize
+        );
+    }
+}
+
+/// Runs itself once more, and has the kernel end that process when it asks for anything but to write.
+#[cfg(target_os = "linux")]
+fn no_system_calls(file: &Path) {
+    use std::os::unix::process::ExitStatusExt;
+    let itself = std::env::current_exe().unwrap();
+    let child = std::process::Command::new(itself).arg(SEALED).arg(file).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&child.stdout), DONE, "{}", String::from_utf8_lossy(&child.stderr));
+    // Even to end is more than it may ask for.
+    assert_eq!(child.status.signal(), Some(9));
+    println!("no system calls by decode steps of one thread");
+}
+
+#[cfg(target_os = "linux")]
+const SEALED: &str = "--sealed";
+
+#[cfg(target_os = "linux")]
+fn sealed(file: &Path) {
+    use rustix::thread::{SecureComputingMode, set_secure_computing_mode};
+    let (mut model, mut out) = (open(file, 1), output());
+    run(&mut model, &mut out, STEPS.0);
+    set_secure_computing_mode(SecureComputingMode::Strict).unwrap();
+    run(&mut model, &mut out, STEPS.1);
+    let _ = rustix::io::write(std::io::stdout(), DONE.as_bytes());
+}
+
+/// Without a harness: its threads would take memory and make calls.
+fn main() {
+    #[cfg(target_os = "linux")]
+    if let [_, flag, file] = &std::env::args().collect::<Vec<_>>()[..]
+        && flag == SEALED
+    {
+        return sealed(file.as_ref());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = spec().build(1).write(folder.path());
+    no_buffers(&file);
+    #[cfg(target_os = "linux")]
+    no_system_calls(&file);
+    #[cfg(not(target_os = "linux"))]
+    println!("not run: system calls, which only Linux lets us refuse");
+}

@@ -1,0 +1,29 @@
+"""LangChain against a running server; see scripts/clients.sh."""
+
+import sys
+
+from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+
+url, model = sys.argv[1:]
+chat = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model=model, max_tokens=8, temperature=0)
+messages = [SystemMessage("be brief"), HumanMessage("hello")]
+whole = chat.invoke(messages)
+assert whole.usage_metadata["output_tokens"] <= 8, whole
+assert "".join(chunk.content for chunk in chat.stream(messages)) == whole.content
+assert [answer.content for answer in chat.batch([messages, messages])] == [whole.content] * 2
+
+
+@tool
+def count(n: int) -> int:
+    """Counts."""
+    return n
+
+
+bound = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model=model, max_tokens=300).bind_tools(
+    [count], tool_choice="count"
+)
+call = bound.invoke("hello").tool_calls[0]
+assert call["name"] == "count" and isinstance(call["args"]["n"], int), call
+print("ok: langchain invoke, stream, batch and tools")
