@@ -3,8 +3,8 @@
 //! Weights are read as a stream once a token. Large pages make that a few percent faster, and a map of its own gives back all of
 //! its memory, which a heap that served the loading of a model does not.
 
-use crate::layout::Line;
-use bitnet_core::BackendError;
+use crate::layout::{Line, bytes};
+use bitnet_core::{BackendError, Storage};
 use memmap2::MmapMut;
 use std::ops::{Deref, DerefMut};
 
@@ -46,3 +46,11 @@ impl DerefMut for Lines {
         unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().cast(), self.len) }
     }
 }
+
+impl AsRef<[u8]> for Lines {
+    fn as_ref(&self) -> &[u8] {
+        bytes(self)
+    }
+}
+
+impl Storage for Lines {}

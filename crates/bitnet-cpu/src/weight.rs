@@ -5,14 +5,16 @@ use crate::kernels::attend::Partials;
 use crate::kernels::screen::{self, Screen, ScreenScratch};
 use crate::kernels::ternary::{Kernel, Place};
 use crate::kernels::{dense, skip, ternary};
-use crate::layout::{Order, Panels};
+use crate::layout::{self, Line, Order, Panels};
+use crate::lines::Lines;
 use crate::pool::Pool;
 use bitnet_core::{
-    Activation, ActivationPrecision, BackendError, DenseMatrix, DenseType, Logits, LogitsNeed, Matrix,
+    Activation, ActivationPrecision, BackendError, Bytes, DenseMatrix, DenseType, Logits, LogitsNeed, Matrix,
     Purpose, Scale, TernaryMatrix,
 };
 use bitnet_quant::dense::dequantize_row;
 use half::{bf16, f16};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Neighbouring rows of a weight that one product computes.
@@ -29,6 +31,21 @@ impl Part {
             Self::Dense(m) => m.rows(),
         }
     }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Ternary(p, _) => p.len_bytes(),
+            Self::Dense(m) => m.data().len(),
+        }
+    }
+
+    /// Bytes that were not copied.
+    fn mapped(&self) -> usize {
+        match self {
+            Self::Ternary(..) => 0,
+            Self::Dense(m) => m.data().len(),
+        }
+    }
 }
 
 /// Matrices stacked by rows, `[rows, cols]`.
@@ -37,6 +54,8 @@ pub struct CpuWeight {
     pub(crate) cols: usize,
     act: ActivationPrecision,
     parts: Vec<Part>,
+    /// Bytes that lie where the caller had them.
+    mapped: usize,
     /// What screening knows of a head.
     screen: Option<Screen>,
 }
@@ -74,24 +93,29 @@ impl CpuWeight {
         if let Some(odd) = stacked.iter().find(|m| m.cols() != cols) {
             return Err(BackendError::Stack { what: "columns", a: cols, b: odd.cols() });
         }
-        let parts = match skipping(pool, plan, stacked, act, purpose)? {
+        let mut parts = match skipping(pool, plan, stacked, act, purpose)? {
             Some(parts) => parts,
             None => parts(pool, plan.kernel, stacked, act)?,
         };
+        let mut mapped: usize = parts.iter().map(Part::mapped).sum();
+        if let (Purpose::Head, [Part::Dense(w)]) = (purpose, parts.as_mut_slice())
+            && w.dtype().block().0 > 1
+        {
+            mapped = 0;
+            // Read whole for every token, unlike floats, of which screening has a copy.
+            *w = in_large_pages(pool, w)?;
+        }
         let screen = match (purpose, parts.as_slice()) {
             (Purpose::Head, [Part::Dense(w)]) => screen::prepare(plan.isa, pool, w)?,
             _ => None,
         };
-        Ok(Self { rows: parts.iter().map(Part::rows).sum(), cols, act, parts, screen })
+        Ok(Self { rows: parts.iter().map(Part::rows).sum(), cols, act, parts, mapped, screen })
     }
 
     /// Bytes in all, and how many of them are the file's own.
     pub(crate) fn bytes(&self) -> (usize, usize) {
         let screen = self.screen.as_ref().map_or(0, Screen::len_bytes);
-        self.parts.iter().fold((screen, 0), |(all, mapped), part| match part {
-            Part::Ternary(p, _) => (all + p.len_bytes(), mapped),
-            Part::Dense(m) => (all + m.data().len(), mapped + m.data().len()),
-        })
+        (screen + self.parts.iter().map(Part::bytes).sum::<usize>(), self.mapped)
     }
 
     /// The products of tokens `x [m, cols]` that their `needs` ask for, or more of them.
@@ -269,6 +293,26 @@ fn parts(
         parts.push(panels(&run)?);
     }
     Ok(parts)
+}
+
+/// Bytes that are copied before their pages are given back.
+const COPY_BYTES: usize = 16 << 20;
+
+/// A copy in pages that a stream reads faster than a file's. The file's are given back meanwhile, so that memory never holds both.
+fn in_large_pages(pool: &Pool, w: &DenseMatrix) -> Result<DenseMatrix, BackendError> {
+    let from = w.data();
+    let mut lines = Lines::new(from.len().div_ceil(size_of::<Line>()), "the head")?;
+    let parts = (0..from.len()).step_by(COPY_BYTES).zip(layout::bytes_mut(&mut lines).chunks_mut(COPY_BYTES));
+    for (at, out) in parts {
+        let part = from.slice(at..from.len().min(at + COPY_BYTES)).expect("a part lies inside");
+        let share = part.len().div_ceil(pool.threads());
+        pool.chunks_mut(&mut out[..part.len()], share, &|i, out| {
+            out.copy_from_slice(&part[i * share..][..out.len()]);
+        });
+        part.release();
+    }
+    let data = Bytes::new(Arc::new(lines)).slice(0..from.len()).expect("there is room for all of it");
+    Ok(DenseMatrix::new(w.rows(), w.cols(), w.dtype(), data)?)
 }
 
 /// The product of a part whose input stays f32.

@@ -26,6 +26,9 @@ pub(crate) use tl1::TL1;
 /// Rows of a tile.
 pub(crate) const TILE: usize = 16;
 
+/// The least that a thread reads at a time: some two microseconds of a stream.
+const STREAM_BYTES: usize = 1 << 15;
+
 /// A way to arrange sixteen rows of trits.
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -98,7 +101,8 @@ pub(crate) fn bytes(lines: &[Line]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
 }
 
-fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+/// The same, to be written.
+pub(crate) fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
     // SAFETY: a line is 64 bytes without padding, and any byte may be written to it.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }
@@ -211,6 +215,16 @@ impl Panels {
     /// Columns of a tile, those of padding included.
     pub(crate) fn tile_cols(&self) -> usize {
         self.tile_bytes / 64 * self.layout.columns
+    }
+
+    /// The cache lines of all weights.
+    pub(crate) fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// Tiles that a thread multiplies with one token before it looks for more.
+    pub(crate) fn grain(&self) -> usize {
+        STREAM_BYTES.div_ceil(self.tile_bytes.max(1))
     }
 
     /// Tiles of sixteen rows.

@@ -1,10 +1,15 @@
-//! Who does which piece of a job: every thread owns a run of neighbouring pieces, and one that is done takes half of what
+//! Who does which pieces of a job: every thread owns a run of neighbouring pieces, and one that is done takes half of what
 //! another still has.
 //!
-//! A thread thus reads one stream of weights, the same one in every step, and a thread that lost its processor keeps only
-//! the piece that it was at.
+//! A thread thus reads one stream of weights, the same one in every step. It takes a part of what it has left at a time, so that parts
+//! get smaller towards the end: threads of unequal speed are done at the same time, and one that lost its processor keeps only
+//! the part that it was at.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a thread takes at a time: one in this many of the pieces that it has left.
+const PART: u32 = 6;
 
 /// The pieces `from..to` that a thread still has, in one word. On a cache line of its own, or two: processors fetch pairs.
 #[repr(align(128))]
@@ -36,21 +41,23 @@ impl Claims {
         }
     }
 
-    /// The next piece for a thread: its own, or else one of another's. `None` when nothing is left to take.
-    pub(super) fn next(&self, thread: usize) -> Option<u32> {
+    /// The next pieces for a thread: its own, or else another's. `None` when nothing is left to take.
+    pub(super) fn next(&self, thread: usize) -> Option<Range<u32>> {
         self.own(thread).or_else(|| self.steal(thread))
     }
 
-    fn own(&self, thread: usize) -> Option<u32> {
+    fn own(&self, thread: usize) -> Option<Range<u32>> {
         let take = |w| {
             let (from, to) = range(w);
-            (from < to).then(|| word(from + 1, to))
+            (from < to).then(|| word(from + part(to - from), to))
         };
-        self.0[thread].0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok().map(|w| range(w).0)
+        let before = self.0[thread].0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        let (from, to) = range(before);
+        Some(from..from + part(to - from))
     }
 
     /// Takes the later half of what the next busy thread has.
-    fn steal(&self, thief: usize) -> Option<u32> {
+    fn steal(&self, thief: usize) -> Option<Range<u32>> {
         let halve = |w| {
             let (from, to) = range(w);
             (from < to).then(|| word(from, from + (to - from) / 2))
@@ -60,11 +67,17 @@ impl Claims {
             if let Ok(w) = victim.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, halve) {
                 let (from, to) = range(w);
                 let first = from + (to - from) / 2;
+                let next = first + part(to - first);
                 // No piece is handed out twice in a job, so nobody can mistake this for a state that was seen before.
-                self.0[thief].0.store(word(first + 1, to), Ordering::Relaxed);
-                return Some(first);
+                self.0[thief].0.store(word(next, to), Ordering::Relaxed);
+                return Some(first..next);
             }
         }
         None
     }
+}
+
+/// How many of the pieces that are left are taken, at least one.
+fn part(left: u32) -> u32 {
+    left.div_ceil(PART)
 }

@@ -4,6 +4,7 @@
 //! a while before it sleeps. Nobody waits for a worker that has not taken up a job: where other processes want the
 //! processor, a worker may get it only after the others have done all there was to do.
 
+use super::upcoming::{Asked, Upcoming};
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -82,6 +83,7 @@ struct Shared {
     caller_asleep: AtomicBool,
     closing: AtomicBool,
     spin: Duration,
+    upcoming: Upcoming,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -113,6 +115,7 @@ impl Crew {
             closing: AtomicBool::new(false),
             // Spinning on a core that another thread needs only delays it.
             spin: if threads <= cores { SPIN } else { Duration::ZERO },
+            upcoming: Upcoming::default(),
             panic: Mutex::new(None),
         });
         let mut crew = Self { shared, workers: Vec::new(), turn: Mutex::new(()) };
@@ -127,6 +130,10 @@ impl Crew {
     /// Threads, the caller included.
     pub(super) fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    pub(super) fn upcoming(&self) -> &Upcoming {
+        &self.shared.upcoming
     }
 
     /// Waits until no other job runs; what a job reads may then be changed.
@@ -164,7 +171,10 @@ impl Turn<'_> {
 
 impl Shared {
     fn wait_until_empty(&self) {
-        if spin(self.spin, || self.gate.is_empty()) {
+        let threads = self.asleep.len() + 1;
+        let mut asked = Asked::default();
+        let idle = || self.upcoming.ask(0, threads, &mut asked);
+        if spin(self.spin, || self.gate.is_empty(), idle) {
             return;
         }
         *lock(&self.caller) = Some(thread::current());
@@ -178,8 +188,9 @@ impl Shared {
     /// What worker `id` does all its life.
     fn work(&self, id: usize) {
         let mut seen = 0;
+        let mut asked = Asked::default();
         loop {
-            seen = self.wait_for_job(id, seen);
+            seen = self.wait_for_job(id, seen, &mut asked);
             if self.closing.load(Ordering::SeqCst) {
                 return;
             }
@@ -203,8 +214,9 @@ impl Shared {
     }
 
     /// Waits for a job other than `seen` and returns its number.
-    fn wait_for_job(&self, id: usize, seen: u32) -> u32 {
-        if !spin(self.spin, || self.gate.newest() != seen) {
+    fn wait_for_job(&self, id: usize, seen: u32, asked: &mut Asked) -> u32 {
+        let threads = self.asleep.len() + 1;
+        if !spin(self.spin, || self.gate.newest() != seen, || self.upcoming.ask(id, threads, asked)) {
             let asleep = &self.asleep[id - 1];
             asleep.store(true, Ordering::SeqCst);
             // The gate is read after the flag is up, and opened before flags are read: one of the two sees the other.
@@ -229,8 +241,8 @@ impl Drop for Crew {
     }
 }
 
-/// Looks for `done` for a while; true if it came.
-fn spin(time: Duration, done: impl Fn() -> bool) -> bool {
+/// Looks for `done` for a while, doing something useful meanwhile; true if it came.
+fn spin(time: Duration, done: impl Fn() -> bool, mut idle: impl FnMut()) -> bool {
     let begin = Instant::now();
     loop {
         // The clock costs more than a look.
@@ -238,6 +250,7 @@ fn spin(time: Duration, done: impl Fn() -> bool) -> bool {
             if done() {
                 return true;
             }
+            idle();
             std::hint::spin_loop();
         }
         if begin.elapsed() >= time {
@@ -246,6 +259,6 @@ fn spin(time: Duration, done: impl Fn() -> bool) -> bool {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

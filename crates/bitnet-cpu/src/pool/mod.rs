@@ -3,9 +3,10 @@
 mod claims;
 mod crew;
 mod shares;
+mod upcoming;
 
 use claims::Claims;
-use crew::Crew;
+use crew::{Crew, lock};
 pub(crate) use shares::Shares;
 use std::ops::Range;
 
@@ -27,8 +28,15 @@ impl Pool {
         self.crew.threads()
     }
 
-    /// Calls `f` for pieces of at most `grain` of `0..items`, spread over the threads. A panic in any of them continues in the
-    /// caller.
+    /// The next job reads `memory` as a stream, each thread its share from the share's beginning.
+    pub(crate) fn streams<T>(&self, memory: &[T]) {
+        if self.threads() > 1 {
+            self.crew.upcoming().begin(memory);
+        }
+    }
+
+    /// Calls `f` for ranges of `0..items`, spread over the threads: many items at first, in the end no fewer than `grain`. A panic
+    /// in any of them continues in the caller.
     pub(crate) fn ranges(&self, items: usize, grain: usize, f: &(dyn Fn(Range<usize>) + Sync)) {
         let grain = grain.max(1);
         if items <= grain || self.threads() == 1 {
@@ -40,9 +48,8 @@ impl Pool {
         let turn = self.crew.turn();
         self.claims.share_out(pieces);
         turn.run(&|thread| {
-            while let Some(piece) = self.claims.next(thread) {
-                let from = piece as usize * grain;
-                f(from..items.min(from + grain));
+            while let Some(pieces) = self.claims.next(thread) {
+                f(pieces.start as usize * grain..items.min(pieces.end as usize * grain));
             }
         });
     }
@@ -58,7 +65,7 @@ impl Pool {
         let shares = Shares::new(data);
         let len = len.max(1);
         let chunks = total.div_ceil(len);
-        self.ranges(chunks, (chunks / (self.threads() * 8)).max(1), &|range| {
+        self.ranges(chunks, (chunks / (self.threads() * 64)).max(1), &|range| {
             for i in range {
                 let from = i * len;
                 // SAFETY: `i` is handed out once, so the chunks `from..min(from + len, total)` of `data` are disjoint, and

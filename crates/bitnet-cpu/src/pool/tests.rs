@@ -28,13 +28,15 @@ fn a_slow_thread_loses_its_pieces_to_the_others() {
     let visits: Vec<AtomicUsize> = (0..64).map(|_| AtomicUsize::new(0)).collect();
     let caller = thread::current().id();
     pool.ranges(64, 1, &|range| {
-        // The caller stays in its first piece until the worker has done all others.
+        // The caller stays in its first range until the worker has done all others.
         if thread::current().id() == caller && range.start == 0 {
-            while visits[1..].iter().any(|v| v.load(Ordering::Acquire) == 0) {
+            while visits[range.end..].iter().any(|v| v.load(Ordering::Acquire) == 0) {
                 thread::yield_now();
             }
         }
-        visits[range.start].fetch_add(1, Ordering::Release);
+        range.for_each(|i| {
+            visits[i].fetch_add(1, Ordering::Release);
+        });
     });
     assert!(visits.iter().all(|v| v.load(Ordering::Relaxed) == 1));
 }
@@ -70,5 +72,19 @@ fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
             });
             assert_eq!(count.into_inner(), 100);
         }
+    }
+}
+
+#[test]
+fn what_came_next_the_last_time_is_expected_again() {
+    let (upcoming, memory) = (super::upcoming::Upcoming::default(), [[0u8; 100]; 3]);
+    let range = |i: usize| memory[i].as_ptr() as usize..memory[i].as_ptr() as usize + 100;
+    for i in [0, 1, 2] {
+        upcoming.begin(&memory[i]);
+        assert_eq!(upcoming.expected(), 0..0, "nothing is known in the first round");
+    }
+    for i in [0, 1, 2, 0] {
+        upcoming.begin(&memory[i]);
+        assert_eq!(upcoming.expected(), range((i + 1) % 3));
     }
 }

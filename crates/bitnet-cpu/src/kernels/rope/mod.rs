@@ -58,7 +58,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn write<E: KvElement>(&self, pool: &Pool, store: &mut [E::Raw], stride: usize) {
-        pool.chunks_mut(store, stride, &|head, store| {
+        let write = |head: usize, store: &mut [E::Raw]| {
             let rows = store.as_chunks_mut::<16>().0;
             for (t, &position) in self.slots.iter().enumerate() {
                 let x = (self.row)(t, head);
@@ -70,7 +70,12 @@ impl Writer<'_> {
                     E::put_value(&mut rows[position * count..][..count], x);
                 }
             }
-        });
+        };
+        // A token's heads are written sooner than another thread would have begun.
+        match self.slots.len() {
+            1 => store.chunks_mut(stride).enumerate().for_each(|(head, store)| write(head, store)),
+            _ => pool.chunks_mut(store, stride, &write),
+        }
     }
 }
 

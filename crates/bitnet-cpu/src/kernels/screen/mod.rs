@@ -167,6 +167,9 @@ impl Screen {
         if parts.is_empty() {
             return;
         }
+        if self.codes.is_none() {
+            pool.streams(w.data());
+        }
         pool.ranges(rows.div_ceil(GROUP), PIECE, &|groups| {
             for group in groups {
                 let first = group * GROUP;

@@ -232,17 +232,22 @@ fn total(q: &[i8]) -> i32 {
 }
 
 fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
-    let tiles = out.w.tiles();
-    let grain = (tiles / (pool.threads() * 6)).clamp(1, 32);
+    let (tiles, grain) = (out.w.tiles(), out.w.grain());
+    pool.streams(out.w.lines());
     pool.ranges(tiles, grain, &|range| {
-        LOCAL.with_borrow_mut(|Local { sums, tiles, .. }| {
-            sums.resize(range.len(), [0; TILE]);
-            let tiles = out.w.tiles_of(range.clone(), tiles);
-            for t in 0..m {
-                (kernel.gemv)(tiles, out.w.tile_bytes, out.token(t).q, sums);
-                out.rescale(sums, range.start, t, 1);
-            }
-        });
+        // Several tokens find the weights in the cache.
+        let step = if m == 1 { range.len() } else { grain };
+        for first in range.clone().step_by(step) {
+            let part = first..range.end.min(first + step);
+            LOCAL.with_borrow_mut(|Local { sums, tiles, .. }| {
+                sums.resize(part.len(), [0; TILE]);
+                let tiles = out.w.tiles_of(part.clone(), tiles);
+                for t in 0..m {
+                    (kernel.gemv)(tiles, out.w.tile_bytes, out.token(t).q, sums);
+                    out.rescale(sums, part.start, t, 1);
+                }
+            });
+        }
     });
 }
 
