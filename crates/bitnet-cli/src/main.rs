@@ -19,7 +19,7 @@ mod tuning;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use commands::{
-    batch, bench, cache, chat, convert, detokenize, doctor, inspect, logits, ls, pull,
+    batch, bench, cache, chat, convert, detokenize, doctor, eval, inspect, logits, ls, pull,
     quantize, rm, run, serve, show, template, tokenize, tune,
 };
 use failure::Failure;
@@ -82,6 +82,8 @@ enum Command {
     Cache(cache::Cache),
     /// Measure prefill and generation speed
     Bench(bench::Bench),
+    /// Perplexity of a text, and how far a model is from another one
+    Eval(eval::Eval),
     /// Find the fastest kernel and number of threads for a model on this machine, and save them
     Tune(tune::Tune),
     /// CPU features, the kernels in use, and a self-test of every kernel
@@ -138,6 +140,7 @@ impl Cli {
             Command::Rm(c) => c.execute(),
             Command::Cache(c) => c.execute(quiet),
             Command::Bench(c) => c.execute(quiet),
+            Command::Eval(c) => c.execute(quiet),
             Command::Tune(c) => c.execute(quiet),
             Command::Doctor(c) => c.execute(),
             Command::Tokenize(c) => c.execute(quiet),
