@@ -19,7 +19,7 @@ mod tuning;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use commands::{
-    batch, bench, cache, chat, convert, detokenize, doctor, eval, inspect, logits, ls, pull,
+    batch, bench, cache, chat, completions, convert, detokenize, doctor, eval, inspect, logits, ls, pull,
     quantize, rm, run, serve, show, template, tokenize, tune,
 };
 use failure::Failure;
@@ -94,6 +94,10 @@ enum Command {
     Detokenize(detokenize::Detokenize),
     /// Render a conversation with the model's chat template
     Template(template::Template),
+    /// Completions of commands and flags for a shell
+    Completions(completions::Completions),
+    /// Write manual pages
+    Man(completions::Man),
 }
 
 /// The tokenizers library answers some vocabularies that contradict themselves with panics, and the one for Parquet some
@@ -146,6 +150,8 @@ impl Cli {
             Command::Tokenize(c) => c.execute(quiet),
             Command::Detokenize(c) => c.execute(quiet),
             Command::Template(c) => c.execute(quiet),
+            Command::Completions(c) => c.execute(),
+            Command::Man(c) => c.execute(quiet),
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod batch;
 pub mod bench;
 pub mod cache;
 pub mod chat;
+pub mod completions;
 pub mod convert;
 pub mod detokenize;
 pub mod doctor;
