@@ -9,6 +9,7 @@ pub mod convert;
 pub mod detokenize;
 pub mod doctor;
 pub mod eval;
+mod histogram;
 pub mod inspect;
 pub mod logits;
 pub mod ls;
