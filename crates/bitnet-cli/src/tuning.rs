@@ -1,6 +1,7 @@
 //! What `bitnet tune` found to be fastest on this machine: one file a machine, an entry a shape of model.
 
 use crate::failure::Failure;
+use crate::folders;
 use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{Isa, Kernel, physical_cores, processor_name};
 use bitnet_inference::{DeviceOptions, OpenOptions};
@@ -87,7 +88,11 @@ impl Tuning {
 pub fn shape(config: &ModelConfig, act: Option<ActivationPrecision>) -> String {
     let heads = config.shape;
     let (query, kv) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
-    let activation = if config.activation == Activation::Relu2 { "relu2" } else { "silu" };
+    let activation = match config.activation {
+        Activation::Relu2 => "relu2",
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
+    };
     let act = if act == Some(ActivationPrecision::Float) { ", float activations" } else { "" };
     let ModelConfig { layers, hidden, ffn, vocab, .. } = config;
     format!("{layers} layers of {hidden}, {query} + 2 * {kv}, {ffn} {activation}; vocabulary {vocab}{act}")
@@ -102,7 +107,7 @@ impl TuningFlag {
             let hash = machine.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
             });
-            Some(config_folder()?.join("bitnet").join(format!("tuning-{hash:016x}.json")))
+            Some(folders::config()?.join(format!("tuning-{hash:016x}.json")))
         })
     }
 
@@ -164,18 +169,6 @@ fn write(path: &Path, tuning: &Tuning) -> std::io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;
     Ok(())
-}
-
-fn config_folder() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if cfg!(windows) {
-        return folder("APPDATA");
-    }
-    let home = || folder("HOME");
-    match cfg!(target_os = "macos") {
-        true => Some(home()?.join("Library/Application Support")),
-        false => folder("XDG_CONFIG_HOME").or_else(|| Some(home()?.join(".config"))),
-    }
 }
 
 #[cfg(test)]
