@@ -2,7 +2,7 @@
 
 use bitnet_formats::FormatError;
 use bitnet_hub::HubError;
-use bitnet_inference::{GenerateError, OpenError};
+use bitnet_inference::{GenerateError, OpenError, SessionError};
 use bitnet_model::ModelError;
 use bitnet_tokenizer::{TemplateError, TokenizerError};
 use std::error::Error;
@@ -145,6 +145,16 @@ impl From<OpenError> for Failure {
             OpenError::Tokenizer(e) => e.into(),
             OpenError::Device(e) => Self::Usage(chain(&e)),
             e @ OpenError::DraftVocabulary { .. } => Self::Usage(chain(&e)),
+            e => Self::Runtime(chain(&e)),
+        }
+    }
+}
+
+impl From<SessionError> for Failure {
+    fn from(e: SessionError) -> Self {
+        match e {
+            SessionError::Damaged { .. } | SessionError::Other { .. } => Self::Model(chain(&e)),
+            SessionError::Room { .. } => Self::Usage(format!("{e}; a larger --ctx-size has more")),
             e => Self::Runtime(chain(&e)),
         }
     }

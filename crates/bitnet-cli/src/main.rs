@@ -19,8 +19,8 @@ mod tuning;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    batch, bench, cache, chat, convert, detokenize, doctor, inspect, logits, ls, pull, quantize, rm, run,
-    serve, show, template, tokenize, tune,
+    batch, bench, cache, chat, convert, detokenize, doctor, embed, inspect, logits, ls, pull, quantize, rm,
+    run, serve, show, template, tokenize, tune,
 };
 use std::process::ExitCode;
 
@@ -57,6 +57,8 @@ enum Command {
     Batch(batch::Batch),
     /// Serve OpenAI's API over HTTP, many requests at once
     Serve(Box<serve::Serve>),
+    /// Texts as vectors
+    Embed(embed::Embed),
     /// Architecture, shapes, tensor types, bits per weight, tokenizer and template of a model
     Inspect(inspect::Inspect),
     /// A model in another format
@@ -108,6 +110,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(c) => c.execute(quiet),
         Command::Chat(c) => c.execute(quiet),
+        Command::Embed(c) => c.execute(quiet),
         Command::Inspect(c) => c.execute(quiet),
         Command::Batch(c) => c.execute(quiet),
         Command::Serve(c) => c.execute(quiet),

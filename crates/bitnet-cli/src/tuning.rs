@@ -87,7 +87,11 @@ impl Tuning {
 pub fn shape(config: &ModelConfig, act: Option<ActivationPrecision>) -> String {
     let heads = config.shape;
     let (query, kv) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
-    let activation = if config.activation == Activation::Relu2 { "relu2" } else { "silu" };
+    let activation = match config.activation {
+        Activation::Relu2 => "relu2",
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
+    };
     let act = if act == Some(ActivationPrecision::Float) { ", float activations" } else { "" };
     let ModelConfig { layers, hidden, ffn, vocab, .. } = config;
     format!("{layers} layers of {hidden}, {query} + 2 * {kv}, {ffn} {activation}; vocabulary {vocab}{act}")

@@ -72,6 +72,56 @@ fn run_goes_through_adapters() {
 }
 
 #[test]
+fn run_goes_on_where_a_session_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = text(&folder.path().join("session"));
+    let path = fixture("bitnet-packed");
+    let run = |more: &[&str]| {
+        let args = ["run", &path, "-s", "7", "--ignore-eos", "--json"];
+        parse(&output(&[&args, more].concat()))
+    };
+    let whole = ids(&run(&["--tokens", "500,3,4,5", "-n", "30"])["tokens"]);
+    let begun = run(&["--tokens", "500,3,4,5", "-n", "12", "--prompt-cache", &file]);
+    assert_eq!(ids(&begun["tokens"]), whole[..12]);
+    // Without a prompt it goes on behind what it holds; with one, it begins with what both have in common.
+    let copy = format!("{file}.copy");
+    std::fs::copy(&file, &copy).unwrap();
+    assert_eq!(ids(&run(&["-n", "18", "--session", &copy])["tokens"]), whole[12..]);
+    let prompt = list(&[&[500, 3, 4, 5], &whole[..12]].concat());
+    let rest = run(&["--tokens", &prompt, "-n", "18", "--session", &file]);
+    assert_eq!(ids(&rest["tokens"]), whole[12..]);
+    assert_eq!(rest["timings"]["cache_n"], 15);
+    refused(&["run", &path, "x", "--prompt-cache", &fixture("README.md")], 3, &["is no session"]);
+    refused(&["run", &fixture("llama-packed"), "x", "--prompt-cache", &file], 3, &["another model"]);
+}
+
+#[test]
+fn embed_gives_a_vector_of_length_one_for_each_text() {
+    let path = fixture("bitnet-packed");
+    let numbers = |line: &str| -> Vec<f32> { line.split(' ').map(|n| n.parse().unwrap()).collect() };
+    let one = numbers(output(&["embed", &path, "ships at night"]).trim_end());
+    assert_eq!(one.len(), 128);
+    assert!((one.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
+    let folder = tempfile::tempdir().unwrap();
+    let file = text(&folder.path().join("texts.txt"));
+    std::fs::write(&file, "ships at night\n\nand by day\n").unwrap();
+    let object = parse(&output(&["embed", &path, &file, "--json"]));
+    let vector =
+        |at: usize| -> Vec<f32> { serde_json::from_value(object["data"][at]["embedding"].clone()).unwrap() };
+    assert_eq!((object["data"].as_array().unwrap().len(), vector(0)), (2, one.clone()));
+    for (flags, same) in [
+        (&["--pooling", "last", "--embd-normalize", "2", "-t", "2"][..], true),
+        (&["--pooling", "mean"], false),
+        (&["--pooling", "cls"], false),
+        (&["--embd-normalize", "-1"], false),
+    ] {
+        let got = output_of(&[&["embed", &path], flags].concat(), "ships at night\n");
+        assert_eq!(numbers(got.trim_end()) == one, same, "{flags:?}");
+    }
+    refused(&["embed", &path, "x", "--embd-normalize", "3"], 2, &["--embd-normalize 3"]);
+}
+
+#[test]
 fn a_model_that_guesses_and_banned_strings() {
     let (path, other) = (fixture("bitnet-packed"), fixture("llama-packed"));
     let args = ["run", &path, "--tokens", "5,6,7,8", "-s", "3", "-n", "40", "--ignore-eos", "--json"];

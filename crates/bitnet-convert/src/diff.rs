@@ -3,7 +3,7 @@
 use crate::ConvertError;
 use bitnet_formats::gguf::Value as Entry;
 use bitnet_formats::{Checkpoint, Header};
-use bitnet_model::ModelConfig;
+use bitnet_model::{ModelConfig, RopeScaling};
 use serde_json::Value;
 
 /// Something that two checkpoints say differently.
@@ -103,6 +103,7 @@ fn settings(c: &ModelConfig) -> Vec<(&'static str, String)> {
         ("context", c.context.to_string()),
         ("rope theta", (c.rope.theta as f32).to_string()),
         ("rope factors", format!("{:?}", c.rope_factors())),
+        ("rope scaling", format!("{:?}", c.rope.scaling.filter(|s| !matches!(s, RopeScaling::Llama3(_))))),
         ("norm epsilon", format!("{:e}", c.eps)),
         ("activation", format!("{:?}", c.activation)),
         ("beginning of text", format!("{:?}", c.bos)),

@@ -40,8 +40,8 @@ pub use report::{ClassSize, Inexact, Report};
 pub use target::{Container, TARGETS, Target, Weights};
 
 use bitnet_core::DenseType;
-use bitnet_formats::Checkpoint;
-use bitnet_model::ModelConfig;
+use bitnet_formats::{Checkpoint, Header};
+use bitnet_model::{ModelConfig, Windows};
 use bitnet_quant::packing::TileTable;
 use plan::Source;
 use std::path::Path;
@@ -90,6 +90,7 @@ pub fn convert(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, ConvertError> {
     let config = ModelConfig::read(input)?;
+    refuse_unsayable(input, &config, options.target.container)?;
     if options.quantize.is_some() {
         let source = Source::new(input, &config, None);
         let projections = source.tensors.slots().into_iter().filter(|s| s.role.is_projection());
@@ -104,4 +105,26 @@ pub fn convert(
             huggingface::write(input, &config, output, options, progress)
         }
     }
+}
+
+/// Refuses what a container has no words for, or we none to write there.
+fn refuse_unsayable(
+    input: &Checkpoint,
+    config: &ModelConfig,
+    container: Container,
+) -> Result<(), ConvertError> {
+    let gguf = container == Container::Gguf;
+    let renamed = gguf || matches!(input.header, Header::Gguf { .. });
+    let what = if config.arch.post_norms {
+        "the outputs of its blocks are normed"
+    } else if config.projection_norms.is_some() && !(gguf && config.arch.qk_norms) {
+        "its projections have norms of their own"
+    } else if config.local.is_some()
+        && (container == Container::Onnx || (renamed && !(gguf && config.arch.windows == Windows::All)))
+    {
+        "some layers see a sliding window"
+    } else {
+        return Ok(());
+    };
+    Err(ConvertError::NoPlace { container: container.name(), what: what.to_owned() })
 }

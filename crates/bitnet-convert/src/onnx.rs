@@ -196,8 +196,8 @@ impl Builder<'_> {
     fn positions(&mut self) -> ([String; 2], String) {
         let c = self.source.config;
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        let inverse = c.inverse_frequencies();
-        (0..c.context as u32).for_each(|p| spec::rope_angles(p, &inverse, &mut cos, &mut sin));
+        let (inverse, factor) = (c.inverse_frequencies(), c.rope.attention_factor());
+        (0..c.context as u32).for_each(|p| spec::rope_angles(p, &inverse, factor, &mut cos, &mut sin));
         let (zero, last, one) = (self.ints(&[0]), self.ints(&[1]), self.int(1));
         let shape = self.op("Shape", &["input_ids"]);
         let length = self.op("Gather", &[&shape, &one]);
@@ -269,6 +269,16 @@ impl Builder<'_> {
             Activation::Relu2 => {
                 let open = self.op("Relu", &[&gate]);
                 self.op("Mul", &[&open, &open])
+            }
+            Activation::Gelu => {
+                let (cube, slope) = (self.float(spec::GELU_CUBE), self.float(spec::GELU_SLOPE));
+                let square = self.op("Mul", &[&gate, &gate]);
+                let factor = self.op("Mul", &[&square, &cube]);
+                let bent = self.op("Mul", &[&factor, &gate]);
+                let sum = self.op("Add", &[&bent, &gate]);
+                let slope = self.op("Mul", &[&sum, &slope]);
+                let open = self.op("Sigmoid", &[&slope]);
+                self.op("Mul", &[&gate, &open])
             }
             Activation::Silu => {
                 let open = self.op("Sigmoid", &[&gate]);

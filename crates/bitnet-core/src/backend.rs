@@ -19,6 +19,8 @@ pub enum Activation {
     Relu2,
     /// `g / (1 + exp(-g)) * u`.
     Silu,
+    /// `gelu(g) * u`, by the approximation with tanh.
+    Gelu,
 }
 
 /// What a weight is for. A backend may choose by it how the weight lies; any of its products gives the same bits.
@@ -135,6 +137,13 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Copies the keys and values of a block into another one.
     fn copy_block(&self, kv: &mut Self::Kv, from: u32, to: u32);
 
+    /// Bytes of a block as [`Backend::save_block`] gives them.
+    fn block_bytes(&self, kv: &Self::Kv) -> usize;
+    /// Appends the keys and values of a block, in an order that only the same backend with the same cache types knows.
+    fn save_block(&self, kv: &Self::Kv, block: u32, out: &mut Vec<u8>);
+    /// Fills a block with as many bytes as [`Backend::block_bytes`] says.
+    fn load_block(&self, kv: &mut Self::Kv, block: u32, bytes: &[u8]);
+
     /// `out[i] = w[ids[i]]`, dequantized.
     fn embed(&self, w: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<(), BackendError>;
     /// `out = x / rms(x) * w` for every row; `out` may not alias `x`.
@@ -173,13 +182,15 @@ pub trait Backend: Sized + Send + Sync + 'static {
         layer: usize,
         spans: &[KvSpan<'_>],
     ) -> Result<(), BackendError>;
-    /// Causal attention of the `m` queries of `spans`, each over its own sequence: `out [m, heads * head_dim]`.
+    /// Causal attention of the `m` queries of `spans`, each over its own sequence: `out [m, heads * head_dim]`. With a window, a
+    /// query sees so many positions, its own among them.
     fn attend(
         &self,
         qkv: &Self::Tensor,
         kv: &Self::Kv,
         layer: usize,
         spans: &[KvSpan<'_>],
+        window: Option<usize>,
         out: &mut Self::Tensor,
     );
     /// `out[m, i] = act(gate) * up` from stacked rows `[gate | up]`, `[m, 2i]`.
@@ -197,6 +208,10 @@ pub trait Backend: Sized + Send + Sync + 'static {
         self.linear(x, w, wide);
         self.gate(wide, act, out);
     }
+    /// Rows of `parts`, all of `m` rows, one behind the other: `out [m, sum of their columns]`.
+    fn join(&self, parts: &[Self::Tensor], out: &mut Self::Tensor);
+    /// `x *= factor`.
+    fn scale(&self, x: &mut Self::Tensor, factor: f32);
     /// `x += y`.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
     /// The logits `x [m, hidden] * w^T` that the tokens' `needs` ask for, or more of them.

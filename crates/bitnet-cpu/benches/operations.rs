@@ -194,7 +194,7 @@ fn attention(bencher: Bencher<'_, '_>, isa: Isa) {
         .counter(BytesCount::new((POSITIONS + 1) * width * 2 * 2))
         .counter(ItemsCount::new((POSITIONS + 1) * SHAPE.heads * SHAPE.head_dim * 2 * 2))
         .bench_local(|| {
-            b.attend(&token, &kv, layer.next().expect("a cycle"), &span(POSITIONS, 1), &mut out);
+            b.attend(&token, &kv, layer.next().expect("a cycle"), &span(POSITIONS, 1), None, &mut out);
         });
 }
 

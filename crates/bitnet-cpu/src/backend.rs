@@ -182,6 +182,19 @@ impl Backend for CpuBackend {
         kv.copy_block(from, to);
     }
 
+    fn block_bytes(&self, kv: &KvCache) -> usize {
+        kv.block_bytes()
+    }
+
+    fn save_block(&self, kv: &KvCache, block: u32, out: &mut Vec<u8>) {
+        kv.save_block(block, out);
+    }
+
+    fn load_block(&self, kv: &mut KvCache, block: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), kv.block_bytes(), "bytes of a block");
+        kv.load_block(block, bytes);
+    }
+
     fn embed(&self, w: &CpuWeight, ids: &[u32], out: &mut CpuTensor) -> Result<(), BackendError> {
         let row = |id: u32| usize::try_from(id).ok().filter(|row| *row < w.rows);
         if let Some(id) = ids.iter().find(|id| row(**id).is_none()) {
@@ -261,14 +274,22 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn attend(&self, qkv: &CpuTensor, kv: &KvCache, layer: usize, spans: &[KvSpan<'_>], out: &mut CpuTensor) {
+    fn attend(
+        &self,
+        qkv: &CpuTensor,
+        kv: &KvCache,
+        layer: usize,
+        spans: &[KvSpan<'_>],
+        window: Option<usize>,
+        out: &mut CpuTensor,
+    ) {
         let shape = kv.spec.shape;
         assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
         assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
         let out = out.shape(qkv.rows, shape.heads * shape.head_dim);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let partials = &mut scratch.attend;
-        attend::attend(self.plan.isa, &self.pool, qkv.data(), kv, layer, spans, partials, out);
+        attend::attend(self.plan.isa, &self.pool, qkv.data(), kv, layer, (spans, window), partials, out);
     }
 
     fn gate(&self, gate_up: &CpuTensor, act: Activation, out: &mut CpuTensor) {
@@ -295,6 +316,22 @@ impl Backend for CpuBackend {
         drop(scratch);
         self.linear(x, w, wide);
         self.gate(wide, act, out);
+    }
+
+    fn join(&self, parts: &[CpuTensor], out: &mut CpuTensor) {
+        let (m, cols) = (parts[0].rows, parts.iter().map(|p| p.cols).sum());
+        assert!(parts.iter().all(|p| p.rows == m), "parts of the same rows");
+        self.pool.chunks_mut(out.shape(m, cols), cols, &|t, mut row| {
+            for part in parts {
+                let (own, rest) = row.split_at_mut(part.cols);
+                own.copy_from_slice(&part.data()[t * part.cols..][..part.cols]);
+                row = rest;
+            }
+        });
+    }
+
+    fn scale(&self, x: &mut CpuTensor, factor: f32) {
+        self.pool.chunks_mut(x.data_mut(), ADD_PIECE, &|_, x| x.iter_mut().for_each(|x| *x *= factor));
     }
 
     fn add(&self, x: &mut CpuTensor, y: &CpuTensor) {

@@ -227,6 +227,90 @@ impl Store {
     }
 }
 
+/// A number that is `N` bytes in a file, lowest first.
+trait Number<const N: usize>: Copy {
+    fn bytes(self) -> [u8; N];
+    fn of(bytes: [u8; N]) -> Self;
+}
+
+impl Number<4> for f32 {
+    fn bytes(self) -> [u8; 4] {
+        self.to_le_bytes()
+    }
+    fn of(bytes: [u8; 4]) -> Self {
+        Self::from_le_bytes(bytes)
+    }
+}
+
+impl Number<2> for u16 {
+    fn bytes(self) -> [u8; 2] {
+        self.to_le_bytes()
+    }
+    fn of(bytes: [u8; 2]) -> Self {
+        Self::from_le_bytes(bytes)
+    }
+}
+
+impl Number<1> for i8 {
+    fn bytes(self) -> [u8; 1] {
+        self.to_le_bytes()
+    }
+    fn of(bytes: [u8; 1]) -> Self {
+        Self::from_le_bytes(bytes)
+    }
+}
+
+impl Store {
+    fn element_bytes(&self) -> usize {
+        match self {
+            Self::F32(_) => 4,
+            Self::F16(_) | Self::BF16(_) => 2,
+            Self::Q8(_) => 1,
+        }
+    }
+
+    /// Appends elements `from..from + len` of every run of `stride`.
+    fn save(&self, stride: usize, from: usize, len: usize, out: &mut Vec<u8>) {
+        fn each<T: Number<N>, const N: usize>(
+            s: &[T],
+            stride: usize,
+            from: usize,
+            len: usize,
+            out: &mut Vec<u8>,
+        ) {
+            for head in s.chunks_exact(stride) {
+                out.extend(head[from..from + len].iter().flat_map(|x| x.bytes()));
+            }
+        }
+        match self {
+            Self::F32(s) => each(s, stride, from, len, out),
+            Self::F16(s) | Self::BF16(s) => each(s, stride, from, len, out),
+            Self::Q8(s) => each(s, stride, from, len, out),
+        }
+    }
+
+    /// The reverse.
+    fn load(&mut self, stride: usize, from: usize, len: usize, bytes: &[u8]) {
+        fn each<T: Number<N>, const N: usize>(
+            s: &mut [T],
+            stride: usize,
+            from: usize,
+            len: usize,
+            bytes: &[u8],
+        ) {
+            let numbers = bytes.as_chunks::<N>().0;
+            for (head, numbers) in s.chunks_exact_mut(stride).zip(numbers.chunks_exact(len)) {
+                head[from..from + len].iter_mut().zip(numbers).for_each(|(x, bytes)| *x = T::of(*bytes));
+            }
+        }
+        match self {
+            Self::F32(s) => each(s, stride, from, len, bytes),
+            Self::F16(s) | Self::BF16(s) => each(s, stride, from, len, bytes),
+            Self::Q8(s) => each(s, stride, from, len, bytes),
+        }
+    }
+}
+
 /// Zeroed memory, after a check that the host would give it.
 fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>, BackendError> {
     let mut probe = Vec::<T>::new();
@@ -277,6 +361,34 @@ impl KvCache {
         let (from, to) = (from as usize, to as usize);
         self.keys.copy(self.key_stride, from * key, to * key, key);
         self.values.copy(self.value_stride, from * value, to * value, value);
+    }
+
+    /// Elements of a block in the keys of one head, and in its values.
+    fn block_elements(&self) -> (usize, usize) {
+        (self.key_stride / self.spec.blocks(), self.value_stride / self.spec.blocks())
+    }
+
+    /// Bytes of a block of all layers.
+    pub(crate) fn block_bytes(&self) -> usize {
+        let (key, value) = self.block_elements();
+        let heads = self.spec.layers * self.spec.shape.kv_heads;
+        heads * (key * self.keys.element_bytes() + value * self.values.element_bytes())
+    }
+
+    /// Appends a block of all layers: keys, head by head, then values.
+    pub(crate) fn save_block(&self, block: u32, out: &mut Vec<u8>) {
+        let ((key, value), block) = (self.block_elements(), block as usize);
+        self.keys.save(self.key_stride, block * key, key, out);
+        self.values.save(self.value_stride, block * value, value, out);
+    }
+
+    /// Fills a block with what [`KvCache::save_block`] gave.
+    pub(crate) fn load_block(&mut self, block: u32, bytes: &[u8]) {
+        let ((key, value), block) = (self.block_elements(), block as usize);
+        let heads = self.spec.layers * self.spec.shape.kv_heads;
+        let (keys, values) = bytes.split_at(heads * key * self.keys.element_bytes());
+        self.keys.load(self.key_stride, block * key, key, keys);
+        self.values.load(self.value_stride, block * value, value, values);
     }
 
     /// The number of the first head of a layer, heads of all layers counted.

@@ -364,7 +364,7 @@ fn attention(isa: Isa, pool: &Pool, ty: KvType) -> Vec<f32> {
     let spans = [KvSpan { start: 0, len: m, blocks: &[0, 1, 2, 3, 4] }];
     rope::rope_append(isa, pool, &mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut cache, 0, &spans);
     let mut y = vec![0.0; m * 4 * 24];
-    attend::attend(isa, pool, &qkv, &cache, 0, &spans, &mut attend::Partials::default(), &mut y);
+    attend::attend(isa, pool, &qkv, &cache, 0, (&spans, None), &mut attend::Partials::default(), &mut y);
     y
 }
 

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 
 /// A file without a name where the system has such, else under a temporary one beside its target. Dropped unfinished, it
 /// leaves nothing; without a name, a process that is killed leaves nothing either.
-pub(crate) struct AtomicFile {
+pub struct AtomicFile {
     target: PathBuf,
     file: BufWriter<Sink>,
 }
@@ -47,7 +47,11 @@ impl Write for Sink {
 }
 
 impl AtomicFile {
-    pub(crate) fn create(target: &Path) -> Result<Self, FormatError> {
+    /// Begins a file that will be called `target`; devices and pipes are written to as they are.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn create(target: &Path) -> Result<Self, FormatError> {
         let capacity = 1 << 20;
         let is_stream = fs::metadata(target).is_ok_and(|m| !m.is_file() && !m.is_dir());
         if is_stream {
@@ -73,11 +77,16 @@ impl AtomicFile {
         Ok(Self { target, file: BufWriter::with_capacity(capacity, Sink::Temporary(file)) })
     }
 
-    pub(crate) fn target(&self) -> &Path {
+    /// What it will be called.
+    pub fn target(&self) -> &Path {
         &self.target
     }
 
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
+    /// Writes behind what is there.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
         self.file
             .write_all(bytes)
             .map_err(|e| FormatError::Io { path: self.target.clone(), source: plain(e) })
@@ -95,7 +104,10 @@ impl AtomicFile {
     }
 
     /// Flushes to the disk and takes the target's name.
-    pub(crate) fn finish(self) -> Result<(), FormatError> {
+    ///
+    /// # Errors
+    /// The file system's; the target is then as it was.
+    pub fn finish(self) -> Result<(), FormatError> {
         let Self { target, file } = self;
         let fail = |source| FormatError::Io { path: target.clone(), source: plain(source) };
         match file.into_inner().map_err(|e| fail(e.into_error()))? {

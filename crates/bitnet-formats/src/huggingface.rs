@@ -98,18 +98,46 @@ fn checkpoint(path: &Path, dir: &Path, tensors: Tensors) -> Result<Checkpoint, F
 const MAX_JSON: u64 = 1 << 26;
 
 pub(crate) fn json(path: &Path) -> Result<Value, FormatError> {
+    let value = parse(path)?;
+    match value.is_object() {
+        true => Ok(value),
+        false => Err(FormatError::Json { path: path.to_owned(), what: "it is no object".to_owned() }),
+    }
+}
+
+fn parse(path: &Path) -> Result<Value, FormatError> {
     let len = map::len(path)?;
     if len > MAX_JSON {
         let what = format!("it has {len} bytes; at most {MAX_JSON} are taken");
         return Err(FormatError::Json { path: path.to_owned(), what });
     }
     let text = std::fs::read(path).map_err(FormatError::io(path))?;
-    let value: Value = serde_json::from_slice(&text)
-        .map_err(|e| FormatError::Json { path: path.to_owned(), what: e.to_string() })?;
-    match value.is_object() {
-        true => Ok(value),
-        false => Err(FormatError::Json { path: path.to_owned(), what: "it is no object".to_owned() }),
+    serde_json::from_slice(&text)
+        .map_err(|e| FormatError::Json { path: path.to_owned(), what: e.to_string() })
+}
+
+/// How sentence-transformers pools the states of a model in a directory: the configuration of the module that does it.
+///
+/// # Errors
+/// A file that should be there is not, or is no JSON.
+pub fn pooling_config(dir: &Path) -> Result<Option<Value>, FormatError> {
+    let index = dir.join("modules.json");
+    if !index.exists() {
+        return Ok(None);
     }
+    let text = |module: &Value, key: &str| module.get(key).and_then(Value::as_str).map(str::to_owned);
+    let modules = parse(&index)?;
+    let module = modules
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|module| text(module, "type").is_some_and(|kind| kind.ends_with(".Pooling")));
+    let Some(path) = module.and_then(|module| text(module, "path")) else { return Ok(None) };
+    if !matches!(Path::new(&path).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
+        let what = format!("{path:?} is no name of a folder in this directory");
+        return Err(FormatError::Json { path: index, what });
+    }
+    json(&dir.join(path).join(CONFIG)).map(Some)
 }
 
 /// All shards of an index, which must hold exactly the tensors the index says.

@@ -16,10 +16,11 @@ pub mod safetensors_file;
 pub mod torch;
 
 pub use adapter::{AdapterFiles, open_adapter};
-pub use atomic::{NewDirectory, write_file};
+pub use atomic::{AtomicFile, NewDirectory, write_file};
 pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
 pub use error::FormatError;
 pub use gguf::ReadOptions;
+pub use huggingface::pooling_config;
 
 use std::path::Path;
 

@@ -30,7 +30,7 @@ struct Open {
 impl Open {
     fn take(&mut self, news: News) {
         match news {
-            News::Prompt(_) => {}
+            News::Prompt(_) | News::Embedding(_) => {}
             News::Piece { id, text, .. } => {
                 self.tokens.extend(id);
                 self.text += &text;

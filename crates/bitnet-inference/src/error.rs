@@ -16,6 +16,12 @@ pub enum OpenError {
     /// What is in them.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// How strongly an adapter is to act.
+    #[error("the scale of the adapter is {scale}; it must be a finite number")]
+    AdapterScale {
+        /// What was asked for.
+        scale: f32,
+    },
     /// The vocabulary.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

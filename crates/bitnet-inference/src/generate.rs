@@ -216,7 +216,7 @@ impl Iterator for Generation<'_> {
                     self.news
                         .extend(events.into_iter().filter(|e| e.request == self.request).map(|e| e.news));
                 }
-                Some(News::Prompt(_)) => {}
+                Some(News::Prompt(_) | News::Embedding(_)) => {}
                 Some(News::Piece { id, text, .. }) => {
                     self.tokens.extend(id);
                     return Some(Ok(Piece { id, text }));

@@ -18,6 +18,7 @@
 
 mod batch;
 mod device;
+mod embed;
 pub mod engine;
 mod error;
 mod form;
@@ -27,6 +28,7 @@ mod generate;
 mod hub;
 mod model;
 pub mod sample;
+mod session;
 mod shared;
 pub mod stop;
 mod vocabulary;
@@ -34,11 +36,13 @@ mod vocabulary;
 pub use batch::Answer;
 pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use device::{DeviceInfo, DeviceOptions};
+pub use embed::{EmbedOptions, Pooling};
 pub use error::{GenerateError, OpenError};
 pub use form::{Constraint, Form, Forms, bounded_whitespace};
 pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 #[cfg(feature = "hub")]
 pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};
 pub use model::{Model, OpenOptions};
+pub use session::SessionError;
 pub use shared::{AnswerStream, SharedModel};
 pub use vocabulary::{tokenizer, vocabulary};

@@ -2,7 +2,7 @@
 
 use crate::device::{DeviceInfo, DeviceOptions, decoder};
 use crate::engine::{Engine, EngineOptions};
-use crate::{GenerateError, GenerateOptions, Generation, OpenError, vocabulary};
+use crate::{GenerateError, GenerateOptions, Generation, OpenError, Pooling, session, vocabulary};
 use bitnet_formats::Checkpoint;
 use bitnet_model::{LoadOptions, LoadReport, ModelConfig, StepOutput};
 use bitnet_tokenizer::Tokenizer;
@@ -48,7 +48,12 @@ impl Model {
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?.map(Arc::new);
         let (decoder, device) = decoder?;
-        Ok(Self { engine: Engine::new(decoder, tokenizer, EngineOptions::default()), device })
+        let mut engine = Engine::new(decoder, tokenizer, EngineOptions::default());
+        engine.set_pooling(Pooling::of(checkpoint)?);
+        let (config, report) = (engine.config(), engine.decoder().report());
+        let identity = session::identity(checkpoint, config, report, &options.load);
+        engine.set_identity(identity);
+        Ok(Self { engine, device })
     }
 
     /// The engine, to make many answers at once.
@@ -106,6 +111,11 @@ impl Model {
     /// Ids that end a text: those of the configuration and the vocabulary's own end tokens.
     pub fn end_ids(&self) -> Vec<u32> {
         self.engine.end_ids().to_vec()
+    }
+
+    /// Which states the model's vectors are made of, as far as its files say.
+    pub fn pooling(&self) -> Option<Pooling> {
+        self.engine.pooling()
     }
 
     /// Continues a prompt. What the cache holds of it already is not computed again, which changes no bit.

@@ -148,7 +148,7 @@ impl Stream for AnswerStream {
         let mut letters = this.mailbox.open();
         while !this.over {
             match letters.news.pop_front() {
-                Some(News::Prompt(_)) => {}
+                Some(News::Prompt(_) | News::Embedding(_)) => {}
                 Some(News::Piece { id, text, .. }) => {
                     this.tokens.extend(id);
                     return Poll::Ready(Some(Ok(Piece { id, text })));

@@ -2,6 +2,7 @@
 
 use crate::{Adapter, AdapterUse, LoadReport, ModelConfig, ModelError};
 use bitnet_core::{Logits, LogitsNeed};
+use std::ops::Range;
 
 /// Which rows of logits a step computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub struct StepOutput {
 }
 
 /// Consecutive tokens of one sequence in a step of several.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Span<'a> {
     /// The position of the first of them.
     pub start: usize,
@@ -44,6 +45,8 @@ pub struct Span<'a> {
     pub blocks: &'a [u32],
     /// Which logits are wanted of the last tokens, an entry for each: none, and the span only fills the cache.
     pub needs: &'a [LogitsNeed],
+    /// Tokens, counted in the span, whose states behind the final norm are wanted.
+    pub states: Range<usize>,
     /// The adapters that its tokens go through, in the order in which they add.
     pub adapters: &'a [AdapterUse],
 }
@@ -60,13 +63,24 @@ pub trait Decoder: Send {
     fn blocks(&self) -> usize;
     /// Copies a block into another one.
     fn copy_block(&mut self, from: u32, to: u32);
+    /// Bytes of a block's keys and values.
+    fn block_bytes(&self) -> usize;
+    /// Appends the keys and values of a block; they mean something to the same model with the same types of cache only.
+    fn save_block(&self, block: u32, out: &mut Vec<u8>);
+    /// Fills a block with [`Decoder::block_bytes`] of them.
+    fn load_block(&mut self, block: u32, bytes: &[u8]);
     /// Holds an adapter, which sequences may then go through, and gives its number. No number is given twice.
     fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError>;
     /// Gives an adapter's memory back.
     fn unload_adapter(&mut self, id: u32);
     /// Runs tokens of several sequences, each of which gets the numbers that it would get alone; `out` has the logits that they want,
-    /// in their order.
-    fn batch(&mut self, batch: &[Span<'_>], out: &mut Logits) -> Result<(), ModelError>;
+    /// in their order, and `states` the states, `[rows, hidden]`.
+    fn batch(
+        &mut self,
+        batch: &[Span<'_>],
+        out: &mut Logits,
+        states: &mut Vec<f32>,
+    ) -> Result<(), ModelError>;
 
     /// Tokens of the sequence that [`Decoder::step`] goes on with. It has the cache to itself; a batch ends it.
     fn position(&self) -> usize;

@@ -15,8 +15,8 @@ mod low_rank;
 mod transformer;
 
 pub use adapter::{Adapter, LowRank};
-pub use arch::{ARCHS, Architecture, Origin, Role, Slot};
-pub use config::{Llama3Scaling, ModelConfig, Rope};
+pub use arch::{ARCHS, Architecture, Origin, Role, Slot, Windows};
+pub use config::{Llama3Scaling, LocalLayers, ModelConfig, Rope, RopeScaling, YarnScaling};
 pub use decoder::{Decoder, Rows, Span, StepOutput};
 pub use error::ModelError;
 pub use load::{LoadOptions, LoadReport, ModelTensors, absmean_of, in_file_order, load, trits_of};

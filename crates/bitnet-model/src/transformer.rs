@@ -2,23 +2,55 @@
 
 use crate::low_rank::Adapters;
 use crate::{
-    Adapter, AdapterUse, Decoder, LoadReport, ModelConfig, ModelError, Role, Rows, Span, StepOutput,
+    Adapter, AdapterUse, Decoder, LoadReport, ModelConfig, ModelError, Role, Rope, Rows, Span, StepOutput,
 };
 use bitnet_core::{Backend, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed, RopeRows};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
+/// Projections that share their input; their products lie side by side.
+pub(crate) enum Projections<B: Backend> {
+    /// One product.
+    Stacked(B::Weight),
+    /// Each has a norm of its own before it, with this epsilon.
+    Normed(f32, Vec<(B::Vector, B::Weight)>),
+}
+
+impl<B: Backend> Projections<B> {
+    fn apply(&self, b: &B, x: &B::Tensor, room: &mut Room<B>, out: &mut B::Tensor) {
+        match self {
+            Self::Stacked(w) => b.linear(x, w, out),
+            Self::Normed(eps, parts) => {
+                room.parts.resize_with(parts.len(), || b.tensor());
+                for ((norm, w), part) in parts.iter().zip(&mut room.parts) {
+                    b.rms_norm(x, norm, *eps, &mut room.normed);
+                    b.linear(&room.normed, w, part);
+                }
+                b.join(&room.parts, out);
+            }
+        }
+    }
+}
+
+/// What norms beside the usual ones need.
+struct Room<B: Backend> {
+    normed: B::Tensor,
+    parts: Vec<B::Tensor>,
+}
+
 /// One layer's weights.
 pub(crate) struct Layer<B: Backend> {
     pub(crate) attn_norm: B::Vector,
-    pub(crate) qkv: B::Weight,
+    pub(crate) qkv: Projections<B>,
     pub(crate) qk_norms: Option<(B::Vector, B::Vector)>,
     pub(crate) attn_sub_norm: Option<B::Vector>,
-    pub(crate) o: B::Weight,
+    pub(crate) o: Projections<B>,
+    pub(crate) attn_post_norm: Option<B::Vector>,
     pub(crate) ffn_norm: B::Vector,
-    pub(crate) gate_up: B::Weight,
+    pub(crate) gate_up: Projections<B>,
     pub(crate) ffn_sub_norm: Option<B::Vector>,
-    pub(crate) down: B::Weight,
+    pub(crate) down: Projections<B>,
+    pub(crate) ffn_post_norm: Option<B::Vector>,
 }
 
 /// Weights of a whole model.
@@ -40,23 +72,37 @@ struct Activations<B: Backend> {
     y: B::Tensor,
     /// A wide product: stacked q, k, v or gate and up.
     wide: B::Tensor,
+    room: Room<B>,
 }
 
 /// Cosines and sines of the positions seen so far, `[positions, head_dim/2]`, and those of a step.
 struct RopeTable {
     inverse: Vec<f32>,
+    /// What cosines and sines are multiplied with.
+    factor: f32,
     cos: Vec<f32>,
     sin: Vec<f32>,
     step: (Vec<f32>, Vec<f32>),
 }
 
 impl RopeTable {
+    fn new(rope: &Rope, head_dim: usize) -> Self {
+        let inverse = rope.inverse_frequencies(head_dim);
+        Self {
+            inverse,
+            factor: rope.attention_factor(),
+            cos: Vec::new(),
+            sin: Vec::new(),
+            step: Default::default(),
+        }
+    }
+
     fn rows(&mut self, spans: &[KvSpan<'_>]) -> RopeRows<'_> {
         let half = self.inverse.len();
         let end = spans.iter().map(KvSpan::end).max().unwrap_or(0);
         while self.cos.len() < end * half {
             let position = (self.cos.len() / half) as u32;
-            rope_angles(position, &self.inverse, &mut self.cos, &mut self.sin);
+            rope_angles(position, &self.inverse, self.factor, &mut self.cos, &mut self.sin);
         }
         let range = |span: &KvSpan<'_>| span.start * half..span.end() * half;
         if let [span] = spans {
@@ -80,6 +126,9 @@ struct Wanted<'a> {
     /// Which logits are enough for each of them.
     needs: &'a [LogitsNeed],
     logits: &'a mut Logits,
+    /// Numbers of the tokens whose states behind the final norm are wanted, ascending.
+    state_rows: &'a [usize],
+    states: &'a mut Vec<f32>,
     /// One buffer a stage; empty where none is wanted.
     hidden: &'a mut [Vec<f32>],
 }
@@ -92,6 +141,8 @@ pub struct Transformer<B: Backend> {
     weights: Weights<B>,
     adapters: Adapters<B>,
     rope: RopeTable,
+    /// That of layers with a window, where it is another one.
+    local_rope: Option<RopeTable>,
     kv: B::Kv,
     /// Blocks of the cache, and positions of one sequence.
     blocks: usize,
@@ -99,6 +150,8 @@ pub struct Transformer<B: Backend> {
     /// Positions of the sequence that has the cache to itself.
     position: usize,
     act: Activations<B>,
+    /// Room for states on the host.
+    states: Vec<f32>,
 }
 
 impl<B: Backend> Transformer<B> {
@@ -112,16 +165,28 @@ impl<B: Backend> Transformer<B> {
     ) -> Result<Self, ModelError> {
         let kv = backend.kv(spec)?;
         let tensor = || backend.tensor();
-        let act = Activations { h: tensor(), x: tensor(), y: tensor(), wide: tensor() };
-        let rope = RopeTable {
-            inverse: config.inverse_frequencies(),
-            cos: Vec::new(),
-            sin: Vec::new(),
-            step: Default::default(),
-        };
+        let room = Room { normed: tensor(), parts: Vec::new() };
+        let act = Activations { h: tensor(), x: tensor(), y: tensor(), wide: tensor(), room };
+        let rope = RopeTable::new(&config.rope, config.shape.head_dim);
+        let local = config.local.as_ref().and_then(|local| local.rope.as_ref());
+        let local_rope = local.map(|rope| RopeTable::new(rope, config.shape.head_dim));
         let blocks = spec.blocks();
         let adapters = Adapters::default();
-        Ok(Self { backend, config, report, weights, adapters, rope, kv, blocks, capacity, position: 0, act })
+        Ok(Self {
+            backend,
+            config,
+            report,
+            weights,
+            adapters,
+            rope,
+            local_rope,
+            kv,
+            blocks,
+            capacity,
+            position: 0,
+            act,
+            states: Vec::new(),
+        })
     }
 
     /// Runs the tokens of some sequences, whose ids follow each other in `ids`.
@@ -135,58 +200,78 @@ impl<B: Backend> Transformer<B> {
         let (b, c) = (&*self.backend, &self.config);
         let adapters = self.adapters.step(adapters)?;
         let (q, k) = (c.slot(Role::Q, 0).rows, c.slot(Role::K, 0).rows);
-        let Activations { h, x, y, wide } = &mut self.act;
+        let Activations { h, x, y, wide, room } = &mut self.act;
         let rope = self.rope.rows(spans);
+        let local_rope = self.local_rope.as_mut().map_or(rope, |table| table.rows(spans));
         let keep = |stage: usize, h: &B::Tensor, wanted: &mut Wanted<'_>| {
             if let Some(out) = wanted.hidden.get_mut(stage) {
                 b.download(h, out);
             }
         };
         b.embed(&self.weights.embedding, ids, h)?;
+        if let Some(scale) = c.embedding_scale() {
+            b.scale(h, scale);
+        }
         keep(0, h, wanted);
         for (l, layer) in self.weights.layers.iter().enumerate() {
             b.rms_norm(h, &layer.attn_norm, c.eps, x);
-            b.linear(x, &layer.qkv, wide);
+            layer.qkv.apply(b, x, room, wide);
             adapters.add(b, l, &[(Role::Q, 0), (Role::K, q), (Role::V, q + k)], x, wide);
             if let Some((q, k)) = &layer.qk_norms {
                 b.rms_norm_heads(wide, 0, c.shape.heads, c.shape.head_dim, q, c.eps);
                 b.rms_norm_heads(wide, c.shape.heads, c.shape.kv_heads, c.shape.head_dim, k, c.eps);
             }
+            let window = c.window(l);
+            let rope = if window.is_some() { local_rope } else { rope };
             b.rope_append(wide, rope, &mut self.kv, l, spans)?;
-            b.attend(wide, &self.kv, l, spans, y);
+            b.attend(wide, &self.kv, l, spans, window, y);
             let o = sub_norm(b, layer.attn_sub_norm.as_ref(), c.eps, y, x);
-            b.linear(o, &layer.o, wide);
+            layer.o.apply(b, o, room, wide);
             adapters.add(b, l, &[(Role::O, 0)], o, wide);
-            b.add(h, wide);
+            b.add(h, sub_norm(b, layer.attn_post_norm.as_ref(), c.eps, wide, &mut room.normed));
 
             b.rms_norm(h, &layer.ffn_norm, c.eps, x);
-            if adapters.adds_to(l, &[Role::Gate, Role::Up]) {
-                b.linear(x, &layer.gate_up, wide);
-                adapters.add(b, l, &[(Role::Gate, 0), (Role::Up, c.ffn)], x, wide);
-                b.gate(wide, c.activation, y);
-            } else {
-                b.gated(x, &layer.gate_up, c.activation, wide, y);
+            match &layer.gate_up {
+                Projections::Stacked(w) if !adapters.adds_to(l, &[Role::Gate, Role::Up]) => {
+                    b.gated(x, w, c.activation, wide, y);
+                }
+                gate_up => {
+                    gate_up.apply(b, x, room, wide);
+                    adapters.add(b, l, &[(Role::Gate, 0), (Role::Up, c.ffn)], x, wide);
+                    b.gate(wide, c.activation, y);
+                }
             }
             let gated = sub_norm(b, layer.ffn_sub_norm.as_ref(), c.eps, y, x);
-            b.linear(gated, &layer.down, wide);
+            layer.down.apply(b, gated, room, wide);
             adapters.add(b, l, &[(Role::Down, 0)], gated, wide);
-            b.add(h, wide);
+            b.add(h, sub_norm(b, layer.ffn_post_norm.as_ref(), c.eps, wide, &mut room.normed));
             keep(l + 1, h, wanted);
         }
-        let rows = wanted.rows;
         if wanted.hidden.is_empty() {
+            let mut rows = [wanted.rows, wanted.state_rows].concat();
+            rows.sort_unstable();
+            rows.dedup();
             if rows.is_empty() {
                 return Ok(());
             }
-            b.keep_rows(h, rows);
+            b.keep_rows(h, &rows);
             b.rms_norm(h, &self.weights.final_norm, c.eps, x);
+            let place = |row: &usize| rows.binary_search(row).expect("it is among those that are kept");
+            if !wanted.state_rows.is_empty() {
+                b.download(x, &mut self.states);
+                for row in wanted.state_rows.iter().map(place) {
+                    wanted.states.extend_from_slice(&self.states[row * c.hidden..][..c.hidden]);
+                }
+            }
+            b.keep_rows(x, &wanted.rows.iter().map(place).collect::<Vec<_>>());
         } else {
             b.rms_norm(h, &self.weights.final_norm, c.eps, x);
             keep(c.layers + 1, x, wanted);
-            if rows.is_empty() {
-                return Ok(());
-            }
-            b.keep_rows(x, rows);
+            b.keep_rows(x, wanted.rows);
+        }
+        let rows = wanted.rows;
+        if rows.is_empty() {
+            return Ok(());
         }
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
         b.head(x, head, wanted.needs, wanted.logits);
@@ -209,7 +294,7 @@ impl<B: Backend> Transformer<B> {
     }
 }
 
-/// The tensor that goes into the next projection: normed into `out` where the architecture has a norm here.
+/// The tensor that goes on: normed into `out` where the architecture has a norm here.
 fn sub_norm<'a, B: Backend>(
     b: &B,
     w: Option<&B::Vector>,
@@ -242,6 +327,16 @@ impl<B: Backend> Decoder for Transformer<B> {
     fn copy_block(&mut self, from: u32, to: u32) {
         self.backend.copy_block(&mut self.kv, from, to);
     }
+    fn block_bytes(&self) -> usize {
+        self.backend.block_bytes(&self.kv)
+    }
+    fn save_block(&self, block: u32, out: &mut Vec<u8>) {
+        self.backend.save_block(&self.kv, block, out);
+    }
+    fn load_block(&mut self, block: u32, bytes: &[u8]) {
+        self.backend.load_block(&mut self.kv, block, bytes);
+    }
+
     fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError> {
         self.adapters.load(&self.backend, adapter, self.config.layers)
     }
@@ -249,19 +344,28 @@ impl<B: Backend> Decoder for Transformer<B> {
         self.adapters.unload(id);
     }
 
-    fn batch(&mut self, batch: &[Span<'_>], out: &mut Logits) -> Result<(), ModelError> {
-        let (mut ids, mut rows, mut spans) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
-        let mut needs = Vec::new();
+    fn batch(
+        &mut self,
+        batch: &[Span<'_>],
+        out: &mut Logits,
+        states: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
+        let (mut ids, mut rows, mut state_rows) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut needs, mut spans) = (Vec::new(), Vec::with_capacity(batch.len()));
         for span in batch {
             self.check(span.ids, span.start + span.ids.len())?;
             ids.extend_from_slice(span.ids);
+            state_rows.extend(span.states.clone().map(|token| ids.len() - span.ids.len() + token));
             rows.extend(ids.len().saturating_sub(span.needs.len())..ids.len());
             needs.extend_from_slice(span.needs);
             spans.push(KvSpan { start: span.start, len: span.ids.len(), blocks: span.blocks });
         }
         self.position = 0;
         out.clear();
-        let mut wanted = Wanted { rows: &rows, needs: &needs, logits: out, hidden: &mut [] };
+        states.clear();
+        let hidden = &mut [];
+        let mut wanted =
+            Wanted { rows: &rows, needs: &needs, logits: out, state_rows: &state_rows, states, hidden };
         let mut adapters = batch.iter().map(|span| (span.ids.len(), span.adapters));
         self.forward(&ids, &spans, &mut adapters, &mut wanted)
     }
@@ -294,7 +398,14 @@ impl<B: Backend> Decoder for Transformer<B> {
             ..Logits::default()
         };
         logits.clear();
-        let mut wanted = Wanted { rows: &rows, needs: &needs, logits: &mut logits, hidden: &mut out.hidden };
+        let mut wanted = Wanted {
+            rows: &rows,
+            needs: &needs,
+            logits: &mut logits,
+            state_rows: &[],
+            states: &mut Vec::new(),
+            hidden: &mut out.hidden,
+        };
         let ran = self.forward(ids, &[span], &mut std::iter::empty(), &mut wanted);
         (out.ids, out.logits) = (logits.ids, logits.values);
         ran?;

@@ -7,7 +7,7 @@ use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
 use bitnet_model::{Adapter, AdapterUse, Decoder, LoadOptions, ModelError, Span, Transformer, load};
 use bitnet_testkit::golden::{self, max_diff};
 use bitnet_testkit::synthetic::{Arch, Spec, Store};
-use bitnet_testkit::tensors::Float;
+use bitnet_testkit::tensors::{Float, Noise};
 use bitnet_testkit::{adapter, oracle};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -38,14 +38,21 @@ fn logits(model: &mut dyn Decoder, sequences: &[(&[u32], &[AdapterUse])], chunk:
         for (i, (ids, adapters)) in sequences.iter().enumerate() {
             let ids = &ids[start.min(ids.len())..(start + chunk).min(ids.len())];
             if !ids.is_empty() {
-                spans.push(Span { start, ids, blocks: &blocks[i], needs: &needs[..ids.len()], adapters });
+                spans.push(Span {
+                    start,
+                    ids,
+                    blocks: &blocks[i],
+                    needs: &needs[..ids.len()],
+                    states: 0..0,
+                    adapters,
+                });
                 whose.extend(ids.iter().map(|_| i));
             }
         }
         if spans.is_empty() {
             break;
         }
-        model.batch(&spans, &mut out).unwrap();
+        model.batch(&spans, &mut out, &mut Vec::new()).unwrap();
         out.values.chunks(vocab).zip(whose).for_each(|(row, i)| all[i].extend(row));
     }
     all
@@ -75,9 +82,10 @@ fn a_peft_adapter_beside_ternary_weights_gives_pefts_numbers() {
             ids: &[1],
             blocks: &[0],
             needs: &[],
+            states: 0..0,
             adapters: &[AdapterUse { id, scale: 1.0 }],
         };
-        let refused = model.batch(&[gone], &mut Logits::default());
+        let refused = model.batch(&[gone], &mut Logits::default(), &mut Vec::new());
         assert!(matches!(refused, Err(ModelError::UnknownAdapter { .. })));
         assert_eq!(model.load_adapter(&adapter).unwrap(), id + 1, "no number is given twice");
     }
@@ -194,4 +202,36 @@ fn what_is_no_adapter_of_the_model_is_refused() {
         "shape",
     );
     check(&set("target_modules", json!(null)), &[], "without tensors");
+}
+
+#[test]
+fn damaged_files_get_an_error_and_no_more() {
+    let model = open(&golden::fixtures().join("bitnet-packed"), CpuOptions::default(), None);
+    let dir = tempfile::tempdir().unwrap();
+    adapter::write(dir.path(), &adapter::config(1), &adapter::projections(2, 128, 384, 128, 64), 1, 1);
+    let mut noise = Noise(2);
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let path = dir.path().join(name);
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for _ in 0..300 {
+            let mut bytes = whole.clone();
+            // Names and settings lie at the beginning.
+            let reach = bytes.len().min(4000);
+            bytes[noise.bits() as usize % reach] = noise.bits() as u8;
+            if noise.bits().is_multiple_of(4) {
+                bytes.truncate(noise.bits() as usize % reach);
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            let read =
+                bitnet_formats::open_adapter(dir.path()).map(|files| Adapter::read(&files, model.config()));
+            refused += usize::from(!matches!(read, Ok(Ok(_))));
+        }
+        assert!(refused > 100, "{name}: {refused}");
+        std::fs::write(&path, whole).unwrap();
+    }
+    assert!(read(dir.path(), &model).is_ok());
+    for wrong in ["gguf/bitnet-online-i2_s.gguf", "bitnet-packed", "absent"] {
+        assert!(bitnet_formats::open_adapter(&golden::fixtures().join(wrong)).is_err(), "{wrong}");
+    }
 }

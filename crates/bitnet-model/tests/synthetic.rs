@@ -8,7 +8,7 @@ use bitnet_model::{Decoder, LoadOptions, ModelError, Rows, StepOutput, Transform
 use bitnet_testkit::files::Key;
 use bitnet_testkit::golden::max_diff;
 use bitnet_testkit::oracle::Output;
-use bitnet_testkit::synthetic::{Arch, Spec, Store, Synthetic};
+use bitnet_testkit::synthetic::{Arch, Scaling, Spec, Store, Synthetic};
 use bitnet_testkit::tensors::{Float, Scales};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -338,10 +338,24 @@ fn configurations_say_it_in_several_ways() {
 }
 
 #[test]
+fn linear_and_yarn_scaling_in_either_form() {
+    for (name, scaling, head_dim) in [
+        ("linear", Scaling::Linear(4.0), 32),
+        ("yarn", Scaling::Yarn([4.0, 64.0]), 64),
+        // Its ramp begins before the first pair.
+        ("yarn of a short context", Scaling::Yarn([16.0, 40.0]), 16),
+    ] {
+        let spec = Spec { scaling: Some(scaling), head_dim, projections: F32, ..Spec::default() };
+        check(&format!("{name}, config.json"), &spec, None);
+        check(&format!("{name}, GGUF"), &Spec { arch: Arch::LLAMA, ..spec }, None);
+    }
+}
+
+#[test]
 fn llama3_scaling_in_either_form() {
     // Wavelengths from 6 to 35000: some short, some on the ramp, some long.
-    let llama3 = Some([8.0, 1.0, 4.0, 64.0]);
-    let spec = Spec { llama3, head_dim: 32, projections: F32, ..Spec::default() };
+    let scaling = Some(Scaling::Llama3([8.0, 1.0, 4.0, 64.0]));
+    let spec = Spec { scaling, head_dim: 32, projections: F32, ..Spec::default() };
     let parameters: fn(&mut Value) = |c| {
         let mut scaling = c["rope_scaling"].take();
         scaling["rope_theta"] = c["rope_theta"].take();
@@ -376,15 +390,15 @@ fn gguf_of_either_version_and_whatever_its_file_type_says() {
 /// Rows of q and k are stored in another order in GGUF; the model is the same, to the last bit.
 #[test]
 fn a_llama_file_has_the_bits_of_its_hugging_face_twin() {
-    let long = [8.0, 1.0, 4.0, 1e9];
+    let long = Scaling::Llama3([8.0, 1.0, 4.0, 1e9]);
     for (name, gguf, hf) in [
         ("F16", F16, F16),
         ("F32", F32, F32),
         ("trits in BF16", Store::Trits(Float::BF16), Store::Trits(Float::BF16)),
         ("packed", Store::I2_S, MULTIPLIER),
     ] {
-        for (kv_heads, head_dim, llama3) in [(2, 16, None), (1, 48, None), (4, 32, Some(long))] {
-            let spec = Spec { kv_heads, head_dim, llama3, ffn: 128, ..Spec::default() };
+        for (kv_heads, head_dim, scaling) in [(2, 16, None), (1, 48, None), (4, 32, Some(long))] {
+            let spec = Spec { kv_heads, head_dim, scaling, ffn: 128, ..Spec::default() };
             let run = |arch, projections| {
                 let made = Spec { arch, projections, ..spec }.build(5);
                 logits(&mut open(&made, None), usize::MAX)
@@ -429,4 +443,57 @@ fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
             }
         }
     }
+}
+
+/// BitNet-embedding in small: a norm before each projection, heads wider than `hidden / heads`.
+#[test]
+fn embedding_models_have_norms_before_their_projections() {
+    let spec = Spec { head_dim: 32, ffn: 128, eps: 1e-6, embedding: F16, ..Spec::default() };
+    let masters = Spec { projections: BF16, absmean: true, ..spec };
+    let packed = Spec { projections: Store::I2_S, ..spec };
+    let qwen3 = |spec| Spec { theta: 1e6, ..spec };
+    check("Qwen3Model", &Spec { arch: Arch::QWEN3_EMBEDDING, ..qwen3(masters) }, None);
+    check("qwen3, I2_S", &Spec { arch: Arch::QWEN3_EMBEDDING_GGUF, ..qwen3(packed) }, None);
+    check(
+        "qwen3, F16 masters",
+        &Spec { arch: Arch::QWEN3_EMBEDDING_GGUF, projections: F16, ..qwen3(masters) },
+        None,
+    );
+    check("Gemma3TextModel", &Spec { arch: Arch::GEMMA3_EMBEDDING, window: Some(4), ..masters }, None);
+    check("gemma3, I2_S", &Spec { arch: Arch::GEMMA3_EMBEDDING_GGUF, ..packed }, None);
+    let normed = |c: &mut Value| {
+        c["quantization_config"]["use_rms_norm"] = json!(true);
+        c["quantization_config"]["rms_norm_eps"] = json!(1e-6);
+    };
+    check("use_rms_norm", &Spec { arch: Arch::BITNET_HF_NORMED, edit: normed, ..masters }, None);
+}
+
+/// Windows of 4 in a prompt of 11: by the names of layers, by the rule of the architecture, and with rotations of their own.
+#[test]
+fn windows_hide_what_lies_before_them() {
+    let spec = Spec { window: Some(4), layers: 3, projections: F32, ..Spec::default() };
+    check(
+        "Mistral",
+        &Spec { arch: Arch::MISTRAL_HF, edit: |c| c["layer_types"] = Value::Null, ..spec },
+        None,
+    );
+    check("Mistral in GGUF", &Spec { arch: Arch::LLAMA, ..spec }, None);
+    check("Qwen3", &Spec { arch: Arch::QWEN3_HF, ..spec }, None);
+    let behind_the_first = |c: &mut Value| {
+        c["layer_types"] = Value::Null;
+        c["max_window_layers"] = json!(1);
+    };
+    check("Qwen3 by number", &Spec { arch: Arch::QWEN3_HF, layers: 2, edit: behind_the_first, ..spec }, None);
+    let gemma = Spec { arch: Arch::GEMMA3_HF, layers: 7, theta: 1e6, eps: 1e-6, ..spec };
+    check("Gemma 3", &gemma, None);
+    let nested = |c: &mut Value| {
+        let (full, local) = (c["rope_theta"].take(), c["rope_local_base_freq"].take());
+        c["rope_parameters"] = json!({"full_attention": {"rope_type": "default", "rope_theta": full},
+            "sliding_attention": {"rope_type": "default", "rope_theta": local}});
+    };
+    check("Gemma 3 of transformers 5", &Spec { edit: nested, ..gemma }, None);
+    check("gemma3", &Spec { arch: Arch::GEMMA3, ..gemma }, None);
+    // Whatever a Llama's configuration says, its class in transformers has none.
+    let llama = Spec { window: None, edit: |c| c["sliding_window"] = json!(4), ..spec };
+    check("Llama", &llama, None);
 }

@@ -98,6 +98,8 @@ impl Answer {
     pub fn take(&mut self, news: News) -> Result<(), ApiError> {
         match news {
             News::Prompt(all) => self.prompt.extend(all),
+            // None of the routes asks for one.
+            News::Embedding(_) => {}
             News::Piece { id, text, logprob } => {
                 self.text += &text;
                 self.ids.extend(id);

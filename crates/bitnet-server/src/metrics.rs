@@ -144,7 +144,7 @@ impl Metrics {
                 *c.finished.entry("error").or_default() += 1;
                 c.open.remove(&key);
             }
-            News::Prompt(_) | News::Piece { id: None, .. } => {}
+            News::Prompt(_) | News::Embedding(_) | News::Piece { id: None, .. } => {}
         }
     }
 

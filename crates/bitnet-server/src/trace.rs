@@ -164,7 +164,7 @@ impl Making {
     pub fn event(&mut self, event: &Event) -> bool {
         let now = SystemTime::now();
         match &event.news {
-            News::Prompt(_) => {}
+            News::Prompt(_) | News::Embedding(_) => {}
             News::Piece { .. } => {
                 self.first.entry(event.choice).or_insert(now);
             }

@@ -1,7 +1,7 @@
 //! Small random models: what the oracle computes with, and the checkpoint that says the same in bytes.
 
 use crate::files::{self, Gguf, Key, Stored};
-use crate::oracle::{self, Layer, Mat, Model};
+use crate::oracle::{self, Act, Layer, Local, Mat, Model};
 use crate::tensors::{self, Float, Noise, Scales};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub enum Store {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
     Transformers,
+    /// Classes without a head.
+    Bare,
     OneBitLlm,
     Gguf,
 }
@@ -47,8 +49,12 @@ pub struct Arch {
     family: Family,
     sub_norms: bool,
     qk_norms: bool,
-    relu2: bool,
+    act: Act,
     interleaved: bool,
+    /// Norms on the outputs of blocks, a scaled embedding, and norms stored less 1 in transformers' files.
+    gemma: bool,
+    /// Norms before projections.
+    input_norms: bool,
 }
 
 const LLAMA_CLASS: Arch = Arch {
@@ -56,22 +62,50 @@ const LLAMA_CLASS: Arch = Arch {
     family: Family::Transformers,
     sub_norms: false,
     qk_norms: false,
-    relu2: false,
+    act: Act::Silu,
     interleaved: false,
+    gemma: false,
+    input_norms: false,
 };
 
 #[allow(missing_docs, reason = "the names are the files' own")]
 impl Arch {
     pub const LLAMA_HF: Self = LLAMA_CLASS;
     pub const BITNET_HF: Self =
-        Self { name: "BitNetForCausalLM", sub_norms: true, relu2: true, ..LLAMA_CLASS };
+        Self { name: "BitNetForCausalLM", sub_norms: true, act: Act::Relu2, ..LLAMA_CLASS };
     pub const ONE_BIT_LLM_HF: Self =
         Self { name: "BitnetForCausalLM", family: Family::OneBitLlm, sub_norms: true, ..LLAMA_CLASS };
     pub const LLAMA: Self = Self { name: "llama", family: Family::Gguf, interleaved: true, ..LLAMA_CLASS };
     pub const QWEN3: Self = Self { name: "qwen3", family: Family::Gguf, qk_norms: true, ..LLAMA_CLASS };
+    pub const MISTRAL_HF: Self = Self { name: "MistralForCausalLM", ..LLAMA_CLASS };
+    pub const QWEN3_HF: Self = Self { name: "Qwen3ForCausalLM", qk_norms: true, ..LLAMA_CLASS };
+    /// With transformers' `use_rms_norm`.
+    pub const BITNET_HF_NORMED: Self = Self { input_norms: true, ..Self::BITNET_HF };
+    /// BitNet-embedding-0.6B.
+    pub const QWEN3_EMBEDDING: Self =
+        Self { name: "Qwen3Model", family: Family::Bare, input_norms: true, ..Self::QWEN3_HF };
+    pub const QWEN3_EMBEDDING_GGUF: Self = Self { input_norms: true, ..Self::QWEN3 };
+    pub const GEMMA3_HF: Self =
+        Self { name: "Gemma3ForCausalLM", act: Act::Gelu, gemma: true, qk_norms: true, ..LLAMA_CLASS };
+    pub const GEMMA3: Self = Self { name: "gemma3", family: Family::Gguf, ..Self::GEMMA3_HF };
+    /// BitNet-embedding-270M.
+    pub const GEMMA3_EMBEDDING: Self =
+        Self { name: "Gemma3TextModel", family: Family::Bare, input_norms: true, ..Self::GEMMA3_HF };
+    pub const GEMMA3_EMBEDDING_GGUF: Self = Self { input_norms: true, ..Self::GEMMA3 };
     pub const BITNET: Self = Self { name: "bitnet", family: Family::Gguf, sub_norms: true, ..LLAMA_CLASS };
-    pub const BITNET_25: Self = Self { name: "bitnet-25", relu2: true, ..Self::BITNET };
-    pub const BITNET_B158: Self = Self { name: "bitnet-b1.58", relu2: true, ..Self::BITNET };
+    pub const BITNET_25: Self = Self { name: "bitnet-25", act: Act::Relu2, ..Self::BITNET };
+    pub const BITNET_B158: Self = Self { name: "bitnet-b1.58", act: Act::Relu2, ..Self::BITNET };
+}
+
+/// How rotary frequencies are stretched.
+#[derive(Clone, Copy, Debug)]
+pub enum Scaling {
+    /// By a factor.
+    Linear(f64),
+    /// `factor`, `low_freq_factor`, `high_freq_factor`, `original_max_position_embeddings`.
+    Llama3([f64; 4]),
+    /// `factor`, `original_max_position_embeddings`.
+    Yarn([f64; 2]),
 }
 
 /// A model to be made up.
@@ -88,8 +122,9 @@ pub struct Spec {
     pub vocab: usize,
     pub eps: f64,
     pub theta: f64,
-    /// `factor`, `low_freq_factor`, `high_freq_factor`, `original_max_position_embeddings`.
-    pub llama3: Option<[f64; 4]>,
+    pub scaling: Option<Scaling>,
+    /// Layers that see so many positions: those of odd numbers in Hugging Face files, all in GGUF but every sixth of Gemma's.
+    pub window: Option<usize>,
     pub embedding: Store,
     /// Tied when `None`.
     pub head: Option<Store>,
@@ -125,7 +160,8 @@ impl Default for Spec {
             vocab: 40,
             eps: 1e-5,
             theta: 10_000.0,
-            llama3: None,
+            scaling: None,
+            window: None,
             embedding: Store::Float(Float::BF16),
             head: None,
             projections: Store::Float(Float::BF16),
@@ -142,7 +178,7 @@ impl Default for Spec {
 }
 
 /// A tensor's part in a model, its name in transformers, its name in GGUF.
-const NAMES: [(&str, &str, &str); 16] = [
+const NAMES: [(&str, &str, &str); 18] = [
     ("embedding", "model.embed_tokens", "token_embd"),
     ("final_norm", "model.norm", "output_norm"),
     ("head", "lm_head", "output"),
@@ -159,13 +195,28 @@ const NAMES: [(&str, &str, &str); 16] = [
     ("up", "mlp.up_proj", "ffn_up"),
     ("down", "mlp.down_proj", "ffn_down"),
     ("ffn_sub_norm", "mlp.ffn_sub_norm", "ffn_sub_norm"),
+    // Gemma's own.
+    ("attn_post_norm", "post_attention_layernorm", "post_attention_norm"),
+    ("ffn_post_norm", "post_feedforward_layernorm", "post_ffw_norm"),
 ];
 
 impl Family {
-    fn name(self, part: &str, layer: Option<usize>) -> String {
+    fn name(self, part: &str, layer: Option<usize>, gemma: bool) -> String {
+        if let Some(projection) = part.strip_suffix("_in") {
+            let stem = self.name(projection, layer, gemma);
+            let stem = stem.strip_suffix(".weight").unwrap();
+            return match self {
+                Self::Gguf => format!("{stem}_norm_in.weight"),
+                Self::Bare => format!("{stem}.norm.weight"),
+                _ => format!("{stem}.rms_norm.weight"),
+            };
+        }
         let (_, transformers, gguf) = NAMES.iter().find(|n| n.0 == part).unwrap();
+        let transformers =
+            if self == Self::Bare { transformers.trim_start_matches("model.") } else { transformers };
         let stem = match (self, part) {
             (Self::Gguf, _) => gguf,
+            (_, "ffn_norm") if gemma => "pre_feedforward_layernorm",
             (Self::OneBitLlm, "attn_sub_norm") => "self_attn.inner_attn_ln",
             (Self::OneBitLlm, "ffn_sub_norm") => "mlp.ffn_layernorm",
             _ => transformers,
@@ -173,6 +224,7 @@ impl Family {
         match (self, layer) {
             (_, None) => format!("{stem}.weight"),
             (Self::Gguf, Some(l)) => format!("blk.{l}.{stem}.weight"),
+            (Self::Bare, Some(l)) => format!("layers.{l}.{stem}.weight"),
             (_, Some(l)) => format!("model.layers.{l}.{stem}.weight"),
         }
     }
@@ -198,15 +250,22 @@ impl Spec {
         maker.layer = None;
         let final_norm = maker.norm("final_norm", self.hidden);
         let head = self.head.map(|store| maker.matrix("head", self.vocab, self.hidden, store));
-        let mut frequencies = oracle::frequencies(self.theta, self.head_dim);
-        if let Some([factor, low, high, original]) = self.llama3 {
-            let scaled = oracle::llama3(&frequencies, factor, low, high, original);
-            if self.arch.family == Family::Gguf {
-                let factors: Vec<f32> =
-                    frequencies.iter().zip(&scaled).map(|(f, s)| (f / s) as f32).collect();
-                maker.push("rope_freqs.weight".into(), &[factors.len()], F32, f32_bytes(&factors));
+        let (mut frequencies, mut rotation) = (oracle::frequencies(self.theta, self.head_dim), 1.0);
+        match self.scaling {
+            None => {}
+            Some(Scaling::Linear(factor)) => frequencies.iter_mut().for_each(|f| *f /= factor),
+            Some(Scaling::Yarn([factor, original])) => {
+                (frequencies, rotation) = oracle::yarn(&frequencies, self.theta, factor, original);
             }
-            frequencies = scaled;
+            Some(Scaling::Llama3([factor, low, high, original])) => {
+                let scaled = oracle::llama3(&frequencies, factor, low, high, original);
+                if self.arch.family == Family::Gguf {
+                    let factors: Vec<f32> =
+                        frequencies.iter().zip(&scaled).map(|(f, s)| (f / s) as f32).collect();
+                    maker.push("rope_freqs.weight".into(), &[factors.len()], F32, f32_bytes(&factors));
+                }
+                frequencies = scaled;
+            }
         }
         let model = Model {
             heads: self.heads,
@@ -214,7 +273,9 @@ impl Spec {
             head_dim: self.head_dim,
             eps: self.eps,
             frequencies,
-            relu2: self.arch.relu2,
+            rotation,
+            act: self.arch.act,
+            embedding_scale: if self.arch.gemma { (self.hidden as f64).sqrt() } else { 1.0 },
             embedding,
             layers,
             final_norm,
@@ -223,17 +284,50 @@ impl Spec {
         Synthetic { model, tensors: maker.tensors, spec: *self }
     }
 
+    fn is_local(&self, layer: usize) -> bool {
+        let Self { arch, window, .. } = self;
+        match (window, arch.family, arch.gemma) {
+            (None, ..) => false,
+            (_, Family::Gguf, true) => !(layer + 1).is_multiple_of(6),
+            (_, Family::Gguf, false) => true,
+            // Mistral's files do not name them: all are.
+            _ if arch.name == Arch::MISTRAL_HF.name => true,
+            _ => layer % 2 == 1,
+        }
+    }
+
     fn config(&self) -> Value {
         let mut config = json!({
             "architectures": [self.arch.name], "hidden_size": self.hidden, "intermediate_size": self.ffn,
             "num_hidden_layers": self.layers, "num_attention_heads": self.heads, "vocab_size": self.vocab,
             "num_key_value_heads": self.kv_heads, "head_dim": self.head_dim, "rms_norm_eps": self.eps,
             "rope_theta": self.theta, "max_position_embeddings": 512, "tie_word_embeddings": self.head.is_none(),
-            "hidden_act": if self.arch.relu2 { "relu2" } else { "silu" },
+            "hidden_act": match self.arch.act { Act::Relu2 => "relu2", Act::Silu => "silu", Act::Gelu => "gelu_pytorch_tanh" },
         });
-        if let Some([factor, low, high, original]) = self.llama3 {
-            config["rope_scaling"] = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": low,
-                "high_freq_factor": high, "original_max_position_embeddings": original as u64});
+        if let Some(window) = self.window {
+            config["sliding_window"] = window.into();
+            config["use_sliding_window"] = true.into();
+            config["layer_types"] = (0..self.layers)
+                .map(|l| if self.is_local(l) { "sliding_attention" } else { "full_attention" })
+                .collect();
+        }
+        if self.arch.gemma {
+            config["query_pre_attn_scalar"] = self.head_dim.into();
+            config["rope_local_base_freq"] = LOCAL_THETA.into();
+        }
+        match self.scaling {
+            None => {}
+            Some(Scaling::Linear(factor)) => {
+                config["rope_scaling"] = json!({"type": "linear", "factor": factor});
+            }
+            Some(Scaling::Yarn([factor, original])) => {
+                config["rope_scaling"] = json!({"rope_type": "yarn", "factor": factor,
+                    "original_max_position_embeddings": original as u64});
+            }
+            Some(Scaling::Llama3([factor, low, high, original])) => {
+                config["rope_scaling"] = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": low,
+                    "high_freq_factor": high, "original_max_position_embeddings": original as u64});
+            }
         }
         config["quantization_config"] = match self.projections {
             Store::Packed { divisor: true, .. } => {
@@ -276,7 +370,17 @@ impl Synthetic {
         }
         counts.iter().for_each(|(key, n)| set(key, Key::U32(*n as u32)));
         set("attention.layer_norm_rms_epsilon", Key::F32(s.eps as f32));
+        if let Some(window) = s.window {
+            set("attention.sliding_window", Key::U32(window as u32));
+        }
         set("rope.freq_base", Key::F32(s.theta as f32));
+        if let Some(Scaling::Linear(factor) | Scaling::Yarn([factor, _])) = s.scaling {
+            set("rope.scaling.factor", Key::F32(factor as f32));
+        }
+        if let Some(Scaling::Yarn([_, original])) = s.scaling {
+            set("rope.scaling.type", Key::String("yarn"));
+            set("rope.scaling.original_context_length", Key::U32(original as u32));
+        }
         s.keys.iter().for_each(|(key, value)| file.set(key, *value));
         file.tensors = self.tensors.iter().map(|t| (t.clone(), None)).collect();
         let path = dir.join("model.gguf");
@@ -284,6 +388,9 @@ impl Synthetic {
         path
     }
 }
+
+/// Rotation of Gemma's layers with a window.
+const LOCAL_THETA: f64 = 10_000.0;
 
 const F32: (u32, &str) = (0, "F32");
 const BF16: (u32, &str) = (30, "BF16");
@@ -324,23 +431,34 @@ impl Maker<'_> {
             qk_norms: arch.qk_norms.then(|| (self.norm("q_norm", head_dim), self.norm("k_norm", head_dim))),
             attn_sub_norm: arch.sub_norms.then(|| self.norm("attn_sub_norm", q_rows)),
             o: self.matrix("o", hidden, q_rows, store),
+            attn_post_norm: arch.gemma.then(|| self.norm("attn_post_norm", hidden)),
+            local: self.spec.is_local(layer).then(|| Local {
+                window: self.spec.window.unwrap(),
+                frequencies: arch.gemma.then(|| oracle::frequencies(LOCAL_THETA, head_dim)),
+            }),
             ffn_norm: self.norm("ffn_norm", hidden),
             gate: self.matrix("gate", ffn, hidden, store),
             up: self.matrix("up", ffn, hidden, store),
             ffn_sub_norm: arch.sub_norms.then(|| self.norm("ffn_sub_norm", ffn)),
             down: self.matrix("down", hidden, ffn, store),
+            ffn_post_norm: arch.gemma.then(|| self.norm("ffn_post_norm", hidden)),
         }
     }
 
     /// Norm weights: numbers of bf16, which transformers' checkpoints store as such and GGUF as f32.
     fn norm(&mut self, part: &str, len: usize) -> Vec<f64> {
-        let family = self.spec.arch.family;
-        let (mut bytes, values) = tensors::bf16s(&mut self.noise, len, 1.0, 0.4);
+        let Arch { family, gemma, input_norms, .. } = self.spec.arch;
+        // Gemma's norms are stored less 1 but where llama.cpp's converter has been.
+        let less = gemma && !part.ends_with("_in") && (family != Family::Gguf || input_norms);
+        let (mut bytes, mut values) = tensors::bf16s(&mut self.noise, len, if less { 0.0 } else { 1.0 }, 0.4);
         let ttype = if family == Family::Gguf { F32 } else { BF16 };
         if ttype == F32 {
             bytes = f32_bytes(&values.iter().map(|v| *v as f32).collect::<Vec<_>>());
         }
-        self.push(family.name(part, self.layer), &[len], ttype, bytes);
+        self.push(family.name(part, self.layer, gemma), &[len], ttype, bytes);
+        if less {
+            values.iter_mut().for_each(|w| *w += 1.0);
+        }
         values
     }
 
@@ -348,7 +466,7 @@ impl Maker<'_> {
         let (arch, n, noise) = (self.spec.arch, rows * cols, &mut self.noise);
         let stays_dense = self.spec.dense.contains(&part);
         let store = if stays_dense { Store::Float(Float::BF16) } else { store };
-        let name = arch.family.name(part, self.layer);
+        let name = arch.family.name(part, self.layer, arch.gemma);
         // Files for interleaved rotation hold rows `i` and `i + d/2` of a head next to each other.
         let d = self.spec.head_dim;
         let order: Vec<usize> = match arch.interleaved && (part == "q" || part == "k") {
@@ -417,6 +535,7 @@ impl Maker<'_> {
         if let Some((name, values)) = scale {
             self.push(name, &[values.len()], F32, f32_bytes(&values));
         }
-        Mat { rows, cols, w: values, int8: projection && self.spec.int8 && !dense }
+        let norm = (projection && arch.input_norms).then(|| self.norm(&format!("{part}_in"), cols));
+        Mat { rows, cols, w: values, int8: projection && self.spec.int8 && !dense, norm }
     }
 }

@@ -34,6 +34,8 @@ pub struct GgufVocab<'a> {
     pub unk: Option<u32>,
     /// `add_bos_token`; where absent, a `llama` vocabulary and those cut like Llama 3's add one.
     pub add_bos: Option<bool>,
+    /// `add_eos_token`: embedding models expect the end of the text.
+    pub add_eos: Option<bool>,
     /// `add_space_prefix` (`llama` only).
     pub add_space_prefix: Option<bool>,
 }
@@ -97,6 +99,7 @@ impl Tokenizer {
         let exists = |id: &u32| usize::try_from(*id).is_ok_and(|id| id < vocab.tokens.len());
         tokenizer.bos = vocab.bos.filter(exists);
         tokenizer.eos = vocab.eos.filter(exists);
+        tokenizer.add_eos = vocab.add_eos == Some(true);
         let added = |kind: i32, special: bool| -> Vec<AddedToken> {
             let of_kind = vocab.tokens.iter().zip(vocab.token_types).filter(|(_, t)| **t == kind);
             of_kind.map(|(token, _)| AddedToken::from(token.clone(), special).normalized(false)).collect()
@@ -159,7 +162,15 @@ fn byte_level(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
         inner.with_normalizer(Some(NFC)).map_err(invalid)?;
     }
     let add_bos = Some(vocab.add_bos.unwrap_or(pre.add_bos));
-    Ok(Tokenizer { inner, kind: "GGUF, byte-level BPE", bos: None, eos: None, add_bos, template: None })
+    Ok(Tokenizer {
+        inner,
+        kind: "GGUF, byte-level BPE",
+        bos: None,
+        eos: None,
+        add_bos,
+        add_eos: false,
+        template: None,
+    })
 }
 
 fn sentencepiece(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
@@ -176,5 +187,13 @@ fn sentencepiece(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
     let unk = vocab.unk.and_then(|id| usize::try_from(id).ok());
     let inner = bpe_from_pieces(&pieces, unk, vocab.add_space_prefix.unwrap_or(true)).map_err(invalid)?;
     let add_bos = Some(vocab.add_bos.unwrap_or(true));
-    Ok(Tokenizer { inner, kind: "GGUF, SentencePiece", bos: None, eos: None, add_bos, template: None })
+    Ok(Tokenizer {
+        inner,
+        kind: "GGUF, SentencePiece",
+        bos: None,
+        eos: None,
+        add_bos,
+        add_eos: false,
+        template: None,
+    })
 }

@@ -210,7 +210,15 @@ impl Tokenizer {
             id.and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < model.pieces.len())
         };
         let (bos, eos) = (id(model.bos), id(model.eos));
-        Ok(Self { inner, kind: "SentencePiece", bos, eos, add_bos: Some(true), template: None })
+        Ok(Self {
+            inner,
+            kind: "SentencePiece",
+            bos,
+            eos,
+            add_bos: Some(true),
+            add_eos: false,
+            template: None,
+        })
     }
 }
 

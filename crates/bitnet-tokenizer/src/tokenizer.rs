@@ -18,6 +18,8 @@ pub struct Tokenizer {
     pub(crate) eos: Option<u32>,
     /// Whether a text begins with `bos`; `None` leaves it to the post-processor of `tokenizer.json`.
     pub(crate) add_bos: Option<bool>,
+    /// Whether a text ends with `eos`, besides what the post-processor of `tokenizer.json` does.
+    pub(crate) add_eos: bool,
     /// One that does not parse is kept as its error: only who wants to chat needs to hear of it.
     pub(crate) template: Option<Result<ChatTemplate, TemplateError>>,
 }
@@ -33,7 +35,15 @@ impl Tokenizer {
             .map_err(|e| invalid(e.to_string()))?;
         // Settings of whoever trained it. As in transformers, a text is neither cut nor filled up unless the caller asks.
         inner.with_padding(None).with_truncation(None).map_err(|e| invalid(e.to_string()))?;
-        Ok(Self { inner, kind: "tokenizer.json", bos: None, eos: None, add_bos: None, template: None })
+        Ok(Self {
+            inner,
+            kind: "tokenizer.json",
+            bos: None,
+            eos: None,
+            add_bos: None,
+            add_eos: false,
+            template: None,
+        })
     }
 
     /// Reads a `tokenizer.json` from disk.
@@ -41,7 +51,7 @@ impl Tokenizer {
         Self::from_json(&read(path)?).map_err(|e| e.of(path))
     }
 
-    /// Ids of a text; `special` puts in front what the model expects there. Special tokens inside the text are recognised.
+    /// Ids of a text; `special` puts in front and behind what the model expects there. Special tokens inside the text are recognised.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
         // A panic of the library on a file it accepted must not end a server.
         let encoding = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, special)))
@@ -52,6 +62,11 @@ impl Tokenizer {
             && ids.first() != Some(&bos)
         {
             ids.insert(0, bos);
+        }
+        if let (true, true, Some(eos)) = (special, self.add_eos, self.eos)
+            && ids.last() != Some(&eos)
+        {
+            ids.push(eos);
         }
         Ok(ids)
     }

@@ -111,6 +111,7 @@ impl Vocabulary {
             eos: self.eos,
             unk: self.unk,
             add_bos: self.add_bos,
+            add_eos: self.add_eos,
             add_space_prefix: self.add_space_prefix,
         }
     }

@@ -7,6 +7,7 @@ pub mod chat;
 pub mod convert;
 pub mod detokenize;
 pub mod doctor;
+pub mod embed;
 pub mod inspect;
 pub mod logits;
 pub mod ls;

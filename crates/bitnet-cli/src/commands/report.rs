@@ -4,7 +4,7 @@ use crate::args::count;
 use crate::failure::Failure;
 use bitnet_core::Activation;
 use bitnet_formats::{Checkpoint, Header, Tensor, TensorType};
-use bitnet_model::ModelConfig;
+use bitnet_model::{ModelConfig, RopeScaling};
 use bitnet_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -144,8 +144,13 @@ impl<'a> Report<'a> {
             "attention",
             format!("{} heads of {}, {} for keys and values", s.heads, s.head_dim, s.kv_heads),
         )?;
-        let scaling =
-            if c.rope.scaling.is_some() || c.rope.factors.is_some() { ", llama3 scaling" } else { "" };
+        let scaling = match c.rope.scaling {
+            Some(RopeScaling::Linear(factor)) => format!(", linear scaling by {factor}"),
+            Some(RopeScaling::Yarn(yarn)) => format!(", yarn scaling by {}", yarn.factor),
+            Some(RopeScaling::Llama3(_)) => ", llama3 scaling".to_owned(),
+            None if c.rope.factors.is_some() => ", llama3 scaling".to_owned(),
+            None => String::new(),
+        };
         line("rope", format!("theta {}{scaling}", c.rope.theta))?;
         line("norm epsilon", format!("{:e}", c.eps))?;
         line("vocabulary", c.vocab.to_string())?;
@@ -208,5 +213,6 @@ fn activation(act: Activation) -> &'static str {
     match act {
         Activation::Relu2 => "ReLU squared",
         Activation::Silu => "SiLU",
+        Activation::Gelu => "GELU",
     }
 }

@@ -35,6 +35,9 @@ pub struct Run {
     /// Token ids instead of a text, as given: nothing is put in front
     #[arg(long, value_name = "IDS", conflicts_with_all = ["prompt", "prompt_flag"])]
     tokens: Option<String>,
+    /// Keep what was computed of prompt and answer in this file, and begin with what it holds; without a prompt, go on behind them
+    #[arg(long, visible_alias = "session", value_name = "FILE", env = "BITNET_PROMPT_CACHE")]
+    prompt_cache: Option<PathBuf>,
     /// Print one JSON object at the end instead of text as it comes
     #[arg(long)]
     json: bool,
@@ -47,6 +50,8 @@ pub struct Run {
 }
 
 enum Prompt {
+    /// The ids of the session.
+    Session,
     Text(String),
     Ids(Vec<u32>),
 }
@@ -61,7 +66,11 @@ impl Run {
         let path = self.model.clone().or_else(|| self.model_flag.clone()).unwrap_or_default();
         let mut options = self.sampling.options(&self.model_flags)?;
         options.form = self.form.form()?;
+        let session = self.prompt_cache.clone();
+        let goes_on = session.as_ref().is_some_and(|file| file.exists());
         let prompt = match self.prompt()? {
+            Some(Prompt::Text(text)) if text.is_empty() && goes_on => Prompt::Session,
+            None if goes_on => Prompt::Session,
             Some(prompt) => prompt,
             None => return Chat::with(path, self.model_flags, self.sampling, self.form).execute(quiet),
         };
@@ -69,7 +78,12 @@ impl Run {
         let mut model = self.model_flags.open(&path, quiet)?;
         self.sampling.add_draft(&mut model, &self.model_flags, None, quiet)?;
         self.sampling.lora.load(&mut model)?;
+        let saved = match session.as_ref().filter(|_| goes_on) {
+            Some(file) => model.load_session(file)?,
+            None => Vec::new(),
+        };
         let prompt = match prompt {
+            Prompt::Session => saved,
             Prompt::Ids(ids) => ids,
             Prompt::Text(text) => encode(&model, &text, &path)?,
         };
@@ -82,7 +96,12 @@ impl Run {
         if !quiet {
             eprintln!("{}", speeds(&generation));
         }
-        match generation.finish_reason() {
+        let (reason, all) = (generation.finish_reason(), [&prompt[..], generation.tokens()].concat());
+        drop(generation);
+        if let Some(file) = &session {
+            model.save_session(file, &all)?;
+        }
+        match reason {
             Some(FinishReason::Cancelled) => Err(Failure::Interrupted),
             _ => Ok(()),
         }

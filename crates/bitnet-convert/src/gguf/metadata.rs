@@ -6,7 +6,7 @@ use crate::{ConvertError, ConvertOptions, Weights};
 use bitnet_core::DenseType;
 use bitnet_formats::Header;
 use bitnet_formats::gguf::{Metadata, Value, is_layout_key};
-use bitnet_model::ModelConfig;
+use bitnet_model::{ModelConfig, RopeScaling, YarnScaling};
 use bitnet_tokenizer::{TokenizerError, Vocabulary};
 use serde_json::Value as Json;
 
@@ -109,12 +109,36 @@ fn describe(out: &mut Metadata, c: &ModelConfig, arch: &str, aside: &Aside) {
     number("rope.dimension_count", c.shape.head_dim);
     number("attention.head_count", c.shape.heads);
     number("attention.head_count_kv", c.shape.kv_heads);
+    if let Some(local) = &c.local {
+        number("attention.sliding_window", local.window);
+    }
     if c.shape.heads * c.shape.head_dim != c.hidden {
         number("attention.key_length", c.shape.head_dim);
         number("attention.value_length", c.shape.head_dim);
     }
     set(out, &format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(c.eps));
     set(out, &format!("{arch}.rope.freq_base"), Value::F32(c.rope.theta as f32));
+    let mut scaling = |key: &str, value: Value| set(out, &format!("{arch}.rope.scaling.{key}"), value);
+    match c.rope.scaling {
+        // Its factors are a tensor.
+        None | Some(RopeScaling::Llama3(_)) => {}
+        Some(RopeScaling::Linear(factor)) => {
+            scaling("type", Value::String("linear".to_owned()));
+            scaling("factor", Value::F32(factor));
+        }
+        Some(RopeScaling::Yarn(yarn)) => {
+            scaling("type", Value::String("yarn".to_owned()));
+            scaling("factor", Value::F32(yarn.factor));
+            scaling("original_context_length", Value::U32(yarn.original_context as u32));
+            scaling("yarn_beta_fast", Value::F32(yarn.beta_fast));
+            scaling("yarn_beta_slow", Value::F32(yarn.beta_slow));
+            // Readers multiply with the usual one.
+            let usual = YarnScaling::magnitude(f64::from(yarn.factor), 1.0);
+            if yarn.attention_factor != usual {
+                scaling("attn_factor", Value::F32(yarn.attention_factor / usual));
+            }
+        }
+    }
 }
 
 fn sampling(out: &mut Metadata, generation: &Json) {

@@ -5,7 +5,7 @@ use crate::plan::{Plan, Source};
 use crate::{Container, ConvertError, ConvertOptions, Weights};
 use bitnet_core::{Activation, DenseType};
 use bitnet_formats::{Header, TensorType};
-use bitnet_model::ModelConfig;
+use bitnet_model::{ModelConfig, RopeScaling};
 use serde_json::{Map, Value, json};
 
 /// The input's `config.json`, or one made of GGUF metadata, with a description of how weights are stored.
@@ -95,6 +95,9 @@ fn from_gguf(
             what: "rotary frequencies are divided by the factors of rope_freqs.weight".to_owned(),
         });
     }
+    if let (Some(scaling), false) = (c.rope.scaling, keeps_scaling) {
+        config.insert("rope_scaling".to_owned(), rope_scaling(scaling));
+    }
     let dtype = source.tensors.slots().iter().find_map(|s| {
         let piece = plan.pieces.iter().find(|p| p.name == plan.arch.tensor_name(s.role, s.layer))?;
         match piece.ttype {
@@ -140,6 +143,18 @@ fn from_gguf(
     Ok(config)
 }
 
+fn rope_scaling(scaling: RopeScaling) -> Value {
+    match scaling {
+        RopeScaling::Linear(factor) => json!({"rope_type": "linear", "factor": factor}),
+        RopeScaling::Llama3(s) => json!({"rope_type": "llama3", "factor": s.factor,
+            "low_freq_factor": s.low_freq_factor, "high_freq_factor": s.high_freq_factor,
+            "original_max_position_embeddings": s.original_context as u64}),
+        RopeScaling::Yarn(s) => json!({"rope_type": "yarn", "factor": s.factor, "beta_fast": s.beta_fast,
+            "beta_slow": s.beta_slow, "attention_factor": s.attention_factor, "truncate": s.truncate,
+            "original_max_position_embeddings": s.original_context as u64}),
+    }
+}
+
 fn computed(c: &ModelConfig, own_head: bool) -> Vec<(&'static str, Value)> {
     vec![
         ("hidden_size", c.hidden.into()),
@@ -158,6 +173,7 @@ fn computed(c: &ModelConfig, own_head: bool) -> Vec<(&'static str, Value)> {
             match c.activation {
                 Activation::Relu2 => "relu2".into(),
                 Activation::Silu => "silu".into(),
+                Activation::Gelu => "gelu_pytorch_tanh".into(),
             },
         ),
         ("tie_word_embeddings", (!own_head).into()),

@@ -1,7 +1,9 @@
 //! Adapters that requests may go through.
 
 use crate::GenerateError;
+use bitnet_formats::AdapterFiles;
 use bitnet_model::AdapterUse;
+use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,8 +17,21 @@ pub struct AdapterInfo {
     pub id: u32,
     /// Where it came from.
     pub path: PathBuf,
+    /// The SHA-256 of its settings and matrices.
+    pub hash: [u8; 32],
     /// How strongly it acts on requests that do not say; 0 is not at all.
     pub scale: f32,
+}
+
+/// What the files of an adapter are known by.
+pub(super) fn hash(files: &AdapterFiles) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(files.config.to_string());
+    for tensor in &files.tensors {
+        hash.update(&tensor.name);
+        hash.update(&tensor.data[..]);
+    }
+    hash.finalize().into()
 }
 
 /// All adapters of an engine.

@@ -93,13 +93,14 @@ impl Draft {
                     ids: &s.ids[s.draft.computed..s.draft.computed + chunk],
                     blocks: &s.draft.blocks,
                     needs: need.as_slice(),
+                    states: 0..0,
                     adapters: &[],
                 })
                 .collect();
             if spans.is_empty() {
                 break;
             }
-            self.cache.decoder.batch(&spans, &mut self.logits)?;
+            self.cache.decoder.batch(&spans, &mut self.logits, &mut Vec::new())?;
             let mut rows = self.logits.rows();
             let mut at = 0;
             going.retain_mut(|(sequence, most)| {

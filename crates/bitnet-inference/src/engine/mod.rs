@@ -22,11 +22,12 @@ pub use adapters::AdapterInfo;
 pub use bitnet_model::AdapterUse;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
-use crate::{FinishReason, Forms, GenerateError, GenerateOptions, OpenError};
-use adapters::Adapters;
+use crate::{FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
+use adapters::{Adapters, Chosen};
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
 use bitnet_model::{Adapter, Decoder, ModelConfig, ModelError, Span};
 use bitnet_tokenizer::Tokenizer;
+use blocks::Prefix;
 use cache::Cache;
 use draft::Draft;
 use queue::Queue;
@@ -87,6 +88,8 @@ pub struct Engine {
     draft: Option<Draft>,
     common: Common,
     adapters: Adapters,
+    pooling: Option<Pooling>,
+    identity: [u8; 32],
     options: EngineOptions,
     queue: Queue,
     /// In the order in which they give way: the last one first.
@@ -94,6 +97,7 @@ pub struct Engine {
     /// Refusals and ends that the next step tells of.
     events: Vec<Event>,
     logits: Logits,
+    states: Vec<f32>,
     stats: Stats,
     requests: RequestId,
 }
@@ -121,6 +125,8 @@ impl Engine {
         Self {
             common,
             adapters: Adapters::default(),
+            pooling: None,
+            identity: [0; 32],
             cache: Cache::new(decoder, options.prefix_cache),
             draft: None,
             options,
@@ -128,6 +134,7 @@ impl Engine {
             running: Vec::new(),
             events: Vec::new(),
             logits: Logits::default(),
+            states: Vec::new(),
             stats: Stats::default(),
             requests: 0,
         }
@@ -136,7 +143,7 @@ impl Engine {
     /// The same engine with other options; it has to be idle, and forgets all prefixes.
     pub(crate) fn with_options(self, options: EngineOptions) -> Self {
         let mut engine = Self::new(self.cache.decoder, self.common.tokenizer, options);
-        engine.adapters = self.adapters;
+        (engine.adapters, engine.pooling, engine.identity) = (self.adapters, self.pooling, self.identity);
         engine.draft = self.draft.map(|draft| Draft::new(draft.cache.decoder, options.prefix_cache));
         engine
     }
@@ -163,9 +170,13 @@ impl Engine {
     /// # Errors
     /// The files are damaged, or are no adapter of this model.
     pub fn load_adapter(&mut self, path: &Path, scale: f32) -> Result<u32, OpenError> {
+        if !scale.is_finite() {
+            return Err(OpenError::AdapterScale { scale });
+        }
         let files = bitnet_formats::open_adapter(path)?;
         let id = self.cache.decoder.load_adapter(&Adapter::read(&files, self.cache.decoder.config())?)?;
-        self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), scale });
+        let hash = adapters::hash(&files);
+        self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), hash, scale });
         Ok(id)
     }
 
@@ -224,6 +235,60 @@ impl Engine {
     /// Tokens that one sequence may have.
     pub fn capacity(&self) -> usize {
         self.common.capacity
+    }
+
+    /// Which states the model's vectors are made of, as far as its files say.
+    pub fn pooling(&self) -> Option<Pooling> {
+        self.pooling
+    }
+
+    pub(crate) fn set_pooling(&mut self, pooling: Option<Pooling>) {
+        self.pooling = pooling;
+    }
+
+    /// What its model and cache are known by in sessions.
+    pub(crate) fn identity(&self) -> [u8; 32] {
+        self.identity
+    }
+
+    pub(crate) fn set_identity(&mut self, identity: [u8; 32]) {
+        self.identity = identity;
+    }
+
+    /// The adapters of requests that choose none.
+    pub(crate) fn chosen_by_default(&self) -> Chosen {
+        self.adapters.choose(None).expect("adapters that are loaded can be chosen")
+    }
+
+    /// The blocks that hold the beginning of some ids, and how many of these.
+    pub(crate) fn cached(&self, adapters: &Chosen, ids: &[u32]) -> (Vec<u32>, usize) {
+        // The last id of a prompt is not looked for.
+        let Prefix { mut blocks, part } = self.cache.blocks.find(adapters, &[ids, &[0]].concat());
+        let positions = blocks.len() * KV_BLOCK + part.map_or(0, |(_, positions)| positions);
+        blocks.extend(part.map(|(block, _)| block));
+        (blocks, positions)
+    }
+
+    /// Puts the keys and values of some ids into the tree, for prompts that begin with them.
+    ///
+    /// # Errors
+    /// Too few blocks can be had: so many.
+    pub(crate) fn keep(&mut self, adapters: &Chosen, ids: &[u32], data: &[u8]) -> Result<(), usize> {
+        let have = if self.options.prefix_cache { self.cache.blocks.available() } else { 0 };
+        if ids.len().div_ceil(KV_BLOCK) > have {
+            return Err(have);
+        }
+        let mut held: Vec<u32> = Vec::new();
+        for (tokens, bytes) in ids.chunks(KV_BLOCK).zip(data.chunks_exact(self.cache.decoder.block_bytes())) {
+            let block = self.cache.blocks.take().expect("as many as are needed can be had");
+            self.cache.decoder.load_block(block, bytes);
+            held.push(match tokens.len() {
+                KV_BLOCK => self.cache.blocks.link(adapters, held.last().copied(), block, tokens),
+                _ => block,
+            });
+        }
+        self.cache.blocks.release(adapters, held, ids);
+        Ok(())
     }
 
     /// Ids that end a text: those of the configuration and the vocabulary's own end tokens.
@@ -287,9 +352,10 @@ impl Engine {
     /// # Errors
     /// The prompt is empty, too long or holds an unknown id; an option has a value that means nothing; too many wait already.
     pub fn submit(&mut self, request: &Request) -> Result<RequestId, GenerateError> {
-        self.check(&request.prompt, 1)?;
-        if !(1..=self.options.seats).contains(&request.choices) {
-            return Err(GenerateError::Choices { asked: request.choices, most: self.options.seats });
+        self.check(&request.prompt, usize::from(request.embedding.is_none()))?;
+        let most = if request.embedding.is_some() { 1 } else { self.options.seats };
+        if !(1..=most).contains(&request.choices) {
+            return Err(GenerateError::Choices { asked: request.choices, most });
         }
         if self.queue.len() >= self.options.queue {
             return Err(GenerateError::QueueFull { waiting: self.queue.len() });
@@ -297,7 +363,7 @@ impl Engine {
         let adapters = self.adapters.choose(request.adapters.as_deref())?;
         let mut sequence = Sequence::new(self.requests, request, &adapters, &self.common)?;
         self.requests += 1;
-        if sequence.finish.is_some() && request.prompt_logprobs.is_none() {
+        if sequence.wants_nothing() {
             for mut s in std::mem::take(&mut sequence.siblings).into_iter().chain([sequence]) {
                 s.end(FinishReason::Length, &mut self.events);
             }
@@ -485,20 +551,23 @@ impl Engine {
                 ids: &s.ids[s.place.computed..s.place.computed + s.chunk],
                 blocks: &s.place.blocks,
                 needs: &s.needs,
+                states: s.states.clone(),
                 adapters: &s.adapters,
             })
             .collect();
         let decoding = Instant::now();
-        let decoded = self.cache.decoder.batch(&spans, &mut self.logits);
+        let decoded = self.cache.decoder.batch(&spans, &mut self.logits, &mut self.states);
         let took = begin.elapsed();
         self.stats.steps += 1;
         self.stats.decoder_time += decoding.elapsed();
         if let Err(e) = decoded {
             return self.fail_all(e.into());
         }
-        let logits = std::mem::take(&mut self.logits);
+        let (logits, states) = (std::mem::take(&mut self.logits), std::mem::take(&mut self.states));
         let mut rows = logits.rows();
+        let mut state_rows = states.chunks_exact(self.cache.decoder.config().hidden);
         for mut sequence in std::mem::take(&mut self.running) {
+            sequence.pool(state_rows.by_ref().take(sequence.states.len()), &mut self.events);
             let rows: Vec<LogitsRow<'_>> = rows.by_ref().take(sequence.needs.len()).collect();
             self.stats.drafted += sequence.guesses as u64;
             self.queue.charge(&sequence.client, sequence.chunk);
@@ -517,7 +586,7 @@ impl Engine {
             }
         }
         drop(rows);
-        self.logits = logits;
+        (self.logits, self.states) = (logits, states);
     }
 
     /// Goes on with a sequence in the next step, or ends it.

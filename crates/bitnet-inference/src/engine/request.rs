@@ -1,7 +1,7 @@
 //! What the engine is asked for, and what it answers.
 
 use crate::sample::SamplerOptions;
-use crate::{Constraint, FinishReason, GenerateError, Timings};
+use crate::{Constraint, EmbedOptions, FinishReason, GenerateError, Timings};
 use bitnet_model::AdapterUse;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,6 +44,8 @@ pub struct Request {
     pub cache_prompt: bool,
     /// The adapters that prompt and answer go through; when `None`, all that are loaded, each with its own scale.
     pub adapters: Option<Vec<AdapterUse>>,
+    /// Ask for the vector of the prompt instead of an answer to it.
+    pub embedding: Option<EmbedOptions>,
     /// Requests of a higher priority are admitted first.
     pub priority: i32,
     /// Who asks: those with one name share what those with another get too.
@@ -73,6 +75,7 @@ impl Default for Request {
             draft: 0,
             cache_prompt: true,
             adapters: None,
+            embedding: None,
             priority: 0,
             client: Arc::from(""),
             deadline: None,
@@ -107,6 +110,8 @@ pub struct Event {
 pub enum News {
     /// Log-probabilities of some more tokens of the prompt, beginning with its second.
     Prompt(Vec<Logprob>),
+    /// The vector of the prompt, `[hidden]`.
+    Embedding(Vec<f32>),
     /// A token, or text that was held back until the end.
     Piece {
         /// Its id; `None` for text that was held back.

@@ -4,11 +4,13 @@ use super::adapters::Chosen;
 use super::banned::{Banned, Before, Held};
 use super::cache::Place;
 use super::request::{Event, Logprob, News, Request, RequestId, logprob};
+use crate::embed::{Pool, Pooling};
 use crate::sample::{SampleError, Sampler};
 use crate::stop::StopStrings;
 use crate::{Constraint, FinishReason, Forms, GenerateError, Timings};
 use bitnet_core::{LogitsNeed, LogitsRow};
 use bitnet_tokenizer::{DecodeStream, TokenBytes, Tokenizer};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -64,6 +66,8 @@ pub(super) struct Sequence {
     /// Tokens of this step, and which logits of the last ones are wanted.
     pub chunk: usize,
     pub needs: Vec<LogitsNeed>,
+    /// Tokens of this step whose states are wanted.
+    pub states: Range<usize>,
     pub timings: Timings,
     ahead: usize,
     prompt_len: usize,
@@ -76,6 +80,8 @@ pub(super) struct Sequence {
     form: Option<Constraint>,
     logprobs: Option<usize>,
     prompt_logprobs: Option<usize>,
+    /// What becomes of the prompt's states, where its vector is asked for.
+    pool: Option<Pool>,
     /// Tokens of the prompt whose log-probabilities have been given; the first has none.
     prompt_given: usize,
     since: Instant,
@@ -127,7 +133,10 @@ impl Sequence {
             client: Arc::clone(&request.client),
             priority: request.priority,
             deadline: request.deadline,
-            cache_prompt: request.cache_prompt && request.prompt_logprobs.is_none(),
+            cache_prompt: request.cache_prompt
+                && request.prompt_logprobs.is_none()
+                // States are not in the cache.
+                && request.embedding.is_none_or(|e| e.pooling == Pooling::Last),
             adapters: Chosen::clone(adapters),
             ids: request.prompt.clone(),
             guesses: 0,
@@ -137,6 +146,7 @@ impl Sequence {
             siblings: Vec::new(),
             chunk: 0,
             needs: Vec::new(),
+            states: 0..0,
             timings: Timings::default(),
             ahead: request.draft,
             prompt_len: request.prompt.len(),
@@ -149,9 +159,13 @@ impl Sequence {
             form: request.form.clone(),
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,
+            pool: request.embedding.map(Pool::new),
             prompt_given: 1,
             since: Instant::now(),
-            finish: (request.max_tokens == Some(0)).then_some(FinishReason::Length),
+            finish: match request.embedding {
+                Some(_) => Some(FinishReason::Stop),
+                None => (request.max_tokens == Some(0)).then_some(FinishReason::Length),
+            },
         })
     }
 
@@ -170,6 +184,11 @@ impl Sequence {
         self.missing() == 1 && self.len() > self.prompt_len
     }
 
+    /// Whether anything of it has to be computed.
+    pub fn wants_nothing(&self) -> bool {
+        self.finish.is_some() && self.prompt_logprobs.is_none() && self.pool.is_none()
+    }
+
     /// Whether its prompt is computed.
     pub fn is_past_prompt(&self) -> bool {
         self.len() > self.prompt_len || self.missing() == 0
@@ -183,6 +202,9 @@ impl Sequence {
             self.timings.prompt_tokens = self.prompt_len - place.computed;
         }
         self.place = place;
+        if let Some(pool) = &mut self.pool {
+            pool.clear();
+        }
     }
 
     /// How many tokens may be guessed behind what is there, in a context of `capacity`.
@@ -227,16 +249,32 @@ impl Sequence {
         let wants_prompt = self.prompt_logprobs.is_some() && self.place.computed < self.prompt_len;
         self.chunk = if wants_prompt { tokens.min(LOGPROB_CHUNK) } else { tokens };
         self.needs.clear();
+        self.states = match self.pool.as_ref().map(Pool::pooling) {
+            Some(Pooling::Mean) => 0..self.chunk,
+            Some(Pooling::Last) if self.chunk == self.missing() => self.chunk - 1..self.chunk,
+            Some(Pooling::Cls) if self.place.computed == 0 => 0..1,
+            _ => 0..0,
+        };
         if wants_prompt {
             return self.needs.resize(self.chunk, LogitsNeed::All);
         }
-        if self.chunk < self.missing() || self.max_tokens == Some(0) {
+        if self.chunk < self.missing() || self.max_tokens == Some(0) || self.pool.is_some() {
             return;
         }
         self.chunk += self.guesses;
         let all = self.logprobs.is_some() || self.form.is_some();
         for len in self.len()..=self.ids.len() {
             self.needs.push(if all { LogitsNeed::All } else { self.need(len) });
+        }
+    }
+
+    /// The step has run: takes the states of its tokens, as many as were wanted, and gives the vector once it is complete.
+    pub fn pool<'a>(&mut self, states: impl Iterator<Item = &'a [f32]>, events: &mut Vec<Event>) {
+        let Some(pool) = &mut self.pool else { return };
+        states.for_each(|state| pool.take(state));
+        if self.place.computed + self.chunk == self.prompt_len {
+            let vector = pool.vector();
+            events.push(self.event(News::Embedding(vector)));
         }
     }
 

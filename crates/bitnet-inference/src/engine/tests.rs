@@ -6,7 +6,8 @@ mod scheduling;
 
 use super::*;
 use crate::sample::{Mirostat, SamplerOptions};
-use crate::{DeviceOptions, Form, LoadOptions, Model, OpenOptions};
+use crate::{DeviceOptions, EmbedOptions, Form, LoadOptions, Model, OpenOptions, Pooling};
+use bitnet_core::KvType;
 use bitnet_testkit::tensors::Noise;
 use bitnet_testkit::{adapter, golden};
 use std::collections::BTreeMap;
@@ -143,6 +144,7 @@ fn collect(answers: &mut Answers, number: &BTreeMap<RequestId, usize>, events: V
                 answer.ends += 1;
                 answer.reason = Some(reason);
             }
+            News::Embedding(_) => panic!("nobody asks for a vector"),
             News::Failed(e) => panic!("{e}"),
         }
     }
@@ -359,5 +361,70 @@ fn adapters_come_and_go_while_requests_run() {
     assert_eq!(answer(&mut engine, None), base);
     for wrong in [through(&[(2, f32::NAN)]), through(&[(1, 1.0), (1, 1.0)])] {
         assert!(matches!(engine.submit(&request(wrong)), Err(GenerateError::AdapterScale { .. })));
+    }
+}
+
+#[test]
+fn vectors_do_not_depend_on_company_or_on_what_the_cache_holds() {
+    let texts: Vec<Vec<u32>> =
+        (0..9u32).map(|i| (0..5 + i * 17).map(|j| 3 + (i % 3 * 7 + j * 11) % 400).collect()).collect();
+    let path = golden::fixtures().join("bitnet-packed");
+    let open = || Model::open(&path, &OpenOptions::default(), &mut |_, _| {}).unwrap();
+    for pooling in [Pooling::Last, Pooling::Mean, Pooling::Cls] {
+        let raw = EmbedOptions { pooling, normalize: false };
+        let alone: Vec<Vec<f32>> = texts
+            .iter()
+            .map(|text| open().embed(std::slice::from_ref(text), raw).unwrap().remove(0))
+            .collect();
+        // Once more with all of them in the cache.
+        let mut model = open();
+        for _ in 0..2 {
+            assert_eq!(model.embed(&texts, raw).unwrap(), alone, "{pooling:?}");
+        }
+        // Steps of five tokens, blocks for a few, and answers in between.
+        let mut engine = engine(256, EngineOptions { budget: 5, seats: 6, ..EngineOptions::default() });
+        let mut number = BTreeMap::new();
+        for (i, text) in texts.iter().enumerate() {
+            let request = Request { prompt: text.clone(), embedding: Some(raw), ..Request::default() };
+            number.insert(engine.submit(&request).unwrap(), i);
+            let other =
+                Request { prompt: vec![5; 40], max_tokens: Some(30), ignore_eos: true, ..Request::default() };
+            engine.submit(&other).unwrap();
+        }
+        let mut got = vec![None; texts.len()];
+        while !engine.is_idle() {
+            let mut events = Vec::new();
+            engine.step(&mut events);
+            for event in events {
+                if let (News::Embedding(vector), Some(i)) = (event.news, number.get(&event.request)) {
+                    assert!(got[*i].replace(vector).is_none(), "a vector is given once");
+                }
+            }
+        }
+        assert_eq!(got, alone.iter().cloned().map(Some).collect::<Vec<_>>(), "{pooling:?}");
+        assert!(engine.stats().preempted > 0, "some had to wait");
+        // The reference's states of the last layer, pooled.
+        let prompt = golden::prompts("bitnet-packed").into_iter().find(|p| p.name == "strict0").unwrap();
+        let states = golden::floats("bitnet-packed/reference.safetensors", "hidden.strict0.final_norm");
+        let (n, hidden) = (prompt.ids.len(), engine.config().hidden);
+        let want: Vec<f32> = (0..hidden)
+            .map(|i| match pooling {
+                Pooling::Last => states[(n - 1) * hidden + i],
+                Pooling::Cls => states[i],
+                Pooling::Mean => (0..n).map(|t| states[t * hidden + i]).sum::<f32>() / n as f32,
+            })
+            .collect();
+        let load = LoadOptions { key: KvType::F32, value: KvType::F32, ..LoadOptions::default() };
+        let open = OpenOptions { load, ..OpenOptions::default() };
+        let mut exact = Model::open(&path, &open, &mut |_, _| {}).unwrap();
+        let got = exact.embed(std::slice::from_ref(&prompt.ids), raw).unwrap().remove(0);
+        let diff = golden::max_diff(&got, &want);
+        assert!(diff <= 2e-4, "{pooling:?}: {diff}");
+        let unit = model.embed(&[prompt.ids], EmbedOptions { pooling, normalize: true }).unwrap().remove(0);
+        let length = unit.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        assert!((length - 1.0).abs() < 1e-6, "{length}");
+        let longest = vec![5; engine.capacity()];
+        let refused = |prompt: &[u32]| engine.check(prompt, 0);
+        assert!(refused(&longest).is_ok() && refused(&[&longest[..], &[5]].concat()).is_err());
     }
 }

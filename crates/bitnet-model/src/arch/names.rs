@@ -19,6 +19,10 @@ pub(crate) struct Names {
     pub(crate) up: &'static str,
     pub(crate) down: &'static str,
     pub(crate) ffn_sub_norm: &'static str,
+    pub(crate) attn_post_norm: &'static str,
+    pub(crate) ffn_post_norm: &'static str,
+    /// What stands for `weight` in the name of a projection's own norm.
+    pub(crate) input_norm: &'static str,
 }
 
 impl Names {
@@ -45,6 +49,11 @@ const BASE: Names = Names {
     up: "model.layers.{}.mlp.up_proj.weight",
     down: "model.layers.{}.mlp.down_proj.weight",
     ffn_sub_norm: "model.layers.{}.mlp.ffn_sub_norm.weight",
+    // Only Gemma has these.
+    attn_post_norm: "model.layers.{}.post_attention_layernorm.weight",
+    ffn_post_norm: "model.layers.{}.post_feedforward_layernorm.weight",
+    // Those of `use_rms_norm`.
+    input_norm: ".rms_norm.weight",
 };
 
 /// Transformers' Llama and BitNet classes; the latter has the sub-norms.
@@ -55,6 +64,37 @@ pub(crate) static ONE_BIT_LLM: Names = Names {
     ffn_sub_norm: "model.layers.{}.mlp.ffn_layernorm.weight",
     ..BASE
 };
+
+pub(crate) static GEMMA3: Names =
+    Names { ffn_norm: "model.layers.{}.pre_feedforward_layernorm.weight", ..BASE };
+
+/// Classes without a head do not say `model`. BitNet embeddings call a projection's own norm `norm`.
+const BARE_BASE: Names = Names {
+    embedding: "embed_tokens.weight",
+    final_norm: "norm.weight",
+    head: "lm_head.weight",
+    attn_norm: "layers.{}.input_layernorm.weight",
+    q: "layers.{}.self_attn.q_proj.weight",
+    k: "layers.{}.self_attn.k_proj.weight",
+    v: "layers.{}.self_attn.v_proj.weight",
+    o: "layers.{}.self_attn.o_proj.weight",
+    q_norm: "layers.{}.self_attn.q_norm.weight",
+    k_norm: "layers.{}.self_attn.k_norm.weight",
+    attn_sub_norm: "layers.{}.self_attn.attn_sub_norm.weight",
+    ffn_norm: "layers.{}.post_attention_layernorm.weight",
+    gate: "layers.{}.mlp.gate_proj.weight",
+    up: "layers.{}.mlp.up_proj.weight",
+    down: "layers.{}.mlp.down_proj.weight",
+    ffn_sub_norm: "layers.{}.mlp.ffn_sub_norm.weight",
+    attn_post_norm: "layers.{}.post_attention_layernorm.weight",
+    ffn_post_norm: "layers.{}.post_feedforward_layernorm.weight",
+    input_norm: ".norm.weight",
+};
+
+pub(crate) static BARE: Names = BARE_BASE;
+
+pub(crate) static BARE_GEMMA3: Names =
+    Names { ffn_norm: "layers.{}.pre_feedforward_layernorm.weight", ..BARE_BASE };
 
 pub(crate) static GGUF: Names = Names {
     embedding: "token_embd.weight",
@@ -73,4 +113,7 @@ pub(crate) static GGUF: Names = Names {
     up: "blk.{}.ffn_up.weight",
     down: "blk.{}.ffn_down.weight",
     ffn_sub_norm: "blk.{}.ffn_sub_norm.weight",
+    attn_post_norm: "blk.{}.post_attention_norm.weight",
+    ffn_post_norm: "blk.{}.post_ffw_norm.weight",
+    input_norm: "_norm_in.weight",
 };

@@ -20,31 +20,70 @@ pub enum Role {
     Up,
     FfnSubNorm,
     Down,
+    AttnPostNorm,
+    FfnPostNorm,
+    /// The norm of a projection's own input, and so the next ones.
+    QIn,
+    KIn,
+    VIn,
+    OIn,
+    GateIn,
+    UpIn,
+    DownIn,
     FinalNorm,
     Head,
 }
 
 impl Role {
     /// The tensors of a layer, in the order of a file.
-    pub(crate) const LAYER: [Self; 13] = [
+    pub(crate) const LAYER: [Self; 22] = [
         Self::AttnNorm,
+        Self::QIn,
         Self::Q,
+        Self::KIn,
         Self::K,
+        Self::VIn,
         Self::V,
         Self::QNorm,
         Self::KNorm,
         Self::AttnSubNorm,
+        Self::OIn,
         Self::O,
+        Self::AttnPostNorm,
         Self::FfnNorm,
+        Self::GateIn,
         Self::Gate,
+        Self::UpIn,
         Self::Up,
         Self::FfnSubNorm,
+        Self::DownIn,
         Self::Down,
+        Self::FfnPostNorm,
     ];
 
     /// A matrix that ternary models have in trits.
     pub fn is_projection(self) -> bool {
         matches!(self, Self::Q | Self::K | Self::V | Self::O | Self::Gate | Self::Up | Self::Down)
+    }
+
+    /// The norm of a projection's own input.
+    pub fn input_norm(self) -> Option<Self> {
+        Some(match self {
+            Self::Q => Self::QIn,
+            Self::K => Self::KIn,
+            Self::V => Self::VIn,
+            Self::O => Self::OIn,
+            Self::Gate => Self::GateIn,
+            Self::Up => Self::UpIn,
+            Self::Down => Self::DownIn,
+            _ => return None,
+        })
+    }
+
+    /// The projection whose input a norm is for.
+    pub(crate) fn normed(self) -> Option<Self> {
+        let projections = Self::LAYER.into_iter().filter(|role| role.is_projection());
+        projections.into_iter().find(|role| role.input_norm() == Some(self))
     }
 
     /// The embedding or the head.
@@ -100,8 +139,13 @@ impl Names {
             Role::Up => self.up,
             Role::FfnSubNorm => self.ffn_sub_norm,
             Role::Down => self.down,
+            Role::AttnPostNorm => self.attn_post_norm,
+            Role::FfnPostNorm => self.ffn_post_norm,
             Role::FinalNorm => self.final_norm,
             Role::Head => self.head,
+            Role::QIn | Role::KIn | Role::VIn | Role::OIn | Role::GateIn | Role::UpIn | Role::DownIn => {
+                self.template(role.normed().expect("it is the norm of a projection"))
+            }
         }
     }
 }
@@ -115,12 +159,18 @@ impl Architecture {
     /// assert_eq!(arch.tensor_name(Role::Q, 3), "blk.3.attn_q.weight");
     /// ```
     pub fn tensor_name(&self, role: Role, layer: usize) -> String {
-        Names::of(self.names.template(role), layer)
+        let name = Names::of(self.names.template(role), layer);
+        match (role.normed(), name.strip_suffix(".weight")) {
+            (Some(_), Some(stem)) => format!("{stem}{}", self.names.input_norm),
+            _ => name,
+        }
     }
 
     /// The same architecture in the other kind of checkpoint.
     pub fn in_other_files(&self) -> Option<&'static Self> {
         let other = super::ARCHS.iter().find(|a| a.origin != self.origin && a.name == self.counterpart);
-        other.filter(|a| a.sub_norms == self.sub_norms && a.qk_norms == self.qk_norms)
+        other.filter(|a| {
+            (a.sub_norms, a.qk_norms, a.post_norms) == (self.sub_norms, self.qk_norms, self.post_norms)
+        })
     }
 }

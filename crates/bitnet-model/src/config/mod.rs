@@ -2,9 +2,13 @@
 
 mod gguf;
 mod huggingface;
+mod local;
 mod quantization;
+mod rope;
 
+pub use local::LocalLayers;
 pub(crate) use quantization::{Masters, ScaleMeaning};
+pub use rope::{Llama3Scaling, Rope, RopeScaling, YarnScaling};
 
 use crate::{Architecture, ModelError, Role, Slot};
 use bitnet_core::{Activation, AttentionShape};
@@ -13,30 +17,6 @@ use bitnet_quant::spec;
 
 /// Positions beyond this are not exact in f32, which the rotation needs.
 const MAX_CONTEXT: usize = 1 << 24;
-
-/// Scaling of rotary frequencies as Llama 3.1 does it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Llama3Scaling {
-    /// What long wavelengths are divided by.
-    pub factor: f32,
-    /// Wavelengths above `original_context / low_freq_factor` are long.
-    pub low_freq_factor: f32,
-    /// Wavelengths below `original_context / high_freq_factor` stay.
-    pub high_freq_factor: f32,
-    /// The context before scaling.
-    pub original_context: f32,
-}
-
-/// Rotary position embedding.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// Scaling by wavelength.
-    pub scaling: Option<Llama3Scaling>,
-    /// What each of the `head_dim/2` frequencies is divided by (GGUF's `rope_freqs.weight`).
-    pub factors: Option<Vec<f32>>,
-}
 
 /// What a model is, whatever file it came from.
 #[derive(Clone, Debug)]
@@ -61,6 +41,12 @@ pub struct ModelConfig {
     pub context: usize,
     /// Position embedding.
     pub rope: Rope,
+    /// Layers that see a sliding window.
+    pub local: Option<LocalLayers>,
+    /// Epsilon of the norms of projections' own inputs, where there are such norms.
+    pub projection_norms: Option<f32>,
+    /// Whether norm weights, but those of projections, are stored less 1.
+    pub norms_less_one: bool,
     /// Nonlinearity of the feed-forward block.
     pub activation: Activation,
     /// Whether the head is the embedding; `None` where the presence of a head decides.
@@ -97,6 +83,10 @@ impl ModelConfig {
         let (rows, cols) = match role {
             Role::Embedding | Role::Head => (self.vocab, self.hidden),
             Role::AttnNorm | Role::FfnNorm | Role::FinalNorm => (1, self.hidden),
+            Role::AttnPostNorm | Role::FfnPostNorm => (1, self.hidden),
+            Role::QIn | Role::KIn | Role::VIn | Role::GateIn | Role::UpIn => (1, self.hidden),
+            Role::OIn => (1, q),
+            Role::DownIn => (1, self.ffn),
             Role::QNorm | Role::KNorm => (1, head_dim),
             Role::AttnSubNorm => (1, q),
             Role::FfnSubNorm => (1, self.ffn),
@@ -109,10 +99,10 @@ impl ModelConfig {
         Slot { role, layer, rows, cols }
     }
 
-    /// What each of the `head_dim/2` frequencies is divided by, where scaling of any kind does that: with these factors in
+    /// What each of the `head_dim/2` frequencies is divided by, where a table or Llama 3's scaling does that: with these factors in
     /// [`Rope::factors`] and no other scaling the frequencies have the same bits, as far as a division can give them.
     pub fn rope_factors(&self) -> Option<Vec<f32>> {
-        if self.rope.factors.is_some() || self.rope.scaling.is_none() {
+        if self.rope.factors.is_some() || !matches!(self.rope.scaling, Some(RopeScaling::Llama3(_))) {
             return self.rope.factors.clone();
         }
         let plain = spec::inverse_frequencies(self.rope.theta, self.shape.head_dim);
@@ -125,25 +115,19 @@ impl ModelConfig {
         Some(plain.iter().zip(&self.inverse_frequencies()).map(factor).collect())
     }
 
+    /// Positions that queries of a layer see, where it is not all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.local.as_ref().filter(|local| local.layers.get(layer) == Some(&true)).map(|local| local.window)
+    }
+
+    /// What the embedding is multiplied with.
+    pub fn embedding_scale(&self) -> Option<f32> {
+        self.arch.scaled_embedding.then(|| (self.hidden as f64).sqrt() as f32)
+    }
+
     /// Frequencies of the rotation, `[head_dim/2]`.
     pub fn inverse_frequencies(&self) -> Vec<f32> {
-        let mut inverse = spec::inverse_frequencies(self.rope.theta, self.shape.head_dim);
-        if let Some(factors) = &self.rope.factors {
-            inverse.iter_mut().zip(factors).for_each(|(inv, factor)| *inv /= factor);
-        }
-        if let Some(s) = self.rope.scaling {
-            for inv in &mut inverse {
-                let wavelength = 2.0 * std::f32::consts::PI / *inv;
-                if wavelength > s.original_context / s.low_freq_factor {
-                    *inv /= s.factor;
-                } else if wavelength >= s.original_context / s.high_freq_factor {
-                    let range = s.high_freq_factor - s.low_freq_factor;
-                    let smooth = (s.original_context / wavelength - s.low_freq_factor) / range;
-                    *inv = (1.0 - smooth) * *inv / s.factor + smooth * *inv;
-                }
-            }
-        }
-        inverse
+        self.rope.inverse_frequencies(self.shape.head_dim)
     }
 
     /// Refuses what no model has, so that sizes computed from these numbers cannot overflow.
@@ -170,13 +154,11 @@ impl ModelConfig {
         if !(self.eps >= 0.0 && self.eps.is_finite()) {
             return Err(bad("norm epsilon", self.eps, "it must be a number of at least 0"));
         }
-        if !(self.rope.theta > 0.0 && self.rope.theta.is_finite()) {
-            return Err(bad("rope theta", self.rope.theta, "it must be a positive number"));
+        if let Some(local) = &self.local {
+            within("sliding window", local.window, MAX_CONTEXT)?;
+            local.rope.as_ref().map_or(Ok(()), |rope| rope.check(head_dim))?;
         }
-        if self.inverse_frequencies().iter().any(|inv| !inv.is_finite()) {
-            return Err(bad("rope scaling", "not finite", "its factors must be positive numbers"));
-        }
-        Ok(())
+        self.rope.check(head_dim)
     }
 }
 

@@ -51,12 +51,15 @@ fn what_cannot_be_run_is_named() {
         ("num_hidden_layers", json!(u64::MAX), "layers"),
         ("hidden_act", json!("gelu"), "gelu"),
         ("attention_bias", json!(true), "bias"),
-        ("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0}), "yarn"),
+        ("rope_scaling", json!({"rope_type": "longrope", "factor": 2.0}), "longrope"),
+        ("rope_scaling", json!({"rope_type": "linear"}), "rope_scaling.factor"),
+        ("rope_scaling", json!({"rope_type": "yarn", "factor": 0.0}), "rope scaling is not finite"),
         ("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}), "low_freq_factor"),
         ("rms_norm_eps", json!("x"), "rms_norm_eps"),
         ("quantization_config", json!({"quant_method": "gptq"}), "gptq"),
         ("quantization_config", json!({"linear_class": "other"}), "other"),
-        ("quantization_config", json!({"use_rms_norm": true}), "use_rms_norm is true"),
+        ("query_pre_attn_scalar", json!(256), "size of a head"),
+        ("final_logit_softcapping", json!(30.0), "capped"),
     ] {
         let error = with(key, value).unwrap_err().to_string();
         assert!(error.contains(message), "{key}: {error}");
@@ -87,6 +90,27 @@ fn llama3_scaling_divides_long_wavelengths() {
         }
     }
     assert!(between > 3);
+}
+
+/// What gives YaRN's attention factor, the strongest word first.
+#[test]
+fn yarn_takes_its_attention_factor_from_where_it_is_said() {
+    let said = |more: Value| {
+        let mut scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+        scaling.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        with("rope_scaling", scaling).unwrap().rope.attention_factor()
+    };
+    let usual = (0.1 * 4f64.ln() + 1.0) as f32;
+    assert_eq!(said(json!({})), usual);
+    assert_eq!(said(json!({"mscale": 1.0, "mscale_all_dim": 0.0})), usual);
+    assert_eq!(said(json!({"mscale": 0.7, "mscale_all_dim": 0.7})), 1.0);
+    assert_eq!(said(json!({"attention_factor": 1.25, "mscale": 0.7, "mscale_all_dim": 1.0})), 1.25);
+    let scaling = json!({"rope_type": "yarn", "original_max_position_embeddings": 512});
+    let mut config = llama();
+    config["rope_scaling"] = scaling;
+    config["max_position_embeddings"] = json!(2048);
+    let Some(RopeScaling::Yarn(yarn)) = read(config).unwrap().rope.scaling else { panic!("it is yarn") };
+    assert_eq!((yarn.factor, yarn.original_context), (4.0, 512.0), "the factor follows from both contexts");
 }
 
 #[test]

@@ -9,7 +9,7 @@ pub use matrix::{absmean_of, in_file_order, trits_of};
 pub use tensors::ModelTensors;
 
 use crate::config::ModelConfig;
-use crate::transformer::{Layer, Transformer, Weights};
+use crate::transformer::{Layer, Projections, Transformer, Weights};
 use crate::{ModelError, Role};
 use bitnet_core::{ActivationPrecision, Backend, KV_BLOCK, KvSpec, KvType, Matrix, Purpose};
 use bitnet_formats::{Checkpoint, TensorType};
@@ -154,24 +154,43 @@ impl<B: Backend> Loader<'_, B> {
         let (arch, activation) = (self.config.arch, self.config.activation);
         Ok(Layer {
             attn_norm: self.norm(Role::AttnNorm, l)?,
-            qkv: self.stack(&[Role::Q, Role::K, Role::V], l, Purpose::Product)?,
+            qkv: self.projections(&[Role::Q, Role::K, Role::V], l, Purpose::Product)?,
             qk_norms: match arch.qk_norms {
                 true => Some((self.norm(Role::QNorm, l)?, self.norm(Role::KNorm, l)?)),
                 false => None,
             },
-            attn_sub_norm: match arch.sub_norms {
-                true => Some(self.norm(Role::AttnSubNorm, l)?),
-                false => None,
-            },
-            o: self.stack(&[Role::O], l, Purpose::Product)?,
+            attn_sub_norm: self.norm_if(arch.sub_norms, Role::AttnSubNorm, l)?,
+            o: self.projections(&[Role::O], l, Purpose::Product)?,
+            attn_post_norm: self.norm_if(arch.post_norms, Role::AttnPostNorm, l)?,
             ffn_norm: self.norm(Role::FfnNorm, l)?,
-            gate_up: self.stack(&[Role::Gate, Role::Up], l, Purpose::GateUp(activation))?,
-            ffn_sub_norm: match arch.sub_norms {
-                true => Some(self.norm(Role::FfnSubNorm, l)?),
-                false => None,
-            },
-            down: self.stack(&[Role::Down], l, Purpose::Down(activation))?,
+            gate_up: self.projections(&[Role::Gate, Role::Up], l, Purpose::GateUp(activation))?,
+            ffn_sub_norm: self.norm_if(arch.sub_norms, Role::FfnSubNorm, l)?,
+            down: self.projections(&[Role::Down], l, Purpose::Down(activation))?,
+            ffn_post_norm: self.norm_if(arch.post_norms, Role::FfnPostNorm, l)?,
         })
+    }
+
+    /// Projections of one input: one product, or one each where each has a norm of its own.
+    fn projections(
+        &mut self,
+        roles: &[Role],
+        layer: usize,
+        purpose: Purpose,
+    ) -> Result<Projections<B>, ModelError> {
+        let Some(eps) = self.config.projection_norms else {
+            return Ok(Projections::Stacked(self.stack(roles, layer, purpose)?));
+        };
+        // Alone, a gate is a product like any other.
+        let purpose = if roles.len() == 1 { purpose } else { Purpose::Product };
+        let part = |role: &Role| {
+            let norm = role.input_norm().expect("a projection's input has a norm");
+            Ok((self.norm(norm, layer)?, self.stack(&[*role], layer, purpose)?))
+        };
+        Ok(Projections::Normed(eps, roles.iter().map(part).collect::<Result<_, ModelError>>()?))
+    }
+
+    fn norm_if(&mut self, there: bool, role: Role, layer: usize) -> Result<Option<B::Vector>, ModelError> {
+        there.then(|| self.norm(role, layer)).transpose()
     }
 
     fn norm(&mut self, role: Role, layer: usize) -> Result<B::Vector, ModelError> {

@@ -41,6 +41,8 @@ impl<'a> ModelTensors<'a> {
             let present = |role: &Role| match role {
                 Role::AttnSubNorm | Role::FfnSubNorm => c.arch.sub_norms,
                 Role::QNorm | Role::KNorm => c.arch.qk_norms,
+                Role::AttnPostNorm | Role::FfnPostNorm => c.arch.post_norms,
+                role if role.normed().is_some() => c.projection_norms.is_some(),
                 _ => true,
             };
             slots.extend(Role::LAYER.into_iter().filter(present).map(|role| c.slot(role, layer)));
@@ -65,9 +67,13 @@ impl<'a> ModelTensors<'a> {
         self.take(&self.config.arch.tensor_name(slot.role, slot.layer))
     }
 
-    /// A norm weight, `[cols]`.
+    /// A norm weight, `[cols]`, as the norm multiplies with it.
     pub fn vector(&self, slot: &Slot) -> Result<Vec<f32>, ModelError> {
-        dense_values(self.stored(slot)?, &[slot.cols])
+        let mut values = dense_values(self.stored(slot)?, &[slot.cols])?;
+        if self.config.norms_less_one && slot.role.normed().is_none() {
+            values.iter_mut().for_each(|w| *w += 1.0);
+        }
+        Ok(values)
     }
 
     /// A projection, the embedding or the head, `[rows, cols]`.

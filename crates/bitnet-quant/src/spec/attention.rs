@@ -1,34 +1,36 @@
 //! Softmax attention of one query head over the cached positions.
 
 use super::{LANES, exp, fold16};
+use std::ops::Range;
 
 /// Positions of a softmax segment; segments begin at absolute positions that are multiples of this.
 pub const SEGMENT: usize = 256;
 
-/// Rules 10 and 11: attention of one query `q [d]` over positions `0..n`.
+/// Rules 10 and 11: attention of one query `q [d]` over some positions, at least one.
 ///
 /// `key` and `value` return row `[d]` of a position, already rounded to the cache type (rule 12). `out` is `[d]`.
 pub fn attend_head<'a>(
     q: &[f32],
-    n: usize,
+    positions: Range<usize>,
     key: impl Fn(usize) -> &'a [f32],
     value: impl Fn(usize) -> &'a [f32],
     out: &mut [f32],
 ) {
     let scale = 1.0 / (q.len() as f32).sqrt();
     let mut segments = Vec::new();
-    for from in (0..n).step_by(SEGMENT) {
-        let to = n.min(from + SEGMENT);
+    let first = positions.start / SEGMENT * SEGMENT;
+    for segment in (first..positions.end).step_by(SEGMENT) {
+        let (from, to) = (segment.max(positions.start), positions.end.min(segment + SEGMENT));
         let scores: Vec<f32> = (from..to)
             .map(|p| q.iter().zip(key(p)).fold(0.0f32, |s, (a, b)| a.mul_add(*b, s)) * scale)
             .collect();
         let max = scores.iter().copied().fold(f32::NEG_INFINITY, |m, s| if s > m { s } else { m });
         let mut lane = [0.0f32; LANES];
         let mut o = vec![0.0f32; q.len()];
-        for (i, s) in scores.iter().enumerate() {
+        for (position, s) in (from..to).zip(&scores) {
             let p = exp(s - max);
-            lane[i % LANES] += p;
-            for (o, v) in o.iter_mut().zip(value(from + i)) {
+            lane[position % LANES] += p;
+            for (o, v) in o.iter_mut().zip(value(position)) {
                 *o = p.mul_add(*v, *o);
             }
         }

@@ -49,6 +49,22 @@ pub fn gate_silu(g: f32, u: f32) -> f32 {
     silu(g) * u
 }
 
+/// What GELU's cubic term is multiplied with.
+pub const GELU_CUBE: f32 = 0.044_715;
+/// `2 * sqrt(2 / pi)`.
+pub const GELU_SLOPE: f32 = 1.595_769_2;
+
+/// Rule 9: GELU by its approximation with tanh, `x / (1 + exp(-(c * 2 sqrt(2 / pi))))` with `c = fma(x * x * 0.044715, x, x)`.
+pub fn gelu(x: f32) -> f32 {
+    let c = (x * x * GELU_CUBE).mul_add(x, x);
+    x / (1.0 + exp(-(c * GELU_SLOPE)))
+}
+
+/// `gelu(g) * u`.
+pub fn gate_gelu(g: f32, u: f32) -> f32 {
+    gelu(g) * u
+}
+
 /// Rule 9: `(t * t) * u` with `t = max(g, 0)`; a channel whose gate is not above zero is exactly +0.
 pub fn gate_relu2(g: f32, u: f32) -> f32 {
     if g > 0.0 { (g * g) * u } else { 0.0 }

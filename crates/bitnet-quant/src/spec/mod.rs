@@ -17,7 +17,7 @@ mod rope;
 pub use attention::{SEGMENT, attend_head};
 pub use cache::{Q8_BLOCK, quantize_q8};
 pub use elementwise::{EXP_C, EXP_HI, EXP_LN2_HI, EXP_LN2_LO, EXP_LO, EXP_LOG2E};
-pub use elementwise::{exp, gate_relu2, gate_silu, rms_norm, silu};
+pub use elementwise::{GELU_CUBE, GELU_SLOPE, exp, gate_gelu, gate_relu2, gate_silu, gelu, rms_norm, silu};
 pub use linear::{ACT_FLOOR, add_low_rank, bitlinear, bitlinear_float, dense_dot, quantize_row};
 pub use reduce::{LANES, fold16, l16_dot, l16_sum};
 pub use rope::{inverse_frequencies, rope_angles, rotate_half};

@@ -10,14 +10,20 @@ pub fn inverse_frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Rule 8: appends cosines and sines of one position to `cos` and `sin`, `[d/2]` each.
+/// Rule 8: appends cosines and sines of one position to `cos` and `sin`, `[d/2]` each, times a factor that is 1 but with YaRN.
 ///
-/// The angle is rounded to f32; sine and cosine are taken in f64 and rounded.
-pub fn rope_angles(position: u32, inverse_frequencies: &[f32], cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
+/// The angle is rounded to f32; sine and cosine are taken in f64, rounded, and then multiplied.
+pub fn rope_angles(
+    position: u32,
+    inverse_frequencies: &[f32],
+    factor: f32,
+    cos: &mut Vec<f32>,
+    sin: &mut Vec<f32>,
+) {
     for &inv in inverse_frequencies {
         let angle = f64::from(position as f32 * inv);
-        cos.push(libm::cos(angle) as f32);
-        sin.push(libm::sin(angle) as f32);
+        cos.push(libm::cos(angle) as f32 * factor);
+        sin.push(libm::sin(angle) as f32 * factor);
     }
 }
 

@@ -119,7 +119,7 @@ fn rotation_norm_and_gate_match_torch() {
         let positions = i32s(&file, &format!("{name}.pos"));
         for (row, x) in f32s(&file, &format!("{name}.x")).chunks(d).enumerate() {
             let (mut cos, mut sin, mut x) = (Vec::new(), Vec::new(), x.to_vec());
-            rope_angles(positions[row] as u32, &inv, &mut cos, &mut sin);
+            rope_angles(positions[row] as u32, &inv, 1.0, &mut cos, &mut sin);
             rotate_half(&mut x, &cos, &sin);
             for (got, want) in x.iter().zip(&want[row * d..]) {
                 assert!((got - want).abs() < 4e-4, "{name} {row}: {got} {want}");
@@ -150,14 +150,17 @@ fn attention_matches_f64_over_three_segments() {
     let keys: Vec<f32> = (0..n * d).map(|_| random() * 3.0).collect();
     let values: Vec<f32> = (0..n * d).map(|_| random()).collect();
     let q: Vec<f32> = (0..d).map(|_| random() * 3.0).collect();
-    let mut out = vec![0.0; d];
-    attend_head(&q, n, |p| &keys[p * d..][..d], |p| &values[p * d..][..d], &mut out);
-    let dot = |p: usize| -> f64 { (0..d).map(|i| f64::from(q[i]) * f64::from(keys[p * d + i])).sum() };
-    let weights: Vec<f64> = (0..n).map(|p| (dot(p) / (d as f64).sqrt()).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    for (i, got) in out.iter().enumerate() {
-        let want: f64 = (0..n).map(|p| weights[p] * f64::from(values[p * d + i])).sum::<f64>() / total;
-        assert!((f64::from(*got) - want).abs() < 2e-6, "{got} {want}");
+    for positions in [0..n, 255..n, 256..n, 300..n, 599..n] {
+        let mut out = vec![0.0; d];
+        attend_head(&q, positions.clone(), |p| &keys[p * d..][..d], |p| &values[p * d..][..d], &mut out);
+        let dot = |p: usize| -> f64 { (0..d).map(|i| f64::from(q[i]) * f64::from(keys[p * d + i])).sum() };
+        let weight = |p: usize| (dot(p) / (d as f64).sqrt()).exp();
+        let total: f64 = positions.clone().map(weight).sum();
+        for (i, got) in out.iter().enumerate() {
+            let values = positions.clone().map(|p| weight(p) * f64::from(values[p * d + i]));
+            let want = values.sum::<f64>() / total;
+            assert!((f64::from(*got) - want).abs() < 2e-6, "{positions:?}: {got} {want}");
+        }
     }
 }
 
@@ -186,4 +189,16 @@ fn eight_bits_of_cache_are_within_half_a_step() {
     assert_eq!((quantize_q8(&[1e30, -1e30, 0.0, 1.0], &mut q).to_f32(), q), (65504.0, [127, -127, 0, 0]));
     // Ties go to the even number.
     assert_eq!((quantize_q8(&[127.0, 0.5, 1.5, -2.5], &mut q).to_f32(), q), (1.0, [127, 0, 2, -2]));
+}
+
+#[test]
+fn gelu_is_near_its_formula_with_tanh() {
+    for i in -2000..2000 {
+        let x = f64::from(i) / 100.0;
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+        let want = 0.5 * x * (1.0 + inner.tanh());
+        // Relative to the slope of 1 that it has on the right; on the left single precision keeps more than the formula does.
+        assert!((f64::from(gelu(x as f32)) - want).abs() < 1e-6 * x.abs().max(1.0), "{x}");
+    }
+    assert_eq!((gelu(f32::MAX), gelu(-f32::MAX)), (f32::MAX, 0.0));
 }

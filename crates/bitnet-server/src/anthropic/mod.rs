@@ -321,7 +321,7 @@ impl Chunks for Form {
 
     fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
         Ok(match event.news {
-            News::Prompt(_) => Vec::new(),
+            News::Prompt(_) | News::Embedding(_) => Vec::new(),
             News::Piece { text, .. } => {
                 let text = self.held.push(text);
                 if text.is_empty() { Vec::new() } else { self.text(&text) }

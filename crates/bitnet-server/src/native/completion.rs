@@ -205,7 +205,7 @@ impl Chunks for Form {
     fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
         let index = event.choice;
         Ok(match event.news {
-            News::Prompt(_) => Vec::new(),
+            News::Prompt(_) | News::Embedding(_) => Vec::new(),
             News::Piece { id, text, logprob } => {
                 self.predicted[index] += usize::from(id.is_some());
                 if text.is_empty() && logprob.is_none() && !self.tokens {

@@ -140,7 +140,7 @@ impl Chunks for Form {
 
     fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
         Ok(match event.news {
-            News::Prompt(_) => Vec::new(),
+            News::Prompt(_) | News::Embedding(_) => Vec::new(),
             News::Piece { id, text, .. } => {
                 self.ids.extend(id);
                 if text.is_empty() { Vec::new() } else { vec![value(&self.line(text))] }

@@ -295,7 +295,7 @@ impl Chunks for Form {
     fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
         let index = event.choice;
         Ok(match event.news {
-            News::Prompt(_) => Vec::new(),
+            News::Prompt(_) | News::Embedding(_) => Vec::new(),
             News::Piece { text, logprob, .. } => {
                 let text = self.held[index].push(text);
                 if text.is_empty() && logprob.is_none() {

@@ -240,6 +240,7 @@ impl Chunks for Form {
                 all.iter().for_each(|l| listed.push(&self.tokenizer, l.id, Some(l), offset));
                 vec![self.piece(index, String::new(), Some(listed))]
             }
+            News::Embedding(_) => Vec::new(),
             News::Piece { text, logprob: None, .. } if text.is_empty() => Vec::new(),
             News::Piece { text, logprob, .. } => {
                 let logprobs = logprob.map(|l| {

@@ -116,6 +116,10 @@ fn a_gguf_vocabulary_equals_its_twin() {
         }
     }
     assert_eq!(tokenizer.end_tokens(), twin.end_tokens());
+    let ending = Tokenizer::from_gguf(GgufVocab { add_eos: Some(true), ..vocab }).unwrap();
+    let plain = tokenizer.encode("ships", true).unwrap();
+    assert_eq!(ending.encode("ships", true).unwrap(), [&plain[..], &[501]].concat());
+    assert_eq!(ending.encode("ships", false).unwrap(), tokenizer.encode("ships", false).unwrap());
     let unknown =
         Tokenizer::from_gguf(GgufVocab { pre: Some("klingon"), ..vocab }).err().unwrap().to_string();
     assert!(unknown.contains("klingon"));

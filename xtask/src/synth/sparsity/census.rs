@@ -113,6 +113,15 @@ impl Backend for Census {
     fn copy_block(&self, kv: &mut Self::Kv, from: u32, to: u32) {
         self.inner.copy_block(kv, from, to);
     }
+    fn block_bytes(&self, kv: &Self::Kv) -> usize {
+        self.inner.block_bytes(kv)
+    }
+    fn save_block(&self, kv: &Self::Kv, block: u32, out: &mut Vec<u8>) {
+        self.inner.save_block(kv, block, out);
+    }
+    fn load_block(&self, kv: &mut Self::Kv, block: u32, bytes: &[u8]) {
+        self.inner.load_block(kv, block, bytes);
+    }
     fn embed(&self, w: &Self::Weight, ids: &[u32], out: &mut Self::Tensor) -> Result<(), BackendError> {
         self.inner.embed(w, ids, out)
     }
@@ -157,9 +166,16 @@ impl Backend for Census {
         kv: &Self::Kv,
         layer: usize,
         spans: &[KvSpan<'_>],
+        window: Option<usize>,
         out: &mut Self::Tensor,
     ) {
-        self.inner.attend(qkv, kv, layer, spans, out);
+        self.inner.attend(qkv, kv, layer, spans, window, out);
+    }
+    fn join(&self, parts: &[Self::Tensor], out: &mut Self::Tensor) {
+        self.inner.join(parts, out);
+    }
+    fn scale(&self, x: &mut Self::Tensor, factor: f32) {
+        self.inner.scale(x, factor);
     }
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) {
         self.inner.add(x, y);

@@ -46,11 +46,12 @@ thread_local! {
     static LOCAL: RefCell<Partials> = RefCell::default();
 }
 
-/// A query head of a token: `q [d]`, and how many positions it sees.
+/// A query head of a token: `q [d]`, and the positions that it sees.
 #[derive(Clone, Copy, Default)]
 struct Query<'a> {
     q: &'a [f32],
-    sees: usize,
+    first: usize,
+    end: usize,
 }
 
 /// Up to [`ROWS`] queries that share keys and values, over one segment.
@@ -76,10 +77,11 @@ struct Segment<'a, K: KvElement, V: KvElement> {
 type Weights = [[f32; 16]; SEGMENT / 16];
 
 impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
-    /// The end of what query `r` sees in this segment.
+    /// What query `r` sees of this segment, counted from its beginning; may be nothing.
     #[inline(always)]
-    fn to(&self, r: usize) -> usize {
-        self.queries[r].sees.clamp(self.from, self.from + SEGMENT)
+    fn sees(&self, r: usize) -> Range<usize> {
+        let inside = |position: usize| position.clamp(self.from, self.from + SEGMENT) - self.from;
+        inside(self.queries[r].first)..inside(self.queries[r].end)
     }
 
     /// Scores of tiles `tile..tile + T` of the segment.
@@ -131,9 +133,15 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
 
     /// Turns the scores of what a query sees into weights; returns the maximum and the sum.
     #[inline(always)]
-    fn weights<L: Lanes>(l: L, count: usize, p: &mut Weights) -> (f32, f32) {
-        p.as_flattened_mut()[count..].fill(f32::NEG_INFINITY);
-        let p = &mut p[..count.div_ceil(16)];
+    fn weights<L: Lanes>(l: L, sees: Range<usize>, p: &mut Weights) -> (f32, f32) {
+        if sees.is_empty() {
+            *p = [[0.0; 16]; SEGMENT / 16];
+            return (f32::NEG_INFINITY, 0.0);
+        }
+        // The weight of what it does not see is +0, and adding that changes no sum.
+        p.as_flattened_mut()[..sees.start].fill(f32::NEG_INFINITY);
+        p.as_flattened_mut()[sees.end..].fill(f32::NEG_INFINITY);
+        let p = &mut p[..sees.end.div_ceil(16)];
         let highest = p.iter().fold(l.splat(f32::NEG_INFINITY), |max, p| l.max(l.load(p), max));
         let mut lanes = [0.0; 16];
         l.store(highest, &mut lanes);
@@ -152,15 +160,16 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
     fn sums<L: Lanes, const R: usize, const C: usize>(&mut self, l: L, c: usize, p: &[Weights; R]) {
         let d = self.queries[0].q.len();
         let (width, stride) = (d.div_ceil(16), V::value_rows(d));
-        let to: [usize; R] = std::array::from_fn(|r| self.to(r) - self.from);
+        let from = (0..R).fold(SEGMENT, |from, r| from.min(self.sees(r).start));
+        let to: [usize; R] = std::array::from_fn(|r| self.sees(r).end);
         let rows = self.values.as_chunks::<16>().0;
         let blocks = self.blocks;
         let slot = |i: usize| blocks[i / KV_BLOCK] as usize * KV_BLOCK + i % KV_BLOCK;
         let all = to.iter().fold(SEGMENT, |n, to| n.min(*to));
         let mut sum = [[l.splat(0.0); C]; R];
-        for first in (0..all).step_by(KV_BLOCK) {
+        for first in (from / KV_BLOCK * KV_BLOCK..all).step_by(KV_BLOCK) {
             let rows = &rows[slot(first) * stride..];
-            for i in first..all.min(first + KV_BLOCK) {
+            for i in first.max(from)..all.min(first + KV_BLOCK) {
                 let value: [L::F; C] = V::values(l, &rows[(i - first) * stride..][..stride], d, c);
                 for r in 0..R {
                     let p = l.splat(p[r].as_flattened()[i]);
@@ -172,7 +181,7 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
         }
         // Positions that only some of the queries see.
         for r in 0..R {
-            for i in all..to[r] {
+            for i in all.max(from)..to[r] {
                 let value: [L::F; C] = V::values(l, &rows[slot(i) * stride..][..stride], d, c);
                 let p = l.splat(p[r].as_flattened()[i]);
                 for j in 0..C {
@@ -188,8 +197,12 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
     #[inline(always)]
     fn rows<L: Lanes, const R: usize>(mut self, l: L) {
         let mut p = [[[0.0f32; 16]; SEGMENT / 16]; R];
-        let end = (0..R).fold(self.from, |to, r| to.max(self.to(r)));
-        let (tiles, mut tile) = ((end - self.from).div_ceil(16), 0);
+        let (first, end) = (0..R).fold((SEGMENT, 0), |(first, end), r| {
+            let sees = self.sees(r);
+            (first.min(sees.start), end.max(sees.end))
+        });
+        // Tiles come in blocks of four, which lie together.
+        let (tiles, mut tile) = (end.div_ceil(16), first / KV_BLOCK * TILES);
         if L::REGISTERS >= 32 {
             while R <= 4 && tile + 4 <= tiles {
                 self.scores::<L, R, 4>(l, tile, &mut p);
@@ -204,7 +217,7 @@ impl<'a, K: KvElement, V: KvElement> Segment<'a, K, V> {
             self.scores::<L, R, 1>(l, tile, &mut p);
         }
         for (r, p) in p.iter_mut().enumerate() {
-            self.stats[r] = Self::weights(l, self.to(r) - self.from, p);
+            self.stats[r] = Self::weights(l, self.sees(r), p);
         }
         let (width, mut c) = (self.queries[0].q.len().div_ceil(16), 0);
         if L::REGISTERS >= 32 {
@@ -249,7 +262,7 @@ struct Merge<'a> {
     /// Rows of the partials, and which of them this is.
     rows: usize,
     row: usize,
-    segments: usize,
+    segments: Range<usize>,
     out: &'a mut [f32],
 }
 
@@ -260,17 +273,17 @@ impl Kernel for Merge<'_> {
         let width = self.out.len().div_ceil(16);
         let part = |segment: usize| segment * self.rows + self.row;
         let mut max = f32::NEG_INFINITY;
-        for segment in 0..self.segments {
+        for segment in self.segments.clone() {
             let m = self.partials.stats[part(segment)].0;
             max = if m > max { m } else { max };
         }
         let weight = |l: L, segment| l.exp(l.splat(self.partials.stats[part(segment)].0 - max));
-        let total = (0..self.segments).fold(l.splat(0.0), |total, segment| {
+        let total = self.segments.clone().fold(l.splat(0.0), |total, segment| {
             l.fma(l.splat(self.partials.stats[part(segment)].1), weight(l, segment), total)
         });
         for first in (0..width).step_by(CHUNK) {
             let mut merged = [l.splat(0.0); CHUNK];
-            for segment in 0..self.segments {
+            for segment in self.segments.clone() {
                 let (e, values) =
                     (weight(l, segment), &self.partials.values[part(segment) * width..][..width]);
                 for (merged, value) in merged.iter_mut().zip(&values[first..]) {
@@ -286,7 +299,8 @@ impl Kernel for Merge<'_> {
     }
 }
 
-/// `out [m, heads * d]`: every query of `qkv [m, cols]` over the earlier positions of its sequence and its own.
+/// `out [m, heads * d]`: every query of `qkv [m, cols]` over the earlier positions of its sequence and its own; with a window, over
+/// so many of them.
 #[allow(clippy::too_many_arguments, reason = "one step: where, what and how")]
 pub(crate) fn attend(
     isa: Isa,
@@ -294,11 +308,11 @@ pub(crate) fn attend(
     qkv: &[f32],
     cache: &KvCache,
     layer: usize,
-    spans: &[KvSpan<'_>],
+    (spans, window): (&[KvSpan<'_>], Option<usize>),
     partials: &mut Partials,
     out: &mut [f32],
 ) {
-    let step = Step { isa, pool, qkv, cache, first: cache.first_head(layer), spans };
+    let step = Step { isa, pool, qkv, cache, first: cache.first_head(layer), spans, window };
     match &cache.keys {
         Store::F32(k) => with_values::<kv::F32>(&step, k, partials, out),
         Store::F16(k) => with_values::<kv::F16>(&step, k, partials, out),
@@ -317,6 +331,14 @@ struct Step<'a> {
     /// The number of the layer's first key head.
     first: usize,
     spans: &'a [KvSpan<'a>],
+    window: Option<usize>,
+}
+
+impl Step<'_> {
+    /// The positions that a query at one of them sees.
+    fn sees(&self, position: usize) -> Range<usize> {
+        (position + 1).saturating_sub(self.window.unwrap_or(usize::MAX))..position + 1
+    }
 }
 
 fn with_values<K: KvElement>(step: &Step<'_>, keys: &[K::Raw], partials: &mut Partials, out: &mut [f32]) {
@@ -345,8 +367,9 @@ struct Tokens<'a> {
 }
 
 impl Tokens<'_> {
-    fn segments(&self) -> usize {
-        (self.span.start + self.first + self.count).div_ceil(SEGMENT)
+    /// The position of one of them.
+    fn position(&self, t: usize) -> usize {
+        self.span.start + self.first + t
     }
 }
 
@@ -378,6 +401,12 @@ impl<K: KvElement, V: KvElement> Job<'_, K, V> {
         }
     }
 
+    /// The segments that any of some tokens sees.
+    fn segments(&self, tokens: Tokens<'_>) -> Range<usize> {
+        let first = self.step.sees(tokens.position(0)).start / SEGMENT;
+        first..tokens.position(tokens.count).div_ceil(SEGMENT)
+    }
+
     /// Query heads that share a key head.
     fn ratio(&self) -> usize {
         let shape = self.step.cache.spec.shape;
@@ -390,7 +419,8 @@ impl<K: KvElement, V: KvElement> Job<'_, K, V> {
         let (t, head) = (i / self.ratio(), group * self.ratio() + i % self.ratio());
         let row = tokens.row + t;
         let q = &self.step.qkv[row * shape.qkv_cols() + head * shape.head_dim..][..shape.head_dim];
-        (row, head, Query { q, sees: tokens.span.start + tokens.first + t + 1 })
+        let Range { start: first, end } = self.step.sees(tokens.position(t));
+        (row, head, Query { q, first, end })
     }
 
     /// Rows `rows` of some tokens over segment `s`.
@@ -422,7 +452,8 @@ impl<K: KvElement, V: KvElement> Job<'_, K, V> {
         dispatch(self.step.isa, segment);
     }
 
-    /// Row `i` of some tokens becomes output; it is row `index` of the `rows` of the partials.
+    /// Row `i` of some tokens becomes output; it is row `index` of the `rows` of the partials, which begin with the first segment
+    /// that any of the tokens sees.
     fn merge(
         &self,
         tokens: Tokens<'_>,
@@ -435,7 +466,8 @@ impl<K: KvElement, V: KvElement> Job<'_, K, V> {
         let (row, head, query) = self.query(tokens, group, i);
         // SAFETY: every (token, head) is merged once.
         let out = unsafe { outputs.slice((row * shape.heads + head) * shape.head_dim, shape.head_dim) };
-        let segments = query.sees.div_ceil(SEGMENT);
+        let before = self.segments(tokens).start;
+        let segments = query.first / SEGMENT - before..query.end.div_ceil(SEGMENT) - before;
         dispatch(self.step.isa, Merge { partials, rows, row: index, segments, out });
     }
 
@@ -448,10 +480,11 @@ impl<K: KvElement, V: KvElement> Job<'_, K, V> {
                 let (tokens, group) = (all[unit / shape.kv_heads], unit % shape.kv_heads);
                 let rows = tokens.count * self.ratio();
                 LOCAL.with_borrow_mut(|partials| {
-                    partials.resize(tokens.segments() * rows, width);
-                    for s in 0..tokens.segments() {
+                    let segments = self.segments(tokens);
+                    partials.resize(segments.len() * rows, width);
+                    for (i, s) in segments.enumerate() {
                         for row in (0..rows).step_by(ROWS) {
-                            let (count, part) = (ROWS.min(rows - row), s * rows + row);
+                            let (count, part) = (ROWS.min(rows - row), i * rows + row);
                             let Partials { values, stats } = &mut *partials;
                             let (out, stats) =
                                 (&mut values[part * width..][..count * width], &mut stats[part..][..count]);
@@ -470,13 +503,15 @@ impl<K: KvElement, V: KvElement> Job<'_, K, V> {
         let width = shape.head_dim.div_ceil(16);
         let rows = tokens.count * self.ratio();
         let all = rows * shape.kv_heads;
-        partials.resize(tokens.segments() * all, width);
+        let segments = self.segments(tokens);
+        partials.resize(segments.len() * all, width);
         let (values, stats) = (Shares::new(&mut partials.values), Shares::new(&mut partials.stats));
-        pool.ranges(tokens.segments() * shape.kv_heads, 1, &|range| {
+        pool.ranges(segments.len() * shape.kv_heads, 1, &|range| {
             for unit in range {
-                let (s, group) = (unit / shape.kv_heads, unit % shape.kv_heads);
+                let (i, group) = (unit / shape.kv_heads, unit % shape.kv_heads);
+                let s = segments.start + i;
                 for row in (0..rows).step_by(ROWS) {
-                    let (count, part) = (ROWS.min(rows - row), s * all + group * rows + row);
+                    let (count, part) = (ROWS.min(rows - row), i * all + group * rows + row);
                     // SAFETY: every segment of every row is computed once.
                     let (out, stats) =
                         unsafe { (values.slice(part * width, count * width), stats.slice(part, count)) };

@@ -29,13 +29,17 @@ fn rounded(ty: KvType, x: &[f32]) -> Vec<f32> {
 /// Feeds `n` positions in steps of `step` and compares every output. Blocks lie in another order than positions, and a second
 /// sequence with the same tokens, shorter by a block, rides along.
 fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
+    check_window(shape, ty, n, step, None);
+}
+
+fn check_window(shape: AttentionShape, ty: KvType, n: usize, step: usize, window: Option<usize>) {
     let (d, cols) = (shape.head_dim, shape.qkv_cols());
     let mut noise = Noise((n + step) as u32);
     let mut qkv = noise.floats(n * cols, 2.0);
     qkv[cols - 1] = 1e6;
     let inv = spec::inverse_frequencies(10_000.0, d);
     let (mut cos, mut sin) = (Vec::new(), Vec::new());
-    (0..n as u32).for_each(|p| spec::rope_angles(p, &inv, &mut cos, &mut sin));
+    (0..n as u32).for_each(|p| spec::rope_angles(p, &inv, 1.0, &mut cos, &mut sin));
     let mut rotated = qkv.clone();
     for (p, row) in rotated.chunks_mut(cols).enumerate() {
         for head in row.chunks_mut(d).take(shape.heads + shape.kv_heads) {
@@ -70,7 +74,7 @@ fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
             let mut rows: Vec<f32> = positions().flat_map(|p| qkv[p * cols..][..cols].to_vec()).collect();
             rope_append(isa, pool, &mut rows, rope, &mut cache, 1, spans);
             let mut out = vec![f32::NAN; rows.len() / cols * shape.heads * d];
-            attend(isa, pool, &rows, &cache, 1, spans, &mut partials, &mut out);
+            attend(isa, pool, &rows, &cache, 1, (spans, window), &mut partials, &mut out);
             let positions: Vec<usize> = positions().collect();
             for (i, got) in out.chunks(d).enumerate() {
                 let (p, head) = (positions[i / shape.heads], i % shape.heads);
@@ -79,7 +83,7 @@ fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
                 let at = |p: usize, h: usize| &cached[p * cols + h * d..][..d];
                 spec::attend_head(
                     &rotated[p * cols + head * d..][..d],
-                    p + 1,
+                    (p + 1).saturating_sub(window.unwrap_or(usize::MAX))..p + 1,
                     |p| at(p, shape.heads + group),
                     |p| at(p, shape.heads + shape.kv_heads + group),
                     &mut want,
@@ -104,4 +108,15 @@ fn equals_the_specification() {
     check(shape(6, 2, 40), KvType::BF16, 263, 1);
     check(shape(5, 1, 72), KvType::F16, 521, 3);
     check(shape(4, 1, 64), KvType::F32, 530, 263);
+}
+
+#[test]
+fn a_window_equals_the_specification() {
+    let shape = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
+    // Windows within a block, across blocks and segments, and of more than there is; alone, in prefill, and shared out by segments.
+    for window in [1, 7, 64, 200, 300, 5000] {
+        check_window(shape(2, 1, 32), KvType::F16, 330, 83, Some(window));
+    }
+    check_window(shape(6, 2, 40), KvType::Q8_0, 300, 1, Some(100));
+    check_window(shape(5, 1, 72), KvType::F16, 850, 3, Some(513));
 }

@@ -5,6 +5,7 @@ use crate::kernels::norm::padded;
 use crate::pool::Pool;
 use crate::simd::{Kernel, Lanes, dispatch};
 use bitnet_core::Activation;
+use bitnet_quant::spec::{GELU_CUBE, GELU_SLOPE};
 
 /// Outputs that one piece of parallel work makes.
 const PIECE: usize = 1024;
@@ -27,6 +28,11 @@ fn apply<L: Lanes>(l: L, act: Activation, g: L::F, u: L::F) -> L::F {
         }
         Activation::Silu => {
             let e = l.exp(l.sub(l.splat(-0.0), g));
+            l.mul(l.div(g, l.add(l.splat(1.0), e)), u)
+        }
+        Activation::Gelu => {
+            let c = l.fma(l.mul(l.mul(g, g), l.splat(GELU_CUBE)), g, g);
+            let e = l.exp(l.sub(l.splat(-0.0), l.mul(c, l.splat(GELU_SLOPE))));
             l.mul(l.div(g, l.add(l.splat(1.0), e)), u)
         }
     }
@@ -75,7 +81,7 @@ mod tests {
                 let mut x = noise.floats(m * 2 * n, 30.0);
                 x[0] = 0.0;
                 x[n / 2] = -0.0;
-                for act in [Activation::Relu2, Activation::Silu] {
+                for act in [Activation::Relu2, Activation::Silu, Activation::Gelu] {
                     let mut got = vec![f32::NAN; m * n];
                     gate(isa, pool, &x, n, act, &mut got);
                     for (i, got) in got.iter().enumerate() {
@@ -84,6 +90,7 @@ mod tests {
                         let want = match act {
                             Activation::Relu2 => spec::gate_relu2(g, u),
                             Activation::Silu => spec::gate_silu(g, u),
+                            Activation::Gelu => spec::gate_gelu(g, u),
                         };
                         assert_eq!(got.to_bits(), want.to_bits(), "{isa} {act:?} {g} {u}");
                     }

@@ -53,7 +53,9 @@ fn ends(events: &[Event]) -> BTreeMap<(RequestId, usize), Vec<FinishReason>> {
         match &event.news {
             News::Finished { reason, .. } => all.push(*reason),
             News::Failed(e) => panic!("{e}"),
-            News::Piece { .. } | News::Prompt(_) => assert!(all.is_empty(), "news after the end"),
+            News::Piece { .. } | News::Prompt(_) | News::Embedding(_) => {
+                assert!(all.is_empty(), "news after the end")
+            }
         }
     }
     ends
