@@ -16,9 +16,9 @@ use std::time::{Duration, SystemTime};
 
 #[derive(Args)]
 #[command(after_help = "\
-Routes: /v1/chat/completions /v1/completions /v1/responses /v1/ws /v1/models
+Routes: /v1/chat/completions /v1/completions /v1/responses /v1/embeddings /v1/ws /v1/models
         /v1/messages /v1/messages/count_tokens
-        /api/generate /api/chat /api/tags /api/show /api/version
+        /api/generate /api/chat /api/embed /api/tags /api/show /api/version
         /completion /tokenize /detokenize /apply-template /lora-adapters /models /models/load /models/unload
         /health /healthz /readyz /metrics /openapi.json /docs, and a chat page on /
 
