@@ -140,6 +140,14 @@ shaped = client.responses.create(
 assert 1 <= json.loads(shaped.output_text)["n"] <= 9
 done("openai responses, whole and streamed, with tools and json_schema")
 
+vectors = client.embeddings.create(model=model, input=["hello", "goodbye"])
+floats = client.embeddings.create(model=model, input=["hello", "goodbye"], encoding_format="float")
+assert [v.embedding for v in vectors.data] == [v.embedding for v in floats.data]
+assert abs(sum(x * x for x in vectors.data[0].embedding) - 1) < 1e-4
+short = client.embeddings.create(model=model, input="hello", dimensions=8)
+assert len(short.data[0].embedding) == 8 and short.usage.prompt_tokens > 0
+done("openai embeddings, base64 and float")
+
 local = ollama.Client(host=url)
 assert model in [m.model for m in local.list().models]
 assert local.show(model).details.family == "bitnet"
@@ -153,12 +161,13 @@ again = local.generate(model=model, prompt="hello", options=options, context=mad
 assert again.prompt_eval_count > made.prompt_eval_count
 shaped = local.chat(model=model, messages=user, format=schema, options={"num_predict": 200})
 assert 1 <= json.loads(shaped.message.content)["n"] <= 9
+assert local.embed(model=model, input=["hello"]).embeddings[0] == floats.data[0].embedding
 try:
     local.chat(model="absent", messages=user)
     raise SystemExit("an absent model was taken")
 except ollama.ResponseError as e:
     assert e.status_code == 404
-done("ollama list, show, chat, generate and format")
+done("ollama list, show, chat, generate, embed and format")
 
 with websockets.sync.client.connect(url.replace("http", "ws") + "/v1/ws") as socket:
     socket.send(json.dumps({"id": "a", "messages": user, "max_tokens": 8, "seed": 1, "ignore_eos": True}))

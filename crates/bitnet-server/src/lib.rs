@@ -8,6 +8,7 @@ mod answer;
 mod anthropic;
 mod auth;
 mod batch;
+mod embed;
 mod error;
 mod fields;
 mod frame;

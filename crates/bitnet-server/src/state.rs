@@ -12,8 +12,8 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use bitnet_inference::Forms;
 use bitnet_inference::engine::Engine;
+use bitnet_inference::{Forms, Pooling};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,6 +39,12 @@ pub(crate) struct Served {
     pub worker: Worker,
     tokenizer: Option<Arc<Tokenizer>>,
     pub vocab: usize,
+    /// Positions of a sequence at most.
+    pub capacity: usize,
+    /// Length of a vector.
+    pub width: usize,
+    /// What the model's vectors are made of, where its files say.
+    pub pooling: Option<Pooling>,
     forms: Option<Arc<Forms>>,
 }
 
@@ -89,9 +95,10 @@ impl Server {
         let id = card.id.clone();
         self.models.put(&id, |metrics| {
             let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());
-            let vocab = engine.config().vocab;
+            let (vocab, width) = (engine.config().vocab, engine.config().hidden);
+            let (capacity, pooling) = (engine.capacity(), engine.pooling());
             let worker = Worker::start(engine, metrics)?;
-            Ok(Served { card, worker, tokenizer, vocab, forms })
+            Ok(Served { card, worker, tokenizer, vocab, capacity, width, pooling, forms })
         })
     }
 
@@ -151,6 +158,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .routes(routes!(openai::chat::create))
         .routes(routes!(openai::completions::create))
         .routes(routes!(openai::responses::create))
+        .routes(routes!(openai::embeddings::create))
         .routes(routes!(ws::open))
         .routes(routes!(openai::models::list))
         .routes(routes!(openai::models::one))
@@ -166,6 +174,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .routes(routes!(lora::list, lora::set))
         .routes(routes!(ollama::generate::create))
         .routes(routes!(ollama::chat::create))
+        .routes(routes!(ollama::embed::create))
         .routes(routes!(ollama::models::tags))
         .routes(routes!(ollama::models::show))
         .routes(routes!(ollama::models::version))

@@ -16,9 +16,9 @@ use std::time::{Duration, SystemTime};
 
 #[derive(Args)]
 #[command(after_help = "\
-Routes: /v1/chat/completions /v1/completions /v1/responses /v1/ws /v1/models
+Routes: /v1/chat/completions /v1/completions /v1/responses /v1/embeddings /v1/ws /v1/models
         /v1/messages /v1/messages/count_tokens
-        /api/generate /api/chat /api/tags /api/show /api/version
+        /api/generate /api/chat /api/embed /api/tags /api/show /api/version
         /completion /tokenize /detokenize /apply-template /lora-adapters /models /models/load /models/unload
         /health /healthz /readyz /metrics /openapi.json /docs, and a chat page on /
 
@@ -128,29 +128,23 @@ pub struct Serve {
     no_ui: bool,
     #[command(flatten)]
     logs: LogFlags,
-    /// Collector of OpenTelemetry traces, like http://localhost:4318 [default: no traces]
-    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", help_heading = "Logs and traces")]
+    /// Collector of OpenTelemetry traces, like http://localhost:4318 [default: OTEL_EXPORTER_OTLP_ENDPOINT, or no traces]
+    #[arg(long, value_name = "URL", env = "BITNET_OTLP_ENDPOINT", help_heading = "Logs and traces")]
     otlp_endpoint: Option<String>,
-    /// Headers for the collector: NAME=VALUE, separated by commas
+    /// Headers for the collector: NAME=VALUE, separated by commas [default: OTEL_EXPORTER_OTLP_HEADERS]
     #[arg(
         long,
         value_name = "HEADERS",
-        env = "OTEL_EXPORTER_OTLP_HEADERS",
+        env = "BITNET_OTLP_HEADERS",
         hide_env_values = true,
         value_delimiter = ',',
         value_parser = header,
         help_heading = "Logs and traces"
     )]
     otlp_headers: Vec<(String, String)>,
-    /// Name of the server in traces
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "OTEL_SERVICE_NAME",
-        default_value = "bitnet",
-        help_heading = "Logs and traces"
-    )]
-    otlp_service_name: String,
+    /// Name of the server in traces [default: OTEL_SERVICE_NAME, or bitnet]
+    #[arg(long, value_name = "NAME", env = "BITNET_OTLP_SERVICE_NAME", help_heading = "Logs and traces")]
+    otlp_service_name: Option<String>,
     #[command(flatten)]
     flags: ModelFlags,
     #[command(flatten)]
@@ -209,11 +203,7 @@ impl Serve {
             ),
             _ => None,
         };
-        let traces = self.otlp_endpoint.clone().map(|endpoint| TraceOptions {
-            endpoint,
-            headers: self.otlp_headers.clone(),
-            service: self.otlp_service_name.clone(),
-        });
+        let traces = self.traces()?;
         Ok(ServeOptions {
             keys,
             defaults,
@@ -227,6 +217,24 @@ impl Serve {
             timeout: self.request_timeout.map(Duration::from_secs),
             drain: Duration::from_secs(self.drain_timeout),
         })
+    }
+
+    /// Where traces go: what flags leave open, OpenTelemetry's own variables say.
+    fn traces(&self) -> Result<Option<TraceOptions>, Failure> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let endpoint = self.otlp_endpoint.clone().or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        let Some(endpoint) = endpoint else { return Ok(None) };
+        let mut headers = self.otlp_headers.clone();
+        if headers.is_empty() {
+            let listed = variable("OTEL_EXPORTER_OTLP_HEADERS").unwrap_or_default();
+            let pairs = listed.split(',').filter(|pair| !pair.trim().is_empty()).map(header);
+            headers = pairs
+                .collect::<Result<_, _>>()
+                .map_err(|e| Failure::Usage(format!("OTEL_EXPORTER_OTLP_HEADERS: {e}")))?;
+        }
+        let named = self.otlp_service_name.clone().or_else(|| variable("OTEL_SERVICE_NAME"));
+        let service = named.unwrap_or_else(|| "bitnet".to_owned());
+        Ok(Some(TraceOptions { endpoint, headers, service }))
     }
 
     /// The models, each with a name of its own.

@@ -1,6 +1,7 @@
 //! Ollama's routes: streams are lines of JSON, and a request streams unless it says otherwise.
 
 pub(crate) mod chat;
+pub(crate) mod embed;
 pub(crate) mod generate;
 pub(crate) mod models;
 

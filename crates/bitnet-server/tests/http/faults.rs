@@ -93,6 +93,8 @@ fn posts() -> Vec<(&'static str, Value)> {
         ("/v1/messages", json!({"messages": chat, "max_tokens": 4})),
         ("/v1/messages/count_tokens", json!({"messages": chat})),
         ("/completion", json!({"prompt": "a"})),
+        ("/v1/embeddings", json!({"input": "a"})),
+        ("/api/embed", json!({"input": "a", "model": MODEL})),
         ("/tokenize", json!({"content": "a"})),
         ("/detokenize", json!({"tokens": [7]})),
         ("/apply-template", json!({"messages": chat})),

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod embeddings;
 mod faults;
 mod forms;
 mod lora;

@@ -11,6 +11,8 @@ const ROUTES: &[&str] = &[
     "get /v1/ws",
     "get /v1/models",
     "get /v1/models/{id}",
+    "post /v1/embeddings",
+    "post /api/embed",
     "get /lora-adapters",
     "post /lora-adapters",
     "get /models",
