@@ -165,6 +165,7 @@ fn models_have_names_and_one_word_is_a_model_or_a_prompt() {
     assert_eq!(said(&["other"]), said(&["other", "from the input"]));
     // Without a model that is set up, the word is one.
     refused(&["run", "nowhere.gguf"], 3, &["nowhere.gguf"]);
+    refused(&["run", "nowhere"], 3, &["nowhere", "alias", "org/repo", "bitnet ls"]);
     refused(&["inspect"], 2, &["no model is named", "BITNET_MODEL", "bitnet.toml"]);
     // The first message of a conversation.
     let chat = |args: &[&str], input: &str| {
@@ -239,7 +240,7 @@ fn stage(folder: &Folder) {
     link("tokenizer.json", "bitnet-packed/tokenizer.json");
     link("model.gguf", "gguf/bitnet-online-i2_s.gguf");
     let words = "ships at night, and the wind that never sleeps; ".repeat(80);
-    for name in ["wiki.txt", "wiki.raw", "text.txt"] {
+    for name in ["wiki.txt", "wiki.raw", "text.txt", "texts.txt"] {
         folder.write(name, &words);
     }
     folder.write("prompts.txt", "one\ntwo\n");
