@@ -73,7 +73,7 @@ fn a_batch_that_was_stopped_goes_on() {
         (folder.write("in.xml", "a"), "x.jsonl", &[".jsonl", ".parquet"]),
         (folder.write("in.txt", "a"), "x.xml", &[".jsonl", ".parquet"]),
         (folder.write("in.csv", "a,b\n1,2\n"), "x.csv", &["a, b", "--column"]),
-        (folder.write("in.csv", "prompt,answer\n1,2\n"), "x.csv", &["answer", "output's own"]),
+        (folder.write("answered.csv", "prompt,answer\n1,2\n"), "x.csv", &["answer", "output's own"]),
         (folder.write("in.parquet", "PAR1 or not"), "x.csv", &["in.parquet", ""]),
     ] {
         refused(&["batch", &model, &input, "-o", output], 2, words);

@@ -118,8 +118,9 @@ impl Terminal {
     /// Where a text is, and whether it is bold.
     fn is_bold(&self, text: &str) -> bool {
         let screen = self.parser.screen();
+        // Rows, since `contents` makes one line of what was wrapped.
         let (row, line) =
-            screen.contents().lines().map(str::to_owned).enumerate().find(|(_, l)| l.contains(text)).unwrap();
+            screen.rows(0, screen.size().1.get()).enumerate().find(|(_, l)| l.contains(text)).unwrap();
         let column = line[..line.find(text).unwrap()].chars().count();
         screen.cell(row as u16, column as u16).unwrap().bold()
     }
