@@ -240,10 +240,11 @@ fn stage(folder: &Folder) {
     link("tokenizer.json", "bitnet-packed/tokenizer.json");
     link("model.gguf", "gguf/bitnet-online-i2_s.gguf");
     let words = "ships at night, and the wind that never sleeps; ".repeat(80);
-    for name in ["wiki.txt", "wiki.raw", "text.txt", "texts.txt"] {
+    for name in ["wiki.txt", "wiki.raw", "text.txt"] {
         folder.write(name, &words);
     }
     folder.write("prompts.txt", "one\ntwo\n");
+    folder.write("texts.txt", "one\ntwo\n");
     folder.write("questions.csv", "id,question\n1,why?\n");
     folder.write("requests.jsonl", "\"one\"\n");
     folder.write("messages.json", r#"[{"role": "user", "content": "hi"}]"#);
