@@ -473,7 +473,10 @@ impl SamplingFlags {
 
     /// What [`Self::set`] takes.
     pub fn names() -> Vec<String> {
-        Self::changes().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
+        let command = Self::changes();
+        let names = command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned));
+        // Adapters and a model that guesses are loaded at the start.
+        names.filter(|name| !name.starts_with("lora") && name != "draft-model").collect()
     }
 
     /// Sets a flag by its name.

@@ -82,6 +82,13 @@ pub fn names_model(word: &str) -> bool {
 pub fn locate(model: &Path, quiet: bool) -> Result<Located, Failure> {
     let alias = model.to_str().filter(|_| !model.exists()).and_then(|name| config::get().alias(name));
     let model = alias.as_deref().unwrap_or(model);
+    let word = model.components().count() == 1 && model.extension().is_none();
+    if word && !model.exists() {
+        let name = model.display();
+        return Err(Failure::Model(format!(
+            "{name}: no file, no alias of bitnet.toml and no org/repo has this name; `bitnet ls` lists what is there"
+        )));
+    }
     let reference = match model.to_str().filter(|text| !model.exists() && Reference::is_meant(text)) {
         Some(text) => text.parse::<Reference>()?,
         None => return Ok(Located { path: model.to_owned(), _cached: None, _lease: Lease::of(model) }),

@@ -165,6 +165,7 @@ fn models_have_names_and_one_word_is_a_model_or_a_prompt() {
     assert_eq!(said(&["other"]), said(&["other", "from the input"]));
     // Without a model that is set up, the word is one.
     refused(&["run", "nowhere.gguf"], 3, &["nowhere.gguf"]);
+    refused(&["run", "nowhere"], 3, &["nowhere", "alias", "org/repo", "bitnet ls"]);
     refused(&["inspect"], 2, &["no model is named", "BITNET_MODEL", "bitnet.toml"]);
     // The first message of a conversation.
     let chat = |args: &[&str], input: &str| {
@@ -243,6 +244,7 @@ fn stage(folder: &Folder) {
         folder.write(name, &words);
     }
     folder.write("prompts.txt", "one\ntwo\n");
+    folder.write("texts.txt", "one\ntwo\n");
     folder.write("questions.csv", "id,question\n1,why?\n");
     folder.write("requests.jsonl", "\"one\"\n");
     folder.write("messages.json", r#"[{"role": "user", "content": "hi"}]"#);

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 /// Lines of history that are kept.
 const HISTORY: usize = 2000;
 const MENU: &str = "completion";
+const ARROW: &str = "> ";
 
 pub struct Editor {
     reedline: Reedline,
@@ -31,7 +32,7 @@ impl Editor {
         keys.add_binding(KeyModifiers::ALT, KeyCode::Enter, newline());
         // Many terminals keep the other one for themselves.
         keys.add_binding(KeyModifiers::CONTROL, KeyCode::Char('j'), newline());
-        let menu = ColumnarMenu::default().with_name(MENU).with_columns(1);
+        let menu = ColumnarMenu::default().with_name(MENU).with_columns(1).with_marker(ARROW);
         let mut reedline = Reedline::create()
             .with_edit_mode(Box::new(Emacs::new(keys)))
             .with_completer(Box::new(Words { names }))
@@ -92,7 +93,7 @@ impl Prompt for Arrow {
     }
 
     fn render_prompt_indicator(&self, _: PromptEditMode) -> Cow<'_, str> {
-        "> ".into()
+        ARROW.into()
     }
 
     fn render_prompt_multiline_indicator(&self) -> Cow<'_, str> {
