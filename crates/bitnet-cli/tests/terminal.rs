@@ -131,6 +131,14 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    /// A test that fails leaves no program behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A conversation whose answers are `answer`.
 fn chat(folder: &Folder, answer: &str, more: &[&str], env: &[(&str, &str)]) -> Terminal {
     let (model, grammar) = (fixture("bitnet-packed"), format!("root ::= {}", serde_json::json!(answer)));
