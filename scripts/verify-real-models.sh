@@ -56,11 +56,11 @@ def check(what, good):
     failed |= not good
     print(f"  {'agrees' if good else 'DIFFERS'}: {what}")
 
-def alike(what, ours, theirs):
+def alike(what, ours, theirs, least_cosine=0.999, least_top=0.95):
     cosine = (ours * theirs).sum(-1) / (np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1))
     top = (ours.argmax(-1) == theirs.argmax(-1)).mean()
     check(f"{what}: cosine of logits at least {cosine.min():.6f}, same next token at {top:.1%} of positions",
-        cosine.min() > 0.999 and top > 0.95)
+        cosine.min() > least_cosine and top > least_top)
 
 logits = lambda name: load_file(f"{folder}/{name}.safetensors")["logits"]
 ids = lambda name: np.array([int(i) for i in open(f"{folder}/{name}.ids").read().split(",")])
@@ -77,7 +77,8 @@ for form in ("masters", "gguf"):
     if scales == 0:
         check(f"packed and {form}: logits differ by up to {error:.3e}", error <= 1e-4 * np.abs(a).max())
     else:
-        alike(f"packed and {form}", a, b)
+        # Scales that are rounded move int8 values over their boundaries: the numbers are others, the answers nearly the same.
+        alike(f"packed and {form}", a, b, 0.98, 0.9)
 
 def perplexity(logits, ids):
     logits = logits[:-1].astype(np.float64)

@@ -1,5 +1,6 @@
 //! Flags that several commands share. Names and defaults are llama.cpp's where it has them.
 
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::hub::{self, Located};
 use crate::lora::LoraFlags;
@@ -8,11 +9,13 @@ use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
 use bitnet_core::{ActivationPrecision, KvType};
 use bitnet_cpu::{Isa, Kernel};
+use bitnet_formats::gguf::Value;
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_inference::sample::SamplerOptions;
 use bitnet_inference::{DeviceOptions, GenerateOptions, LoadOptions, Model, OpenOptions};
 use bitnet_model::ModelConfig;
-use clap::{Args, ValueEnum};
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::{ArgAction, Args, Command, FromArgMatches, ValueEnum};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +34,7 @@ pub fn spell_out(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = O
             Some("-md") => "--draft-model".into(),
             // Elsewhere `-pg` is the prompt "g".
             Some("-pg") if bench => "--pg".into(),
-            Some("-ub") if bench => "--ubatch-size".into(),
+            Some("-ub") => "--ubatch-size".into(),
             _ => arg,
         }
     })
@@ -86,6 +89,9 @@ impl From<Act> for ActivationPrecision {
 /// How a model is loaded and where it runs.
 #[derive(Args, Clone, Debug)]
 pub struct ModelFlags {
+    /// Where it runs: cpu; auto is the best device of this build
+    #[arg(long, default_value = "auto", env = "BITNET_DEVICE", help_heading = "Device")]
+    device: String,
     /// Instruction set: scalar; sse, avx2, avxvnni, avx512bw, avx512, avx512-vbmi or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
@@ -99,8 +105,16 @@ pub struct ModelFlags {
     /// Tokens of context [default: the model's own, at most 4096]
     #[arg(short, long, env = "BITNET_CTX_SIZE", help_heading = "Device")]
     ctx_size: Option<usize>,
-    /// Tokens of one prefill step; changes speed and memory, never the result
-    #[arg(short, long, default_value_t = 512, env = "BITNET_BATCH_SIZE", help_heading = "Device")]
+    /// Tokens of one prefill step (also -ub); changes speed and memory, never the result
+    #[arg(
+        short,
+        long,
+        visible_alias = "ubatch-size",
+        overrides_with = "batch_size",
+        default_value_t = 512,
+        env = "BITNET_BATCH_SIZE",
+        help_heading = "Device"
+    )]
     pub batch_size: usize,
     /// Type of cached keys and values
     #[arg(long, value_enum, default_value_t = CacheType::F16, env = "BITNET_CACHE_TYPE", help_heading = "Device")]
@@ -124,6 +138,10 @@ impl ModelFlags {
         if self.batch_size == 0 {
             return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
         }
+        if !matches!(&*self.device, "auto" | "cpu") {
+            let device = &self.device;
+            return Err(Failure::Usage(format!("--device {device}: this build runs on the cpu alone")));
+        }
         Ok(OpenOptions {
             device: DeviceOptions { isa: self.isa, threads: self.threads, kernel: self.kernel, skip: None },
             load: LoadOptions {
@@ -136,6 +154,21 @@ impl ModelFlags {
                 layers: None,
             },
         })
+    }
+
+    /// Opens a model with a bar while it loads, says what it is, and lets it say how it likes to be sampled.
+    pub fn open_to_sample(
+        &self,
+        path: &Path,
+        sampling: &mut SamplingFlags,
+        quiet: bool,
+    ) -> Result<Model, Failure> {
+        let checkpoint = bitnet_formats::open(path)?;
+        sampling.suit(&checkpoint.header);
+        let (mut model, _) = load(path, &checkpoint, self.options()?, &self.tuning, quiet)?;
+        sampling.add_draft(&mut model, self, None, quiet)?;
+        sampling.lora.load(&mut model)?;
+        Ok(model)
     }
 
     /// Opens a model with a bar while it loads, and says what it is.
@@ -239,21 +272,15 @@ pub struct SamplingFlags {
         help_heading = "Sampling"
     )]
     predict: i64,
-    /// Temperature; 0 is greedy
-    #[arg(
-        long,
-        default_value_t = 0.8,
-        allow_negative_numbers = true,
-        env = "BITNET_TEMP",
-        help_heading = "Sampling"
-    )]
-    temp: f64,
-    /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, default_value_t = 40, env = "BITNET_TOP_K", help_heading = "Sampling")]
-    top_k: usize,
-    /// Keep the most likely tokens that reach this probability together; 1 keeps all
-    #[arg(long, default_value_t = 0.95, env = "BITNET_TOP_P", help_heading = "Sampling")]
-    top_p: f64,
+    /// Temperature; 0 is greedy [default: the model's own, or 0.8]
+    #[arg(long, allow_negative_numbers = true, env = "BITNET_TEMP", help_heading = "Sampling")]
+    temp: Option<f64>,
+    /// Keep the K most likely tokens; 0 keeps all [default: the model's own, or 40]
+    #[arg(long, env = "BITNET_TOP_K", help_heading = "Sampling")]
+    top_k: Option<usize>,
+    /// Keep the most likely tokens that reach this probability together; 1 keeps all [default: the model's own, or 0.95]
+    #[arg(long, env = "BITNET_TOP_P", help_heading = "Sampling")]
+    top_p: Option<f64>,
     /// Keep tokens at least this fraction as likely as the best; 0 keeps all
     #[arg(long, default_value_t = 0.05, env = "BITNET_MIN_P", help_heading = "Sampling")]
     min_p: f64,
@@ -347,11 +374,12 @@ pub struct SamplingFlags {
 
 impl SamplingFlags {
     pub fn options(&self, flags: &ModelFlags) -> Result<GenerateOptions, Failure> {
+        let defaults = SamplerOptions::default();
         let mut sampling = SamplerOptions {
             // llama.cpp takes what is below 0 as greedy.
-            temperature: if self.temp < 0.0 { 0.0 } else { self.temp },
-            top_k: self.top_k,
-            top_p: self.top_p,
+            temperature: self.temp.map_or(defaults.temperature, |temp| if temp < 0.0 { 0.0 } else { temp }),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
             min_p: self.min_p,
             typical_p: self.typical,
             repeat_penalty: self.repeat_penalty,
@@ -414,6 +442,55 @@ impl SamplingFlags {
     }
 }
 
+impl SamplingFlags {
+    /// Takes from a model what the flags leave open: what its `generation_config.json`, or the same in GGUF, says.
+    pub fn suit(&mut self, header: &Header) {
+        let own = |setting: &str, key: &str| match header {
+            Header::HuggingFace { generation_config, .. } => generation_config.get(setting)?.as_f64(),
+            Header::Gguf { metadata, .. } => match metadata.get(key)? {
+                // The decimal that it was rounded from, so that both formats answer alike.
+                Value::F32(v) => v.to_string().parse().ok(),
+                v => v.as_f64().or_else(|| v.as_u64().map(|n| n as f64)),
+            },
+        };
+        let positive = |v: &f64| v.is_finite() && *v >= 0.0;
+        let temp = || own("temperature", "general.sampling.temp").filter(positive);
+        let top_k = || own("top_k", "general.sampling.top_k").filter(positive);
+        let top_p = || own("top_p", "general.sampling.top_p").filter(|p| (0.0..=1.0).contains(p));
+        self.temp = self.temp.or_else(temp);
+        self.top_k = self.top_k.or_else(|| top_k().map(|k| k as usize));
+        self.top_p = self.top_p.or_else(top_p);
+    }
+
+    /// The flags as a parser that knows no defaults: what it does not read stays.
+    fn changes() -> Command {
+        Self::augment_args_for_update(Command::new("set").no_binary_name(true)).mut_args(|arg| {
+            let flag = matches!(arg.get_action(), ArgAction::SetTrue);
+            let arg = arg.default_value(Resettable::Reset).env(Resettable::Reset);
+            if flag { arg.action(ArgAction::Set).value_parser(BoolishValueParser::new()) } else { arg }
+        })
+    }
+
+    /// What [`Self::set`] takes.
+    pub fn names() -> Vec<String> {
+        Self::changes().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
+    }
+
+    /// Sets a flag by its name.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
+        if !Self::names().iter().any(|known| known == name) {
+            return Err(Failure::Usage(format!("{name} cannot be set; /set lists what can")));
+        }
+        let first_line = |e: clap::Error| {
+            let text = e.to_string();
+            Failure::Usage(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned())
+        };
+        let matches =
+            Self::changes().try_get_matches_from([format!("--{name}={value}")]).map_err(first_line)?;
+        self.update_from_arg_matches(&matches).map_err(first_line)
+    }
+}
+
 fn bias(text: &str) -> Result<(u32, f64), Failure> {
     let at = text.find(['+', '-']).unwrap_or(text.len());
     let (id, value) = text.split_at(at);
@@ -426,16 +503,25 @@ fn bias(text: &str) -> Result<(u32, f64), Failure> {
 /// A model by position or by `-m`.
 #[derive(Args, Clone, Debug)]
 pub struct ModelPath {
-    #[arg(value_name = "MODEL", required_unless_present = "model", help = hub::MODEL_HELP)]
+    #[arg(value_name = "MODEL", help = hub::MODEL_HELP)]
     path: Option<PathBuf>,
-    /// The model, by name
-    #[arg(short, long, value_name = "MODEL", env = "BITNET_MODEL", conflicts_with = "path")]
+    /// The model, by name [env: BITNET_MODEL, and `model` in bitnet.toml]
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "path")]
     model: Option<PathBuf>,
 }
 
 impl ModelPath {
     /// Where it lies; a model of the hub is fetched first if need be.
     pub fn locate(&self, quiet: bool) -> Result<Located, Failure> {
-        hub::locate(self.path.as_deref().or(self.model.as_deref()).unwrap_or(Path::new("")), quiet)
+        hub::locate(&named(self.path.clone().or_else(|| self.model.clone()))?, quiet)
     }
+}
+
+/// A model that is named, or else the one of the environment or of bitnet.toml.
+pub fn named(model: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    model.or_else(Config::model).ok_or_else(|| {
+        Failure::Usage(
+            "no model is named; give MODEL, BITNET_MODEL, or `model` in bitnet.toml (see --help)".to_owned(),
+        )
+    })
 }

@@ -1,9 +1,10 @@
 //! Models of the hub: flags, and where a MODEL lies on this machine.
 
+use crate::config;
 use crate::downloads::Downloads;
 use crate::failure::Failure;
 use bitnet_hub::{Cached, Cancel, Hub, Lease, Reference, Settings, Token, checked_endpoint, snapshot_of};
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +37,10 @@ impl HubFlags {
             #[command(flatten)]
             flags: HubFlags,
         }
-        let alone = Alone::try_parse_from(["bitnet"]).map_err(|e| Failure::Usage(e.render().to_string()))?;
-        Ok(alone.flags)
+        let usage = |e: clap::Error| Failure::Usage(e.render().to_string());
+        let mut command = config::get().settle(Alone::command());
+        let matches = command.try_get_matches_from_mut(["bitnet"]).map_err(usage)?;
+        Ok(Alone::from_arg_matches(&matches).map_err(usage)?.flags)
     }
 
     pub fn settings(&self) -> Result<Settings, Failure> {
@@ -69,8 +72,16 @@ impl Deref for Located {
     }
 }
 
-/// The place of a MODEL: a path as it is; a model of the hub from the cache, which is filled first where it lacks it.
+/// Whether a word names a model: a path that is there, an alias, or a model of the hub.
+pub fn names_model(word: &str) -> bool {
+    Path::new(word).exists() || config::get().alias(word).is_some() || Reference::is_meant(word)
+}
+
+/// The place of a MODEL: a path as it is; what an alias stands for; a model of the hub from the cache, which is filled first
+/// where it lacks it.
 pub fn locate(model: &Path, quiet: bool) -> Result<Located, Failure> {
+    let alias = model.to_str().filter(|_| !model.exists()).and_then(|name| config::get().alias(name));
+    let model = alias.as_deref().unwrap_or(model);
     let reference = match model.to_str().filter(|text| !model.exists() && Reference::is_meant(text)) {
         Some(text) => text.parse::<Reference>()?,
         None => return Ok(Located { path: model.to_owned(), _cached: None, _lease: Lease::of(model) }),

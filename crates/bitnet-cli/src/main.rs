@@ -8,25 +8,29 @@
 
 mod args;
 mod commands;
+mod config;
 mod downloads;
 mod failure;
+mod folders;
 mod hub;
 mod logs;
 mod lora;
+mod markdown;
 mod stages;
 mod terminal;
 mod tuning;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use commands::{
-    batch, bench, cache, chat, convert, detokenize, doctor, embed, inspect, logits, ls, pull, quantize, rm,
-    run, serve, show, template, tokenize, tune,
+    batch, bench, cache, chat, completions, convert, detokenize, doctor, embed, eval, inspect, logits, ls,
+    pull, quantize, rm, run, serve, show, template, tokenize, tune,
 };
+use failure::Failure;
 use std::process::ExitCode;
 
 /// Run 1.58-bit (ternary) language models: the same bits on every instruction set, thread count and batch size.
 #[derive(Parser)]
-#[command(name = "bitnet", version, max_term_width = 110, after_help = EXAMPLES)]
+#[command(name = "bitnet", version, max_term_width = 110, after_help = after_help())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,6 +50,10 @@ Examples:
   bitnet bench model.gguf
 
 Exit codes: 0 done, 1 run-time failure, 2 usage, 3 model or format, 4 network, 130 interrupted.";
+
+fn after_help() -> String {
+    format!("{EXAMPLES}\n\n{}", config::HELP)
+}
 
 #[derive(Subcommand)]
 enum Command {
@@ -79,6 +87,8 @@ enum Command {
     Cache(cache::Cache),
     /// Measure prefill and generation speed
     Bench(bench::Bench),
+    /// Perplexity of a text, and how far a model is from another one
+    Eval(eval::Eval),
     /// Find the fastest kernel and number of threads for a model on this machine, and save them
     Tune(tune::Tune),
     /// CPU features, the kernels in use, and a self-test of every kernel
@@ -89,14 +99,20 @@ enum Command {
     Detokenize(detokenize::Detokenize),
     /// Render a conversation with the model's chat template
     Template(template::Template),
+    /// Completions of commands and flags for a shell
+    Completions(completions::Completions),
+    /// Write manual pages
+    Man(completions::Man),
 }
 
-/// The tokenizers library answers some vocabularies that contradict themselves with panics. They are caught and become
-/// errors; the panic's own message would be a second one.
+/// The tokenizers library answers some vocabularies that contradict themselves with panics, and the one for Parquet some
+/// damaged files. They are caught and become errors; the panic's own message would be a second one.
 fn quiet_caught_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let caught = info.location().is_some_and(|l| l.file().contains("/tokenizers-"));
+        let caught = info
+            .location()
+            .is_some_and(|l| l.file().contains("/tokenizers-") || l.file().contains("/parquet-"));
         if !caught {
             report(info);
         }
@@ -105,30 +121,49 @@ fn quiet_caught_panics() {
 
 fn main() -> ExitCode {
     quiet_caught_panics();
-    let cli = Cli::parse_from(args::spell_out(std::env::args_os()));
-    let quiet = cli.quiet;
-    let done = match cli.command {
-        Command::Run(c) => c.execute(quiet),
-        Command::Chat(c) => c.execute(quiet),
-        Command::Embed(c) => c.execute(quiet),
-        Command::Inspect(c) => c.execute(quiet),
-        Command::Batch(c) => c.execute(quiet),
-        Command::Serve(c) => c.execute(quiet),
-        Command::Convert(c) => c.execute(quiet),
-        Command::Quantize(c) => c.execute(quiet),
-        Command::Logits(c) => c.execute(quiet),
-        Command::Pull(c) => c.execute(quiet),
-        Command::Ls(c) => c.execute(),
-        Command::Show(c) => c.execute(quiet),
-        Command::Rm(c) => c.execute(),
-        Command::Cache(c) => c.execute(quiet),
-        Command::Bench(c) => c.execute(quiet),
-        Command::Tune(c) => c.execute(quiet),
-        Command::Doctor(c) => c.execute(),
-        Command::Tokenize(c) => c.execute(quiet),
-        Command::Detokenize(c) => c.execute(quiet),
-        Command::Template(c) => c.execute(quiet),
-    };
+    match config::read(Cli::command()) {
+        Err(failure) => end(Err(failure)),
+        Ok(mut command) => {
+            let words = args::spell_out(std::env::args_os());
+            let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|e| e.exit());
+            end(Cli::from_arg_matches(&matches).map_or_else(|e| e.format(&mut command).exit(), Cli::execute))
+        }
+    }
+}
+
+impl Cli {
+    fn execute(self) -> Result<(), Failure> {
+        let quiet = self.quiet;
+        match self.command {
+            Command::Run(c) => c.execute(quiet),
+            Command::Chat(c) => c.execute(quiet),
+            Command::Embed(c) => c.execute(quiet),
+            Command::Inspect(c) => c.execute(quiet),
+            Command::Batch(c) => c.execute(quiet),
+            Command::Serve(c) => c.execute(quiet),
+            Command::Convert(c) => c.execute(quiet),
+            Command::Quantize(c) => c.execute(quiet),
+            Command::Logits(c) => c.execute(quiet),
+            Command::Pull(c) => c.execute(quiet),
+            Command::Ls(c) => c.execute(),
+            Command::Show(c) => c.execute(quiet),
+            Command::Rm(c) => c.execute(),
+            Command::Cache(c) => c.execute(quiet),
+            Command::Bench(c) => c.execute(quiet),
+            Command::Eval(c) => c.execute(quiet),
+            Command::Tune(c) => c.execute(quiet),
+            Command::Doctor(c) => c.execute(),
+            Command::Tokenize(c) => c.execute(quiet),
+            Command::Detokenize(c) => c.execute(quiet),
+            Command::Template(c) => c.execute(quiet),
+            Command::Completions(c) => c.execute(),
+            Command::Man(c) => c.execute(quiet),
+        }
+    }
+}
+
+/// Says what went wrong, and with which exit code.
+fn end(done: Result<(), Failure>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads the output has seen enough.

@@ -1,6 +1,7 @@
 //! What `bitnet tune` found to be fastest on this machine: one file a machine, an entry a shape of model.
 
 use crate::failure::Failure;
+use crate::folders;
 use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{Isa, Kernel, physical_cores, processor_name};
 use bitnet_inference::{DeviceOptions, OpenOptions};
@@ -106,7 +107,7 @@ impl TuningFlag {
             let hash = machine.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
             });
-            Some(config_folder()?.join("bitnet").join(format!("tuning-{hash:016x}.json")))
+            Some(folders::config()?.join(format!("tuning-{hash:016x}.json")))
         })
     }
 
@@ -168,18 +169,6 @@ fn write(path: &Path, tuning: &Tuning) -> std::io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;
     Ok(())
-}
-
-fn config_folder() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if cfg!(windows) {
-        return folder("APPDATA");
-    }
-    let home = || folder("HOME");
-    match cfg!(target_os = "macos") {
-        true => Some(home()?.join("Library/Application Support")),
-        false => folder("XDG_CONFIG_HOME").or_else(|| Some(home()?.join(".config"))),
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod common;
 use common::{Folder, bitnet, fixture, refused, text};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
 
 fn batch(model: &str, input: &str, output: &str, more: &[&str]) -> BTreeMap<u64, Value> {
     let ran = bitnet(&[&["batch", model, input, "-o", output, "--seed", "5", "-n", "6"], more].concat());
@@ -65,5 +67,126 @@ fn a_batch_that_was_stopped_goes_on() {
     assert_eq!(texts(&resumed), texts(&want));
     folder.write("out.jsonl", "{\"a\": 1}\n");
     refused(&["batch", &model, &input, "-o", &output, "--resume"], 2, &["out.jsonl"]);
-    refused(&["batch", &model, &folder.write("in.csv", "a"), "-o", "x"], 2, &[".jsonl"]);
+    folder.write("out.jsonl", "{\"index\": 20}\n");
+    refused(&["batch", &model, &input, "-o", &output, "--resume"], 2, &["row 20", "20 rows"]);
+    for (input, output, words) in [
+        (folder.write("in.xml", "a"), "x.jsonl", &[".jsonl", ".parquet"]),
+        (folder.write("in.txt", "a"), "x.xml", &[".jsonl", ".parquet"]),
+        (folder.write("in.csv", "a,b\n1,2\n"), "x.csv", &["a, b", "--column"]),
+        (folder.write("answered.csv", "prompt,answer\n1,2\n"), "x.csv", &["answer", "output's own"]),
+        (folder.write("in.parquet", "PAR1 or not"), "x.csv", &["in.parquet", ""]),
+    ] {
+        refused(&["batch", &model, &input, "-o", output], 2, words);
+    }
+}
+
+/// Runs a batch whose output is a table, and returns it.
+fn table(model: &str, input: &str, output: &str, more: &[&str]) -> String {
+    let args = [&["batch", model, input, "-o", output, "--temp", "0", "-n", "4"], more].concat();
+    let ran = bitnet(&args);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    String::from_utf8_lossy(&std::fs::read(output).unwrap()).into_owned()
+}
+
+#[test]
+fn tables_come_and_go_with_all_their_columns() {
+    let (folder, model) = (Folder::new(), fixture("bitnet-packed"));
+    let long = "x ".repeat(2000);
+    let input = format!("id,question\n7,\"ships, \"\"at\"\" night\"\n8,{long}\n9,\"a|b\nc\"\n");
+    let input = folder.write("in.csv", input);
+    let at = |name: &str| text(&folder.at(name));
+    let csv = table(&model, &input, &at("out.csv"), &["--column", "question"]);
+    let mut rows = csv::Reader::from_reader(csv.as_bytes());
+    let names = "id,question,answer,finish_reason,prompt_tokens,completion_tokens,error";
+    assert_eq!(rows.headers().unwrap().iter().collect::<Vec<_>>().join(","), names);
+    let rows: Vec<csv::StringRecord> = rows.records().map(Result::unwrap).collect();
+    let ids: Vec<&str> = rows.iter().map(|row| &row[0]).collect();
+    assert_eq!(ids, ["7", "8", "9"]);
+    assert_eq!(
+        (&rows[0][1], &rows[0][3], &rows[0][5], &rows[0][6]),
+        ("ships, \"at\" night", "length", "4", "")
+    );
+    assert!(rows[1][2].is_empty() && rows[1][6].contains("tokens"), "{:?}", &rows[1]);
+    // Parquet holds the same, and is read as well as written.
+    table(&model, &input, &at("out.parquet"), &["--column", "question"]);
+    let again = at("again.csv");
+    let ran = bitnet(&["batch", &model, &at("out.parquet"), "-o", &again, "--column", "question"]);
+    assert_eq!(ran.code, Some(2), "the answers' columns are there already: {ran:?}");
+    let lines = at("lines.jsonl");
+    let read = batch(&model, &at("out.parquet"), &lines, &["--column", "answer"]);
+    assert!(read[&0]["text"].is_string() && read[&1]["error"]["message"] == "it has no prompt", "{read:?}");
+    let page = table(&model, &input, &at("out.md"), &["--column", "question"]);
+    assert!(page.starts_with("| id | question | answer |") && page.contains("| 9 | a\\|b<br>c | "), "{page}");
+    assert_eq!(page.lines().count(), 5, "{page}");
+    // A whole table is not made again, nor written over.
+    refused(&["batch", &model, &input, "-o", &at("out.csv"), "--column", "question"], 2, &["out.csv"]);
+    assert_eq!(table(&model, &input, &at("out.csv"), &["--column", "question", "--resume"]), csv);
+    assert!(!folder.names().iter().any(|name| name.contains(".part")), "{:?}", folder.names());
+    // What columns call messages are messages.
+    let messages = json!([{"role": "user", "content": "hi"}]).to_string().replace('"', "\"\"");
+    let input = folder.write("talk.csv", format!("messages\n\"{messages}\"\n{{\n"));
+    let talk = table(&model, &input, &at("talk-out.csv"), &[]);
+    assert!(talk.contains(",length,") && talk.contains("no JSON"), "{talk}");
+    // Without a place to go to, lines go to standard output.
+    let ran = bitnet(&["batch", &model, &folder.write("one.txt", "ships\n"), "-n", "2", "-q"]);
+    let line: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&line["index"], &line["usage"]["completion_tokens"]), (&json!(0), &json!(2)));
+}
+
+/// Rows of the journal, the one being written left out.
+fn lines(journal: &str) -> usize {
+    std::fs::read_to_string(journal).map_or(0, |text| text.matches('\n').count())
+}
+
+#[test]
+fn a_batch_that_is_killed_loses_no_row_and_does_none_twice() {
+    let (folder, model) = (Folder::new(), fixture("bitnet-packed"));
+    let prompts: String = (0..80).map(|i| format!("line {i}\n")).collect();
+    let (input, whole) = (folder.write("in.txt", prompts), text(&folder.at("whole.csv")));
+    let flags = ["--seed", "5", "-n", "24", "--concurrency", "3", "--isa", "scalar", "-t", "1", "-q"];
+    let args = |output: &str, more: &[&str]| -> Vec<String> {
+        let args = [&["batch", &model, &input, "-o", output][..], &flags, more].concat();
+        args.into_iter().map(str::to_owned).collect()
+    };
+    let start = |output: &str, more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_bitnet")).args(args(output, more)).env_clear().spawn().unwrap()
+    };
+    assert!(start(&whole, &[]).wait().unwrap().success());
+    for (name, journal) in [("out.jsonl", "out.jsonl"), ("out.csv", "out.csv.part.jsonl")] {
+        let (output, journal) = (text(&folder.at(name)), text(&folder.at(journal)));
+        let (mut killed, mut more) = (0, &[][..]);
+        loop {
+            let (mut child, before) = (start(&output, more), lines(&journal));
+            more = &["--resume"];
+            // After some more rows, wherever it is.
+            let ended = loop {
+                if let Some(status) = child.try_wait().unwrap() {
+                    break Some(status);
+                }
+                if lines(&journal) >= before + 15 {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    break None;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            };
+            match ended {
+                Some(status) => {
+                    assert!(status.success());
+                    break;
+                }
+                None => killed += 1,
+            }
+        }
+        assert!(killed >= 2, "{name} was killed {killed} times");
+        if name.ends_with("csv") {
+            assert_eq!(std::fs::read_to_string(&output).unwrap(), std::fs::read_to_string(&whole).unwrap());
+            continue;
+        }
+        let rows = std::fs::read_to_string(&output).unwrap();
+        let rows = rows.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["index"].as_u64().unwrap());
+        let mut rows: Vec<u64> = rows.collect();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..80).collect::<Vec<_>>());
+    }
 }

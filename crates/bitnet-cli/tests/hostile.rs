@@ -236,7 +236,7 @@ fn configurations_that_cannot_be_are_refused() {
         ("num_attention_heads", json!(0)),
         ("rms_norm_eps", json!("small")),
         ("rope_theta", json!(0)),
-        ("rope_scaling", json!({"rope_type": "yarn"})),
+        ("rope_scaling", json!({"rope_type": "yarn", "factor": 0})),
         ("architectures", json!(["MambaForCausalLM"])),
         ("architectures", Value::Null),
     ] {

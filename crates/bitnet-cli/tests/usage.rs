@@ -18,6 +18,8 @@ fn flags_that_make_no_sense_are_usage() {
     };
     run(&["-t", "0"], &["threads"]);
     run(&["-b", "0"], &["--batch-size"]);
+    run(&["-b", "8", "-ub", "0"], &["--batch-size"]);
+    run(&["--device", "cuda:0"], &["cuda:0", "cpu"]);
     run(&["--top-p", "2"], &["top-p"]);
     run(&["--temp", "NaN"], &["temp"]);
     run(&["-l", "3*1"], &["--logit-bias"]);

@@ -261,7 +261,7 @@ impl Number<1> for i8 {
 }
 
 impl Store {
-    fn element_bytes(&self) -> usize {
+    pub(crate) fn element_bytes(&self) -> usize {
         match self {
             Self::F32(_) => 4,
             Self::F16(_) | Self::BF16(_) => 2,
@@ -364,7 +364,7 @@ impl KvCache {
     }
 
     /// Elements of a block in the keys of one head, and in its values.
-    fn block_elements(&self) -> (usize, usize) {
+    pub(crate) fn block_elements(&self) -> (usize, usize) {
         (self.key_stride / self.spec.blocks(), self.value_stride / self.spec.blocks())
     }
 

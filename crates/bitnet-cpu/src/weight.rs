@@ -145,6 +145,9 @@ impl CpuWeight {
                     full.iter().flat_map(|t| &x[t * self.cols..(t + 1) * self.cols]).copied().collect();
                 self.linear(isa, pool, &x, full.len(), scratch, &mut out.values);
             }
+            let most = (needs.len() - full.len()) * screen::most_picked(self.rows);
+            out.ids.reserve(most);
+            out.values.reserve(most);
             let mut full = (0..).map(|at| (0..0, at * self.rows..(at + 1) * self.rows));
             for (picked, x) in picked.iter().zip(x.chunks_exact(self.cols)) {
                 let (Some(picked), [Part::Dense(w)]) = (picked, self.parts.as_slice()) else {

@@ -58,4 +58,13 @@ impl Hub {
     pub fn settings(&self) -> &Settings {
         self.client.settings()
     }
+
+    /// Whether the hub answers: asks it for the name of a model.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn reach(&self) -> Result<(), HubError> {
+        let url = format!("{}/api/models?limit=1", self.settings().endpoint);
+        self.client.get(&url, &|_| {}, &Cancel::new()).map(drop)
+    }
 }

@@ -75,7 +75,11 @@ fn no_system_calls(file: &Path) {
     use std::os::unix::process::ExitStatusExt;
     let itself = std::env::current_exe().unwrap();
     let child = std::process::Command::new(itself).arg(SEALED).arg(file).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&child.stdout), DONE, "{}", String::from_utf8_lossy(&child.stderr));
+    let (out, err) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    if child.status.success() {
+        return println!("not run: system calls, which this kernel does not refuse: {out}");
+    }
+    assert_eq!(out, DONE, "{err}");
     // Even to end is more than it may ask for.
     assert_eq!(child.status.signal(), Some(9));
     println!("no system calls by decode steps of one thread");
@@ -89,9 +93,12 @@ fn sealed(file: &Path) {
     use rustix::thread::{SecureComputingMode, set_secure_computing_mode};
     let (mut model, mut out) = (open(file, 1), output());
     run(&mut model, &mut out);
-    set_secure_computing_mode(SecureComputingMode::Strict).unwrap();
+    let stdout = std::io::stdout();
+    if let Err(e) = set_secure_computing_mode(SecureComputingMode::Strict) {
+        return println!("{e}");
+    }
     run(&mut model, &mut out);
-    let _ = rustix::io::write(std::io::stdout(), DONE.as_bytes());
+    let _ = rustix::io::write(stdout, DONE.as_bytes());
 }
 
 /// Without a harness: its threads would take memory and make calls.

@@ -160,6 +160,11 @@ pub(crate) struct TimingsBody {
     predicted_ms: f64,
     predicted_per_second: f64,
     cache_n: usize,
+    /// Tokens guessed ahead, where any were, and those that were right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft_n: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft_n_accepted: Option<usize>,
 }
 
 impl From<&Timings> for TimingsBody {
@@ -173,6 +178,8 @@ impl From<&Timings> for TimingsBody {
             predicted_ms: ms(t.generation),
             predicted_per_second: t.tokens_per_second(),
             cache_n: t.cached_tokens,
+            draft_n: (t.drafted > 0).then_some(t.drafted),
+            draft_n_accepted: (t.drafted > 0).then_some(t.accepted),
         }
     }
 }

@@ -252,7 +252,8 @@ fn call(value: &Value) -> Option<Call> {
 /// Calls in a conversation have their arguments as text; templates want them as JSON.
 pub(crate) fn open_arguments(message: &mut Value) {
     for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
-        let arguments = &mut call["function"]["arguments"];
+        // What is no call is the template's to complain of.
+        let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };
         if let Some(object) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok()) {
             *arguments = object;
         }

@@ -9,6 +9,10 @@ use serde_json::json;
 use std::io::Write;
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  bitnet cache stats
+  bitnet cache prune --max-size 20GB --dry-run")]
 pub struct Cache {
     #[command(subcommand)]
     action: Action,
@@ -23,6 +27,9 @@ enum Action {
 }
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  bitnet cache stats --json | jq .size_bytes")]
 struct Stats {
     /// Print one JSON object
     #[arg(long)]

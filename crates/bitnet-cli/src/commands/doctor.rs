@@ -1,26 +1,35 @@
-//! `bitnet doctor`: what this machine offers, and whether every kernel on it is right.
+//! `bitnet doctor`: what this machine offers, whether every kernel on it is right, and whether the hub answers.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
+use crate::hub::HubFlags;
 use crate::tuning::TuningFlag;
 use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, SelfTest, Verdict, self_test};
+use bitnet_hub::{Hub, Settings};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::Duration;
 
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  bitnet doctor
+  bitnet doctor --json | jq .failed")]
 pub struct Doctor {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     tuning: TuningFlag,
+    #[command(flatten)]
+    hub: HubFlags,
 }
 
 impl Doctor {
     pub fn execute(self) -> Result<(), Failure> {
         let backend = CpuBackend::new(CpuOptions::default()).map_err(|e| Failure::Runtime(e.to_string()))?;
-        let results = self_test().map_err(|e| Failure::Runtime(crate::failure::chain(&e)))?;
+        let results = self_test().map_err(|e| Failure::Runtime(chain(&e)))?;
         let failed = results.iter().filter(|r| r.verdict == Verdict::Wrong).count();
         let features = features();
         let (file, tuned) = self.tuning.known();
@@ -31,6 +40,7 @@ impl Doctor {
             let own = |t: &SelfTest| Kernel::all().any(|k| k.name() == t.kernel);
             if tests.iter().any(own) { backend.kernel().name() } else { backend.isa().name() }
         };
+        let hub = Access::of(&self.hub);
         let mut out = std::io::stdout().lock();
         if self.json {
             let kernels: Map<String, Value> = ops
@@ -54,6 +64,7 @@ impl Doctor {
             let object = json!({
                 "version": env!("CARGO_PKG_VERSION"), "target": std::env::consts::ARCH, "features": features,
                 "isa": backend.isa().name(), "threads": backend.threads(), "kernels": kernels, "failed": failed,
+                "hub": hub.json(),
                 "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>()},
             });
             writeln!(out, "{object}")?;
@@ -62,6 +73,7 @@ impl Doctor {
             writeln!(out, "CPU features     {}", if features.is_empty() { "none used" } else { &features })?;
             writeln!(out, "instruction set  {} (best of this processor)", backend.isa())?;
             writeln!(out, "threads          {} (physical cores)", backend.threads())?;
+            writeln!(out, "hub              {}", hub.line())?;
             let file = file.as_deref().unwrap_or("no file");
             writeln!(out, "tuned models     {} ({file})", tuned.len())?;
             for (shape, choices) in &tuned {
@@ -92,6 +104,50 @@ impl Doctor {
             n => Err(Failure::Runtime(format!(
                 "{n} kernels gave wrong numbers on this machine; do not trust its results"
             ))),
+        }
+    }
+}
+
+/// Longer than this, a hub that can be used does not take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What came of asking the hub.
+enum Access {
+    /// It is not asked: settings say so.
+    Offline(Settings),
+    Answers(Settings),
+    Fails(String),
+}
+
+impl Access {
+    fn of(flags: &HubFlags) -> Self {
+        let mut settings = match flags.settings() {
+            Ok(settings) if settings.offline => return Self::Offline(settings),
+            Ok(settings) => settings,
+            Err(failure) => return Self::Fails(failure.message().to_owned()),
+        };
+        (settings.attempts, settings.timeout) = (1, PATIENCE);
+        match Hub::new(settings.clone()).reach() {
+            Ok(()) => Self::Answers(settings),
+            Err(e) => Self::Fails(chain(&e)),
+        }
+    }
+
+    fn line(&self) -> String {
+        let place = |s: &Settings| format!("{}, cache in {}", s.endpoint, s.cache.display());
+        match self {
+            Self::Offline(settings) => format!("not asked (offline): {}", place(settings)),
+            Self::Answers(settings) => format!("answers: {}", place(settings)),
+            Self::Fails(why) => format!("does not answer: {why}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let place = |s: &Settings, reachable: Value| json!({"endpoint": s.endpoint, "cache": s.cache, "reachable": reachable});
+        match self {
+            Self::Offline(settings) => place(settings, Value::Null),
+            Self::Answers(settings) => place(settings, json!(true)),
+            Self::Fails(why) => json!({"reachable": false, "error": why}),
         }
     }
 }

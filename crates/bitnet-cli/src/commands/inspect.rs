@@ -1,5 +1,6 @@
 //! `bitnet inspect`: what a model is made of, from its headers.
 
+use super::histogram;
 use super::report::Report;
 use crate::args::ModelPath;
 use crate::commands::convert::role_json;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 Examples:
   bitnet inspect model.gguf
   bitnet inspect model-directory --tensors
+  bitnet inspect model.gguf --hist
   bitnet inspect model.gguf --diff model-directory
   bitnet inspect model.gguf --json | jq .types")]
 pub struct Inspect {
@@ -24,6 +26,9 @@ pub struct Inspect {
     /// List every tensor, also what a training checkpoint has beside the model (optimizer state)
     #[arg(long)]
     tensors: bool,
+    /// Say how the weights of each tensor are spread instead: shares of trits, and their scales; histograms of other weights
+    #[arg(long, conflicts_with_all = ["tensors", "diff"])]
+    hist: bool,
     /// Say which tensors, scales and metadata of another model differ instead
     #[arg(long, value_name = "FILE2", conflicts_with = "tensors")]
     diff: Option<PathBuf>,
@@ -38,6 +43,11 @@ impl Inspect {
         let checkpoint = bitnet_formats::open(path)?;
         if let Some(other) = &self.diff {
             return self.compare(&checkpoint, &hub::locate(other, quiet)?);
+        }
+        if self.hist {
+            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+            histogram::print(path, &checkpoint, self.json, &mut out)?;
+            return Ok(out.flush()?);
         }
         let report = Report::new(path, &checkpoint)?;
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());

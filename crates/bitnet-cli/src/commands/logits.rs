@@ -6,6 +6,8 @@ use crate::failure::Failure;
 use bitnet_formats::safetensors_file::{TensorInfo, Writer};
 use bitnet_model::{Rows, StepOutput};
 use clap::Args;
+use serde_json::{Map, Value, json};
+use std::io::Write;
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -28,6 +30,9 @@ pub struct Logits {
     /// Write the residual stream too: `hidden.embed`, `hidden.layer0`, ..., `hidden.final_norm`, f32 [tokens, hidden]
     #[arg(long)]
     hidden: bool,
+    /// Print one JSON object about what was written
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     flags: ModelFlags,
 }
@@ -76,7 +81,11 @@ impl Logits {
         });
         // A target that cannot be written is no fault of the model.
         written.map_err(|e| Failure::Runtime(crate::failure::chain(&e)))?;
-        if !quiet {
+        if self.json {
+            let shapes: Map<String, Value> =
+                tensors.iter().map(|(name, width, _)| (name.clone(), json!([ids.len(), width]))).collect();
+            writeln!(std::io::stdout(), "{}", json!({"output": self.output, "tensors": shapes}))?;
+        } else if !quiet {
             eprintln!("{} tokens written to {}", ids.len(), self.output.display());
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! `bitnet pull`: a model of the hub into the cache.
 
+use crate::args;
+use crate::config;
 use crate::downloads::Downloads;
 use crate::failure::Failure;
 use crate::hub::HubFlags;
@@ -23,10 +25,10 @@ for them. HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY are honoured, HF_HUB_D
 and SSL_CERT_FILE (authorities that are trusted instead of the system's).")]
 pub struct Pull {
     /// org/repo[:file-or-quant][@revision]
-    #[arg(value_name = "MODEL", required_unless_present = "model")]
+    #[arg(value_name = "MODEL")]
     reference: Option<String>,
-    /// The model, by name
-    #[arg(short, long, value_name = "MODEL", env = "BITNET_MODEL", conflicts_with = "reference")]
+    /// The model, by name [env: BITNET_MODEL, and `model` in bitnet.toml]
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "reference")]
     model: Option<String>,
     /// Branch, tag or commit [default: main]
     #[arg(long, value_name = "REV", env = "BITNET_REVISION")]
@@ -49,7 +51,10 @@ pub struct Pull {
 
 impl Pull {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
-        let text = self.reference.or(self.model).unwrap_or_default();
+        let named = args::named(self.reference.or(self.model).map(Into::into))?;
+        let text = named.to_string_lossy();
+        let alias = config::get().alias(&text);
+        let text = alias.as_deref().map_or(text, |meant| meant.to_string_lossy());
         let mut reference: Reference = text.parse()?;
         match (&reference.revision, self.revision) {
             (Some(one), Some(other)) if *one != other => {

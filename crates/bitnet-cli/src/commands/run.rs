@@ -1,13 +1,14 @@
 //! `bitnet run`: continue a prompt.
 
-use crate::args::{ModelFlags, SamplingFlags, ids};
+use crate::args::{self, ModelFlags, SamplingFlags, ids};
 use crate::commands::chat::Chat;
 use crate::commands::vocabulary;
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::hub;
 use crate::stages::FormFlags;
 use crate::terminal::interrupt;
-use bitnet_inference::{FinishReason, Generation, Model};
+use bitnet_inference::{FinishReason, GenerateOptions, Generation, Model, Timings};
 use clap::Args;
 use serde_json::json;
 use std::io::{IsTerminal, Read, Write};
@@ -19,15 +20,16 @@ Examples:
   bitnet run model.gguf \"The capital of France is\"
   bitnet run microsoft/bitnet-b1.58-2B-4T-gguf \"Once upon a time\"
   echo \"Once upon a time\" | bitnet run model.gguf -n 100
-  bitnet run model.gguf --tokens 128000,791,6864 --temp 0 --json")]
+  bitnet run model.gguf --tokens 128000,791,6864 --temp 0 --json
+  BITNET_MODEL=model.gguf bitnet run \"The capital of France is\"")]
 pub struct Run {
-    #[arg(value_name = "MODEL", required_unless_present = "model_flag", help = hub::MODEL_HELP)]
+    #[arg(value_name = "MODEL", help = hub::MODEL_HELP)]
     model: Option<PathBuf>,
     /// Text to continue; standard input when absent and not a terminal
     #[arg(value_name = "PROMPT")]
     prompt: Option<String>,
-    /// The model, by name; a single position is then the prompt
-    #[arg(short, long = "model", id = "model_flag", value_name = "MODEL", env = "BITNET_MODEL")]
+    /// The model, by name; a single position is then the prompt [env: BITNET_MODEL, and `model` in bitnet.toml]
+    #[arg(short, long = "model", id = "model_flag", value_name = "MODEL")]
     model_flag: Option<PathBuf>,
     /// The prompt, by name
     #[arg(short, long = "prompt", id = "prompt_flag", value_name = "PROMPT", conflicts_with = "prompt")]
@@ -58,14 +60,10 @@ enum Prompt {
 
 impl Run {
     pub fn execute(mut self, quiet: bool) -> Result<(), Failure> {
-        if let (Some(flag), Some(first), None) = (&self.model_flag, &self.model, &self.prompt) {
-            // `run -m MODEL PROMPT`
-            self.prompt = Some(first.to_string_lossy().into_owned());
-            self.model = Some(flag.clone());
-        }
-        let path = self.model.clone().or_else(|| self.model_flag.clone()).unwrap_or_default();
-        let mut options = self.sampling.options(&self.model_flags)?;
-        options.form = self.form.form()?;
+        let path = args::named(self.place_words())?;
+        // What is wrong with flags is said before a model is loaded.
+        self.sampling.options(&self.model_flags)?;
+        let form = self.form.form()?;
         let session = self.prompt_cache.clone();
         let goes_on = session.as_ref().is_some_and(|file| file.exists());
         let prompt = match self.prompt()? {
@@ -75,9 +73,7 @@ impl Run {
             None => return Chat::with(path, self.model_flags, self.sampling, self.form).execute(quiet),
         };
         let path = hub::locate(&path, quiet)?;
-        let mut model = self.model_flags.open(&path, quiet)?;
-        self.sampling.add_draft(&mut model, &self.model_flags, None, quiet)?;
-        self.sampling.lora.load(&mut model)?;
+        let mut model = self.model_flags.open_to_sample(&path, &mut self.sampling, quiet)?;
         let saved = match session.as_ref().filter(|_| goes_on) {
             Some(file) => model.load_session(file)?,
             None => Vec::new(),
@@ -87,14 +83,15 @@ impl Run {
             Prompt::Ids(ids) => ids,
             Prompt::Text(text) => encode(&model, &text, &path)?,
         };
-        options.cancel = Some(interrupt());
+        let options =
+            GenerateOptions { form, cancel: Some(interrupt()), ..self.sampling.options(&self.model_flags)? };
         let mut generation = model.generate(&prompt, options)?;
         match self.json {
             true => print_json(&prompt, &mut generation)?,
             false => stream(&mut generation)?,
         }
         if !quiet {
-            eprintln!("{}", speeds(&generation));
+            eprintln!("{}", speeds(generation.timings()));
         }
         let (reason, all) = (generation.finish_reason(), [&prompt[..], generation.tokens()].concat());
         drop(generation);
@@ -105,6 +102,21 @@ impl Run {
             Some(FinishReason::Cancelled) => Err(Failure::Interrupted),
             _ => Ok(()),
         }
+    }
+
+    /// Settles whether a single position is the model or the prompt, and gives the model where one is named.
+    fn place_words(&mut self) -> Option<PathBuf> {
+        if let (Some(word), None) = (&self.model, &self.prompt) {
+            let given = self.prompt_flag.is_some() || self.tokens.is_some();
+            let text = word.to_string_lossy().into_owned();
+            // `run -m MODEL PROMPT`; or the model that is set up answers, which no file's name is asked.
+            let prompt = self.model_flag.is_some() || (Config::model().is_some() && !hub::names_model(&text));
+            if prompt && !given {
+                self.prompt = Some(text);
+                self.model = None;
+            }
+        }
+        self.model.take().or_else(|| self.model_flag.take())
     }
 
     fn prompt(&self) -> Result<Option<Prompt>, Failure> {
@@ -179,8 +191,7 @@ fn print_json(prompt: &[u32], generation: &mut Generation<'_>) -> Result<(), Fai
 }
 
 /// The last line: how fast it was.
-pub fn speeds(generation: &Generation<'_>) -> String {
-    let t = generation.timings();
+pub fn speeds(t: Timings) -> String {
     let guesses = match t.drafted {
         0 => String::new(),
         n => format!("; {} of {n} guesses right, {:.2} tokens a step", t.accepted, t.tokens_per_step()),

@@ -4,7 +4,7 @@ use super::vocabulary;
 use crate::failure::Failure;
 use crate::hub;
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 
@@ -23,6 +23,9 @@ pub struct Template {
     /// Do not open the assistant's turn at the end
     #[arg(long)]
     no_generation_prompt: bool,
+    /// Print {"prompt": "..."}
+    #[arg(long)]
+    json: bool,
 }
 
 impl Template {
@@ -49,6 +52,9 @@ impl Template {
         let prompt =
             template.render(&messages, !self.no_generation_prompt, &extra).map_err(Failure::at(&model))?;
         let mut out = std::io::stdout().lock();
+        if self.json {
+            return Ok(writeln!(out, "{}", json!({"prompt": prompt}))?);
+        }
         out.write_all(prompt.as_bytes())?;
         // A file or a pipe gets the prompt to the last byte.
         if out.is_terminal() && !prompt.ends_with('\n') {

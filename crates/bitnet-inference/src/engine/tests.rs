@@ -382,7 +382,7 @@ fn vectors_do_not_depend_on_company_or_on_what_the_cache_holds() {
             assert_eq!(model.embed(&texts, raw).unwrap(), alone, "{pooling:?}");
         }
         // Steps of five tokens, blocks for a few, and answers in between.
-        let mut engine = engine(256, EngineOptions { budget: 5, seats: 6, ..EngineOptions::default() });
+        let mut engine = engine(256, EngineOptions { budget: 5, seats: 6, ..EngineOptions::default() }, None);
         let mut number = BTreeMap::new();
         for (i, text) in texts.iter().enumerate() {
             let request = Request { prompt: text.clone(), embedding: Some(raw), ..Request::default() };

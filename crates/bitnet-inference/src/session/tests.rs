@@ -85,7 +85,7 @@ fn sessions_of_something_else_are_refused() {
     let engine = |name, kv, cache| model(name, kv, cache).into_engine(EngineOptions::default());
     refused(engine("bitnet-online", KvType::F16, 512), "another model");
     refused(engine("bitnet-packed", KvType::Q8_0, 512), "types of cache");
-    refused(engine("bitnet-packed", KvType::F16, 128), "needs 4 blocks of the cache, 2 can be had");
+    refused(engine("bitnet-packed", KvType::F16, 128), "the context holds 128");
     let none = EngineOptions { prefix_cache: false, ..EngineOptions::default() };
     refused(model("bitnet-packed", KvType::F16, 512).into_engine(none), "0 can be had");
     let mut adapted = model("bitnet-packed", KvType::F16, 512);

@@ -53,7 +53,11 @@ fn what_cannot_be_run_is_named() {
         ("attention_bias", json!(true), "bias"),
         ("rope_scaling", json!({"rope_type": "longrope", "factor": 2.0}), "longrope"),
         ("rope_scaling", json!({"rope_type": "linear"}), "rope_scaling.factor"),
-        ("rope_scaling", json!({"rope_type": "yarn", "factor": 0.0}), "rope scaling is not finite"),
+        (
+            "rope_scaling",
+            json!({"rope_type": "yarn", "factor": 0.0, "original_max_position_embeddings": 64}),
+            "rope scaling is not finite",
+        ),
         ("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}), "low_freq_factor"),
         ("rms_norm_eps", json!("x"), "rms_norm_eps"),
         ("quantization_config", json!({"quant_method": "gptq"}), "gptq"),
@@ -120,6 +124,7 @@ fn gguf_names_its_keys() {
     for (key, value) in [("embedding_length", 64), ("attention.head_count", 4), ("block_count", 1)] {
         metadata.0.push((format!("bitnet-b1.58.{key}"), V::U32(value)));
     }
+    metadata.0.push(("bitnet-b1.58.attention.layer_norm_rms_epsilon".into(), V::F32(1e-5)));
     let tensor = Tensor {
         name: "token_embd.weight".into(),
         shape: vec![10, 64],
@@ -135,7 +140,6 @@ fn gguf_names_its_keys() {
     assert!(error.contains("bitnet-b1.58.feed_forward_length"), "{error}");
     metadata.0.push(("bitnet-b1.58.feed_forward_length".into(), V::U32(96)));
     metadata.0.push(("bitnet-b1.58.context_length".into(), V::U32(512)));
-    metadata.0.push(("bitnet-b1.58.attention.layer_norm_rms_epsilon".into(), V::F32(1e-5)));
     let c = read(&metadata, vec![tensor.clone()]).unwrap();
     assert_eq!((c.vocab, c.shape.kv_heads, c.activation), (10, 4, Activation::Relu2));
     metadata.0.push(("bitnet-b1.58.rope.dimension_count".into(), V::U32(8)));

@@ -70,6 +70,10 @@ fn bad_requests_get_the_error_that_names_them() {
             }
         );
     }
+    for calls in [json!([[null]]), json!([1]), json!([{"function": []}]), json!([{}])] {
+        let messages = json!([{"role": "assistant", "content": "a", "tool_calls": calls}]);
+        assert!([200, 400].contains(&client.post(CHAT, &say("messages", messages)).status), "{calls}");
+    }
     assert_eq!(client.send("POST", CHAT, b"{\"messages\": [").error().0, 400);
     assert_eq!(client.send("POST", CHAT, &vec![b' '; 2 << 20]).error().0, 413);
     assert_eq!(client.get(CHAT).error().0, 405);

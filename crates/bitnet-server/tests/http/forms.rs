@@ -1,7 +1,8 @@
 //! Answers of a given form, and Anthropic's messages.
 
 use crate::common::{options, start};
-use bitnet_inference::engine::EngineOptions;
+use bitnet_inference::engine::{EngineOptions, Request};
+use bitnet_server::ServeOptions;
 use serde_json::{Value, json};
 
 #[test]
@@ -54,6 +55,23 @@ fn banned_texts_never_appear() {
     assert!(!text(json!([banned])).to_lowercase().contains(&banned.to_lowercase()));
     let many = client.post("/v1/completions", &ask(json!(vec!["never"; 1025])));
     assert_eq!(many.error().3.as_deref(), Some("banned_strings"));
+}
+
+#[test]
+fn guesses_are_counted() {
+    let defaults = Request { draft: 4, ..options().defaults };
+    let (_running, client) = start(ServeOptions { defaults, ..options() }, EngineOptions::default());
+    // Nearly every token stands in the prompt, and so has something behind it to guess.
+    let prompt: Vec<u32> = (3..400).collect();
+    let reply = client.json("/v1/completions", &json!({"prompt": prompt, "ignore_eos": true, "seed": 1}));
+    let count = |name: &str| reply["timings"][name].as_u64().unwrap_or_else(|| panic!("{reply}"));
+    let (drafted, accepted) = (count("draft_n"), count("draft_n_accepted"));
+    assert!(drafted > 0 && accepted <= drafted, "{reply}");
+    let metrics = client.get("/metrics").text();
+    for (name, count) in [("draft", drafted), ("accepted", accepted)] {
+        let line = format!("bitnet_spec_decode_{name}_tokens_total{{model_name=\"tiny\"}} {count}");
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
 }
 
 #[test]

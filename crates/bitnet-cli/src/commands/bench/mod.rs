@@ -6,20 +6,26 @@ mod memory;
 mod report;
 mod table;
 mod test;
+mod together;
 
 use crate::args::{self, Act, CacheType, ModelPath};
 use crate::failure::Failure;
 use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
+use bitnet_core::KV_BLOCK;
 use bitnet_cpu::{Isa, Kernel};
+use bitnet_formats::Checkpoint;
+use bitnet_inference::engine::EngineOptions;
 use bitnet_inference::{DeviceOptions, LoadOptions, Model, OpenOptions};
 use bitnet_model::ModelConfig;
 use clap::Args;
 use counts::{Counts, Pair};
 use limit::Probes;
 use report::{Form, Report, Row};
+use std::path::Path;
 use std::time::{Duration, Instant};
-use test::{Sizes, Test};
+use test::{Sample, Sizes, Test};
+use together::{Load, Together};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -28,7 +34,8 @@ Numbers may be lists (1,2), ranges (1-4, 512-2048+512, 128-1024*2), and flags ma
 Examples:
   bitnet bench model.gguf
   bitnet bench model.gguf -p 128,512 -n 64 -r 3 -t 1,2 -o json
-  bitnet bench model.gguf -p 0 -n 64 -d 0,4096 --roofline")]
+  bitnet bench model.gguf -p 0 -n 64 -d 0,4096 --roofline
+  bitnet bench model.gguf -p 128 -n 64 --concurrency 1,4,16")]
 pub struct Bench {
     #[command(flatten)]
     model: ModelPath,
@@ -53,6 +60,13 @@ pub struct Bench {
     /// Form of the result
     #[arg(short, long, value_enum, default_value_t = Form::Md)]
     output: Form,
+    /// The same as -o json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    /// Answer as many requests at once, each with a prompt of -p and an answer of -n tokens, through the engine that serves: rows
+    /// ppN+tgN xC with all tokens a second, the answers' tokens a second, and the times to the first token and between tokens
+    #[arg(long, value_delimiter = ',', value_name = "C", conflicts_with_all = ["roofline", "pg", "n_depth"])]
+    concurrency: Vec<Counts>,
     /// Between the repetitions, measure what memory and the best int8 instruction allow, and print each row's share of it
     #[arg(long)]
     roofline: bool,
@@ -123,30 +137,18 @@ impl Bench {
         let checkpoint = bitnet_formats::open(path)?;
         let opening = begin.elapsed();
         let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
+        if !self.concurrency.is_empty() {
+            return self.together(path, &checkpoint, &config, opening, quiet);
+        }
         let tests = self.tests();
         let context = self.context(&tests, &config)?;
         let sizes = self.sizes()?;
         let setups = self.setups();
         let mut progress = Progress::new("measuring", quiet);
         let all = setups.len() * sizes.len() * tests.len() * self.repetitions as usize;
-        let mut report = Report::new(self.output, path, &checkpoint);
+        let mut report = Report::new(self.form(), path, &checkpoint);
         for (done, setup) in setups.iter().enumerate() {
-            let options = OpenOptions {
-                device: DeviceOptions {
-                    isa: self.isa,
-                    threads: setup.threads,
-                    kernel: setup.kernel,
-                    skip: None,
-                },
-                load: LoadOptions {
-                    act: self.act.map(Into::into),
-                    context: Some(context),
-                    cache: None,
-                    key: setup.key.into(),
-                    value: setup.value.into(),
-                    layers: None,
-                },
-            };
+            let options = self.options(*setup, context, None);
             memory::forget_peak();
             let begin = Instant::now();
             let (mut model, tuned) = args::load(path, &checkpoint, options, &self.tuning, quiet)?;
@@ -162,6 +164,86 @@ impl Bench {
                     })?;
                     report.row(row)?;
                 }
+            }
+        }
+        progress.finish();
+        report.finish()
+    }
+
+    fn options(&self, setup: Setup, context: usize, cache: Option<usize>) -> OpenOptions {
+        OpenOptions {
+            device: DeviceOptions { isa: self.isa, threads: setup.threads, kernel: setup.kernel, skip: None },
+            load: LoadOptions {
+                act: self.act.map(Into::into),
+                context: Some(context),
+                cache,
+                key: setup.key.into(),
+                value: setup.value.into(),
+                layers: None,
+            },
+        }
+    }
+
+    /// The rows of --concurrency. Each is measured by a model of its own, whose engine has the seats and the cache for it.
+    fn together(
+        &self,
+        path: &Path,
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        opening: Duration,
+        quiet: bool,
+    ) -> Result<(), Failure> {
+        let mut loads = Vec::new();
+        for prompt in Counts::all(&self.n_prompt).filter(|n| *n > 0) {
+            for answer in Counts::all(&self.n_gen).filter(|n| *n > 0) {
+                let requests = Counts::all(&self.concurrency).filter(|n| *n > 0);
+                loads.extend(requests.map(|requests| Load { requests, prompt, answer }));
+            }
+        }
+        let Some(longest) = loads.iter().map(|l| l.prompt + l.answer).max() else {
+            return Err(Failure::Usage(
+                "--concurrency measures prompts and answers; -p, -n and itself are at least 1".to_owned(),
+            ));
+        };
+        if longest > config.context {
+            return Err(Failure::Usage(format!(
+                "a prompt and its answer need a context of {longest}; the model has {}",
+                config.context
+            )));
+        }
+        let (setups, sizes) = (self.setups(), self.sizes()?);
+        let mut progress = Progress::new("measuring", quiet);
+        let all = setups.len() * sizes.len() * loads.len() * self.repetitions as usize;
+        let mut report = Report::new(self.form(), path, checkpoint);
+        let mut done = 0;
+        for setup in &setups {
+            for (sizes, load) in sizes.iter().flat_map(|sizes| loads.iter().map(move |load| (sizes, load))) {
+                let options = self.options(*setup, longest, Some(load.positions(KV_BLOCK)));
+                memory::forget_peak();
+                let begin = Instant::now();
+                let (model, tuned) = args::load(path, checkpoint, options, &self.tuning, quiet)?;
+                let start = Start { load: opening + begin.elapsed(), tuned };
+                let test = Test { prompt: load.prompt, answer: load.answer, depth: 0 };
+                let time = jiff::Timestamp::now();
+                let mut row = Row::new((&model, start), (*setup, *sizes, test), time, Vec::new(), None);
+                let mut engine = model.into_engine(EngineOptions {
+                    budget: sizes.step().max(load.requests),
+                    seats: load.requests,
+                    queue: load.requests,
+                    prefix_cache: false,
+                });
+                if !self.no_warmup {
+                    Load { answer: 1, ..*load }.run(&mut engine, &mut Together::default())?;
+                }
+                let mut together = Together::default();
+                for _ in 0..self.repetitions {
+                    let time = load.run(&mut engine, &mut together)?;
+                    row.samples.push(Sample { time, first: together.first(0.5) });
+                    done += 1;
+                    progress.at(done, all);
+                }
+                row.answered(together);
+                report.row(row)?;
             }
         }
         progress.finish();
@@ -189,6 +271,10 @@ impl Bench {
         }
         let limit = probes.map(|p| p.limit(model, test, sizes, setup, rates));
         Ok(Row::new((model, start), (setup, sizes, test), begin, samples, limit))
+    }
+
+    fn form(&self) -> Form {
+        if self.json { Form::Json } else { self.output }
     }
 
     fn tests(&self) -> Vec<Test> {

@@ -2,6 +2,7 @@
 
 use super::limit::Limit;
 use super::test::{Sample, Sizes, Test};
+use super::together::Together;
 use super::{Setup, Start, memory, table};
 use crate::failure::Failure;
 use bitnet_cpu::{Roofline, processor_name};
@@ -35,7 +36,9 @@ pub struct Row {
     pub(super) test: Test,
     begin: jiff::Timestamp,
     pub(super) start: Start,
-    samples: Vec<Sample>,
+    pub(super) samples: Vec<Sample>,
+    /// What requests that share steps see of it.
+    pub(super) together: Option<Together>,
     /// Resident bytes at most, without those of the probes.
     pub(super) peak_bytes: Option<u64>,
     pub(super) limit: Option<Limit>,
@@ -70,14 +73,31 @@ impl Row {
             begin,
             start,
             samples,
+            together: None,
             peak_bytes: memory::peak_bytes().map(|peak| peak.saturating_sub(probes)),
             limit,
         }
     }
 
+    /// Makes it one of many answers at once.
+    pub fn answered(&mut self, together: Together) {
+        self.together = Some(together);
+        self.peak_bytes = memory::peak_bytes();
+    }
+
+    /// llama-bench's name, and how many requests there are at once.
+    pub(super) fn name(&self) -> String {
+        match &self.together {
+            None => self.test.name(),
+            Some(together) => format!("{} x{}", self.test.name(), together.requests),
+        }
+    }
+
     /// Tokens a second.
     pub(super) fn rates(&self) -> Vec<f64> {
-        self.samples.iter().map(|s| self.test.tokens() as f64 / s.time.as_secs_f64()).collect()
+        let requests = self.together.as_ref().map_or(1, |t| t.requests);
+        let tokens = (self.test.tokens() * requests) as f64;
+        self.samples.iter().map(|s| tokens / s.time.as_secs_f64()).collect()
     }
 
     /// Mean time until the logits of the answer's first token.
@@ -170,7 +190,7 @@ impl Report {
             ("n_prompt", json!(row.test.prompt)),
             ("n_gen", json!(row.test.answer)),
             ("n_depth", json!(row.test.depth)),
-            ("test", json!(row.test.name())),
+            ("test", json!(row.name())),
             ("test_time", json!(row.begin.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())),
             ("avg_ns", json!(time.round() as u64)),
             ("stddev_ns", json!(time_deviation.round() as u64)),
@@ -188,6 +208,18 @@ impl Report {
                 ("int8_ops_per_s", json!(limit.mean(|r| r.int8_ops).round())),
                 ("limit_ts", json!(limit.tokens_per_second)),
                 ("limit_share", json!(share)),
+            ]);
+        }
+        if let Some(together) = &row.together {
+            let ((rate, deviation), ns) = (together.rate(), |d: Duration| json!(d.as_nanos() as u64));
+            columns.extend([
+                ("n_concurrency", json!(together.requests)),
+                ("avg_answer_ts", json!(rate)),
+                ("stddev_answer_ts", json!(deviation)),
+                ("first_token_p50_ns", ns(together.first(0.5))),
+                ("first_token_p99_ns", ns(together.first(0.99))),
+                ("between_tokens_p50_ns", ns(together.between(0.5))),
+                ("between_tokens_p99_ns", ns(together.between(0.99))),
             ]);
         }
         columns

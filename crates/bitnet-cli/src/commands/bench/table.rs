@@ -1,7 +1,9 @@
 //! The table of `-o md`.
 
 use super::report::{Row, billions, statistics};
+use super::together::Together;
 use std::io::{Result, Write};
+use std::time::Duration;
 
 /// A column: its title, whether numbers stand in it, and its cells.
 struct Column {
@@ -37,11 +39,30 @@ pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl
             .filter(|(column, default)| column.cells.iter().any(|c| c != default))
             .map(|(column, _)| column),
     );
-    columns.push(column("test", true, &|row| row.test.name()));
+    columns.push(column("test", true, &|row| row.name()));
     columns.push(column("t/s", true, &|row| {
         let (mean, deviation) = statistics(&row.rates());
         format!("{mean:.2} ± {deviation:.2}")
     }));
+    if rows.iter().any(|row| row.together.is_some()) {
+        let of = |row: &Row, cell: &dyn Fn(&Together) -> String| {
+            row.together.as_ref().map_or_else(String::new, cell)
+        };
+        let both =
+            |a: Duration, b: Duration| format!("{:.1} / {:.1}", a.as_secs_f64() * 1e3, b.as_secs_f64() * 1e3);
+        columns.push(column("answers t/s", true, &|row| {
+            of(row, &|t| format!("{:.2} ± {:.2}", t.rate().0, t.rate().1))
+        }));
+        columns.push(column("first token p50 / p99 ms", true, &|row| {
+            of(row, &|t| both(t.first(0.5), t.first(0.99)))
+        }));
+        columns.push(column("between tokens ms", true, &|row| {
+            of(row, &|t| both(t.between(0.5), t.between(0.99)))
+        }));
+    }
+    if rows.iter().any(|row| row.peak_bytes.is_some()) {
+        columns.push(column("peak memory", true, &|row| row.peak_bytes.map_or_else(String::new, size)));
+    }
     if rows.iter().any(|row| row.limit.is_some()) {
         let limit = |row: &Row| row.limit.as_ref().map_or(0.0, |limit| limit.tokens_per_second);
         columns.push(column("limit", true, &|row| format!("{:.2}", limit(row))));
@@ -76,7 +97,7 @@ fn lines(columns: &[Column], rows: usize, out: &mut impl Write) -> Result<()> {
     (0..rows).try_for_each(|i| line(out, &|column| &column.cells[i]))
 }
 
-/// How long each setup took to load, what its first tokens took, and the memory.
+/// How long each setup took to load, and what its first tokens took.
 fn starts(rows: &[Row], out: &mut impl Write) -> Result<()> {
     writeln!(out)?;
     for rows in rows.chunk_by(|a, b| a.start == b.start) {
@@ -88,16 +109,10 @@ fn starts(rows: &[Row], out: &mut impl Write) -> Result<()> {
             (false, true) => ", tuned",
             (false, false) => "",
         };
-        let peak = rows.iter().filter_map(|row| row.peak_bytes).max();
-        let peak = peak.map_or_else(String::new, |peak| format!("; resident at most {}", size(peak)));
-        let first = rows.iter().map(|row| format!("{} {:.3} s", row.test.name(), row.first().as_secs_f64()));
+        let first = rows.iter().map(|row| format!("{} {:.3} s", row.name(), row.first().as_secs_f64()));
         let first = first.collect::<Vec<_>>().join(", ");
         let threads = threads(device.threads);
-        writeln!(
-            out,
-            "{}{how}, {threads}: loaded in {load:.2} s; first token of {first}{peak}",
-            device.kernel
-        )?;
+        writeln!(out, "{}{how}, {threads}: loaded in {load:.2} s; first token of {first}", device.kernel)?;
     }
     Ok(())
 }

@@ -29,10 +29,17 @@ fn rounded(ty: KvType, x: &[f32]) -> Vec<f32> {
 /// Feeds `n` positions in steps of `step` and compares every output. Blocks lie in another order than positions, and a second
 /// sequence with the same tokens, shorter by a block, rides along.
 fn check(shape: AttentionShape, ty: KvType, n: usize, step: usize) {
-    check_window(shape, ty, n, step, None);
+    check_window(shape, (ty, ty), n, step, None);
 }
 
-fn check_window(shape: AttentionShape, ty: KvType, n: usize, step: usize, window: Option<usize>) {
+fn check_window(
+    shape: AttentionShape,
+    types: (KvType, KvType),
+    n: usize,
+    step: usize,
+    window: Option<usize>,
+) {
+    let (key, value) = types;
     let (d, cols) = (shape.head_dim, shape.qkv_cols());
     let mut noise = Noise((n + step) as u32);
     let mut qkv = noise.floats(n * cols, 2.0);
@@ -46,11 +53,13 @@ fn check_window(shape: AttentionShape, ty: KvType, n: usize, step: usize, window
             spec::rotate_half(head, &cos[p * d / 2..][..d / 2], &sin[p * d / 2..][..d / 2]);
         }
     }
-    let cached: Vec<f32> = rotated.chunks(d).flat_map(|head| rounded(ty, head)).collect();
+    let first_value = shape.heads + shape.kv_heads;
+    let heads = rotated.chunks(d).enumerate();
+    let of = |i: usize| if i % (cols / d) < first_value { key } else { value };
+    let cached: Vec<f32> = heads.flat_map(|(i, head)| rounded(of(i), head)).collect();
     for_each_isa_and_pool(|isa, pool| {
         let blocks = n.div_ceil(KV_BLOCK) as u32;
-        let spec =
-            KvSpec { layers: 2, shape, capacity: 2 * n.next_multiple_of(KV_BLOCK), key: ty, value: ty };
+        let spec = KvSpec { layers: 2, shape, capacity: 2 * n.next_multiple_of(KV_BLOCK), key, value };
         let (here, there): (Vec<u32>, Vec<u32>) =
             ((0..blocks).rev().map(|b| 2 * b).collect(), (0..blocks).map(|b| 2 * b + 1).collect());
         let mut cache = KvCache::new(spec).unwrap();
@@ -88,7 +97,7 @@ fn check_window(shape: AttentionShape, ty: KvType, n: usize, step: usize, window
                     |p| at(p, shape.heads + shape.kv_heads + group),
                     &mut want,
                 );
-                assert_eq!(got, want, "{isa} {ty:?} position {p} head {head}");
+                assert_eq!(got, want, "{isa} {types:?} position {p} head {head}");
             }
         }
     });
@@ -111,12 +120,19 @@ fn equals_the_specification() {
 }
 
 #[test]
+fn mixed_types_equal_the_specification() {
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 48 };
+    check_window(shape, (KvType::Q8_0, KvType::F16), 300, 1, None);
+    check_window(shape, (KvType::F32, KvType::Q8_0), 270, 100, Some(150));
+}
+
+#[test]
 fn a_window_equals_the_specification() {
     let shape = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
     // Windows within a block, across blocks and segments, and of more than there is; alone, in prefill, and shared out by segments.
     for window in [1, 7, 64, 200, 300, 5000] {
-        check_window(shape(2, 1, 32), KvType::F16, 330, 83, Some(window));
+        check_window(shape(2, 1, 32), (KvType::F16, KvType::F16), 330, 83, Some(window));
     }
-    check_window(shape(6, 2, 40), KvType::Q8_0, 300, 1, Some(100));
-    check_window(shape(5, 1, 72), KvType::F16, 850, 3, Some(513));
+    check_window(shape(6, 2, 40), (KvType::Q8_0, KvType::Q8_0), 300, 1, Some(100));
+    check_window(shape(5, 1, 72), (KvType::F16, KvType::F16), 850, 3, Some(513));
 }

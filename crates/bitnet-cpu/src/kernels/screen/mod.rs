@@ -86,6 +86,11 @@ fn coarse_code(q: i32, scale: i32) -> i32 {
     ((((q * scale) >> 4) + 1) >> 1).clamp(-128, 127)
 }
 
+/// Rows that a token picks at most, besides those that it names; with more of them all are computed.
+pub(crate) fn most_picked(rows: usize) -> usize {
+    rows / WORTH
+}
+
 /// A token that rows are screened for.
 #[derive(Default)]
 struct Token {
@@ -129,7 +134,7 @@ impl Screen {
                 scratch.tokens.push(Token::default());
             }
             let query = &mut scratch.tokens[asked.len()].query;
-            if *k <= w.rows() / WORTH && query.set(x) && !self.overflows(query) {
+            if *k <= most_picked(w.rows()) && query.set(x) && !self.overflows(query) {
                 asked.push((t, (*k).max(1)));
             }
         }
@@ -161,15 +166,17 @@ impl Screen {
         let (_, bar, _) = lower.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
         let bar = *bar;
         picked.clear();
+        // As much as it can ever become, so that no later step takes more memory.
+        picked.reserve(most_picked(rows) + GROUP + also.len());
         for (group, (_, upper)) in extremes.iter().enumerate() {
             if *upper >= bar {
                 let first = group * GROUP;
                 let reaches = |row: &usize| scores[*row] + self.bound(*row, query, *coarse) >= bar;
                 picked.extend((first..rows.min(first + GROUP)).filter(reaches).map(|row| row as u32));
+                if picked.len() > most_picked(rows) {
+                    return picked.clear();
+                }
             }
-        }
-        if picked.len() > rows / WORTH {
-            return picked.clear();
         }
         picked.extend(also.iter().copied().filter(|id| (*id as usize) < rows));
         picked.sort_unstable();

@@ -1,0 +1,104 @@
+//! Keys and values of a segment as f32, for many queries. They lie as in a cache whose first blocks are the segment.
+
+use crate::Isa;
+use crate::kv::{self, KvCache, KvElement, Store};
+use crate::simd::{Kernel, Lanes, dispatch};
+use bitnet_core::KV_BLOCK;
+use bitnet_quant::spec::{Q8_BLOCK, SEGMENT};
+use std::ops::Range;
+
+/// A segment of one head that was widened.
+#[derive(Default)]
+pub(super) struct Wide {
+    /// `[tiles][d][16]`.
+    pub(super) keys: Vec<f32>,
+    /// `[positions][d padded to 16]`.
+    pub(super) values: Vec<f32>,
+}
+
+impl Wide {
+    /// The blocks of a segment that lies alone.
+    pub(super) const BLOCKS: [u32; SEGMENT / KV_BLOCK] = [0, 1, 2, 3];
+
+    /// Widens the blocks `wanted` of `blocks`, which hold the segment, of head `head` of all layers.
+    pub(super) fn fill(
+        &mut self,
+        isa: Isa,
+        cache: &KvCache,
+        head: usize,
+        blocks: &[u32],
+        wanted: Range<usize>,
+    ) {
+        let d = cache.spec.shape.head_dim;
+        self.keys.resize(SEGMENT * d, 0.0);
+        self.values.resize(SEGMENT * d.next_multiple_of(16), 0.0);
+        for i in wanted {
+            let block = blocks[i] as usize;
+            let (key, value) = cache.block_elements();
+            let keys = head * cache.key_stride + block * key..head * cache.key_stride + (block + 1) * key;
+            let out = &mut self.keys[i * KV_BLOCK * d..][..KV_BLOCK * d];
+            match &cache.keys {
+                Store::F32(k) => dispatch(isa, Keys::<kv::F32> { d, from: &k[keys], out }),
+                Store::F16(k) => dispatch(isa, Keys::<kv::F16> { d, from: &k[keys], out }),
+                Store::BF16(k) => dispatch(isa, Keys::<kv::BF16> { d, from: &k[keys], out }),
+                Store::Q8(k) => dispatch(isa, Keys::<kv::Q8> { d, from: &k[keys], out }),
+            }
+            let values =
+                head * cache.value_stride + block * value..head * cache.value_stride + (block + 1) * value;
+            let width = d.next_multiple_of(16);
+            let out = &mut self.values[i * KV_BLOCK * width..][..KV_BLOCK * width];
+            match &cache.values {
+                Store::F32(v) => dispatch(isa, Values::<kv::F32> { d, from: &v[values], out }),
+                Store::F16(v) => dispatch(isa, Values::<kv::F16> { d, from: &v[values], out }),
+                Store::BF16(v) => dispatch(isa, Values::<kv::BF16> { d, from: &v[values], out }),
+                Store::Q8(v) => dispatch(isa, Values::<kv::Q8> { d, from: &v[values], out }),
+            }
+        }
+    }
+}
+
+/// The keys of a block.
+struct Keys<'a, K: KvElement> {
+    d: usize,
+    from: &'a [K::Raw],
+    out: &'a mut [f32],
+}
+
+impl<K: KvElement> Kernel for Keys<'_, K> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let (d, rows) = (self.d, K::key_rows(self.d));
+        let tiles = self.from.as_chunks::<16>().0.chunks_exact(rows);
+        for (tile, out) in tiles.zip(self.out.as_chunks_mut::<16>().0.chunks_exact_mut(d)) {
+            for (block, (rows, out)) in tile.chunks(Q8_BLOCK).zip(out.chunks_mut(Q8_BLOCK)).enumerate() {
+                let scale = K::key_scale(l, tile, d, block);
+                for (row, out) in rows.iter().zip(out) {
+                    l.store(K::key(l, row, scale), out);
+                }
+            }
+        }
+    }
+}
+
+/// The values of a block.
+struct Values<'a, V: KvElement> {
+    d: usize,
+    from: &'a [V::Raw],
+    out: &'a mut [f32],
+}
+
+impl<V: KvElement> Kernel for Values<'_, V> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let (d, width) = (self.d, self.d.div_ceil(16));
+        let rows = self.from.as_chunks::<16>().0.chunks_exact(V::value_rows(d));
+        for (rows, out) in rows.zip(self.out.as_chunks_mut::<16>().0.chunks_exact_mut(width)) {
+            for (c, out) in out.iter_mut().enumerate() {
+                let [x]: [L::F; 1] = V::values(l, rows, d, c);
+                l.store(x, out);
+            }
+        }
+    }
+}
