@@ -225,6 +225,7 @@ fn lines_go_on_and_words_are_completed() {
 }
 
 #[test]
+#[ignore = "not run by default: what is typed races with the new size, and was lost once"]
 fn lines_are_broken_where_the_terminal_ends_now() {
     let folder = Folder::new();
     let mut terminal = chat(&folder, &"eleven char ".repeat(9), &[], &[]);
