@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 /// What a thread takes at a time: one in this many of the pieces that it has left.
-const PART: u32 = 6;
+const PART: u32 = 2;
 
 /// The pieces `from..to` that a thread still has, in one word. On a cache line of its own, or two: processors fetch pairs.
 #[repr(align(128))]

@@ -6,7 +6,6 @@
 
 use super::sync::thread::{self, JoinHandle, Thread};
 use super::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, UnsafeCell, fence, spin};
-use super::upcoming::{Asked, Upcoming};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::PoisonError;
@@ -85,7 +84,6 @@ struct Shared {
     caller_asleep: AtomicBool,
     closing: AtomicBool,
     spin: Duration,
-    upcoming: Upcoming,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -117,7 +115,6 @@ impl Crew {
             closing: AtomicBool::new(false),
             // Spinning on a core that another thread needs only delays it.
             spin: if threads <= cores { SPIN } else { Duration::ZERO },
-            upcoming: Upcoming::default(),
             panic: Mutex::new(None),
         });
         let mut crew = Self { shared, workers: Vec::new(), turn: Mutex::new(()) };
@@ -132,10 +129,6 @@ impl Crew {
     /// Threads, the caller included.
     pub(super) fn threads(&self) -> usize {
         self.workers.len() + 1
-    }
-
-    pub(super) fn upcoming(&self) -> &Upcoming {
-        &self.shared.upcoming
     }
 
     /// Waits until no other job runs; what a job reads may then be changed.
@@ -174,10 +167,7 @@ impl Turn<'_> {
 
 impl Shared {
     fn wait_until_empty(&self) {
-        let threads = self.asleep.len() + 1;
-        let mut asked = Asked::default();
-        let idle = || self.upcoming.ask(0, threads, &mut asked);
-        if spin(self.spin, || self.gate.is_empty(), idle) {
+        if spin(self.spin, || self.gate.is_empty()) {
             return;
         }
         *lock(&self.caller) = Some(thread::current());
@@ -192,9 +182,8 @@ impl Shared {
     /// What worker `id` does all its life.
     fn work(&self, id: usize) {
         let mut seen = 0;
-        let mut asked = Asked::default();
         loop {
-            seen = self.wait_for_job(id, seen, &mut asked);
+            seen = self.wait_for_job(id, seen);
             if self.closing.load(Ordering::Relaxed) {
                 return;
             }
@@ -221,9 +210,8 @@ impl Shared {
     }
 
     /// Waits for a job other than `seen` and returns its number.
-    fn wait_for_job(&self, id: usize, seen: u32, asked: &mut Asked) -> u32 {
-        let threads = self.asleep.len() + 1;
-        if !spin(self.spin, || self.gate.newest() != seen, || self.upcoming.ask(id, threads, asked)) {
+    fn wait_for_job(&self, id: usize, seen: u32) -> u32 {
+        if !spin(self.spin, || self.gate.newest() != seen) {
             let asleep = &self.asleep[id - 1];
             asleep.store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);

@@ -4,7 +4,6 @@ mod claims;
 mod crew;
 mod shares;
 mod sync;
-mod upcoming;
 
 use claims::Claims;
 use crew::{Crew, lock};
@@ -27,13 +26,6 @@ impl Pool {
     /// Threads, the caller included.
     pub(crate) fn threads(&self) -> usize {
         self.crew.threads()
-    }
-
-    /// The next job reads `memory` as a stream, each thread its share from the share's beginning.
-    pub(crate) fn streams<T>(&self, memory: &[T]) {
-        if self.threads() > 1 {
-            self.crew.upcoming().begin(memory);
-        }
     }
 
     /// Calls `f` for ranges of `0..items`, spread over the threads: many items at first, in the end no fewer than `grain`. A panic

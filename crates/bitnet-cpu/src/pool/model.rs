@@ -8,9 +8,6 @@ mod claims;
 #[allow(clippy::duplicate_mod, dead_code, reason = "over other primitives it is another program")]
 #[path = "crew.rs"]
 mod crew;
-#[allow(clippy::duplicate_mod, dead_code, reason = "it is there, and not asked for anything")]
-#[path = "upcoming.rs"]
-mod upcoming;
 
 mod sync {
     pub(super) use loom::cell::UnsafeCell;
@@ -20,7 +17,7 @@ mod sync {
     use std::time::Duration;
 
     /// Whoever would look around for a while may as well find nothing.
-    pub(super) fn spin(_: Duration, done: impl Fn() -> bool, _: impl FnMut()) -> bool {
+    pub(super) fn spin(_: Duration, done: impl Fn() -> bool) -> bool {
         done()
     }
 }

@@ -24,8 +24,8 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// Looks for `done` for a while, doing something useful meanwhile; true if it came.
-pub(super) fn spin(time: Duration, done: impl Fn() -> bool, mut idle: impl FnMut()) -> bool {
+/// Looks for `done` for a while; true if it came.
+pub(super) fn spin(time: Duration, done: impl Fn() -> bool) -> bool {
     let begin = Instant::now();
     loop {
         // The clock costs more than a look.
@@ -33,7 +33,6 @@ pub(super) fn spin(time: Duration, done: impl Fn() -> bool, mut idle: impl FnMut
             if done() {
                 return true;
             }
-            idle();
             std::hint::spin_loop();
         }
         if begin.elapsed() >= time {

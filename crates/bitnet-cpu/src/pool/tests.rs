@@ -74,17 +74,3 @@ fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         }
     }
 }
-
-#[test]
-fn what_came_next_the_last_time_is_expected_again() {
-    let (upcoming, memory) = (upcoming::Upcoming::default(), [[0u8; 100]; 3]);
-    let range = |i: usize| memory[i].as_ptr() as usize..memory[i].as_ptr() as usize + 100;
-    for i in [0, 1, 2] {
-        upcoming.begin(&memory[i]);
-        assert_eq!(upcoming.expected(), 0..0, "nothing is known in the first round");
-    }
-    for i in [0, 1, 2, 0] {
-        upcoming.begin(&memory[i]);
-        assert_eq!(upcoming.expected(), range((i + 1) % 3));
-    }
-}

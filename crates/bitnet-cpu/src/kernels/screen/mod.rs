@@ -207,9 +207,6 @@ impl Screen {
         if parts.is_empty() {
             return;
         }
-        if self.codes.is_none() && first == 0 {
-            pool.streams(w.data());
-        }
         pool.ranges(rows.div_ceil(GROUP) - first, PIECE, &|groups| {
             for group in groups {
                 let group = first + group;

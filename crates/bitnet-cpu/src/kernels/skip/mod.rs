@@ -125,7 +125,6 @@ pub(crate) fn gated_relu2(
     by_field(&token.q[..up.cols], &mut x);
     let kernel = kernel(isa);
     let (tiles, out) = (gate.tiles(), Shares::new(out));
-    pool.streams(gate.codes());
     pool.ranges(tiles, gate.grain(), &|range| {
         LOCAL.with_borrow_mut(|Local { sums, gate: g, up: u, open }| {
             sums.resize(range.len(), [0; TILE]);
@@ -171,7 +170,6 @@ pub(super) fn columns(pool: &Pool, t: usize, out: &Output<'_>, scratch: &mut Ski
     let tiles = stripes * STRIPE_TILES;
     partial.resize(parts * tiles, [0; TILE]);
     let sums = Shares::new(partial);
-    pool.streams(&w.codes()[..0]);
     pool.ranges(parts * stripes, 1, &|range| {
         for i in range {
             let (p, stripe) = (i / stripes, i % stripes);

@@ -234,7 +234,6 @@ fn total(q: &[i8]) -> i32 {
 
 fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
     let (tiles, grain) = (out.w.tiles(), out.w.grain());
-    pool.streams(out.w.codes());
     pool.ranges(tiles, grain, &|range| {
         // Several tokens find the weights in the cache.
         let step = if m == 1 { range.len() } else { grain };
