@@ -130,32 +130,59 @@ pub fn has_colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// While this lives, the terminal does not draw what is typed; it waits for whoever reads next.
-pub struct Unechoed {
+/// What the terminal does with keys while this lives.
+pub struct Keys {
     #[cfg(unix)]
     before: Option<rustix::termios::Termios>,
 }
 
-impl Unechoed {
-    pub fn new() -> Self {
+impl Keys {
+    /// They wait, as they are, for whoever reads next. A line editor sets this up for itself and takes it back at
+    /// the end of every line; without it what is typed between two lines would be drawn, or would be a signal.
+    pub fn held() -> Self {
         #[cfg(unix)]
         {
-            use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-            let stdin = std::io::stdin();
-            // A terminal that cannot be told goes on drawing.
-            let before = tcgetattr(&stdin).ok().filter(|before| {
-                let mut quiet = before.clone();
-                quiet.local_modes.remove(LocalModes::ECHO);
-                tcsetattr(&stdin, OptionalActions::Now, &quiet).is_ok()
-            });
-            Self { before }
+            use rustix::termios::{InputModes, LocalModes, SpecialCodeIndex};
+            Self::set(|mode| {
+                mode.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+                mode.input_modes.remove(InputModes::ICRNL);
+                mode.special_codes[SpecialCodeIndex::VMIN] = 1;
+                mode.special_codes[SpecialCodeIndex::VTIME] = 0;
+            })
         }
         #[cfg(not(unix))]
         Self {}
     }
+
+    /// They are not drawn, and those that interrupt do.
+    pub fn interrupting() -> Self {
+        #[cfg(unix)]
+        {
+            use rustix::termios::LocalModes;
+            Self::set(|mode| {
+                mode.local_modes.remove(LocalModes::ECHO);
+                mode.local_modes.insert(LocalModes::ISIG);
+            })
+        }
+        #[cfg(not(unix))]
+        Self {}
+    }
+
+    /// A terminal that cannot be told goes on as it did.
+    #[cfg(unix)]
+    fn set(change: impl FnOnce(&mut rustix::termios::Termios)) -> Self {
+        use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+        let stdin = std::io::stdin();
+        let before = tcgetattr(&stdin).ok().filter(|before| {
+            let mut mode = before.clone();
+            change(&mut mode);
+            tcsetattr(&stdin, OptionalActions::Now, &mode).is_ok()
+        });
+        Self { before }
+    }
 }
 
-impl Drop for Unechoed {
+impl Drop for Keys {
     fn drop(&mut self) {
         #[cfg(unix)]
         if let Some(before) = &self.before {
@@ -163,6 +190,23 @@ impl Drop for Unechoed {
                 rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, before);
         }
     }
+}
+
+/// Ends the program with its terminal, also where the signal that tells of this is ignored.
+pub fn end_with_terminal() {
+    #[cfg(unix)]
+    std::thread::spawn(|| {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let stdin = std::io::stdin();
+        loop {
+            let mut terminal = [PollFd::new(&stdin, PollFlags::empty())];
+            match poll(&mut terminal, None) {
+                Ok(_) if terminal[0].revents().contains(PollFlags::HUP) => std::process::exit(129),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    });
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use common::{Folder, fixture, text};
 use pty_process::{Size, blocking};
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vt100::Screen;
 
-/// After this long without a byte a command hangs.
+/// What takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ROWS: u16 = 30;
 
@@ -80,9 +80,11 @@ impl Terminal {
         self.parser.screen().contents()
     }
 
-    /// Draws what comes; false at the end.
-    fn draw(&mut self) -> bool {
-        let Ok(bytes) = self.drawn.recv_timeout(PATIENCE) else { return false };
+    /// Draws what comes; false at the end of it, or of the time.
+    fn draw(&mut self, until: Instant) -> bool {
+        let Ok(bytes) = self.drawn.recv_timeout(until.saturating_duration_since(Instant::now())) else {
+            return false;
+        };
         self.parser.process(&bytes);
         while self.answered < self.parser.callbacks().0 {
             self.answered += 1;
@@ -94,8 +96,9 @@ impl Terminal {
 
     /// Waits until the screen is as it should be.
     fn until(&mut self, what: &str, is: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
         while !is(&self.screen()) {
-            assert!(self.draw(), "{what} never came:\n{}", self.screen());
+            assert!(self.draw(deadline), "{what} never came:\n{}", self.screen());
         }
     }
 
@@ -111,8 +114,9 @@ impl Terminal {
 
     /// Waits for the end.
     fn code(mut self) -> Option<i32> {
-        while self.draw() {}
-        self.child.wait().unwrap().code()
+        let deadline = Instant::now() + PATIENCE;
+        while self.draw(deadline) {}
+        ended(&mut self.child, deadline).unwrap_or_else(|| panic!("no end:\n{}", self.screen())).code()
     }
 
     /// Where a text is, and whether it is bold.
@@ -128,6 +132,17 @@ impl Terminal {
     fn resize(&mut self, columns: u16) {
         self.parser.screen_mut().set_size(some(ROWS), some(columns));
         self.pty.resize(Size::new(ROWS, columns)).unwrap();
+    }
+}
+
+/// Waits for the end of a program.
+fn ended(child: &mut Child, until: Instant) -> Option<ExitStatus> {
+    loop {
+        let status = child.try_wait().unwrap();
+        if status.is_some() || Instant::now() >= until {
+            return status;
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -225,12 +240,13 @@ fn lines_go_on_and_words_are_completed() {
 }
 
 #[test]
-#[ignore = "not run by default: what is typed races with the new size, and was lost once"]
 fn lines_are_broken_where_the_terminal_ends_now() {
     let folder = Folder::new();
     let mut terminal = chat(&folder, &"eleven char ".repeat(9), &[], &[]);
     terminal.resize(40);
+    // What is typed waits for a screen of the new size.
     terminal.type_in("\x0c");
+    terminal.until("a clean screen", |screen| screen.trim_end() == ">");
     terminal.type_in("hello\r");
     terminal.shows("tokens/s");
     let screen = terminal.screen();
@@ -279,4 +295,29 @@ fn a_batch_tells_how_long_it_takes_and_is_stopped() {
     terminal.shows("--resume goes on");
     assert_eq!(terminal.code(), Some(130));
     assert_eq!(folder.names(), ["in.txt", "out.csv.part.jsonl"]);
+}
+
+#[test]
+fn a_conversation_ends_with_its_terminal() {
+    let folder = Folder::new();
+    let (pty, pts) = blocking::open().unwrap();
+    // As under `nohup`: nothing tells it of the end.
+    let command = "trap '' HUP; exec \"$0\" chat \"$1\"";
+    let command = blocking::Command::new("/bin/sh").args([
+        "-c",
+        command,
+        env!("CARGO_BIN_EXE_bitnet"),
+        &fixture("bitnet-packed"),
+    ]);
+    let command = command.env_clear().env("TERM", "xterm-256color").env("XDG_STATE_HOME", folder.path());
+    let mut child = command.spawn(pts).unwrap();
+    let (mut drawn, mut bytes) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&drawn).contains("/help lists") {
+        let n = (&pty).read(&mut bytes).unwrap();
+        drawn.extend_from_slice(&bytes[..n]);
+    }
+    drop(pty);
+    let status = ended(&mut child, Instant::now() + PATIENCE);
+    let _ = child.kill();
+    assert_eq!(status.expect("it goes on").code(), Some(129));
 }

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::hub;
 use crate::markdown::Markdown;
 use crate::stages::FormFlags;
-use crate::terminal::{Unechoed, columns, has_colours, interrupt_patiently};
+use crate::terminal::{Keys, columns, end_with_terminal, has_colours, interrupt_patiently};
 use bitnet_inference::{FinishReason, Form, GenerateOptions, Generation, Model, Timings};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use clap::Args;
@@ -127,6 +127,8 @@ impl Chat {
             if !quiet {
                 eprintln!("/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves");
             }
+            end_with_terminal();
+            let _keys = Keys::held();
             let mut editor = Editor::new(SamplingFlags::names(), session.dim);
             while let Some(text) = editor.read()? {
                 if !session.take(line::parse(&text)).map_err(Failure::at(&path))? {
@@ -255,9 +257,9 @@ impl Session<'_> {
             cancel: Some(Arc::clone(&self.cancel)),
             ..self.sampling.options(&self.flags)?
         };
-        let prompt = self.conversation.prompt(self.template, &self.tokenizer)?;
         self.cancel.store(false, Ordering::Relaxed);
-        let _unechoed = Unechoed::new();
+        let _keys = Keys::interrupting();
+        let prompt = self.conversation.prompt(self.template, &self.tokenizer)?;
         let ends = self.model.end_ids();
         let mut generation = match self.model.generate(&prompt, options).map_err(Failure::from) {
             Ok(generation) => generation,
