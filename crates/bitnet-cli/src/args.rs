@@ -1,6 +1,7 @@
 //! Flags that several commands share. Names and defaults are llama.cpp's where it has them.
 
 use crate::config::Config;
+use crate::device::DeviceFlag;
 use crate::failure::Failure;
 use crate::hub::{self, Located};
 use crate::lora::LoraFlags;
@@ -12,7 +13,7 @@ use bitnet_cpu::{Isa, Kernel};
 use bitnet_formats::gguf::Value;
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_inference::sample::SamplerOptions;
-use bitnet_inference::{DeviceOptions, GenerateOptions, LoadOptions, Model, OpenOptions};
+use bitnet_inference::{Device, DeviceInfo, DeviceOptions, GenerateOptions, LoadOptions, Model, OpenOptions};
 use bitnet_model::ModelConfig;
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::{ArgAction, Args, Command, FromArgMatches, ValueEnum};
@@ -89,9 +90,8 @@ impl From<Act> for ActivationPrecision {
 /// How a model is loaded and where it runs.
 #[derive(Args, Clone, Debug)]
 pub struct ModelFlags {
-    /// Where it runs: cpu; auto is the best device of this build
-    #[arg(long, default_value = "auto", env = "BITNET_DEVICE", help_heading = "Device")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceFlag,
     /// Instruction set: scalar; sse, avx2, avxvnni, avx512bw, avx512, avx512-vbmi or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
     #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
     isa: Option<Isa>,
@@ -99,7 +99,7 @@ pub struct ModelFlags {
     /// them) [default: the best one of the instruction set]
     #[arg(long, value_name = "NAME", env = "BITNET_KERNEL", help_heading = "Device")]
     kernel: Option<Kernel>,
-    /// Threads [default: physical cores]
+    /// Threads of the cpu [default: physical cores]
     #[arg(short, long, env = "BITNET_THREADS", help_heading = "Device")]
     threads: Option<usize>,
     /// Tokens of context [default: the model's own, at most 4096]
@@ -133,17 +133,15 @@ pub struct ModelFlags {
 }
 
 impl ModelFlags {
-    /// How a model is opened.
-    pub fn options(&self) -> Result<OpenOptions, Failure> {
+    /// How a model is opened; unless it is quiet, a device that was left open is told.
+    pub fn options(&self, quiet: bool) -> Result<OpenOptions, Failure> {
         if self.batch_size == 0 {
             return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
         }
-        if !matches!(&*self.device, "auto" | "cpu") {
-            let device = &self.device;
-            return Err(Failure::Usage(format!("--device {device}: this build runs on the cpu alone")));
-        }
+        let Self { isa, kernel, threads, .. } = *self;
+        let device = self.device.settle(isa.is_some() || kernel.is_some(), quiet)?;
         Ok(OpenOptions {
-            device: DeviceOptions { isa: self.isa, threads: self.threads, kernel: self.kernel, skip: None },
+            device: DeviceOptions { device, isa, threads, kernel, skip: None },
             load: LoadOptions {
                 act: self.act.map(ActivationPrecision::from),
                 // 0 is the model's own context in llama.cpp.
@@ -165,7 +163,7 @@ impl ModelFlags {
     ) -> Result<Model, Failure> {
         let checkpoint = bitnet_formats::open(path)?;
         sampling.suit(&checkpoint.header);
-        let (mut model, _) = load(path, &checkpoint, self.options()?, &self.tuning, quiet)?;
+        let (mut model, _) = load(path, &checkpoint, self.options(quiet)?, &self.tuning, quiet)?;
         sampling.add_draft(&mut model, self, None, quiet)?;
         sampling.lora.load(&mut model)?;
         Ok(model)
@@ -173,7 +171,7 @@ impl ModelFlags {
 
     /// Opens a model with a bar while it loads, and says what it is.
     pub fn open(&self, path: &Path, quiet: bool) -> Result<Model, Failure> {
-        Ok(load(path, &bitnet_formats::open(path)?, self.options()?, &self.tuning, quiet)?.0)
+        Ok(load(path, &bitnet_formats::open(path)?, self.options(quiet)?, &self.tuning, quiet)?.0)
     }
 }
 
@@ -221,15 +219,22 @@ fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model, tuned: bool) 
         },
     };
     format!(
-        "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads{}; context {}, {template}",
+        "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {}{}; context {}, {template}",
         model.config().arch.name,
         count(weights),
-        device.device,
-        device.kernel,
-        device.threads,
+        runs_on(device),
         if tuned { " (tuned)" } else { "" },
         model.capacity(),
     )
+}
+
+/// The device with its kernels.
+fn runs_on(info: &DeviceInfo) -> String {
+    let DeviceInfo { device, isa, kernel, threads, .. } = info;
+    match device {
+        Device::Cpu => format!("{device} {kernel}, {threads} threads"),
+        Device::Wgpu(_) => format!("{device} {kernel} ({isa})"),
+    }
 }
 
 /// A number with a unit of thousands.
@@ -431,7 +436,8 @@ impl SamplingFlags {
     ) -> Result<(), Failure> {
         let Some(path) = self.draft_model.as_deref() else { return Ok(()) };
         let path = hub::locate(path, quiet)?;
-        let mut options = flags.options()?;
+        // The device is that of the model that answers, and has been told.
+        let mut options = flags.options(true)?;
         options.load.cache = cache;
         let checkpoint = bitnet_formats::open(&path)?;
         let (draft, _) = load(&path, &checkpoint, options, &flags.tuning, quiet)?;

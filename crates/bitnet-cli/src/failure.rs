@@ -2,7 +2,7 @@
 
 use bitnet_formats::FormatError;
 use bitnet_hub::HubError;
-use bitnet_inference::{GenerateError, OpenError, SessionError};
+use bitnet_inference::{Device, GenerateError, OpenError, SessionError, WgpuError};
 use bitnet_model::ModelError;
 use bitnet_tokenizer::{TemplateError, TokenizerError};
 use std::error::Error;
@@ -143,7 +143,10 @@ impl From<OpenError> for Failure {
             OpenError::Format(e) => e.into(),
             OpenError::Model(e) => e.into(),
             OpenError::Tokenizer(e) => e.into(),
-            OpenError::Device(e) => Self::Usage(chain(&e)),
+            OpenError::Cpu(e) => Self::Usage(chain(&e)),
+            OpenError::Gpu(WgpuError::NoSuchAdapter { number, .. }) => {
+                Self::Usage(format!("there is no device wgpu:{number}; there are: {}", Device::list()))
+            }
             e @ OpenError::DraftVocabulary { .. } => Self::Usage(chain(&e)),
             e => Self::Runtime(chain(&e)),
         }

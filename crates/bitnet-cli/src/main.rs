@@ -9,6 +9,7 @@
 mod args;
 mod commands;
 mod config;
+mod device;
 mod downloads;
 mod failure;
 mod folders;

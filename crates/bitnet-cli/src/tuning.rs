@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::folders;
 use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{Isa, Kernel, physical_cores, processor_name};
-use bitnet_inference::{DeviceOptions, OpenOptions};
+use bitnet_inference::{Device, DeviceOptions, OpenOptions};
 use bitnet_model::ModelConfig;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -122,8 +122,11 @@ impl TuningFlag {
 
     /// Fills in what the command line leaves open; true where the file had something to say.
     pub fn settle(&self, options: &mut OpenOptions, config: &ModelConfig) -> bool {
-        // Whoever names kernels does not want others.
-        if options.device.isa.is_some() || options.device.kernel.is_some() {
+        // Whoever names kernels does not want others, and these are the processor's.
+        if options.device.device != Device::Cpu
+            || options.device.isa.is_some()
+            || options.device.kernel.is_some()
+        {
             return false;
         }
         let tuning = self.read();
@@ -132,6 +135,7 @@ impl TuningFlag {
         let choice = choices.and_then(|choices| choices.iter().find(fits));
         if let Some(choice) = choice {
             options.device = DeviceOptions {
+                device: Device::Cpu,
                 isa: None,
                 threads: Some(choice.threads),
                 kernel: choice.kernel.parse().ok(),

@@ -13,7 +13,7 @@ pub enum ActivationPrecision {
 }
 
 /// The nonlinearity of a gated feed-forward block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `max(g, 0)^2 * u`.
     Relu2,
@@ -84,13 +84,21 @@ pub enum BackendError {
         /// What was found.
         value: f32,
     },
-    /// The host would not give the memory.
+    /// The host or the device would not give the memory.
     #[error("could not allocate {bytes} bytes for {what}")]
     OutOfMemory {
         /// Size of the request.
         bytes: usize,
         /// What it was for.
         what: &'static str,
+    },
+    /// The device or its driver failed; what the step was to give is lost.
+    #[error("{device} failed: {why}")]
+    Device {
+        /// Name of the device.
+        device: String,
+        /// What its driver says.
+        why: String,
     },
     /// The backend has no way to do this.
     #[error("{backend} cannot do {what}; {hint}")]
@@ -108,7 +116,12 @@ pub enum BackendError {
 ///
 /// Shapes: `m` tokens of one step, `n` output features, `k` input features. Tensors are f32, row-major `[m, n]`, and a
 /// caller may reuse an output tensor of another size: operations resize it. Every float result follows the one defined
-/// order of operations of `docs/numerics.md`, so it does not depend on threads, batching or instruction set.
+/// order of operations of `docs/numerics.md`, so it does not depend on threads, batching or instruction set; that page says how
+/// near to it a backend stays whose device has no such order.
+///
+/// A backend may only record what it is asked for, until results are copied to the host ([`Backend::head`],
+/// [`Backend::download`], [`Backend::save_block`]) or the next step begins ([`Backend::embed`]); what went wrong until then is
+/// the error there.
 pub trait Backend: Sized + Send + Sync + 'static {
     /// Activations, `[m, n]` f32.
     type Tensor: Send;
@@ -140,7 +153,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Bytes of a block as [`Backend::save_block`] gives them.
     fn block_bytes(&self, kv: &Self::Kv) -> usize;
     /// Appends the keys and values of a block, in an order that only the same backend with the same cache types knows.
-    fn save_block(&self, kv: &Self::Kv, block: u32, out: &mut Vec<u8>);
+    fn save_block(&self, kv: &Self::Kv, block: u32, out: &mut Vec<u8>) -> Result<(), BackendError>;
     /// Fills a block with as many bytes as [`Backend::block_bytes`] says.
     fn load_block(&self, kv: &mut Self::Kv, block: u32, bytes: &[u8]);
 
@@ -215,15 +228,15 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// `x += y`.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor);
     /// The logits `x [m, hidden] * w^T` that the tokens' `needs` ask for, or more of them.
-    fn head(&self, x: &Self::Tensor, w: &Self::Weight, needs: &[LogitsNeed], out: &mut Logits) {
-        let mut y = self.tensor();
-        self.linear(x, w, &mut y);
-        out.clear();
-        self.download(&y, &mut out.values);
-        out.push_full(needs.len());
-    }
+    fn head(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Weight,
+        needs: &[LogitsNeed],
+        out: &mut Logits,
+    ) -> Result<(), BackendError>;
     /// Keeps the rows of these ascending numbers and drops the others.
     fn keep_rows(&self, x: &mut Self::Tensor, rows: &[usize]);
     /// Copies a tensor to the host, row-major.
-    fn download(&self, x: &Self::Tensor, out: &mut Vec<f32>);
+    fn download(&self, x: &Self::Tensor, out: &mut Vec<f32>) -> Result<(), BackendError>;
 }

@@ -1,7 +1,7 @@
 //! Where the keys and values of sequences lie: in blocks of [`KV_BLOCK`] positions that any sequence may hold.
 
 /// Element type of the key and value cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, non_camel_case_types, reason = "the names say it")]
 pub enum KvType {
     F32,

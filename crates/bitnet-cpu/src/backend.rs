@@ -186,8 +186,9 @@ impl Backend for CpuBackend {
         kv.block_bytes()
     }
 
-    fn save_block(&self, kv: &KvCache, block: u32, out: &mut Vec<u8>) {
+    fn save_block(&self, kv: &KvCache, block: u32, out: &mut Vec<u8>) -> Result<(), BackendError> {
         kv.save_block(block, out);
+        Ok(())
     }
 
     fn load_block(&self, kv: &mut KvCache, block: u32, bytes: &[u8]) {
@@ -344,10 +345,17 @@ impl Backend for CpuBackend {
         });
     }
 
-    fn head(&self, x: &CpuTensor, w: &CpuWeight, needs: &[LogitsNeed], out: &mut Logits) {
+    fn head(
+        &self,
+        x: &CpuTensor,
+        w: &CpuWeight,
+        needs: &[LogitsNeed],
+        out: &mut Logits,
+    ) -> Result<(), BackendError> {
         assert_eq!((x.rows, x.cols), (needs.len(), w.cols), "tokens and input features");
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         w.head(self.plan.isa, &self.pool, x.data(), needs, &mut scratch, out);
+        Ok(())
     }
 
     fn keep_rows(&self, x: &mut CpuTensor, rows: &[usize]) {
@@ -358,9 +366,10 @@ impl Backend for CpuBackend {
         x.rows = rows.len();
     }
 
-    fn download(&self, x: &CpuTensor, out: &mut Vec<f32>) {
+    fn download(&self, x: &CpuTensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
         out.clear();
         out.extend_from_slice(x.data());
+        Ok(())
     }
 }
 
@@ -396,7 +405,7 @@ mod tests {
         let input = CpuTensor { rows: 2, cols: k, room: x.clone() };
         let (mut out, mut got) = (b.tensor(), Vec::new());
         b.linear(&input, &w, &mut out);
-        b.download(&out, &mut got);
+        b.download(&out, &mut got).unwrap();
         for (x, got) in x.chunks(k).zip(got.chunks(10)) {
             let mut want = [0.0; 10];
             spec::bitlinear_float(&a, x, &mut want[..5]);
@@ -435,7 +444,7 @@ mod tests {
                 let input = CpuTensor { rows: m, cols: k, room: x[..m * k].to_vec() };
                 let (mut out, mut got) = (b.tensor(), Vec::new());
                 b.linear(&input, &w, &mut out);
-                b.download(&out, &mut got);
+                b.download(&out, &mut got).unwrap();
                 for (x, got) in x.chunks(k).zip(got.chunks(rows)) {
                     let (mut q, mut want) = (vec![0; k], vec![0.0; rows]);
                     let d = spec::quantize_row(x, &mut q);

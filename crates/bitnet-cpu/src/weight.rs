@@ -9,11 +9,10 @@ use crate::layout::{self, Line, Order, Panels};
 use crate::lines::Lines;
 use crate::pool::Pool;
 use bitnet_core::{
-    Activation, ActivationPrecision, BackendError, Bytes, DenseMatrix, DenseType, Logits, LogitsNeed, Matrix,
-    Purpose, Scale, TernaryMatrix,
+    Activation, ActivationPrecision, BackendError, Bytes, DenseMatrix, Logits, LogitsNeed, Matrix, Purpose,
+    Scale, TernaryMatrix,
 };
-use bitnet_quant::dense::dequantize_row;
-use half::{bf16, f16};
+use bitnet_quant::dense::{dequantize_row, first_not_finite};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -339,30 +338,14 @@ fn group(m: &TernaryMatrix) -> usize {
     }
 }
 
-/// Refuses a matrix with a NaN or an infinity: everything behind the weights may then rely on finite numbers. Block types
-/// can only hold them in their scales.
+/// Refuses a matrix with a NaN or an infinity: everything behind the weights may then rely on finite numbers.
 fn check_finite(pool: &Pool, m: &DenseMatrix) -> Result<(), BackendError> {
     let found = AtomicU32::new(0);
     let (_, block) = m.dtype().block();
     let data: &[u8] = m.data();
     pool.ranges(data.len() / block, 1 << 16, &|range| {
         let bytes = &data[range.start * block..range.end * block];
-        let bad = match m.dtype() {
-            DenseType::F32 => {
-                bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).find(|v| !v.is_finite())
-            }
-            DenseType::F16 => bytes.as_chunks::<2>().0.iter().find_map(not_finite_f16),
-            DenseType::BF16 => bytes
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .find_map(|b| Some(bf16::from_le_bytes(*b).to_f32()).filter(|v| !v.is_finite())),
-            DenseType::Q8_0 | DenseType::Q4_0 => {
-                bytes.chunks_exact(block).find_map(|b| not_finite_f16(&[b[0], b[1]]))
-            }
-            DenseType::Q6_K => bytes.chunks_exact(block).find_map(|b| not_finite_f16(&[b[208], b[209]])),
-        };
-        if let Some(bad) = bad {
+        if let Some(bad) = first_not_finite(m.dtype(), bytes) {
             found.store(bad.to_bits(), Ordering::Relaxed);
         }
     });
@@ -370,8 +353,4 @@ fn check_finite(pool: &Pool, m: &DenseMatrix) -> Result<(), BackendError> {
         value if value.is_finite() => Ok(()),
         value => Err(BackendError::NotFinite { value }),
     }
-}
-
-fn not_finite_f16(bytes: &[u8; 2]) -> Option<f32> {
-    Some(f16::from_le_bytes(*bytes).to_f32()).filter(|v| !v.is_finite())
 }

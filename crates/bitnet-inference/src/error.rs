@@ -5,6 +5,7 @@ use bitnet_cpu::CpuError;
 use bitnet_formats::FormatError;
 use bitnet_model::ModelError;
 use bitnet_tokenizer::TokenizerError;
+use bitnet_wgpu::WgpuError;
 
 /// Why a model could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +26,12 @@ pub enum OpenError {
     /// The vocabulary.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The device.
+    /// The processor.
     #[error(transparent)]
-    Device(#[from] CpuError),
+    Cpu(#[from] CpuError),
+    /// The GPU.
+    #[error(transparent)]
+    Gpu(#[from] WgpuError),
     /// A draft model's ids stand for other texts.
     #[error("the draft model has another vocabulary: {why}; both models need the same one")]
     DraftVocabulary {

@@ -35,7 +35,8 @@ mod vocabulary;
 
 pub use batch::Answer;
 pub use bitnet_model::{LoadOptions, ModelConfig};
-pub use device::{DeviceInfo, DeviceOptions};
+pub use bitnet_wgpu::{AdapterDetails, AdapterKind, WgpuError};
+pub use device::{Device, DeviceInfo, DeviceOptions, UnknownDevice, gpus};
 pub use embed::{EmbedOptions, Pooling};
 pub use error::{GenerateError, OpenError};
 pub use form::{Constraint, Form, Forms, bounded_whitespace};

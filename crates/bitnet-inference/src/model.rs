@@ -51,7 +51,7 @@ impl Model {
         let mut engine = Engine::new(decoder, tokenizer, EngineOptions::default());
         engine.set_pooling(Pooling::of(checkpoint)?);
         let (config, report) = (engine.config(), engine.decoder().report());
-        let identity = session::identity(checkpoint, config, report, &options.load);
+        let identity = session::identity(checkpoint, config, report, (&options.load, options.device.device));
         engine.set_identity(identity);
         Ok(Self { engine, device })
     }

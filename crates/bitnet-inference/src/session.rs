@@ -5,7 +5,7 @@
 //! blocks belong to; with another model, or other settings of the cache, they would mean nothing.
 
 use crate::engine::Engine;
-use crate::{GenerateError, Model};
+use crate::{Device, GenerateError, Model};
 use bitnet_core::KV_BLOCK;
 use bitnet_formats::{AtomicFile, Checkpoint, FormatError};
 use bitnet_model::{AdapterUse, LoadOptions, LoadReport, ModelConfig};
@@ -63,9 +63,9 @@ pub enum SessionError {
         /// Blocks that nobody holds.
         have: usize,
     },
-    /// Its ids are none of this model.
+    /// Its ids are none of this model, or the device failed.
     #[error(transparent)]
-    Ids(#[from] GenerateError),
+    Model(#[from] GenerateError),
 }
 
 /// What a model and its cache are known by: settings, and name, type, shape and both ends of every tensor.
@@ -73,12 +73,17 @@ pub(crate) fn identity(
     checkpoint: &Checkpoint,
     c: &ModelConfig,
     report: &LoadReport,
-    load: &LoadOptions,
+    (load, device): (&LoadOptions, Device),
 ) -> [u8; 32] {
     let mut hash = Sha256::new();
     let settings = (c.arch.name, c.hidden, c.ffn, c.layers, c.shape, c.vocab, c.eps.to_bits(), c.activation);
     let more = (&c.rope, &c.local, c.projection_norms, report.act, load.key, load.value);
     hash.update(format!("{settings:?} {more:?}"));
+    // Each backend has an order of its own in the blocks of its cache.
+    hash.update(match device {
+        Device::Cpu => "cpu",
+        Device::Wgpu(_) => "wgpu",
+    });
     for tensor in checkpoint.tensors() {
         hash.update(format!("{:?} {} {:?}", tensor.name, tensor.ttype.name(), tensor.shape));
         let data: &[u8] = &tensor.data;
@@ -126,7 +131,7 @@ impl Engine {
         let mut bytes = Vec::new();
         for block in blocks {
             bytes.clear();
-            self.decoder().save_block(block, &mut bytes);
+            self.decoder().save_block(block, &mut bytes).map_err(GenerateError::from)?;
             put(&bytes)?;
         }
         let sum: [u8; 32] = hash.finalize().into();
@@ -165,7 +170,7 @@ impl Engine {
             |key: &str| header.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
         let other = |what| SessionError::Other { path: path.to_owned(), what };
         if header.get("model").and_then(Value::as_str) != Some(hex(&self.identity()).as_str()) {
-            return Err(other("another model, or other types of cache or activations"));
+            return Err(other("another model or device, or other types of cache or activations"));
         }
         let chosen = self.chosen_by_default();
         if header.get("adapters") != Some(&adapters(self, &chosen)) {

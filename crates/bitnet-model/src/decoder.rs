@@ -66,7 +66,7 @@ pub trait Decoder: Send {
     /// Bytes of a block's keys and values.
     fn block_bytes(&self) -> usize;
     /// Appends the keys and values of a block; they mean something to the same model with the same types of cache only.
-    fn save_block(&self, block: u32, out: &mut Vec<u8>);
+    fn save_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), ModelError>;
     /// Fills a block with [`Decoder::block_bytes`] of them.
     fn load_block(&mut self, block: u32, bytes: &[u8]);
     /// Holds an adapter, which sequences may then go through, and gives its number. No number is given twice.

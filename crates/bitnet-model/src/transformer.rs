@@ -204,15 +204,13 @@ impl<B: Backend> Transformer<B> {
         let rope = self.rope.rows(spans);
         let local_rope = self.local_rope.as_mut().map_or(rope, |table| table.rows(spans));
         let keep = |stage: usize, h: &B::Tensor, wanted: &mut Wanted<'_>| {
-            if let Some(out) = wanted.hidden.get_mut(stage) {
-                b.download(h, out);
-            }
+            wanted.hidden.get_mut(stage).map_or(Ok(()), |out| b.download(h, out))
         };
         b.embed(&self.weights.embedding, ids, h)?;
         if let Some(scale) = c.embedding_scale() {
             b.scale(h, scale);
         }
-        keep(0, h, wanted);
+        keep(0, h, wanted)?;
         for (l, layer) in self.weights.layers.iter().enumerate() {
             b.rms_norm(h, &layer.attn_norm, c.eps, x);
             layer.qkv.apply(b, x, room, wide);
@@ -245,7 +243,7 @@ impl<B: Backend> Transformer<B> {
             layer.down.apply(b, gated, room, wide);
             adapters.add(b, l, &[(Role::Down, 0)], gated, wide);
             b.add(h, sub_norm(b, layer.ffn_post_norm.as_ref(), c.eps, wide, &mut room.normed));
-            keep(l + 1, h, wanted);
+            keep(l + 1, h, wanted)?;
         }
         if wanted.hidden.is_empty() {
             let mut rows = [wanted.rows, wanted.state_rows].concat();
@@ -258,7 +256,7 @@ impl<B: Backend> Transformer<B> {
             b.rms_norm(h, &self.weights.final_norm, c.eps, x);
             let place = |row: &usize| rows.binary_search(row).expect("it is among those that are kept");
             if !wanted.state_rows.is_empty() {
-                b.download(x, &mut self.states);
+                b.download(x, &mut self.states)?;
                 for row in wanted.state_rows.iter().map(place) {
                     wanted.states.extend_from_slice(&self.states[row * c.hidden..][..c.hidden]);
                 }
@@ -266,7 +264,7 @@ impl<B: Backend> Transformer<B> {
             b.keep_rows(x, &wanted.rows.iter().map(place).collect::<Vec<_>>());
         } else {
             b.rms_norm(h, &self.weights.final_norm, c.eps, x);
-            keep(c.layers + 1, x, wanted);
+            keep(c.layers + 1, x, wanted)?;
             b.keep_rows(x, wanted.rows);
         }
         let rows = wanted.rows;
@@ -274,8 +272,7 @@ impl<B: Backend> Transformer<B> {
             return Ok(());
         }
         let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
-        b.head(x, head, wanted.needs, wanted.logits);
-        Ok(())
+        Ok(b.head(x, head, wanted.needs, wanted.logits)?)
     }
 
     /// Refuses tokens that are none, and more of them than a sequence may have.
@@ -330,8 +327,8 @@ impl<B: Backend> Decoder for Transformer<B> {
     fn block_bytes(&self) -> usize {
         self.backend.block_bytes(&self.kv)
     }
-    fn save_block(&self, block: u32, out: &mut Vec<u8>) {
-        self.backend.save_block(&self.kv, block, out);
+    fn save_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), ModelError> {
+        Ok(self.backend.save_block(&self.kv, block, out)?)
     }
     fn load_block(&mut self, block: u32, bytes: &[u8]) {
         self.backend.load_block(&mut self.kv, block, bytes);

@@ -7,7 +7,6 @@ use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
 use bitnet_model::{Decoder, LoadOptions, ModelError, Rows, StepOutput, Transformer, load};
 use bitnet_testkit::files::Key;
 use bitnet_testkit::golden::max_diff;
-use bitnet_testkit::oracle::Output;
 use bitnet_testkit::synthetic::{Arch, Scaling, Spec, Store, Synthetic};
 use bitnet_testkit::tensors::{Float, Scales};
 use serde_json::{Value, json};
@@ -53,15 +52,8 @@ fn logits(model: &mut dyn Decoder, chunk: usize) -> Vec<f32> {
     all
 }
 
-/// The first model of a specification whose activations all stay clear of rounding boundaries.
-fn clear(spec: &Spec) -> (Synthetic, Output) {
-    let models = (1..20).map(|seed| spec.build(seed));
-    let mut runs = models.map(|made| (made.model.forward(&PROMPT), made)).map(|(out, made)| (made, out));
-    runs.find(|(_, out)| out.gap >= CLEAR).expect("one of twenty models has no activation near a boundary")
-}
-
 fn check(name: &str, spec: &Spec, act: Option<ActivationPrecision>) {
-    let (made, want) = clear(spec);
+    let (made, want) = spec.clear(&PROMPT, CLEAR);
     let mut model = open(&made, act);
     let asked = if spec.int8 { ActivationPrecision::Int8 } else { ActivationPrecision::Float };
     assert_eq!(model.report().act, asked, "{name}");

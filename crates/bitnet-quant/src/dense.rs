@@ -75,6 +75,22 @@ fn q6_k(block: &[u8], out: &mut [f32]) {
     }
 }
 
+/// The first number of some whole blocks that is a NaN or an infinity. Block types can only hold them in their scales.
+pub fn first_not_finite(dtype: DenseType, bytes: &[u8]) -> Option<f32> {
+    let f16s = |at: usize| {
+        let mut scales = bytes.chunks_exact(dtype.block().1).map(move |block| f16_at(block, at));
+        scales.find(|v| !v.is_finite())
+    };
+    match dtype {
+        DenseType::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).find(|v| !v.is_finite()),
+        DenseType::BF16 => {
+            bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).find(|v| !v.is_finite())
+        }
+        DenseType::F16 | DenseType::Q8_0 | DenseType::Q4_0 => f16s(0),
+        DenseType::Q6_K => f16s(208),
+    }
+}
+
 /// Appends a row in `dtype` to `out`; `None` when it is not whole blocks.
 pub fn quantize_row(dtype: DenseType, values: &[f32], out: &mut Vec<u8>) -> Option<()> {
     dtype.row_bytes(values.len())?;

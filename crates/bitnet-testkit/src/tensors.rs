@@ -10,6 +10,11 @@ impl Noise {
         (self.0 >> 33) as u32
     }
 
+    /// The next whole number below `n`.
+    pub fn below(&mut self, n: u32) -> u32 {
+        self.bits() % n
+    }
+
     /// Evenly from -1 to 1.
     pub fn unit(&mut self) -> f64 {
         f64::from(self.bits()) / f64::from(1u32 << 30) - 1.0

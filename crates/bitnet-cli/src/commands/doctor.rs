@@ -1,10 +1,11 @@
-//! `bitnet doctor`: what this machine offers, whether every kernel on it is right, and whether the hub answers.
+//! `bitnet doctor`: what this machine offers, its GPUs among it, whether every kernel on it is right, and whether the hub answers.
 
 use crate::failure::{Failure, chain};
 use crate::hub::HubFlags;
 use crate::tuning::TuningFlag;
 use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, SelfTest, Verdict, self_test};
 use bitnet_hub::{Hub, Settings};
+use bitnet_inference::{Device, gpus};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ impl Doctor {
             if tests.iter().any(own) { backend.kernel().name() } else { backend.isa().name() }
         };
         let hub = Access::of(&self.hub);
+        let gpus = gpus();
         let mut out = std::io::stdout().lock();
         if self.json {
             let kernels: Map<String, Value> = ops
@@ -64,6 +66,10 @@ impl Doctor {
             let object = json!({
                 "version": env!("CARGO_PKG_VERSION"), "target": std::env::consts::ARCH, "features": features,
                 "isa": backend.isa().name(), "threads": backend.threads(), "kernels": kernels, "failed": failed,
+                "gpus": gpus.iter().enumerate().map(|(n, gpu)| json!({
+                    "device": Device::Wgpu(n).to_string(), "name": gpu.name, "api": gpu.api,
+                    "kind": gpu.kind.name(), "driver": gpu.driver,
+                })).collect::<Vec<_>>(),
                 "hub": hub.json(),
                 "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>()},
             });
@@ -73,6 +79,13 @@ impl Doctor {
             writeln!(out, "CPU features     {}", if features.is_empty() { "none used" } else { &features })?;
             writeln!(out, "instruction set  {} (best of this processor)", backend.isa())?;
             writeln!(out, "threads          {} (physical cores)", backend.threads())?;
+            if gpus.is_empty() {
+                writeln!(out, "GPUs             none found")?;
+            }
+            for (n, gpu) in gpus.iter().enumerate() {
+                let (device, kind) = (Device::Wgpu(n), gpu.kind.name());
+                writeln!(out, "{device:<16} {}, {kind}, {}: {}", gpu.name, gpu.api, gpu.driver)?;
+            }
             writeln!(out, "hub              {}", hub.line())?;
             let file = file.as_deref().unwrap_or("no file");
             writeln!(out, "tuned models     {} ({file})", tuned.len())?;

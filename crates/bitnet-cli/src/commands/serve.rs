@@ -303,7 +303,7 @@ pub fn load(
     cache: Option<usize>,
     quiet: bool,
 ) -> Result<(Model, ModelCard), Failure> {
-    let mut options = flags.options()?;
+    let mut options = flags.options(quiet)?;
     let checkpoint = bitnet_formats::open(path)?;
     let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
     let context = options.load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
@@ -318,9 +318,9 @@ pub fn load(
         params: report.ternary_weights + report.dense_weights,
         size: report.weight_bytes as u64,
         ftype: file_type(&checkpoint),
-        kernel: device.kernel.to_owned(),
+        kernel: device.kernel.clone(),
         isa: device.isa.to_owned(),
-        device: device.device.to_owned(),
+        device: device.device.to_string(),
     };
     Ok((model, card))
 }

@@ -8,7 +8,7 @@ use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{Isa, Kernel, physical_cores};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::sample::{Sampler, SamplerOptions};
-use bitnet_inference::{DeviceOptions, GenerateError, LoadOptions, Model, OpenOptions};
+use bitnet_inference::{Device, DeviceOptions, GenerateError, LoadOptions, Model, OpenOptions};
 use bitnet_model::{ModelConfig, StepOutput};
 use clap::Args;
 use serde_json::json;
@@ -238,8 +238,13 @@ impl Tuner<'_> {
             return Ok(false);
         }
         let Candidate { kernel, skip, threads } = candidate;
-        let device =
-            DeviceOptions { isa: None, threads: Some(threads), kernel: Some(kernel), skip: Some(skip) };
+        let device = DeviceOptions {
+            device: Device::Cpu,
+            isa: None,
+            threads: Some(threads),
+            kernel: Some(kernel),
+            skip: Some(skip),
+        };
         let options = OpenOptions { device, load: self.load };
         let mut model = Model::from_checkpoint(self.checkpoint, &options, &mut |_, _| {})?;
         let fastest = self.measured.iter().flat_map(|m| &m.samples).map(|s| s.1).fold(0.0, f64::max);

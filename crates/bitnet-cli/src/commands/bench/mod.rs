@@ -9,6 +9,7 @@ mod test;
 mod together;
 
 use crate::args::{self, Act, CacheType, ModelPath};
+use crate::device::DeviceFlag;
 use crate::failure::Failure;
 use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
@@ -16,7 +17,7 @@ use bitnet_core::KV_BLOCK;
 use bitnet_cpu::{Isa, Kernel};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::engine::EngineOptions;
-use bitnet_inference::{DeviceOptions, LoadOptions, Model, OpenOptions};
+use bitnet_inference::{Device, DeviceOptions, LoadOptions, Model, OpenOptions};
 use bitnet_model::ModelConfig;
 use clap::Args;
 use counts::{Counts, Pair};
@@ -83,13 +84,15 @@ pub struct Bench {
     /// ... and this (also -ub)
     #[arg(long, default_value = "512", value_delimiter = ',', value_name = "N", help_heading = "Device")]
     ubatch_size: Vec<Counts>,
+    #[command(flatten)]
+    device: DeviceFlag,
     /// Types of cached keys (also -ctk)
     #[arg(long, value_enum, default_value = "f16", value_delimiter = ',', help_heading = "Device")]
     cache_type_k: Vec<CacheType>,
     /// Types of cached values (also -ctv)
     #[arg(long, value_enum, default_value = "f16", value_delimiter = ',', help_heading = "Device")]
     cache_type_v: Vec<CacheType>,
-    /// Threads [default: physical cores]
+    /// Threads of the cpu [default: physical cores]
     #[arg(
         short,
         long,
@@ -115,6 +118,7 @@ pub struct Bench {
 /// What a model is opened with.
 #[derive(Clone, Copy)]
 struct Setup {
+    device: Device,
     threads: Option<usize>,
     kernel: Option<Kernel>,
     key: CacheType,
@@ -143,7 +147,7 @@ impl Bench {
         let tests = self.tests();
         let context = self.context(&tests, &config)?;
         let sizes = self.sizes()?;
-        let setups = self.setups();
+        let setups = self.setups(quiet)?;
         let mut progress = Progress::new("measuring", quiet);
         let all = setups.len() * sizes.len() * tests.len() * self.repetitions as usize;
         let mut report = Report::new(self.form(), path, &checkpoint);
@@ -171,8 +175,9 @@ impl Bench {
     }
 
     fn options(&self, setup: Setup, context: usize, cache: Option<usize>) -> OpenOptions {
+        let (isa, Setup { device, threads, kernel, .. }) = (self.isa, setup);
         OpenOptions {
-            device: DeviceOptions { isa: self.isa, threads: setup.threads, kernel: setup.kernel, skip: None },
+            device: DeviceOptions { device, isa, threads, kernel, skip: None },
             load: LoadOptions {
                 act: self.act.map(Into::into),
                 context: Some(context),
@@ -211,7 +216,7 @@ impl Bench {
                 config.context
             )));
         }
-        let (setups, sizes) = (self.setups(), self.sizes()?);
+        let (setups, sizes) = (self.setups(quiet)?, self.sizes()?);
         let mut progress = Progress::new("measuring", quiet);
         let all = setups.len() * sizes.len() * loads.len() * self.repetitions as usize;
         let mut report = Report::new(self.form(), path, checkpoint);
@@ -313,7 +318,12 @@ impl Bench {
         }
     }
 
-    fn setups(&self) -> Vec<Setup> {
+    fn setups(&self, quiet: bool) -> Result<Vec<Setup>, Failure> {
+        let device = self.device.settle(self.isa.is_some() || !self.kernel.is_empty(), quiet)?;
+        if self.roofline && device != Device::Cpu {
+            let hint = format!("leave it out with --device {device}");
+            return Err(Failure::Usage(format!("--roofline measures the cpu; {hint}")));
+        }
         let mut threads: Vec<Option<usize>> = Counts::all(&self.threads).map(Some).collect();
         let mut kernels: Vec<Option<Kernel>> = self.kernel.iter().copied().map(Some).collect();
         if threads.is_empty() {
@@ -327,6 +337,7 @@ impl Bench {
             for &kernel in &kernels {
                 for &key in &self.cache_type_k {
                     setups.extend(self.cache_type_v.iter().map(|&value| Setup {
+                        device,
                         threads,
                         kernel,
                         key,
@@ -335,6 +346,6 @@ impl Bench {
                 }
             }
         }
-        setups
+        Ok(setups)
     }
 }

@@ -173,7 +173,7 @@ impl Report {
         let mut columns = vec![
             ("bitnet_version", json!(env!("CARGO_PKG_VERSION"))),
             ("cpu_info", json!(processor_name())),
-            ("backends", json!(row.device.device.to_uppercase())),
+            ("backends", json!(row.device.device.to_string().to_uppercase())),
             ("isa", json!(row.device.isa)),
             ("kernel", json!(row.device.kernel)),
             ("skips", json!(row.device.skips)),

@@ -23,8 +23,8 @@ pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl
         column("model", false, &model),
         column("size", true, &|row| size(row.model_bytes as u64)),
         column("params", true, &|row| billions(row.weights)),
-        column("backend", false, &|row| row.device.device.to_uppercase()),
-        column("kernel", false, &|row| row.device.kernel.to_owned()),
+        column("backend", false, &|row| row.device.device.to_string().to_uppercase()),
+        column("kernel", false, &|row| row.device.kernel.clone()),
         column("threads", true, &|row| row.device.threads.to_string()),
     ];
     let optional = [

@@ -1,0 +1,368 @@
+//! The `Backend` of this crate: every operation checks shapes and records kernels.
+
+use crate::adapter::{AdapterDetails, WgpuError};
+use crate::gpu::Gpu;
+use crate::kernel::Kernel;
+use crate::kv::WgpuKv;
+use crate::product::word;
+use crate::tensor::WgpuTensor;
+use crate::weight::WgpuWeight;
+use bitnet_core::{
+    Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
+    Matrix, Purpose, RopeRows,
+};
+use bitnet_quant::spec::SEGMENT;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use wgpu::Buffer;
+
+/// Tokens of a step; a dispatch has no more workgroups in one dimension.
+const MAX_TOKENS: usize = 65_535;
+/// Bytes that segments of attention may take before they are merged.
+const PARTIAL_BYTES: usize = 16 << 20;
+
+/// An adapter with its pipelines and the commands of a step.
+pub struct WgpuBackend {
+    pub(crate) gpu: Gpu,
+    scratch: Mutex<Scratch>,
+}
+
+/// Memory that operations use and leave behind for the next one.
+#[derive(Default)]
+struct Scratch {
+    /// Int8 activations, and what turns products with them into reals.
+    quantized: WgpuTensor,
+    tokens: WgpuTensor,
+    /// Segments of attention.
+    partials: WgpuTensor,
+    /// What low-rank matrices make of a step.
+    low_rank: (WgpuTensor, WgpuTensor),
+    /// What an operation makes of a tensor before it takes its place.
+    next: WgpuTensor,
+    logits: WgpuTensor,
+}
+
+impl WgpuBackend {
+    /// Opens the adapter of this number, counted as [`crate::adapters`] has them.
+    ///
+    /// # Errors
+    /// There is none, or its driver refuses.
+    pub fn new(number: usize) -> Result<Self, WgpuError> {
+        Ok(Self { gpu: Gpu::open(number)?, scratch: Mutex::default() })
+    }
+
+    /// The adapter in use.
+    pub fn adapter(&self) -> &AdapterDetails {
+        self.gpu.details()
+    }
+
+    fn scratch(&self) -> MutexGuard<'_, Scratch> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records an operation on `n` single elements.
+    fn elementwise(&self, kernel: Kernel, buffers: &[&Buffer], params: [usize; 5], factor: f32) {
+        let n = params[0];
+        let params: Vec<u32> = params.into_iter().map(word).chain([factor.to_bits()]).collect();
+        // Threads take elements in strides: what no dispatch has room for, it does in rounds.
+        self.gpu.run(kernel, buffers, &params, [n.div_ceil(64).min(MAX_TOKENS), 1, 1]);
+    }
+}
+
+/// For each token its position and where the blocks of its sequence begin; behind that, the blocks.
+fn describe(spans: &[KvSpan<'_>]) -> Vec<u8> {
+    let m: usize = spans.iter().map(|s| s.len).sum();
+    let (mut tokens, mut tables) = (Vec::with_capacity(2 * m), Vec::new());
+    for span in spans {
+        let table = word(2 * m + tables.len());
+        tokens.extend((span.start..span.end()).flat_map(|position| [word(position), table]));
+        tables.extend_from_slice(&span.blocks[..span.end().div_ceil(KV_BLOCK)]);
+    }
+    tokens.extend(tables);
+    bytes_of(&tokens)
+}
+
+fn bytes_of(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn bytes_of_floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn extend_floats(out: &mut Vec<f32>, bytes: &[u8]) {
+    out.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+}
+
+impl Backend for WgpuBackend {
+    type Tensor = WgpuTensor;
+    type Vector = (Buffer, usize);
+    type Weight = WgpuWeight;
+    type Kv = WgpuKv;
+
+    fn tensor(&self) -> WgpuTensor {
+        WgpuTensor::default()
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<(Buffer, usize), BackendError> {
+        if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+            return Err(BackendError::NotFinite { value: *value });
+        }
+        let put = bytes_of_floats(values);
+        Ok((self.gpu.filled(put.len(), "a norm", |out| out(&put))?, values.len()))
+    }
+
+    fn prepare(
+        &self,
+        stacked: &[Matrix],
+        act: ActivationPrecision,
+        _purpose: Purpose,
+    ) -> Result<WgpuWeight, BackendError> {
+        WgpuWeight::new(&self.gpu, stacked, act)
+    }
+
+    fn weight_bytes(&self, w: &WgpuWeight) -> (usize, usize) {
+        (w.bytes(), 0)
+    }
+
+    fn kv(&self, spec: KvSpec) -> Result<WgpuKv, BackendError> {
+        WgpuKv::new(&self.gpu, spec)
+    }
+
+    fn copy_block(&self, kv: &mut WgpuKv, from: u32, to: u32) {
+        // No copy has one buffer on both sides.
+        let moving = match self.gpu.storage(kv.block_bytes(), "a block of the cache") {
+            Ok(moving) => moving,
+            Err(e) => return self.gpu.fail(e),
+        };
+        let mut at = 0;
+        for (buffer, bytes) in kv.buffers() {
+            self.gpu.copy((buffer, from as usize * bytes), (&moving, at), bytes);
+            at += bytes;
+        }
+        at = 0;
+        for (buffer, bytes) in kv.buffers() {
+            self.gpu.copy((&moving, at), (buffer, to as usize * bytes), bytes);
+            at += bytes;
+        }
+    }
+
+    fn block_bytes(&self, kv: &WgpuKv) -> usize {
+        kv.block_bytes()
+    }
+
+    fn save_block(&self, kv: &WgpuKv, block: u32, out: &mut Vec<u8>) -> Result<(), BackendError> {
+        let pieces: Vec<_> =
+            kv.buffers().map(|(buffer, bytes)| (buffer, block as usize * bytes, bytes)).collect();
+        self.gpu.read(&pieces, |bytes| out.extend_from_slice(bytes))
+    }
+
+    fn load_block(&self, kv: &mut WgpuKv, block: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), kv.block_bytes(), "bytes of a block");
+        let mut rest = bytes;
+        for (buffer, bytes) in kv.buffers() {
+            let (own, behind) = rest.split_at(bytes);
+            self.gpu.write(buffer, block as usize * bytes, own);
+            rest = behind;
+        }
+    }
+
+    fn embed(&self, w: &WgpuWeight, ids: &[u32], out: &mut WgpuTensor) -> Result<(), BackendError> {
+        let gpu = &self.gpu;
+        // What a step before this one left recorded, and what nobody has asked about since.
+        gpu.submit();
+        gpu.check()?;
+        let row = |id: u32| usize::try_from(id).ok().filter(|row| *row < w.rows);
+        if let Some(id) = ids.iter().find(|id| row(**id).is_none()) {
+            return Err(BackendError::IdOutOfRange { id: *id, rows: w.rows });
+        }
+        if ids.len() > MAX_TOKENS {
+            return Err(BackendError::Unsupported {
+                backend: "wgpu",
+                what: format!("a step of {} tokens; {MAX_TOKENS} are the most", ids.len()),
+                hint: "a smaller --batch-size would do",
+            });
+        }
+        out.shape(gpu, ids.len(), w.cols);
+        self.embed_rows(w, &gpu.upload(&bytes_of(ids)), ids.len(), out);
+        Ok(())
+    }
+
+    fn rms_norm(&self, x: &WgpuTensor, (w, n): &(Buffer, usize), eps: f32, out: &mut WgpuTensor) {
+        assert_eq!(x.cols, *n, "norm weight");
+        let gpu = &self.gpu;
+        out.shape(gpu, x.rows, x.cols);
+        let params = [word(x.cols), word(x.cols), 0, eps.to_bits()];
+        gpu.run(Kernel::Norm, &[w, x.buffer(gpu), out.buffer(gpu)], &params, [x.rows, 1, 1]);
+    }
+
+    fn rms_norm_heads(
+        &self,
+        x: &mut WgpuTensor,
+        first: usize,
+        count: usize,
+        head_dim: usize,
+        (w, n): &(Buffer, usize),
+        eps: f32,
+    ) {
+        assert_eq!(*n, head_dim, "norm weight");
+        let params = [word(head_dim), word(x.cols), word(first * head_dim), eps.to_bits()];
+        self.gpu.run(Kernel::NormHeads, &[w, x.buffer(&self.gpu)], &params, [count, x.rows, 1]);
+    }
+
+    fn linear(&self, x: &WgpuTensor, w: &WgpuWeight, out: &mut WgpuTensor) {
+        let Scratch { quantized, tokens, .. } = &mut *self.scratch();
+        self.linear_rows(x, 0..x.rows, w, (quantized, tokens), out);
+    }
+
+    fn add_low_rank(
+        &self,
+        x: &WgpuTensor,
+        rows: Range<usize>,
+        (a, b): (&WgpuWeight, &WgpuWeight),
+        scale: f32,
+        y: &mut WgpuTensor,
+        first: usize,
+    ) {
+        assert_eq!((x.rows, x.cols, a.rows), (y.rows, a.cols, b.cols), "low-rank matrices");
+        let Scratch { quantized, tokens, low_rank: (inner, sum), .. } = &mut *self.scratch();
+        let (m, row) = (rows.len(), rows.start);
+        self.linear_rows(x, rows, a, (quantized, tokens), inner);
+        self.linear_rows(inner, 0..m, b, (quantized, tokens), sum);
+        let buffers = [y.buffer(&self.gpu), sum.buffer(&self.gpu)];
+        self.elementwise(Kernel::AddScaled, &buffers, [sum.len(), sum.cols, y.cols, row, first], scale);
+    }
+
+    fn rope_append(
+        &self,
+        qkv: &mut WgpuTensor,
+        rope: RopeRows<'_>,
+        kv: &mut WgpuKv,
+        layer: usize,
+        spans: &[KvSpan<'_>],
+    ) -> Result<(), BackendError> {
+        let (gpu, shape) = (&self.gpu, kv.spec.shape);
+        assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
+        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
+        for span in spans {
+            let (capacity, need) = (span.blocks.len() * KV_BLOCK, span.end());
+            if need > capacity || span.blocks.iter().any(|b| *b as usize >= kv.spec.blocks()) {
+                return Err(BackendError::CacheFull { capacity: capacity.min(kv.spec.capacity), need });
+            }
+        }
+        let (cos, sin) = (gpu.upload(&bytes_of_floats(rope.cos)), gpu.upload(&bytes_of_floats(rope.sin)));
+        let spans = gpu.upload(&describe(spans));
+        let buffers = [qkv.buffer(gpu), &cos, &sin, &spans, &kv.keys[layer], &kv.values[layer]];
+        let params = [shape.heads, shape.kv_heads, shape.head_dim].map(word);
+        // A thread takes a pair of a query, or a word of the cache, which is one element at least.
+        let threads = shape.heads * shape.head_dim / 2 + 2 * shape.kv_heads * shape.head_dim;
+        let kernel = Kernel::RopeAppend(kv.spec.key, kv.spec.value);
+        gpu.run(kernel, &buffers, &params, [threads.div_ceil(64), qkv.rows, 1]);
+        Ok(())
+    }
+
+    fn attend(
+        &self,
+        qkv: &WgpuTensor,
+        kv: &WgpuKv,
+        layer: usize,
+        spans: &[KvSpan<'_>],
+        window: Option<usize>,
+        out: &mut WgpuTensor,
+    ) {
+        let (gpu, shape) = (&self.gpu, kv.spec.shape);
+        assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
+        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
+        out.shape(gpu, qkv.rows, shape.heads * shape.head_dim);
+        let segments = spans.iter().map(|s| s.end().div_ceil(SEGMENT)).max().unwrap_or(0);
+        let spans = gpu.upload(&describe(spans));
+        let each = shape.heads * segments * (shape.head_dim + 2);
+        let at_once = (PARTIAL_BYTES / (4 * each).max(1)).max(1);
+        let mut scratch = self.scratch();
+        let partials = &mut scratch.partials;
+        partials.shape(gpu, at_once.min(qkv.rows), each);
+        let (window, scale) = (window.map_or(u32::MAX, word), 1.0 / (shape.head_dim as f32).sqrt());
+        for token in (0..qkv.rows).step_by(at_once) {
+            let m = at_once.min(qkv.rows - token);
+            let sizes = [shape.heads, shape.kv_heads, shape.head_dim, token, segments].map(word);
+            let params: Vec<u32> = sizes.into_iter().chain([window, scale.to_bits()]).collect();
+            let buffers = [qkv.buffer(gpu), &spans, &kv.keys[layer], &kv.values[layer], partials.buffer(gpu)];
+            let kernel = Kernel::Attend(kv.spec.key, kv.spec.value);
+            gpu.run(kernel, &buffers, &params, [segments, shape.heads, m]);
+            let params = [shape.heads, shape.head_dim, token, segments].map(word);
+            gpu.run(Kernel::Merge, &[partials.buffer(gpu), out.buffer(gpu)], &params, [shape.heads, m, 1]);
+        }
+    }
+
+    fn gate(&self, gate_up: &WgpuTensor, act: Activation, out: &mut WgpuTensor) {
+        let gpu = &self.gpu;
+        out.shape(gpu, gate_up.rows, gate_up.cols / 2);
+        let params = [out.len(), out.cols].map(word);
+        let groups = [out.len().div_ceil(64).min(MAX_TOKENS), 1, 1];
+        gpu.run(Kernel::Gate(act), &[out.buffer(gpu), gate_up.buffer(gpu)], &params, groups);
+    }
+
+    fn join(&self, parts: &[WgpuTensor], out: &mut WgpuTensor) {
+        let (m, cols) = (parts[0].rows, parts.iter().map(|p| p.cols).sum());
+        assert!(parts.iter().all(|p| p.rows == m), "parts of the same rows");
+        out.shape(&self.gpu, m, cols);
+        let mut first = 0;
+        for part in parts {
+            let buffers = [out.buffer(&self.gpu), part.buffer(&self.gpu)];
+            self.elementwise(Kernel::Place, &buffers, [part.len(), part.cols, cols, 0, first], 0.0);
+            first += part.cols;
+        }
+    }
+
+    fn scale(&self, x: &mut WgpuTensor, factor: f32) {
+        self.elementwise(Kernel::Scale, &[x.buffer(&self.gpu)], [x.len(), 0, 0, 0, 0], factor);
+    }
+
+    fn add(&self, x: &mut WgpuTensor, y: &WgpuTensor) {
+        assert_eq!((x.rows, x.cols), (y.rows, y.cols), "sum of tensors");
+        let buffers = [x.buffer(&self.gpu), y.buffer(&self.gpu)];
+        self.elementwise(Kernel::Add, &buffers, [x.len(), 0, 0, 0, 0], 0.0);
+    }
+
+    fn head(
+        &self,
+        x: &WgpuTensor,
+        w: &WgpuWeight,
+        needs: &[LogitsNeed],
+        out: &mut Logits,
+    ) -> Result<(), BackendError> {
+        assert_eq!((x.rows, x.cols), (needs.len(), w.cols), "tokens and input features");
+        out.clear();
+        let Scratch { quantized, tokens, logits, .. } = &mut *self.scratch();
+        // As many tokens at a time as a binding has room for.
+        let at_once = (self.gpu.max_binding() / (4 * w.rows).max(1)).max(1);
+        for first in (0..x.rows).step_by(at_once) {
+            let rows = first..x.rows.min(first + at_once);
+            self.linear_rows(x, rows, w, (quantized, tokens), logits);
+            let piece = (logits.buffer(&self.gpu), 0, 4 * logits.len());
+            self.gpu.read(&[piece], |bytes| extend_floats(&mut out.values, bytes))?;
+        }
+        out.push_full(needs.len());
+        Ok(())
+    }
+
+    fn keep_rows(&self, x: &mut WgpuTensor, rows: &[usize]) {
+        // Rows that stay where they are need no copy.
+        if !rows.iter().copied().eq(0..rows.len()) {
+            let next = &mut self.scratch().next;
+            next.shape(&self.gpu, rows.len(), x.cols);
+            let numbers: Vec<u32> = rows.iter().copied().map(word).collect();
+            let numbers = self.gpu.upload(&bytes_of(&numbers));
+            let buffers = [next.buffer(&self.gpu), x.buffer(&self.gpu), &numbers];
+            self.elementwise(Kernel::Gather, &buffers, [next.len(), x.cols, 0, 0, 0], 0.0);
+            std::mem::swap(x, next);
+        }
+        x.rows = rows.len();
+    }
+
+    fn download(&self, x: &WgpuTensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
+        out.clear();
+        let piece = (x.buffer(&self.gpu), 0, 4 * x.len());
+        self.gpu.read(&[piece], |bytes| extend_floats(out, bytes))
+    }
+}

@@ -1,0 +1,183 @@
+//! The table of shaders: what each is made of and where it begins.
+
+use bitnet_core::{Activation, DenseType, KvType};
+
+/// Columns that a head may have at most.
+pub(crate) const MAX_HEAD_DIM: usize = 512;
+
+/// A compute shader. Types that shaders read are written into their source, so that each has a pipeline of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kernel {
+    /// Activations to int8.
+    Quantize,
+    /// Ternary weights, int8 activations, a token a workgroup.
+    Gemv,
+    /// The same for many tokens.
+    Gemm,
+    /// Ternary weights with scales for groups of columns, int8 activations.
+    Grouped,
+    /// Ternary weights, float activations.
+    FloatGemv,
+    /// Rows of a ternary embedding.
+    EmbedTernary,
+    /// Dense weights, one token a workgroup or four.
+    Dense(DenseType, DenseTokens),
+    /// Rows of a dense embedding.
+    EmbedDense(DenseType),
+    Norm,
+    NormHeads,
+    /// With these types of keys and values.
+    RopeAppend(KvType, KvType),
+    /// Segments of attention, with these types of keys and values.
+    Attend(KvType, KvType),
+    /// Segments become outputs.
+    Merge,
+    Gate(Activation),
+    Add,
+    Scale,
+    Place,
+    AddScaled,
+    Gather,
+}
+
+/// Tokens that a workgroup multiplies a dense matrix with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum DenseTokens {
+    One = 1,
+    Four = 4,
+}
+
+impl Kernel {
+    /// The function that is run.
+    pub(crate) fn entry(self) -> &'static str {
+        match self {
+            Self::Quantize => "quantize",
+            Self::Gemv => "gemv",
+            Self::Gemm => "gemm",
+            Self::Grouped => "grouped",
+            Self::FloatGemv => "float_gemv",
+            Self::EmbedTernary | Self::EmbedDense(_) => "embed",
+            Self::Dense(..) => "linear",
+            Self::Norm => "rows",
+            Self::NormHeads => "heads",
+            Self::RopeAppend(..) => "append",
+            Self::Attend(..) => "segment",
+            Self::Merge => "merge",
+            Self::Gate(_) => "gate",
+            Self::Add => "add",
+            Self::Scale => "scale",
+            Self::Place => "place",
+            Self::AddScaled => "add_scaled",
+            Self::Gather => "gather",
+        }
+    }
+
+    /// WGSL.
+    pub(crate) fn source(self) -> String {
+        const EXP: &str = include_str!("shaders/exp.wgsl");
+        match self {
+            Self::Quantize => include_str!("shaders/quantize.wgsl").to_owned(),
+            Self::Gemv | Self::Gemm | Self::Grouped | Self::FloatGemv | Self::EmbedTernary => {
+                include_str!("shaders/ternary.wgsl").to_owned()
+            }
+            Self::Dense(dtype, tokens) => dense(dtype, tokens),
+            Self::EmbedDense(dtype) => dense(dtype, DenseTokens::One),
+            // A row is worth more threads than a head.
+            Self::Norm => format!("const SIZE = 256u;\n{}", include_str!("shaders/norm.wgsl")),
+            Self::NormHeads => format!("const SIZE = 64u;\n{}", include_str!("shaders/norm.wgsl")),
+            Self::RopeAppend(key, value) => {
+                format!("{}{}", cache(key, value), include_str!("shaders/rope.wgsl"))
+            }
+            Self::Attend(key, value) => format!(
+                "const MAX_HEAD_DIM = {MAX_HEAD_DIM}u;\n{EXP}{}{}",
+                cache(key, value),
+                include_str!("shaders/attend.wgsl")
+            ),
+            Self::Merge => format!("{EXP}{}", include_str!("shaders/merge.wgsl")),
+            Self::Gate(act) => {
+                let act = match act {
+                    Activation::Relu2 => "relu2",
+                    Activation::Silu => "silu",
+                    Activation::Gelu => "gelu",
+                };
+                let gate = include_str!("shaders/gate.wgsl");
+                format!("fn act(g: f32, u: f32) -> f32 {{ return {act}(g, u); }}\n{EXP}{gate}")
+            }
+            Self::Add | Self::Scale | Self::Place | Self::AddScaled | Self::Gather => {
+                include_str!("shaders/elementwise.wgsl").to_owned()
+            }
+        }
+    }
+
+    /// Every one there is.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Self> {
+        use DenseType::{BF16, F16, F32, Q4_0, Q6_K, Q8_0};
+        let mut all = vec![
+            Self::Quantize,
+            Self::Gemv,
+            Self::Gemm,
+            Self::Grouped,
+            Self::FloatGemv,
+            Self::EmbedTernary,
+            Self::Norm,
+            Self::NormHeads,
+            Self::Merge,
+            Self::Add,
+            Self::Scale,
+            Self::Place,
+            Self::AddScaled,
+            Self::Gather,
+        ];
+        for dtype in [F32, F16, BF16, Q8_0, Q4_0, Q6_K] {
+            all.extend([DenseTokens::One, DenseTokens::Four].map(|tokens| Self::Dense(dtype, tokens)));
+            all.push(Self::EmbedDense(dtype));
+        }
+        for key in [KvType::F32, KvType::F16, KvType::BF16] {
+            for value in [KvType::F32, KvType::F16, KvType::BF16] {
+                all.extend([Self::RopeAppend(key, value), Self::Attend(key, value)]);
+            }
+        }
+        all.extend([Activation::Relu2, Activation::Silu, Activation::Gelu].map(Self::Gate));
+        all
+    }
+}
+
+fn dense(dtype: DenseType, tokens: DenseTokens) -> String {
+    let value = match dtype {
+        DenseType::F32 => include_str!("shaders/dense/f32.wgsl"),
+        DenseType::F16 => include_str!("shaders/dense/f16.wgsl"),
+        DenseType::BF16 => include_str!("shaders/dense/bf16.wgsl"),
+        DenseType::Q8_0 => include_str!("shaders/dense/q8_0.wgsl"),
+        DenseType::Q4_0 => include_str!("shaders/dense/q4_0.wgsl"),
+        DenseType::Q6_K => include_str!("shaders/dense/q6_k.wgsl"),
+    };
+    format!("const TOKENS = {}u;\n{}{value}", tokens as u32, include_str!("shaders/dense.wgsl"))
+}
+
+/// Elements of a type of cache that share a word.
+pub(crate) fn values_a_word(ty: KvType) -> usize {
+    4 / ty.head_bytes(1)
+}
+
+fn cache(key: KvType, value: KvType) -> String {
+    let name = |ty| match ty {
+        KvType::F32 => "f32",
+        KvType::F16 => "f16",
+        KvType::BF16 => "bf16",
+        KvType::Q8_0 => unreachable!("a cache of this type is not made"),
+    };
+    let of = |what: &str, ty: KvType| {
+        let (name, values) = (name(ty), values_a_word(ty));
+        format!(
+            "const {}_VALUES = {values}u;\n\
+             fn pack_{what}(pair: vec2<f32>) -> u32 {{ return pack_{name}(pair); }}\n\
+             fn unpack_{what}(word: u32) -> vec2<f32> {{ return unpack_{name}(word); }}\n",
+            what.to_uppercase()
+        )
+    };
+    format!("{}{}{}", of("key", key), of("value", value), include_str!("shaders/cache.wgsl"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+// Rules 10 and 11 of docs/numerics.md: causal attention over the cache, by segments of 256 positions.
+
+struct Params {
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    // The first token of this dispatch, and segments that the longest sequence has.
+    token: u32,
+    segments: u32,
+    // Positions that a query sees, its own among them.
+    window: u32,
+    // 1 / sqrt(head_dim)
+    scale: f32,
+}
+var<immediate> p: Params;
+
+// [m, (heads + 2 kv_heads) * head_dim]
+@group(0) @binding(0) var<storage, read> qkv: array<f32>;
+// For each token its position and where the blocks of its sequence begin; behind that, the blocks.
+@group(0) @binding(1) var<storage, read> spans: array<u32>;
+@group(0) @binding(2) var<storage, read> keys: array<u32>;
+@group(0) @binding(3) var<storage, read> values: array<u32>;
+// Of each token of the dispatch, head and segment: the largest score, the sum of weights, and the output, [head_dim].
+@group(0) @binding(4) var<storage, read_write> parts: array<f32>;
+
+const SIZE = 64u;
+const SEGMENT = 256u;
+// The score of a position that is not seen; less than any that is.
+const UNSEEN = -3.4028234e38;
+
+var<workgroup> query: array<f32, MAX_HEAD_DIM>;
+var<workgroup> weights: array<f32, SEGMENT>;
+var<workgroup> lanes: array<f32, SIZE>;
+
+// A workgroup a segment, head and token.
+@compute @workgroup_size(SIZE)
+fn segment(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) i: u32) {
+    let token = p.token + group.z;
+    let head = group.y;
+    let kv_head = head / (p.heads / p.kv_heads);
+    let key_words = p.head_dim / KEY_VALUES;
+    let value_words = p.head_dim / VALUE_VALUES;
+
+    let position = spans[2u * token];
+    let table = spans[2u * token + 1u];
+    let begin = group.x * SEGMENT;
+    let seen = select(0u, position + 1u - p.window, position + 1u > p.window);
+    let first = max(begin, seen);
+    let end = min(begin + SEGMENT, position + 1u);
+
+    let row = token * (p.heads + 2u * p.kv_heads) * p.head_dim + head * p.head_dim;
+    for (var e = i; e < p.head_dim; e += SIZE) {
+        query[e] = qkv[row + e];
+    }
+    workgroupBarrier();
+
+    var most = UNSEEN;
+    for (var j = i; j < SEGMENT; j += SIZE) {
+        let at = begin + j;
+        var score = UNSEEN;
+        if at >= first && at < end {
+            let block = spans[table + at / BLOCK] * p.kv_heads + kv_head;
+            var sum = 0.0;
+            for (var word = 0u; word < key_words; word++) {
+                let pair = unpack_key(keys[key_at(block, key_words, word, at)]);
+                sum = fma(query[word * KEY_VALUES], pair.x, sum);
+                if KEY_VALUES == 2u {
+                    sum = fma(query[word * KEY_VALUES + 1u], pair.y, sum);
+                }
+            }
+            score = sum * p.scale;
+        }
+        weights[j] = score;
+        most = max(most, score);
+    }
+    lanes[i] = most;
+    workgroupBarrier();
+    for (var width = SIZE / 2u; width > 0u; width /= 2u) {
+        if i < width {
+            lanes[i] = max(lanes[i], lanes[i + width]);
+        }
+        workgroupBarrier();
+    }
+    let largest = lanes[0];
+    for (var j = i; j < SEGMENT; j += SIZE) {
+        weights[j] = select(0.0, exponential(weights[j] - largest), begin + j >= first && begin + j < end);
+    }
+    workgroupBarrier();
+
+    // L16 of the weights.
+    if i < 16u {
+        var sum = 0.0;
+        for (var j = i; j < SEGMENT; j += 16u) {
+            sum += weights[j];
+        }
+        lanes[i] = sum;
+    }
+    workgroupBarrier();
+    for (var width = 8u; width > 0u; width /= 2u) {
+        if i < width {
+            lanes[i] += lanes[i + width];
+        }
+        workgroupBarrier();
+    }
+
+    let part = ((group.z * p.heads + head) * p.segments + group.x) * (p.head_dim + 2u);
+    if i == 0u {
+        parts[part] = largest;
+        parts[part + 1u] = lanes[0];
+    }
+    for (var word = i; word < value_words; word += SIZE) {
+        var sum = vec2<f32>();
+        for (var at = first; at < end; at++) {
+            let block = spans[table + at / BLOCK] * p.kv_heads + kv_head;
+            let pair = unpack_value(values[value_at(block, value_words, word, at)]);
+            sum = fma(vec2(weights[at - begin]), pair, sum);
+        }
+        parts[part + 2u + word * VALUE_VALUES] = sum.x;
+        if VALUE_VALUES == 2u {
+            parts[part + 3u + word * VALUE_VALUES] = sum.y;
+        }
+    }
+}

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Runs the GPU backend on Mesa's software Vulkan (lavapipe), which shows that results are right and says nothing of speed: every
+# operation against the CPU backend, whole models against the reference, the command line, and what happens where memory ends.
+#
+# Nothing is installed here; what is missing is named.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+for package in libvulkan1 mesa-vulkan-drivers; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing+=("$package")
+done
+if ((${#missing[@]})); then
+    echo "missing; install with: apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+fi
+# Of several drivers, the loader takes lavapipe alone.
+VK_DRIVER_FILES=$(echo /usr/share/vulkan/icd.d/lvp_icd.*.json)
+export VK_DRIVER_FILES VK_ICD_FILENAMES=$VK_DRIVER_FILES REQUIRE_DEVICE=1
+
+cargo test --locked -p bitnet-wgpu -- --nocapture
+cargo build --locked -p bitnet-cli
+bitnet=target/debug/bitnet
+model=tests/fixtures/bitnet-packed
+
+echo
+echo "== bitnet doctor"
+$bitnet doctor --offline | grep wgpu:0
+
+echo
+echo "== bitnet run: the answer is the processor's"
+for device in cpu wgpu:0; do
+    $bitnet run $model "ships at night" -n 32 --temp 0 --device $device | tee "target/answer-$device"
+done
+cmp target/answer-cpu target/answer-wgpu:0
+
+echo
+echo "== a device that is not there"
+code=0
+$bitnet run $model "ships at night" --device wgpu:99 || code=$?
+test $code = 2
+
+echo
+echo "== a cache that memory has no room for"
+code=0
+(ulimit -v 4000000 && $bitnet run $model "ships at night" --device wgpu:0 --ctx-size 512 -n 1) || code=$?
+echo "passed"
