@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the GPU backend on Mesa's software Vulkan (lavapipe), which shows that results are right and says nothing of speed: every
-# operation against the CPU backend, whole models against the reference, the command line, and what happens where memory ends.
+# operation against the CPU backend, whole models against the reference, and the command line.
 #
 # Nothing is installed here; what is missing is named.
 set -euo pipefail
@@ -30,9 +30,9 @@ $bitnet doctor --offline | grep wgpu:0
 echo
 echo "== bitnet run: the answer is the processor's"
 for device in cpu wgpu:0; do
-    $bitnet run $model "ships at night" -n 32 --temp 0 --device $device | tee "target/answer-$device"
+    $bitnet run $model "ships at night" -n 32 --temp 0 --device $device | tee "target/answer-${device%%:*}"
 done
-cmp target/answer-cpu target/answer-wgpu:0
+cmp target/answer-cpu target/answer-wgpu
 
 echo
 echo "== a device that is not there"
@@ -40,8 +40,4 @@ code=0
 $bitnet run $model "ships at night" --device wgpu:99 || code=$?
 test $code = 2
 
-echo
-echo "== a cache that memory has no room for"
-code=0
-(ulimit -v 4000000 && $bitnet run $model "ships at night" --device wgpu:0 --ctx-size 512 -n 1) || code=$?
 echo "passed"

@@ -145,7 +145,7 @@ impl From<OpenError> for Failure {
             OpenError::Tokenizer(e) => e.into(),
             OpenError::Cpu(e) => Self::Usage(chain(&e)),
             OpenError::Gpu(WgpuError::NoSuchAdapter { number, .. }) => {
-                Self::Usage(format!("there is no device wgpu:{number}; there are: {}", Device::list()))
+                Self::Usage(format!("--device wgpu:{number}: there are {}; auto", Device::list()))
             }
             e @ OpenError::DraftVocabulary { .. } => Self::Usage(chain(&e)),
             e => Self::Runtime(chain(&e)),

@@ -19,7 +19,10 @@ fn flags_that_make_no_sense_are_usage() {
     run(&["-t", "0"], &["threads"]);
     run(&["-b", "0"], &["--batch-size"]);
     run(&["-b", "8", "-ub", "0"], &["--batch-size"]);
-    run(&["--device", "cuda:0"], &["cuda:0", "cpu"]);
+    // What is there is listed.
+    run(&["--device", "cuda:0"], &["cuda:0", "cpu", "auto"]);
+    run(&["--device", "wgpu:99"], &["wgpu:99", "cpu"]);
+    run(&["--device", "wgpu:0", "--isa", "scalar"], &["wgpu:0", "--isa"]);
     run(&["--top-p", "2"], &["top-p"]);
     run(&["--temp", "NaN"], &["temp"]);
     run(&["-l", "3*1"], &["--logit-bias"]);

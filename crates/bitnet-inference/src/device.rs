@@ -32,14 +32,14 @@ impl Device {
         }
     }
 
-    /// The names of all devices here, one a line with what it is.
+    /// The names of all devices here, each with what it is.
     pub fn list() -> String {
-        let line = |(n, gpu): (usize, &AdapterDetails)| {
-            format!("{}: {} ({}, {})", Self::Wgpu(n), gpu.name, gpu.api, gpu.kind.name())
+        let name = |(n, gpu): (usize, &AdapterDetails)| {
+            format!("{} ({}, {}, {})", Self::Wgpu(n), gpu.name, gpu.api, gpu.kind.name())
         };
         let gpus = gpus();
-        let lines = std::iter::once("cpu".to_owned()).chain(gpus.iter().enumerate().map(line));
-        lines.collect::<Vec<_>>().join("; ")
+        let names = std::iter::once("cpu".to_owned()).chain(gpus.iter().enumerate().map(name));
+        names.collect::<Vec<_>>().join("; ")
     }
 }
 

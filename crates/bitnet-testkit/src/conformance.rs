@@ -87,7 +87,7 @@ struct Asked<'a, B: Backend> {
 
 impl<B: Backend> Asked<'_, B> {
     fn floats(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| self.noise.unit() as f32 * 4.0 - 2.0).collect()
+        (0..len).map(|_| self.noise.unit() as f32 * 2.0).collect()
     }
 
     /// Activations that are whole multiples of an int8 step, so that no backend rounds one the other way.
@@ -323,9 +323,8 @@ impl<B: Backend> Asked<'_, B> {
             let mut qkv = self.tensor(&qkv, m);
             let layer = number % 2;
             // Both layers get the keys, so that each is whole.
-            let again = self.tensor_of(&qkv, m);
+            let mut other = self.tensor_of(&qkv, m);
             self.b.rope_append(&mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut kv, layer, &spans).unwrap();
-            let mut other = again;
             self.b
                 .rope_append(&mut other, RopeRows { cos: &cos, sin: &sin }, &mut kv, 1 - layer, &spans)
                 .unwrap();

@@ -31,8 +31,7 @@ pub struct WgpuBackend {
 #[derive(Default)]
 struct Scratch {
     /// Int8 activations, and what turns products with them into reals.
-    quantized: WgpuTensor,
-    tokens: WgpuTensor,
+    int8: (WgpuTensor, WgpuTensor),
     /// Segments of attention.
     partials: WgpuTensor,
     /// What low-rank matrices make of a step.
@@ -211,8 +210,8 @@ impl Backend for WgpuBackend {
     }
 
     fn linear(&self, x: &WgpuTensor, w: &WgpuWeight, out: &mut WgpuTensor) {
-        let Scratch { quantized, tokens, .. } = &mut *self.scratch();
-        self.linear_rows(x, 0..x.rows, w, (quantized, tokens), out);
+        let Scratch { int8, .. } = &mut *self.scratch();
+        self.linear_rows(x, 0..x.rows, w, int8, out);
     }
 
     fn add_low_rank(
@@ -225,10 +224,10 @@ impl Backend for WgpuBackend {
         first: usize,
     ) {
         assert_eq!((x.rows, x.cols, a.rows), (y.rows, a.cols, b.cols), "low-rank matrices");
-        let Scratch { quantized, tokens, low_rank: (inner, sum), .. } = &mut *self.scratch();
+        let Scratch { int8, low_rank: (inner, sum), .. } = &mut *self.scratch();
         let (m, row) = (rows.len(), rows.start);
-        self.linear_rows(x, rows, a, (quantized, tokens), inner);
-        self.linear_rows(inner, 0..m, b, (quantized, tokens), sum);
+        self.linear_rows(x, rows, a, int8, inner);
+        self.linear_rows(inner, 0..m, b, int8, sum);
         let buffers = [y.buffer(&self.gpu), sum.buffer(&self.gpu)];
         self.elementwise(Kernel::AddScaled, &buffers, [sum.len(), sum.cols, y.cols, row, first], scale);
     }
@@ -333,12 +332,12 @@ impl Backend for WgpuBackend {
     ) -> Result<(), BackendError> {
         assert_eq!((x.rows, x.cols), (needs.len(), w.cols), "tokens and input features");
         out.clear();
-        let Scratch { quantized, tokens, logits, .. } = &mut *self.scratch();
+        let Scratch { int8, logits, .. } = &mut *self.scratch();
         // As many tokens at a time as a binding has room for.
         let at_once = (self.gpu.max_binding() / (4 * w.rows).max(1)).max(1);
         for first in (0..x.rows).step_by(at_once) {
             let rows = first..x.rows.min(first + at_once);
-            self.linear_rows(x, rows, w, (quantized, tokens), logits);
+            self.linear_rows(x, rows, w, int8, logits);
             let piece = (logits.buffer(&self.gpu), 0, 4 * logits.len());
             self.gpu.read(&[piece], |bytes| extend_floats(&mut out.values, bytes))?;
         }

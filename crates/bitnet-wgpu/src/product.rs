@@ -44,18 +44,17 @@ impl WgpuBackend {
         }
     }
 
-    /// `out [m, n]` from these rows of `x`.
+    /// `out [m, n]` from these rows of `x`, with room for int8 activations and for what turns products with them into reals.
     pub(crate) fn linear_rows(
         &self,
         x: &WgpuTensor,
         rows: Range<usize>,
         w: &WgpuWeight,
-        scratch: (&mut WgpuTensor, &mut WgpuTensor),
+        (quantized, tokens): &mut (WgpuTensor, WgpuTensor),
         out: &mut WgpuTensor,
     ) {
         assert_eq!(x.cols, w.cols, "input features");
         let (gpu, m) = (&self.gpu, rows.len());
-        let (quantized, tokens) = scratch;
         let int8 = w.act == ActivationPrecision::Int8;
         // A word has four codes of a row.
         let words = TernaryMatrix::row_bytes(w.cols);

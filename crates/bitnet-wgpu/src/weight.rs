@@ -138,9 +138,9 @@ impl WgpuWeight {
         let (values, block_bytes) = dtype.block();
         // Scales of 32 values get a word of their own, so that the bytes behind them begin with one.
         let padding = match dtype {
-            DenseType::Q8_0 | DenseType::Q4_0 => (2, [0u8; 2].as_slice()),
-            DenseType::Q6_K => (block_bytes, [0; 2].as_slice()),
-            DenseType::F32 | DenseType::F16 | DenseType::BF16 => (block_bytes, [].as_slice()),
+            DenseType::Q8_0 | DenseType::Q4_0 => (2, &[0u8; 2][..]),
+            DenseType::Q6_K => (block_bytes, &[0; 2][..]),
+            DenseType::F32 | DenseType::F16 | DenseType::BF16 => (block_bytes, &[][..]),
         };
         let row_bytes = (m.cols() / values * (block_bytes + padding.1.len())).next_multiple_of(4);
         let most = (gpu.max_binding() / row_bytes.max(1)).min(MAX_GROUPS * DENSE_ROWS);
