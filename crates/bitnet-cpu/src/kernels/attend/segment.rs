@@ -196,7 +196,9 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
     #[inline(always)]
     fn sees_of<const R: usize>(&self, first: usize) -> Range<usize> {
         let all = self.over.sees[first..first + R].iter();
-        all.fold(SEGMENT..0, |all, sees| all.start.min(sees.start)..all.end.max(sees.end))
+        let (start, end) =
+            all.fold((SEGMENT, 0), |(start, end), sees| (start.min(sees.start), end.max(sees.end)));
+        start..end
     }
 
     /// Scores of tiles `tile..tile + T` of the segment.
@@ -229,9 +231,9 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
             }
         }
         let scale = l.splat(1.0 / (d as f32).sqrt());
-        for r in 0..R {
-            for t in 0..T {
-                l.store(l.mul(s[r][t], scale), &mut self.over.p[first + r][tile + t]);
+        for (s, p) in s.iter().zip(&mut self.over.p[first..]) {
+            for (s, p) in s.iter().zip(&mut p[tile..]) {
+                l.store(l.mul(*s, scale), p);
             }
         }
     }
@@ -253,11 +255,9 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
         let slot = self.over.blocks[positions.start / KV_BLOCK] as usize * KV_BLOCK;
         let rows = &self.values.as_chunks::<16>().0[slot * stride..];
         let mut sum = [[l.splat(0.0); C]; R];
-        for r in 0..R {
-            let out: &[[f32; 16]; C] =
-                self.over.out[(first + r) * width + c..].first_chunk().expect("room for all dimensions");
-            for j in 0..C {
-                sum[r][j] = l.load(&out[j]);
+        for (r, sum) in sum.iter_mut().enumerate() {
+            for (sum, out) in sum.iter_mut().zip(&self.over.out[(first + r) * width + c..]) {
+                *sum = l.load(out);
             }
         }
         for i in from..all {
