@@ -45,7 +45,8 @@ impl WgpuKv {
 
     /// Each buffer, and the bytes that a block takes in it: keys and values of one layer after the other.
     pub(crate) fn buffers(&self) -> impl Iterator<Item = (&Buffer, usize)> {
+        let (key_bytes, value_bytes) = self.block;
         let pairs = self.keys.iter().zip(&self.values);
-        pairs.flat_map(|(key, value)| [(key, self.block.0), (value, self.block.1)])
+        pairs.flat_map(move |(key, value)| [(key, key_bytes), (value, value_bytes)])
     }
 }

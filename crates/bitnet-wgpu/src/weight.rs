@@ -80,7 +80,7 @@ impl WgpuWeight {
     /// Ternary matrices of one kind of scale become one.
     fn push_ternary(&mut self, gpu: &Gpu, run: &[Matrix], group: Option<usize>) -> Result<(), BackendError> {
         let group_words = group.map(|size| size / WORD_CODES);
-        if let Some(size) = group.filter(|size| size % WORD_CODES != 0) {
+        if let Some(size) = group.filter(|size| !size.is_multiple_of(WORD_CODES)) {
             return Err(BackendError::Unsupported {
                 backend: "wgpu",
                 what: format!("scales for groups of {size} columns"),
