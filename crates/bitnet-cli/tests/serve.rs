@@ -89,21 +89,21 @@ fn what_requests_and_flags_leave_open_the_model_says() {
             address,
             "/v1/completions",
             "",
-            &format!(r#"{{"prompt": "the", "max_tokens": 24, "seed": 1, "ignore_eos": true{sampling}}}"#),
+            &format!(r#"{{"prompt": "the", "max_tokens": 24, "ignore_eos": true, "seed": {sampling}}}"#),
         );
         let body = reply.split_once("\r\n\r\n").unwrap().1;
         let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {reply}"));
-        body["choices"][0]["text"].as_str().unwrap().to_owned()
+        body["choices"][0]["text"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned()
     };
     let (child, address, _lines) = start(&[&folder.path()]);
-    let greedy = text(&address, "");
-    assert_eq!(greedy, text(&address, r#", "temperature": 0, "seed": 2"#), "the model says greedy");
-    let drawn = text(&address, r#", "temperature": 5, "min_p": 0"#);
+    let greedy = text(&address, "1");
+    assert_eq!(greedy, text(&address, r#"2, "temperature": 0"#), "the model says greedy");
+    let drawn = text(&address, r#"1, "temperature": 5, "min_p": 0"#);
     assert_ne!(drawn, greedy, "a request says otherwise");
     end(child);
     let (child, address, _lines) = start(&[&folder.path(), "--temp", "5", "--min-p", "0"]);
-    assert_eq!(text(&address, ""), drawn, "flags say otherwise, and leave the rest to the model");
-    assert_ne!(text(&address, r#", "top_k": 0, "top_p": 1"#), drawn);
+    assert_eq!(text(&address, "1"), drawn, "flags say otherwise, and leave the rest to the model");
+    assert_ne!(text(&address, r#"1, "top_k": 0, "top_p": 1"#), drawn);
     end(child);
 }
 
