@@ -190,7 +190,7 @@ impl<B: Backend> Asked<'_, B> {
             let x = self.steps(m, k, 0.0123);
             self.product(&format!("ternary stack, {m} tokens"), &w, n, (&x, m), Agreement::Near);
         }
-        for (size, k) in [(16, 304), (32, 320), (64, 331), (128, 256)] {
+        for (size, k) in [(16usize, 304usize), (32, 320), (64, 331), (128, 256)] {
             let groups = self.floats(n * k.div_ceil(size)).into();
             let w = [self.ternary(n, k, Scale::Groups { size, values: groups })];
             let int8 = self.prepare(&w, ActivationPrecision::Int8, Purpose::Product);

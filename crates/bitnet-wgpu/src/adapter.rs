@@ -1,7 +1,9 @@
 //! Which adapters there are.
 
 use pollster::block_on;
-use wgpu::{Adapter, Backends, DeviceType, Features, Instance, InstanceDescriptor, InstanceFlags};
+use wgpu::{
+    Adapter, Backends, DeviceType, DownlevelFlags, Features, Instance, InstanceDescriptor, InstanceFlags,
+};
 
 /// What makes an adapter's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,11 @@ pub(crate) fn usable() -> Vec<Adapter> {
         ..InstanceDescriptor::new_without_display_handle()
     });
     let mut adapters = block_on(instance.enumerate_adapters(Backends::all()));
-    adapters.retain(|adapter| adapter.features().contains(Features::IMMEDIATES));
+    adapters.retain(|adapter| {
+        let flags = DownlevelFlags::COMPUTE_SHADERS | DownlevelFlags::SHADER_F16_IN_F32;
+        adapter.features().contains(Features::IMMEDIATES)
+            && adapter.get_downlevel_capabilities().flags.contains(flags)
+    });
     adapters
 }
 

@@ -116,7 +116,7 @@ fn made_up_models_equal_the_oracle() {
         hidden: 128,
         ffn: 256,
         head_dim: 64,
-        embedding: Store::Q2_0 { group: 64 },
+        embedding: Store::Q2_0 { group: 128 },
         projections: Store::Q2_0 { group: 128 },
         ..Spec::default()
     };

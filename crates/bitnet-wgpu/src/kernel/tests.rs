@@ -10,7 +10,8 @@ fn each(test: impl Fn(Kernel, &Module, &ModuleInfo)) {
         let source = kernel.source();
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
-        let info = Validator::new(ValidationFlags::all(), Capabilities::IMMEDIATES)
+        let capabilities = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        let info = Validator::new(ValidationFlags::all(), capabilities)
             .validate(&module)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
         assert!(module.entry_points.iter().any(|e| e.name == kernel.entry()), "{kernel:?}");
