@@ -118,7 +118,7 @@ pub fn ended(child: &mut Child, until: Instant) -> Option<ExitStatus> {
         if status.is_some() || Instant::now() >= until {
             return status;
         }
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
