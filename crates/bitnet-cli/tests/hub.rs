@@ -373,6 +373,15 @@ fn licences_stand_in_model_cards_and_files() {
 }
 
 #[test]
+fn a_converted_model_says_where_it_is_from() {
+    let lab = Lab::new();
+    let out = text(&lab.home.at("model.gguf"));
+    lab.output(&["convert", "org/tiny", &out, "--to", "i2_s", "-q"]);
+    let shown: Value = serde_json::from_str(&lab.output(&["show", &out, "--json"])).unwrap();
+    assert_eq!(shown["metadata"]["general.source.repo_url"], "https://huggingface.co/org/tiny");
+}
+
+#[test]
 fn a_model_that_runs_is_not_removed() {
     let lab = Lab::new();
     lab.output(&["pull", "org/tiny", "-q"]);
