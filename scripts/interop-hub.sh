@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 versions=${VERSIONS:-2.4.0 1.0.0 0.36.0}
 cargo build --quiet --release -p bitnet-cli
 cargo build --quiet --release -p bitnet-testkit --example hub_server
-target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 folder=$(mktemp -d)
 trap 'kill "${server:-}" "${tls:-}" 2>/dev/null || true; rm -rf "$folder"' EXIT
 

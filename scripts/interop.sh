@@ -15,4 +15,5 @@ fi
     safetensors==0.8.0 numpy==2.4.6 gguf==0.19.0 onnx==1.23.2 onnxruntime==1.32.0
 "$python" -m pip install --quiet --disable-pip-version-check llama-cpp-python==0.3.36 || echo "llama-cpp-python does not install here"
 "$python" -m pip install --quiet --disable-pip-version-check 'mlx[cpu]==0.32.4' mlx-lm==0.32.2 || echo "mlx does not install here"
-exec "$python" scripts/interop.py target/release/bitnet tests/fixtures "$@"
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+exec "$python" scripts/interop.py "$target/release/bitnet" tests/fixtures "$@"

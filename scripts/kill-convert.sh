@@ -7,8 +7,9 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cargo build --locked --release -p bitnet-cli -p xtask
-bitnet=$PWD/target/release/bitnet
-target/release/xtask synth --shape "${SHAPE:-0.7b}" --format hf-bf16 --no-tokenizer -o "$work/model" >/dev/null 2>&1
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+bitnet=$target/release/bitnet
+"$target/release/xtask" synth --shape "${SHAPE:-0.7b}" --format hf-bf16 --no-tokenizer -o "$work/model" >/dev/null 2>&1
 
 hashes() { # of all files of a target
     if [ -d "$1" ]; then (cd "$1" && sha256sum -- *); elif [ -e "$1" ]; then sha256sum <"$1"; else echo absent; fi

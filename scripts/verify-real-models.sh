@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 text=$(realpath "${TEXT:-docs/numerics.md}")
 cargo build --quiet --release -p bitnet-cli
-target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 bitnet="$target/release/bitnet"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -44,6 +44,33 @@ for name in falcon bonsai; do
 done
 echo "$tokens" >"$folder/packed.ids"
 
+# What rounding may do to logits is measured, not guessed. A bf16 scale is off by up to 2^-8 of itself; that alone moves outputs of a
+# layer little, but pushes inputs of the next over the boundaries of their int8 values, and how that adds up through the layers
+# depends on the model. So every model is run once more with each scale off by 2^-8, up or down at random: the most that rounding
+# scales can do, and far more than summing in another order does. Forms and transformers must stay within that.
+cat >"$folder/rounded.py" <<'PY'
+import random, sys
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+source, out = Path(sys.argv[1]), Path(sys.argv[2])
+out.mkdir()
+random.seed(0)
+for file in source.iterdir():
+    if file.suffix != ".safetensors":
+        (out / file.name).symlink_to(file.resolve())
+        continue
+    tensors = load_file(file)
+    for name, t in tensors.items():
+        if name.endswith("weight_scale"):
+            tensors[name] = t.float() * (1 + random.choice([-1, 1]) * 2**-8)
+    save_file(tensors, out / file.name, {"format": "pt"})
+PY
+for name in packed falcon; do
+    "$python" "$folder/rounded.py" "$("$bitnet" -q pull "${!name}")" "$folder/rounded"
+    "$bitnet" -q logits "$folder/rounded" --tokens "$(<"$folder/$name.ids")" -o "$folder/$name-rounded.safetensors" --cache-type f32
+    rm -r "$folder/rounded"
+done
+
 "$python" - "$folder" "$packed" "$falcon" <<'PY'
 import json, sys
 import numpy as np
@@ -56,29 +83,35 @@ def check(what, good):
     failed |= not good
     print(f"  {'agrees' if good else 'DIFFERS'}: {what}")
 
-def alike(what, ours, theirs, least_cosine=0.999, least_top=0.95):
-    cosine = (ours * theirs).sum(-1) / (np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1))
-    top = (ours.argmax(-1) == theirs.argmax(-1)).mean()
-    check(f"{what}: cosine of logits at least {cosine.min():.6f}, same next token at {top:.1%} of positions",
-        cosine.min() > least_cosine and top > least_top)
-
 logits = lambda name: load_file(f"{folder}/{name}.safetensors")["logits"]
 ids = lambda name: np.array([int(i) for i in open(f"{folder}/{name}.ids").read().split(",")])
+
+def apart(a, b):
+    """Mean distance of the logits of a position, as 1 - cosine, and positions at which the most likely token is another one."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return 1 - cosine.mean(), int((a.argmax(-1) != b.argmax(-1)).sum())
+
+def alike(what, name, other):
+    """Whether logits are as near to those of the model `name` as rounded scales leave them."""
+    (distance, others), (most, most_others) = apart(logits(name), other), apart(logits(name), logits(f"{name}-rounded"))
+    # Distances that have stopped growing with what caused them scatter by a few percent; tokens are counted, and few.
+    check(f"{what}: logits {distance:.1e} apart in cosine, another next token at {others} of {len(other)} positions; "
+        f"rounded scales alone: {most:.1e} and {most_others}",
+        distance <= 1.5 * most and others <= most_others + 3 * np.sqrt(most_others + 1))
+
 for form in ("masters", "gguf"):
     diff = json.load(open(f"{folder}/{form}.json"))
-    trits = sum(c["trits_differ"] for c in diff["tensors"].values())
+    total = lambda what: sum(c[what] for c in diff["tensors"].values())
     scales = max([c["scale_error"] for c in diff["tensors"].values()], default=0.0)
     # The packed form has its scales in bf16, masters have the mean itself.
-    check(f"packed and {form}: {trits} trits differ, scales by up to {scales:.1e}, unmatched: {diff['unmatched']}",
-        trits == 0 and scales <= 2**-8 and not diff["unmatched"])
-    a, b = logits("packed"), logits(form)
-    error = np.abs(a - b).max()
-    # The same trits and scales give the same bits, but for an embedding in F16, which cannot hold every bf16 value.
-    if scales == 0:
-        check(f"packed and {form}: logits differ by up to {error:.3e}", error <= 1e-4 * np.abs(a).max())
+    check(f"packed and {form}: {total('trits_differ')} trits differ, scales by up to {scales:.1e}, unmatched: {diff['unmatched']}",
+        total("trits_differ") == 0 and scales <= 2**-8 and not diff["unmatched"])
+    if total("scales_differ") + total("values_differ") == 0:
+        check(f"packed and {form}: logits have the same bits", np.array_equal(logits("packed"), logits(form)))
     else:
-        # Scales that are rounded move int8 values over their boundaries: the numbers are others, the answers nearly the same.
-        alike(f"packed and {form}", a, b, 0.98, 0.9)
+        # Scales are rounded, or the embedding is in F16, which cannot hold every bf16 value.
+        alike(f"packed and {form}", "packed", logits(form))
 
 def perplexity(logits, ids):
     logits = logits[:-1].astype(np.float64)
@@ -102,7 +135,7 @@ for name, repo in (("packed", packed), ("falcon", falcon)):
     with torch.no_grad():
         theirs = model(torch.tensor(ids(name))[None]).logits[0].float().numpy()
     print(f"  {name}: perplexity {perplexity(theirs, ids(name)):.4f}")
-    alike(name, logits(name), theirs)
+    alike(name, name, theirs)
     del model
 sys.exit(failed)
 PY

@@ -79,7 +79,7 @@ impl Downloads {
         if let Some(bars) = self.bars.as_ref().filter(|_| !state.files.is_empty()) {
             let bar = bars.add(ProgressBar::new(all).with_message("total"));
             bar.set_style(style(
-                "{msg:30!} [{bar:30}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12}, {eta} left",
+                "{msg:32!} [{bar:30}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12}, {eta} left",
             ));
             bar.set_position(done);
             bar.reset_eta();
@@ -92,7 +92,7 @@ impl Downloads {
         let size = state.files.get(&file).map_or(0, |f| f.1);
         if let Some(bars) = &self.bars {
             let bar = ProgressBar::new(size).with_message(file.to_string());
-            bar.set_style(style("{msg:30!} [{bar:30}] {bytes:>10} of {total_bytes:<10}"));
+            bar.set_style(style("{msg:32!} [{bar:30}] {bytes:>10} of {total_bytes:<10}"));
             let bar = bars.insert_from_back(usize::from(state.total.is_some()), bar);
             bar.set_position(present);
             state.each.insert(Arc::clone(&file), bar);

@@ -100,6 +100,11 @@ pub fn locate(model: &Path, quiet: bool) -> Result<Located, Failure> {
     Ok(Located { path: cached.path.clone(), _cached: Some(cached), _lease: None })
 }
 
+/// Address of the repository whose snapshot holds a model. Mirrors serve what the hub has, so it is the hub's.
+pub fn origin(path: &Path) -> Option<String> {
+    snapshot_of(path).map(|origin| format!("https://huggingface.co/{}", origin.repo))
+}
+
 /// The repository whose snapshot a folder is: its name says more than the commit's.
 pub fn repository(path: &Path) -> Option<String> {
     let origin = snapshot_of(path)?;

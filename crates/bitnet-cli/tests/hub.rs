@@ -222,6 +222,7 @@ fn an_interrupted_pull_leaves_no_file_under_its_name_and_goes_on() {
     let ranges = format!("{}.bitnet.ranges", sha256(&bytes));
     let blobs = lab.home.at(".cache/huggingface/hub/models--org--large/blobs");
     while !blobs.join(&ranges).exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was interrupted");
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill().unwrap();
@@ -369,6 +370,15 @@ fn licences_stand_in_model_cards_and_files() {
     assert_eq!(card("---\nlicense: other\nlicense_name: falcon-llm\n---\n").as_deref(), Some("falcon-llm"));
     assert_eq!(card("# Model\nlicense: mit\n"), None);
     assert_eq!(card("---\ntags: x\n---\nlicense: mit\n"), None);
+}
+
+#[test]
+fn a_converted_model_says_where_it_is_from() {
+    let lab = Lab::new();
+    let out = text(&lab.home.at("model.gguf"));
+    lab.output(&["convert", "org/tiny", &out, "--to", "i2_s", "-q"]);
+    let shown: Value = serde_json::from_str(&lab.output(&["show", &out, "--json"])).unwrap();
+    assert_eq!(shown["metadata"]["general.source.repo_url"], "https://huggingface.co/org/tiny");
 }
 
 #[test]

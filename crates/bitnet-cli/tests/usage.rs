@@ -208,9 +208,12 @@ fn conversions_that_cannot_be_had_are_refused_and_leave_nothing() {
         &["/no/such/file"],
     );
     refused(&["inspect", &path, "--diff", "/no/such/model"], 3, &["/no/such/model"]);
-    convert(&["--to", "tl1"], 2, &["32 x 32", "table of tiles"]);
-    let table = folder.write("tiles.ini", "[a]\nm = 32\nk = many\n");
-    refused(&["convert", &path, &out, "--to", "tl1", "--tiles", &table], 2, &["tiles.ini", "line 3"]);
+    convert(&["--to", "tl1"], 2, &["--to tl1 needs --tiles"]);
+    let table = folder.write("tiles.ini", "[a]\nm = 64\nk = 32\nbm = 32\nbk = 32\nbmm = 32\n");
+    let with_table = ["convert", &path, &out, "--to", "tl1", "--tiles", &table];
+    refused(&with_table, 2, &["32 x 32", "table of tiles"]);
+    folder.write("tiles.ini", "[a]\nm = 32\nk = many\n");
+    refused(&with_table, 2, &["tiles.ini", "line 3"]);
     std::fs::remove_file(&table).unwrap();
     // An output that is there stays as it was.
     refused(&["convert", &path, &path, "--to", "hf-f32"], 1, &["not empty"]);

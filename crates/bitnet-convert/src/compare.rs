@@ -77,8 +77,13 @@ const CHUNK: usize = 1 << 20;
 /// Compares all tensors of two checkpoints.
 ///
 /// Trits are compared with trits, whatever packs them, and blocks or floats of one magnitude count as trits; everything else
-/// is compared by value.
-pub fn compare(a: &Checkpoint, b: &Checkpoint, threads: usize) -> Result<Comparison, ConvertError> {
+/// is compared by value. `progress` is told how many of how many steps are done.
+pub fn compare(
+    a: &Checkpoint,
+    b: &Checkpoint,
+    threads: usize,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Comparison, ConvertError> {
     let (config_a, config_b) = (ModelConfig::read(a)?, ModelConfig::read(b)?);
     let source_a = Source::new(a, &config_a, None);
     let source_b = Source::new(b, &config_b, None);
@@ -111,6 +116,7 @@ pub fn compare(a: &Checkpoint, b: &Checkpoint, threads: usize) -> Result<Compari
                     None => found.different.push((name(slot), part)),
                 }
             }
+            progress(i + 1, jobs.len());
             Ok(())
         },
     )?;
@@ -247,32 +253,35 @@ pub struct LogitComparison {
     pub other_tokens: usize,
 }
 
-/// Runs two checkpoints, one after the other, on the same made-up tokens.
+/// Runs two checkpoints, one after the other, on the same made-up tokens. `progress` is told how much of both is loaded.
 pub fn compare_logits(
     a: &Checkpoint,
     b: &Checkpoint,
     options: &OpenOptions,
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<LogitComparison, ConvertError> {
     const TOKENS: usize = 32;
     let (config_a, config_b) = (ModelConfig::read(a)?, ModelConfig::read(b)?);
     let vocab = config_a.vocab.min(config_b.vocab) as u64;
     let tokens = TOKENS.min(config_a.context).min(config_b.context);
     let ids: Vec<u32> = (1..=tokens as u64).map(|i| (i * 2_654_435_761 % vocab) as u32).collect();
-    let run = |checkpoint: &Checkpoint| -> Result<Vec<f32>, ConvertError> {
+    let mut run = |checkpoint: &Checkpoint, before: usize| -> Result<Vec<f32>, ConvertError> {
         // Formats differ in what their models are run with by default; here both are run alike.
         let load = LoadOptions {
             act: options.load.act.or(Some(ActivationPrecision::Int8)),
             context: Some(tokens),
             ..options.load
         };
-        let mut model =
-            Model::from_checkpoint(checkpoint, &OpenOptions { load, ..*options }, &mut |_, _| {})?;
+        let options = OpenOptions { load, ..*options };
+        let mut model = Model::from_checkpoint(checkpoint, &options, &mut |done, all| {
+            progress(before * all + done, 2 * all);
+        })?;
         let mut logits = Vec::new();
         let want = StepOutput { rows: Rows::All, ..StepOutput::default() };
         model.evaluate(&ids, tokens, want, &mut |out| logits.extend_from_slice(&out.logits))?;
         Ok(logits)
     };
-    let (p, q) = (run(a)?, run(b)?);
+    let (p, q) = (run(a, 0)?, run(b, 1)?);
     let pairs = || p.iter().zip(&q);
     let best = |row: &[f32]| row.iter().enumerate().fold(0, |b, (i, v)| if *v > row[b] { i } else { b });
     let (wide_a, wide_b) = (config_a.vocab, config_b.vocab);

@@ -60,6 +60,8 @@ pub struct ConvertOptions {
     pub quantize: Option<Method>,
     /// Tiles of TL1 and TL2.
     pub tiles: TileTable,
+    /// Address of the repository that the model is from; GGUF files get it where the input does not say one.
+    pub origin: Option<String>,
     /// Threads that unpack and pack.
     pub threads: usize,
 }
@@ -73,6 +75,7 @@ impl ConvertOptions {
             strict: false,
             quantize: None,
             tiles: TileTable::default(),
+            origin: None,
             threads: 2,
         }
     }

@@ -55,8 +55,16 @@ impl<'a> Source<'a> {
             }
             _ => None,
         };
-        let others =
-            self.checkpoint.others.iter().map(|t| format!("tensor {:?}: it is no part of the model", t.name));
+        // Optimizer state has hundreds of them; `inspect --tensors` lists them.
+        let others = match &self.checkpoint.others[..] {
+            [] => None,
+            [one] => Some(format!("tensor {:?}: it is no part of the model", one.name)),
+            [first, rest @ ..] => Some(format!(
+                "tensor {:?} and {} more: they are no part of the model",
+                first.name,
+                rest.len()
+            )),
+        };
         tensors.filter_map(word).chain(others).collect()
     }
 }

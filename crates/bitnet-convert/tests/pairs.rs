@@ -59,7 +59,7 @@ fn is_exact(target: &Target) -> bool {
 }
 
 fn check(a: &Checkpoint, b: &Checkpoint, target: &Target, report: &Report) -> Comparison {
-    let found = compare(a, b, 1).unwrap();
+    let found = compare(a, b, 1, &mut |_, _| {}).unwrap();
     let what = format!("{} to {}", a.path.display(), target.name);
     assert_eq!(found.trits_differ(), 0, "{what}: {:?}", found.different);
     assert_eq!(found.unmatched, Vec::<String>::new(), "{what}");
@@ -106,7 +106,7 @@ fn trits_survive_every_pair_of_formats() {
                     .unwrap_or_else(|e| panic!("{name} to {} to {}: {e:?}", target.name, next.name));
                 let end = open(&path).unwrap();
                 check(&middle, &end, next, &report);
-                assert_eq!(compare(&source, &end, 1).unwrap().trits_differ(), 0);
+                assert_eq!(compare(&source, &end, 1, &mut |_, _| {}).unwrap().trits_differ(), 0);
                 pairs += 1;
             }
         }
@@ -122,7 +122,9 @@ fn logits_are_the_same_where_scales_are() {
         for target in TARGETS.iter().filter(|t| is_exact(t)) {
             let target = ConvertOptions { embedding: Some(DenseType::F32), ..options(target) };
             let (path, _) = into(&source, &folder, &target).unwrap();
-            let found = compare_logits(&source, &open(&path).unwrap(), &OpenOptions::default()).unwrap();
+            let found =
+                compare_logits(&source, &open(&path).unwrap(), &OpenOptions::default(), &mut |_, _| {})
+                    .unwrap();
             assert!(found.same && found.magnitude > 1.0, "{name} to {}: {found:?}", target.target.name);
         }
     }
@@ -215,6 +217,36 @@ fn files_are_the_same(before: &Path, after: &Path) {
 }
 
 #[test]
+fn licence_and_origin_go_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(fixtures().join("bitnet-packed")).unwrap().flatten() {
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let card = "---\nlicense: other\nlicense_name: falcon-llm\nlicense_link: https://x.example/terms\n---\n";
+    std::fs::write(model.join("README.md"), format!("{card}# A model")).unwrap();
+    let origin = Some("https://huggingface.co/org/name".to_owned());
+    let o = ConvertOptions { origin, ..options(Target::find("i2_s").unwrap()) };
+    let (gguf, report) = into(&open(&model).unwrap(), &folder, &o).unwrap();
+    assert_eq!(report.left_out, ["README.md: GGUF has no place for its text, but for its licence"]);
+    let told = |path: &Path| -> Vec<Option<String>> {
+        let Header::Gguf { metadata, .. } = open(path).unwrap().header else { panic!("a GGUF file") };
+        let keys = ["license", "license.name", "license.link", "source.repo_url"];
+        keys.map(|key| metadata.str(&format!("general.{key}")).map(str::to_owned)).to_vec()
+    };
+    let want = ["other", "falcon-llm", "https://x.example/terms", "https://huggingface.co/org/name"];
+    assert_eq!(told(&gguf), want.map(|s| Some(s.to_owned())));
+    // What a file says of its origin is not overwritten.
+    let o = ConvertOptions { origin: Some("https://huggingface.co/org/copy".to_owned()), ..o };
+    let (again, _) = into(&open(&gguf).unwrap(), &folder, &o).unwrap();
+    assert_eq!(told(&again), told(&gguf));
+    let (back, report) = to(&open(&gguf).unwrap(), &folder, "hf-autobitlinear").unwrap();
+    assert_eq!(std::fs::read_to_string(back.join("README.md")).unwrap(), card);
+    assert_eq!(report.left_out, ["key general.source.repo_url"]);
+}
+
+#[test]
 fn master_weights_stay_master_weights() {
     let folder = tempfile::tempdir().unwrap();
     let source = open(&fixtures().join("bitnet-online")).unwrap();
@@ -249,7 +281,7 @@ fn what_cannot_be_held_is_said_and_strict_refuses_it() {
     assert!(matches!(into(&source, &folder, &q6_k), Err(ConvertError::Blocks { cols: 128, .. })));
     let q8_0 = ConvertOptions { embedding: Some(DenseType::Q8_0), ..q6_k };
     let (path, report) = into(&source, &folder, &q8_0).unwrap();
-    let found = compare(&source, &open(&path).unwrap(), 2).unwrap();
+    let found = compare(&source, &open(&path).unwrap(), 2, &mut |_, _| {}).unwrap();
     let embedding = &found.roles[&bitnet_model::Role::Embedding];
     assert!(embedding.values_differ > 0 && embedding.value_error < 8e-3, "{embedding:?}");
     assert_eq!(found.different.len(), 1);
@@ -273,9 +305,9 @@ fn tiles_are_read_and_written_with_their_table() {
     let refusal = open(&path).unwrap_err().to_string();
     assert!(refusal.contains("TL1") && refusal.contains("--tiles"), "{refusal}");
     let written = open_with(&path, &ReadOptions { tiles: tl1.clone(), ..ReadOptions::default() }).unwrap();
-    let found = compare(&source, &written, 2).unwrap();
+    let found = compare(&source, &written, 2, &mut |_, _| {}).unwrap();
     assert_eq!((found.different.len(), found.unmatched.len()), (0, 0), "{:?}", found.different);
-    assert!(compare_logits(&source, &written, &OpenOptions::default()).unwrap().same);
+    assert!(compare_logits(&source, &written, &OpenOptions::default(), &mut |_, _| {}).unwrap().same);
     let (back, _) = to(&written, &folder, "hf-autobitlinear").unwrap();
     assert_eq!(differing(&source, &open(&back).unwrap()), Vec::<String>::new());
     // Llama: q and k in the other order of rows; TL2 with columns behind the last tile.
@@ -292,7 +324,8 @@ fn tiles_are_read_and_written_with_their_table() {
         compare(
             &source,
             &open_with(&path, &ReadOptions { tiles: table.clone(), ..ReadOptions::default() }).unwrap(),
-            2
+            2,
+            &mut |_, _| {}
         )
         .unwrap()
         .different,
@@ -336,11 +369,11 @@ fn a_model_in_tl2_is_the_model() {
     assert!(report.classes.iter().any(|c| (c.class, c.kind) == ("projections", "TL2") && c.bits() < 2.0));
     assert!(open(&path).unwrap_err().to_string().contains("--tiles"));
     let written = open_with(&path, &ReadOptions { tiles, ..ReadOptions::default() }).unwrap();
-    let found = compare(&source, &written, 2).unwrap();
+    let found = compare(&source, &written, 2, &mut |_, _| {}).unwrap();
     assert_eq!((found.different.len(), found.unmatched.len()), (0, 0), "{:?}", found.different);
-    assert!(compare_logits(&source, &written, &OpenOptions::default()).unwrap().same);
+    assert!(compare_logits(&source, &written, &OpenOptions::default(), &mut |_, _| {}).unwrap().same);
     let (back, _) = to(&written, &folder, "hf-autobitlinear").unwrap();
-    let back = compare(&source, &open(&back).unwrap(), 2).unwrap();
+    let back = compare(&source, &open(&back).unwrap(), 2, &mut |_, _| {}).unwrap();
     assert_eq!((back.different.len(), back.unmatched.len()), (0, 0), "{:?}", back.different);
 }
 
@@ -388,13 +421,13 @@ fn differences_are_named() {
         )),
         "{keys:?}"
     );
-    let tensors = compare(&source, &online, 2).unwrap();
+    let tensors = compare(&source, &online, 2, &mut |_, _| {}).unwrap();
     assert_eq!((tensors.trits_differ(), tensors.different.len()), (0, 14));
     assert!(tensors.different.iter().all(|(_, c)| c.scales_differ == 1 && c.scale_error < 4e-3));
     let llama = open(&fixtures().join("llama-packed")).unwrap();
     let found = differences(&gguf, &llama).unwrap();
     assert!(found.iter().any(|d| d.key == "norm epsilon" && d.right.as_deref() == Some("1e-6")), "{found:?}");
-    assert!(!compare(&gguf, &llama, 1).unwrap().unmatched.is_empty());
+    assert!(!compare(&gguf, &llama, 1, &mut |_, _| {}).unwrap().unmatched.is_empty());
 }
 
 #[test]
@@ -416,7 +449,7 @@ fn dense_models_become_ternary_and_say_what_is_left_of_them() {
         assert!(l.mse > 0.1 && l.mse < 0.5 && l.cosine > 0.8 && l.cosine < 1.0, "{l:?}");
         assert!(l.zeros > 0.2 && l.zeros < 0.5, "{l:?}");
     }
-    let same = compare(&open(&online).unwrap(), &open(&gguf).unwrap(), 1).unwrap();
+    let same = compare(&open(&online).unwrap(), &open(&gguf).unwrap(), 1, &mut |_, _| {}).unwrap();
     assert_eq!((same.trits_differ(), same.different.len()), (0, 0));
     let text = "the ships at night and the rain, ".repeat(20);
     let [a, b] = [&dense, &gguf].map(|path| {

@@ -18,7 +18,7 @@ fn info(t: &Tensor) -> TensorInfo {
 }
 
 fn same(a: &Checkpoint, b: &Checkpoint) {
-    let found = compare(a, b, 1).unwrap();
+    let found = compare(a, b, 1, &mut |_, _| {}).unwrap();
     assert!(found.roles.values().all(|r| r.is_same()) && found.unmatched.is_empty(), "{:?}", found.different);
     assert_eq!(differences(a, b).unwrap(), vec![]);
 }
@@ -165,5 +165,10 @@ fn a_layout_is_what_the_file_says_or_what_the_caller_says() {
 }
 
 fn same_trits(a: &Checkpoint, b: &Checkpoint, expected: bool) {
-    assert_eq!(compare(a, b, 1).unwrap().trits_differ() == 0, expected, "{}", b.path.display());
+    assert_eq!(
+        compare(a, b, 1, &mut |_, _| {}).unwrap().trits_differ() == 0,
+        expected,
+        "{}",
+        b.path.display()
+    );
 }

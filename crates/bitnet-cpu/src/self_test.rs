@@ -121,23 +121,28 @@ static CASES: &[Case] = &[
     },
     Case {
         op: "attention, F32 cache",
-        run: Run::Isa(|i, p| attention(i, p, KvType::F32)),
+        run: Run::Isa(|i, p| attention(i, p, KvType::F32, None)),
         golden: 0x7494_8529_21fb_2069,
     },
     Case {
         op: "attention, F16 cache",
-        run: Run::Isa(|i, p| attention(i, p, KvType::F16)),
+        run: Run::Isa(|i, p| attention(i, p, KvType::F16, None)),
         golden: 0x22c5_9897_683e_d263,
     },
     Case {
         op: "attention, BF16 cache",
-        run: Run::Isa(|i, p| attention(i, p, KvType::BF16)),
+        run: Run::Isa(|i, p| attention(i, p, KvType::BF16, None)),
         golden: 0x6ec0_4df7_76e3_4a56,
     },
     Case {
         op: "attention, Q8_0 cache",
-        run: Run::Isa(|i, p| attention(i, p, KvType::Q8_0)),
+        run: Run::Isa(|i, p| attention(i, p, KvType::Q8_0, None)),
         golden: 0x2977_44a9_bb25_a12f,
+    },
+    Case {
+        op: "attention, sliding window",
+        run: Run::Isa(|i, p| attention(i, p, KvType::F16, Some(75))),
+        golden: 0xbf32_0e3f_a69b_d485,
     },
     Case { op: "low-rank addition", run: Run::Isa(low_rank_addition), golden: 0x67ab_d6be_5522_99f9 },
     Case {
@@ -354,7 +359,7 @@ fn certified_head(isa: Isa, pool: &Pool, dtype: DenseType) -> Vec<f32> {
 }
 
 /// Rotation, the cache and attention over more than one segment of positions.
-fn attention(isa: Isa, pool: &Pool, ty: KvType) -> Vec<f32> {
+fn attention(isa: Isa, pool: &Pool, ty: KvType, window: Option<usize>) -> Vec<f32> {
     let (mut numbers, m) = (Numbers(7), 270);
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 24 };
     let spec = KvSpec { layers: 1, shape, capacity: m, key: ty, value: ty };
@@ -364,7 +369,7 @@ fn attention(isa: Isa, pool: &Pool, ty: KvType) -> Vec<f32> {
     let spans = [KvSpan { start: 0, len: m, blocks: &[0, 1, 2, 3, 4] }];
     rope::rope_append(isa, pool, &mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut cache, 0, &spans);
     let mut y = vec![0.0; m * 4 * 24];
-    attend::attend(isa, pool, &qkv, &cache, 0, (&spans, None), &mut attend::Partials::default(), &mut y);
+    attend::attend(isa, pool, &qkv, &cache, 0, (&spans, window), &mut attend::Partials::default(), &mut y);
     y
 }
 

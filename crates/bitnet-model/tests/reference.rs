@@ -8,6 +8,7 @@ use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Kernel};
 use bitnet_model::{Decoder, LoadOptions, Rows, StepOutput, Transformer, load};
 use bitnet_testkit::golden::{self, MODELS};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Comparisons with the reference are made with a cache of f32.
@@ -133,19 +134,26 @@ fn hash(values: &[f32]) -> String {
 #[test]
 fn logits_have_the_same_bits_on_every_platform() {
     let want = golden::json("logits-sha256.json");
+    let mut others = BTreeSet::new();
     for name in MODELS.iter().copied().chain(["gguf/bitnet-packed-k256-tq1_0.gguf"]) {
         let prompts = golden::prompts(if name.contains('/') { "bitnet-packed-k256" } else { name });
         let prompt = prompts.iter().max_by_key(|p| p.ids.len()).unwrap();
         for isa in Isa::available() {
-            for (kv, cache) in [(KvType::F32, "f32"), (KvType::F16, "f16"), (KvType::BF16, "bf16")] {
+            let caches =
+                [(KvType::F32, "f32"), (KvType::F16, "f16"), (KvType::BF16, "bf16"), (KvType::Q8_0, "q8_0")];
+            for (kv, cache) in caches {
                 let cpu = CpuOptions { isa: Some(isa), threads: Some(2), ..CpuOptions::default() };
                 let mut model = open(name, cpu, LoadOptions { key: kv, value: kv, ..EXACT });
                 let got = hash(&logits(&mut model, &prompt.ids, usize::MAX));
-                assert_eq!(want[name][cache], got, "{name}, {cache} cache, {isa}");
-                println!("{name}, {cache} cache, {isa}: {got}");
+                let line = format!("{name}, {cache} cache, {isa}: {got}");
+                println!("{line}");
+                if want[name][cache] != got {
+                    others.insert(line);
+                }
             }
         }
     }
+    assert!(others.is_empty(), "{others:#?}");
 }
 
 #[test]

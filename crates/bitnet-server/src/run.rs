@@ -15,6 +15,9 @@ use tokio::task::JoinHandle;
 /// How often a server that ends looks whether it may.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long answers that are ended have for saying so: the step that is being run has to end first.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
 /// How long clients have to read what they were sent when the server has ended.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -153,13 +156,19 @@ async fn drained(server: Arc<Server>, mut told: watch::Receiver<bool>) {
     }
     tracing::info!(open = server.open(), "draining");
     server.drain();
-    let over = Instant::now() + server.options.drain;
-    while server.open() > 0 && Instant::now() < over {
-        tokio::time::sleep(LOOK).await;
-    }
+    wait_for_answers(&server, server.options.drain).await;
     if server.open() > 0 {
         tracing::warn!(open = server.open(), "the drain is over; running answers end");
         server.cancel_all();
+        wait_for_answers(&server, LAST_WORDS).await;
+    }
+}
+
+/// Until nobody is being answered, or so much time is over.
+async fn wait_for_answers(server: &Server, most: Duration) {
+    let over = Instant::now() + most;
+    while server.open() > 0 && Instant::now() < over {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -98,6 +98,12 @@ impl Vocabulary {
         }
     }
 
+    /// How many tokens are marked as unused and do more than fill a place: `tokenizer.json` has no such mark.
+    pub fn unused(&self) -> usize {
+        let tokens = self.token_types.iter().zip(&self.tokens).enumerate();
+        tokens.filter(|(id, (kind, text))| **kind == 5 && **text != filler(*id)).count()
+    }
+
     /// As the tokenizer takes it.
     pub fn as_gguf(&self) -> GgufVocab<'_> {
         GgufVocab {

@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
         chat template, generation defaults and licence go along; what the target has no place for is listed. The output \
         appears under its name when it is whole.\n\n\
         Tensors are read, converted and written one after the other: a model of the size of BitNet 2B-4T takes less than \
-        1 GB of memory (--verify runs both models and takes as much as running them).",
+        1 GB of memory (--verify runs both models and takes as much as running them; weights that an ONNX exporter has \
+        transposed are put in order first, and take their size).",
     after_help = "\
 Targets, a GGUF file:
   i2_s, i2_s-arm    bitnet.cpp's on x86, which is what models are published in, and on ARM
@@ -113,9 +114,15 @@ fn tile_table(path: &Path) -> Result<TileTable, Failure> {
 impl Convert {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let threads = self.threads.unwrap_or_else(bitnet_cpu::physical_cores).max(1);
-        let tiles = match &self.tiles {
-            Some(path) => tile_table(path)?,
-            None => TileTable::default(),
+        let tiles = match (&self.tiles, self.to.weights) {
+            (Some(path), _) => tile_table(path)?,
+            (None, Weights::Tiled(_)) => {
+                let to = self.to.name;
+                return Err(Failure::Usage(format!(
+                    "--to {to} needs --tiles: the shapes of its tiles stand in no model"
+                )));
+            }
+            (None, _) => TileTable::default(),
         };
         let path = hub::locate(&self.input, quiet)?;
         let read = ReadOptions { tiles: tiles.clone(), layout: self.from };
@@ -125,6 +132,7 @@ impl Convert {
             strict: self.strict,
             threads,
             tiles: tiles.clone(),
+            origin: hub::origin(&path),
             ..ConvertOptions::new(self.to)
         };
         let mut progress = Progress::new("converting", quiet);
@@ -132,7 +140,7 @@ impl Convert {
             .map_err(Failure::at(&self.input))?;
         progress.finish();
         let verified = match self.verify {
-            true => Some(self.verified(&input, &tiles, threads)?),
+            true => Some(self.verified(&input, &tiles, threads, quiet)?),
             false => None,
         };
         let mut out = std::io::stdout().lock();
@@ -160,13 +168,20 @@ impl Convert {
         input: &bitnet_formats::Checkpoint,
         tiles: &TileTable,
         threads: usize,
+        quiet: bool,
     ) -> Result<(Comparison, LogitComparison), Failure> {
         let read = ReadOptions { tiles: tiles.clone(), ..ReadOptions::default() };
         let output = bitnet_formats::open_with(&self.output, &read)?;
-        let tensors = compare(input, &output, threads).map_err(Failure::at(&self.output))?;
+        let mut progress = Progress::new("comparing", quiet);
+        let tensors = compare(input, &output, threads, &mut |done, all| progress.at(done, all))
+            .map_err(Failure::at(&self.output))?;
+        progress.finish();
         let device = DeviceOptions { threads: Some(threads), ..DeviceOptions::default() };
         let options = OpenOptions { device, ..OpenOptions::default() };
-        let logits = compare_logits(input, &output, &options).map_err(Failure::at(&self.output))?;
+        let mut progress = Progress::new("loading both", quiet);
+        let logits = compare_logits(input, &output, &options, &mut |done, all| progress.at(done, all))
+            .map_err(Failure::at(&self.output))?;
+        progress.finish();
         Ok((tensors, logits))
     }
 }

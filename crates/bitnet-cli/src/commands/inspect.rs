@@ -6,6 +6,7 @@ use crate::args::ModelPath;
 use crate::commands::convert::role_json;
 use crate::failure::Failure;
 use crate::hub;
+use crate::terminal::Progress;
 use bitnet_formats::Checkpoint;
 use clap::Args;
 use serde_json::json;
@@ -42,7 +43,7 @@ impl Inspect {
         let path = &*self.model.locate(quiet)?;
         let checkpoint = bitnet_formats::open(path)?;
         if let Some(other) = &self.diff {
-            return self.compare(&checkpoint, &hub::locate(other, quiet)?);
+            return self.compare(&checkpoint, &hub::locate(other, quiet)?, quiet);
         }
         if self.hist {
             let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -61,10 +62,14 @@ impl Inspect {
 
 impl Inspect {
     /// Differences of another model.
-    fn compare(&self, checkpoint: &Checkpoint, path: &Path) -> Result<(), Failure> {
+    fn compare(&self, checkpoint: &Checkpoint, path: &Path, quiet: bool) -> Result<(), Failure> {
         let other = bitnet_formats::open(path)?;
         let threads = bitnet_cpu::physical_cores();
-        let tensors = bitnet_convert::compare(checkpoint, &other, threads).map_err(Failure::at(path))?;
+        let mut progress = Progress::new("comparing", quiet);
+        let tensors =
+            bitnet_convert::compare(checkpoint, &other, threads, &mut |done, all| progress.at(done, all))
+                .map_err(Failure::at(path))?;
+        progress.finish();
         let settings = bitnet_convert::differences(checkpoint, &other).map_err(Failure::at(path))?;
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         if self.json {

@@ -78,6 +78,7 @@ impl Quantize {
         let options = ConvertOptions {
             embedding: self.embedding,
             quantize: Some(Method::Absmean),
+            origin: hub::origin(&path),
             threads,
             ..ConvertOptions::new(self.to)
         };

@@ -41,6 +41,11 @@ pub(super) fn write(
             out
         }
     };
+    if let Some(origin) = &options.origin
+        && ["repo_url", "url"].iter().all(|key| out.get(&format!("general.source.{key}")).is_none())
+    {
+        set(&mut out, "general.source.repo_url", Value::String(origin.clone()));
+    }
     if let Some(number) = options.target.file_type {
         set(&mut out, "general.file_type", Value::U32(number));
     }

@@ -43,6 +43,12 @@ pub(super) fn beside(source: &Source<'_>, left_out: &mut Vec<String>) -> Result<
                 default("add_eos_token", v.add_eos.filter(|_| !told).map(Value::from));
                 default("chat_template", metadata.str("tokenizer.chat_template").map(Value::from));
                 files.push(("tokenizer.json".to_owned(), v.to_json()?));
+                if v.unused() > 0 {
+                    left_out.push(format!(
+                        "the mark of {} tokens as unused: tokenizer.json has none",
+                        v.unused()
+                    ));
+                }
                 files.push(("tokenizer_config.json".to_owned(), pretty(&Value::Object(config))));
             }
             if let Some(map) = kept(metadata, "special_tokens_map") {

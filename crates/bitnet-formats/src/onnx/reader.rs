@@ -56,12 +56,17 @@ pub fn read(path: &Path, file: &Bytes) -> Result<Contents, FormatError> {
     if found.is_empty() {
         return Err(reader.fail("it has no graph with initializers"));
     }
+    // Many initializers may name one range of a file; what is copied of them may not be more than there is.
+    let mut room = file.len() + reader.beside.values().map(|file| file.len()).sum::<usize>();
     for mut tensor in found {
         let is_weight = |name: &str| name.starts_with("model.") || name.starts_with("lm_head.");
         if !is_weight(&tensor.name)
             && let Some(module) = products.get(&tensor.name).filter(|m| is_weight(m))
         {
             // Exporters fold the transposition of a linear layer into its weight and forget the name.
+            room = room
+                .checked_sub(tensor.data.len())
+                .ok_or_else(|| reader.fail("its products share more weights than its files hold"))?;
             tensor = transposed(tensor).map_err(|what| reader.fail(what))?;
             tensor.name = format!("{module}.weight");
         }

@@ -129,3 +129,32 @@ fn damaged_and_hostile_files_are_refused() {
     let whole = model(&raw("x", &[2, 3], 1));
     (0..whole.len()).for_each(|end| drop(read_bytes(whole[..end].to_vec())));
 }
+
+#[test]
+fn one_range_of_a_file_is_not_transposed_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("weights"), vec![0; 24_000]).unwrap();
+    let pair = |i: u32| {
+        let mut t = tensor(
+            &format!("w{i}"),
+            &[60, 100],
+            1,
+            &[(13, message(&[(1, b"location".to_vec()), (2, b"weights".to_vec())]))],
+        );
+        put_number(&mut t, 14, 1);
+        let module = format!("/model/layers.{i}/mlp/up_proj/MatMul").into_bytes();
+        let node = message(&[
+            (1, b"x".to_vec()),
+            (1, format!("w{i}").into_bytes()),
+            (3, module),
+            (4, b"MatMul".to_vec()),
+        ]);
+        [(1, node), (5, t)]
+    };
+    let of = |n: u32| {
+        let file = model(&(0..n).flat_map(pair).collect::<Vec<_>>());
+        read(&dir.path().join("model.onnx"), &file.into())
+    };
+    assert_eq!(of(1).unwrap().model[0].shape, [100, 60]);
+    assert!(of(2).unwrap_err().to_string().contains("than its files hold"));
+}

@@ -66,5 +66,5 @@ pub(super) fn read(bytes: &Bytes) -> Result<Contents, String> {
         storages.insert(key.clone(), bytes.slice(at + 8..end).ok_or_else(cut)?);
         at = end;
     }
-    tensors::collect(&main, &|key| storages.get(key).cloned())
+    tensors::collect(&main, &|key| storages.get(key).cloned(), bytes.len())
 }

@@ -51,7 +51,7 @@ fn archive(bytes: &Bytes) -> Result<Contents, String> {
     }
     let pickle = pickle::read(&bytes[entries[main].clone()])?;
     let storage = |key: &str| entry(&format!("data/{key}")).and_then(|r| bytes.slice(r.clone()));
-    tensors::collect(&pickle, &storage)
+    tensors::collect(&pickle, &storage, bytes.len())
 }
 
 #[cfg(test)]

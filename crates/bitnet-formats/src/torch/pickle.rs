@@ -6,6 +6,11 @@
 
 use std::collections::HashMap;
 
+/// Bytes of a pickle; that of a hundred thousand tensors has about 20 MB.
+const MAX_BYTES: usize = 64 << 20;
+/// Things that a pickle builds, each of which takes about a hundred bytes.
+const MAX_NODES: usize = 1 << 22;
+
 /// A number of a node.
 pub(super) type Id = usize;
 
@@ -118,10 +123,17 @@ pub(super) fn read(bytes: &[u8]) -> Result<Pickle, String> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        copied: 0,
     };
     let root = loop {
         if let Some(root) = machine.step()? {
             break root;
+        }
+        if machine.at > MAX_BYTES || machine.nodes.len() > MAX_NODES {
+            return Err(format!(
+                "it has more than {MAX_NODES} values or {} MiB beside its tensors",
+                MAX_BYTES >> 20
+            ));
         }
     };
     Ok(Pickle { nodes: machine.nodes, root, len: machine.at })
@@ -134,6 +146,8 @@ struct Machine<'a> {
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
+    /// Entries that calls have copied out of lists.
+    copied: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -283,6 +297,15 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// Notes that a call copies entries: what is mentioned again and again may not be copied as often.
+    fn copy(&mut self, entries: usize) -> Result<(), String> {
+        self.copied = self.copied.saturating_add(entries);
+        match self.copied > self.at {
+            true => Err("it makes more of its lists than it has bytes".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     fn sizes(&self, id: Id) -> Option<Vec<u64>> {
         let size = |id: &Id| match self.nodes[*id] {
             Node::Int(n) => u64::try_from(n).ok(),
@@ -293,11 +316,24 @@ impl<'a> Machine<'a> {
 
     /// What a call of a known name gives.
     fn call(&mut self) -> Result<(), String> {
-        let (arguments, callee) = (self.pop()?, self.pop()?);
+        let (tuple, callee) = (self.pop()?, self.pop()?);
         let Node::Name(known) = self.nodes[callee] else {
             return Err("it calls what is no name".to_owned());
         };
-        let arguments = self.items(arguments).ok_or("it calls a name without arguments")?;
+        let arguments = self.items(tuple).ok_or("it calls a name without arguments")?;
+        // These give back what they are given.
+        if let (Known::Size, &[same]) | (Known::RebuildParameter, &[same, ..]) = (known, arguments) {
+            self.stack.push(same);
+            return Ok(());
+        }
+        let entries = |ids: &[Id]| ids.iter().map(|id| self.items(*id).map_or(0, <[Id]>::len)).sum();
+        let copied = match (known, arguments) {
+            (Known::OrderedDict, ids) => entries(ids),
+            (Known::RebuildTensor | Known::RebuildTensorV3, [_, _, sizes @ ..]) => entries(sizes),
+            _ => 0,
+        };
+        self.copy(copied)?;
+        let arguments = self.items(tuple).unwrap_or_default();
         let node = match (known, arguments) {
             (Known::OrderedDict, []) => Node::Dict(Vec::new()),
             (Known::OrderedDict, [pairs]) => {
@@ -314,9 +350,7 @@ impl<'a> Machine<'a> {
                         .ok_or("an OrderedDict is made of no pairs")?,
                 )
             }
-            (Known::Size, [sizes]) => self.nodes[*sizes].clone(),
             (Known::Device, _) => Node::Opaque,
-            (Known::RebuildParameter, [data, ..]) => self.nodes[*data].clone(),
             (Known::RebuildTensor, [storage, offset, shape, strides, ..]) => Node::Tensor(
                 self.tensor([*storage, *offset, *shape, *strides], None)
                     .ok_or("a tensor of it makes no sense")?,

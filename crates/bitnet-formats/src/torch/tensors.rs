@@ -9,6 +9,9 @@ use bitnet_core::{Bytes, DenseType};
 const MAX_DEPTH: usize = 16;
 /// Entries of all dictionaries and lists that are looked at; a pickle may mention one of them any number of times.
 const MAX_ENTRIES: usize = 1 << 20;
+/// Bytes of a key, and of all names together.
+const MAX_KEY: usize = 4096;
+const MAX_NAMES: usize = 64 << 20;
 /// The tensor by which the dictionary of the model is known, whatever stands in front of it.
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -25,9 +28,13 @@ pub(super) fn element_bytes(dtype: &str) -> Option<usize> {
     })
 }
 
-/// All tensors that the root leads to; `storage` gives the bytes of a key.
-pub(super) fn collect(pickle: &Pickle, storage: &dyn Fn(&str) -> Option<Bytes>) -> Result<Contents, String> {
-    let mut walk = Walk { pickle, storage, found: Vec::new(), entries: 0 };
+/// All tensors that the root leads to; `storage` gives the bytes of a key, and all storages lie in `file_bytes`.
+pub(super) fn collect(
+    pickle: &Pickle,
+    storage: &dyn Fn(&str) -> Option<Bytes>,
+    file_bytes: usize,
+) -> Result<Contents, String> {
+    let mut walk = Walk { pickle, storage, found: Vec::new(), entries: 0, names: 0, room: file_bytes };
     walk.visit(pickle.root, &mut Vec::new())?;
     let found = walk.found;
     // The model is the dictionary nearest to the root that has the embedding.
@@ -65,6 +72,11 @@ struct Walk<'a> {
     /// Tensors with the keys that lead to them; their names are still empty.
     found: Vec<(Vec<String>, Tensor)>,
     entries: usize,
+    /// Bytes of names so far.
+    names: usize,
+    /// Bytes that tensors which do not lie in one piece may still take. Views of one storage, any number of them, cost a few
+    /// bytes of a pickle each.
+    room: usize,
 }
 
 impl Walk<'_> {
@@ -79,6 +91,9 @@ impl Walk<'_> {
             Node::Dict(pairs) => {
                 for (key, value) in pairs {
                     let key = match self.pickle.node(*key) {
+                        Node::Text(text) if text.len() > MAX_KEY => {
+                            return Err(format!("a key in it has more than {MAX_KEY} bytes"));
+                        }
                         Node::Text(text) => text.clone(),
                         Node::Int(n) => n.to_string(),
                         // No tensor has a name of any other kind.
@@ -97,6 +112,10 @@ impl Walk<'_> {
                 }
             }
             Node::Tensor(tensor) => {
+                self.names += keys.iter().map(|key| key.len() + 1).sum::<usize>();
+                if self.names > MAX_NAMES {
+                    return Err(format!("the names of its tensors take more than {} MiB", MAX_NAMES >> 20));
+                }
                 let name = || keys.join(".");
                 let tensor = self.tensor(tensor).map_err(|what| format!("tensor {:?} {what}", name()))?;
                 self.found.push((keys.clone(), tensor));
@@ -106,7 +125,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn tensor(&self, t: &pickle::Tensor) -> Result<Tensor, String> {
+    fn tensor(&mut self, t: &pickle::Tensor) -> Result<Tensor, String> {
         let parts = match self.pickle.node(t.storage) {
             Node::Persistent(id) => self.pickle.node(*id),
             _ => &Node::Opaque,
@@ -131,7 +150,10 @@ impl Walk<'_> {
         let start = usize::try_from(t.offset).ok().and_then(|o| o.checked_mul(size)).ok_or_else(outside)?;
         let data = match is_contiguous(&shape, &strides) {
             true => start.checked_add(len).and_then(|end| storage.slice(start..end)).ok_or_else(outside)?,
-            false => gather(&storage, start, size, &shape, &strides).ok_or_else(outside)?.into(),
+            false => {
+                self.room = self.room.checked_sub(len).ok_or("is one of too many views of one storage")?;
+                gather(&storage, start, size, &shape, &strides).ok_or_else(outside)?.into()
+            }
         };
         let ttype = match dtype {
             "F32" => TensorType::Dense(DenseType::F32),

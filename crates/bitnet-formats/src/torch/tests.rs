@@ -18,7 +18,7 @@ fn archive_of(pickle: &[u8]) -> Result<Contents, String> {
     let entries = zip::entries(&bytes).unwrap();
     let storage =
         |key: &str| entries.get(&format!("archive/data/{key}")).and_then(|r| bytes.slice(r.clone()));
-    tensors::collect(&pickle::read(pickle)?, &storage)
+    tensors::collect(&pickle::read(pickle)?, &storage, bytes.len())
 }
 
 fn refused(pickle: &[u8], word: &str) {
@@ -180,6 +180,23 @@ fn memo_bombs_and_deep_nesting_cost_no_more_than_their_bytes() {
     refused(&bomb, "entries");
     // A list that holds itself.
     refused(b"]q\0h\0a.", "levels");
+    // Lists that calls would copy again and again.
+    let calls = |list: &[u8], call: &[u8]| [list, &call.repeat(10_000), b"."].concat();
+    let long = [b"](".to_vec(), b"K\x01".repeat(5000), b"eq\0".to_vec()].concat();
+    let pairs = [b"K\x01K\x02\x86q\x01](".to_vec(), b"h\x01".repeat(5000), b"eq\0".to_vec()].concat();
+    refused(&calls(&pairs, b"ccollections\nOrderedDict\nh\0\x85R"), "than it has bytes");
+    let rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n(h\x02K\0h\0h\0tR";
+    refused(&calls(&[long.clone(), b"K\0Qq\x02".to_vec()].concat(), rebuild), "than it has bytes");
+    let same = pickle::read(&calls(&long, b"ctorch\nSize\nh\0\x85R")).unwrap();
+    assert!(same.nodes.iter().filter(|n| matches!(n, pickle::Node::List(_))).count() == 1);
+    refused(&b"]".repeat(5_000_000), "values");
+    // One tensor that has to be put together, mentioned a thousand times; and one key that is in all names.
+    let view = [tensor(0, &[3, 2], &[1, 3]), b"q\0".to_vec()].concat();
+    let views = |key: &str| {
+        dict(&[(key, [view.clone(), b"0](".to_vec(), b"h\0".repeat(1000), b"e".to_vec()].concat())])
+    };
+    refused(&pickle(views("x")), "too many views");
+    refused(&pickle(views(&"x".repeat(5000))), "more than 4096 bytes");
     // A million lists, one in the other.
     let deep = [vec![b']'; 1_000_000], vec![b'a'; 999_999], b".".to_vec()].concat();
     refused(&deep, "levels");

@@ -43,6 +43,11 @@ fn byte_level_vocabularies_go_both_ways() {
     let found = Vocabulary::from_dir(&dir).unwrap().unwrap();
     assert_eq!((found.vocabulary.bos, found.vocabulary.eos), (Some(500), Some(501)));
     assert_eq!(found.left_out, Vec::<String>::new());
+    let mut v = found.vocabulary;
+    v.fill(600);
+    assert_eq!(v.unused(), 0);
+    v.token_types[7] = 5;
+    assert_eq!(v.unused(), 1);
 }
 
 /// A small vocabulary of SentencePiece's kind, as tokenizer.json has it.
