@@ -38,6 +38,8 @@ pub fn bitnet_with(args: &[&str], input: &str, env: &[(&str, &str)]) -> Ran {
         .args(args)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
+        // Mesa's drivers complain where it is missing.
+        .env("XDG_RUNTIME_DIR", "/nonexistent")
         // Otherwise the C library sets address space aside for every thread.
         .env("MALLOC_ARENA_MAX", "1")
         .envs(env.iter().copied());
