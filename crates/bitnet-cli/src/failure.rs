@@ -5,6 +5,7 @@ use bitnet_hub::HubError;
 use bitnet_inference::{GenerateError, OpenError, SessionError};
 use bitnet_model::ModelError;
 use bitnet_tokenizer::{TemplateError, TokenizerError};
+use bitnet_training::TrainError;
 use std::error::Error;
 use std::io;
 use std::path::Path;
@@ -146,6 +147,21 @@ impl From<OpenError> for Failure {
             OpenError::Device(e) => Self::Usage(chain(&e)),
             e @ OpenError::DraftVocabulary { .. } => Self::Usage(chain(&e)),
             e => Self::Runtime(chain(&e)),
+        }
+    }
+}
+
+impl From<TrainError> for Failure {
+    fn from(e: TrainError) -> Self {
+        match e {
+            TrainError::Config { .. } | TrainError::Data { .. } | TrainError::Cpu(_) => {
+                Self::Usage(chain(&e))
+            }
+            TrainError::Io { .. } | TrainError::Diverged { .. } => Self::Runtime(chain(&e)),
+            TrainError::Format(FormatError::Io { .. } | FormatError::Write { .. }) => {
+                Self::Runtime(chain(&e))
+            }
+            e => Self::Model(chain(&e)),
         }
     }
 }
