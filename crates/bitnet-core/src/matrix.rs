@@ -1,6 +1,8 @@
 //! Weight matrices as the model sees them: ternary in one canonical form, or dense in the type of the file.
 
 use crate::Bytes;
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 /// Rows of canonical codes are padded with zero trits to a multiple of this many.
@@ -68,7 +70,7 @@ pub struct Packed {
     pub packing: &'static str,
     /// The codes of the whole matrix in that packing, without a scale.
     pub bytes: Bytes,
-    /// Canonical codes of `rows` by `cols` packed ones.
+    /// Canonical codes of `rows` by `cols` packed ones. It is also given some of the rows, each of which has as many bytes.
     pub unpack: fn(rows: usize, cols: usize, bytes: &[u8]) -> Vec<u8>,
 }
 
@@ -156,6 +158,27 @@ impl TernaryMatrix {
         match &self.codes {
             Codes::Canonical(_) => None,
             Codes::Packed(packed, _) => Some(packed),
+        }
+    }
+    /// Canonical codes of neighbouring rows. Where the file has them in its own form and no canonical one was made, this makes
+    /// them for these rows alone.
+    pub fn rows_codes(&self, rows: Range<usize>) -> Cow<'_, [u8]> {
+        match &self.codes {
+            Codes::Packed(packed, canonical) if canonical.get().is_none() => {
+                let bytes = packed.bytes.len() / self.rows.max(1);
+                let bytes = &packed.bytes[rows.start * bytes..rows.end * bytes];
+                Cow::Owned((packed.unpack)(rows.len(), self.cols, bytes))
+            }
+            _ => {
+                let stride = Self::row_bytes(self.cols);
+                Cow::Borrowed(&self.codes()[rows.start * stride..rows.end * stride])
+            }
+        }
+    }
+    /// Gives back the pages of a file that has the codes; they come again when they are asked for.
+    pub fn release(&self) {
+        if let Codes::Packed(packed, _) = &self.codes {
+            packed.bytes.release();
         }
     }
     /// Canonical codes of one row.

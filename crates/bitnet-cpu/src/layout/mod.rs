@@ -15,6 +15,7 @@ pub(crate) mod tl2;
 use crate::lines::Lines;
 use crate::pool::Pool;
 use bitnet_core::{BackendError, Bytes, Scale, TernaryMatrix};
+use std::borrow::Cow;
 use std::ops::Range;
 
 pub(crate) use base3::BASE3;
@@ -193,11 +194,23 @@ impl Panels {
         let scale = scales(parts, rows, cols)?;
         let len = rows.div_ceil(unit.rows) * unit.lines;
         let mut lines = Lines::new(len, "ternary weights")?;
-        let sources: Vec<&[u8]> = parts.iter().flat_map(|m| (0..m.rows()).map(|r| m.row_codes(r))).collect();
         pool.chunks_mut(bytes_mut(&mut lines), (unit.lines * 64).max(1), &|i, out| {
-            let first = i * unit.rows;
-            pack(&sources[first..rows.min(first + unit.rows)], out);
+            let wanted = i * unit.rows..rows.min((i + 1) * unit.rows);
+            let mut before = 0;
+            let codes: Vec<Cow<'_, [u8]>> = parts
+                .iter()
+                .map(|m| {
+                    let inside = |row: usize| row.clamp(before, before + m.rows()) - before;
+                    let rows = inside(wanted.start)..inside(wanted.end);
+                    before += m.rows();
+                    m.rows_codes(rows)
+                })
+                .collect();
+            let row_bytes = TernaryMatrix::row_bytes(cols).max(1);
+            let rows: Vec<&[u8]> = codes.iter().flat_map(|codes| codes.chunks_exact(row_bytes)).collect();
+            pack(&rows, out);
         });
+        parts.iter().for_each(|m| m.release());
         let codes = Codes::Own(lines);
         Ok(Self { rows, cols, layout, tile_bytes: layout.tile_bytes(cols), order, codes, scale })
     }

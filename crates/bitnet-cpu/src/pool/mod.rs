@@ -6,7 +6,7 @@ mod shares;
 mod sync;
 
 use claims::Claims;
-use crew::{Crew, lock};
+use crew::Crew;
 pub(crate) use shares::Shares;
 use std::ops::Range;
 

@@ -23,7 +23,7 @@ mod sync {
 }
 
 use claims::Claims;
-use crew::{Crew, lock};
+use crew::Crew;
 use loom::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -88,9 +88,14 @@ fn parts<'a, const B: usize>(
 fn canonical<const B: usize>(rows: usize, cols: usize, codes: &[u8]) -> Vec<u8> {
     let mut flat = vec![0; codes.len()];
     for (block, out) in codes.as_chunks::<B>().0.iter().zip(flat.as_chunks_mut::<B>().0) {
-        for (i, word) in block.as_chunks::<4>().0.iter().enumerate() {
-            let [d, c, b, a] = transpose(u32::from_le_bytes(*word)).to_le_bytes();
-            (out[i], out[B / 4 + i], out[B / 2 + i], out[3 * B / 4 + i]) = (a, b, c, d);
+        let mut words = [0; BLOCK / 16];
+        for (word, bytes) in words.iter_mut().zip(block.as_chunks::<4>().0) {
+            *word = transpose(u32::from_le_bytes(*bytes));
+        }
+        for (field, out) in out.chunks_exact_mut(B / 4).enumerate() {
+            for (out, word) in out.iter_mut().zip(&words) {
+                *out = (word >> (24 - 8 * field)) as u8;
+            }
         }
     }
     rows_from_flat(rows, cols, flat)

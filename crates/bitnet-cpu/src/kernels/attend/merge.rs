@@ -22,21 +22,23 @@ impl Kernel for Merge<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let width = self.out.len().div_ceil(16);
-        let part = |segment: usize| segment * self.rows + self.row;
         let mut max = f32::NEG_INFINITY;
         for segment in self.segments.clone() {
-            let m = self.partials.stats[part(segment)].0;
+            let m = self.partials.stats[self.part(segment)].0;
             max = if m > max { m } else { max };
         }
-        let weight = |l: L, segment| l.exp(l.splat(self.partials.stats[part(segment)].0 - max));
-        let total = self.segments.clone().fold(l.splat(0.0), |total, segment| {
-            l.fma(l.splat(self.partials.stats[part(segment)].1), weight(l, segment), total)
-        });
+        let mut total = l.splat(0.0);
+        for segment in self.segments.clone() {
+            let sum = l.splat(self.partials.stats[self.part(segment)].1);
+            total = l.fma(sum, self.weight(l, segment, max), total);
+        }
         for first in (0..width).step_by(CHUNK) {
             let mut merged = [l.splat(0.0); CHUNK];
             for segment in self.segments.clone() {
-                let (e, values) =
-                    (weight(l, segment), &self.partials.values[part(segment) * width..][..width]);
+                let (e, values) = (
+                    self.weight(l, segment, max),
+                    &self.partials.values[self.part(segment) * width..][..width],
+                );
                 for (merged, value) in merged.iter_mut().zip(&values[first..]) {
                     *merged = l.fma(l.load(value), e, *merged);
                 }
@@ -47,5 +49,18 @@ impl Kernel for Merge<'_> {
                 out.copy_from_slice(&lanes[..out.len()]);
             }
         }
+    }
+}
+
+impl Merge<'_> {
+    #[inline(always)]
+    fn part(&self, segment: usize) -> usize {
+        segment * self.rows + self.row
+    }
+
+    /// What a segment counts. No closure: that would be compiled without the instruction set.
+    #[inline(always)]
+    fn weight<L: Lanes>(&self, l: L, segment: usize, max: f32) -> L::F {
+        l.exp(l.splat(self.partials.stats[self.part(segment)].0 - max))
     }
 }

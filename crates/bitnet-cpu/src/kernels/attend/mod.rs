@@ -21,7 +21,7 @@ use ahead::Ahead;
 use bitnet_core::{KV_BLOCK, KvSpan};
 use bitnet_quant::spec::SEGMENT;
 use merge::Merge;
-use segment::{Arrange, Over, ROWS, Segment};
+use segment::{Arrange, Over, ROWS, Segment, Weights};
 use std::cell::RefCell;
 use std::ops::Range;
 use widen::Wide;
@@ -64,6 +64,7 @@ struct Room {
     q: Vec<f32>,
     /// Which of a segment's positions each of them sees.
     sees: Vec<Range<usize>>,
+    p: Vec<Weights>,
     wide: Wide,
 }
 
@@ -234,9 +235,10 @@ impl Step<'_> {
             inside(start)..inside(end)
         }));
         let next = next.map_or([Ahead::new(0); 2], |(unit, s)| self.ahead(unit, s));
-        let Room { q, sees, wide } = room;
+        room.p.resize(stats.len(), [[0.0; 16]; SEGMENT / 16]);
+        let Room { q, sees, p, wide } = room;
         let d = cache.spec.shape.head_dim;
-        let mut over = Over { d, sees, q, blocks, ahead: next, out, stats };
+        let mut over = Over { d, sees, q, blocks, ahead: next, p, out, stats };
         if over.sees.len() <= ROWS {
             // The values of this segment, then the keys of the next one.
             over.ahead = [self.ahead(unit, s)[1], next[0]];

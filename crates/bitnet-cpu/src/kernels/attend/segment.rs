@@ -56,6 +56,8 @@ pub(super) struct Over<'a> {
     pub(super) blocks: &'a [u32],
     /// What is asked for from memory while scores are computed, and while values are summed.
     pub(super) ahead: [Ahead; 2],
+    /// `[queries]`: room for scores and weights.
+    pub(super) p: &'a mut [Weights],
     /// `[queries][d padded to 16]`.
     pub(super) out: &'a mut [[f32; 16]],
     /// `[queries]`.
@@ -73,79 +75,137 @@ pub(super) struct Segment<'a, K: KvElement, V: KvElement> {
 
 impl<K: KvElement, V: KvElement> Kernel for Segment<'_, K, V> {
     type Output = ();
+    /// Block by block, all queries over each, so that a block is in the first-level cache for all but the first of them.
     #[inline(always)]
     fn run<L: Lanes>(mut self, l: L) {
-        let mut first = 0;
-        while first < self.over.sees.len() {
-            let count = together::<L>(self.over.sees.len() - first);
-            match count {
-                1 => self.rows::<L, 1>(l, first),
-                2 => self.rows::<L, 2>(l, first),
-                3 => self.rows::<L, 3>(l, first),
-                4 => self.rows::<L, 4>(l, first),
-                _ => self.rows::<L, ROWS>(l, first),
-            }
-            first += count;
+        for block in 0..self.over.blocks.len() {
+            self.each_group(l, &Scores { block });
+        }
+        let rows = self.over.sees.iter().zip(&mut *self.over.p).zip(&mut *self.over.stats);
+        for ((sees, p), stats) in rows {
+            *stats = weights(l, sees.clone(), p);
+        }
+        self.over.out.fill([0.0; 16]);
+        for block in 0..self.over.blocks.len() {
+            self.each_group(l, &Sums { block });
         }
     }
 }
 
 /// Scores, later weights, of one query in a segment.
-type Weights = [[f32; 16]; SEGMENT / 16];
+pub(super) type Weights = [[f32; 16]; SEGMENT / 16];
 
-impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
-    /// Queries `first..first + R`.
+/// Something that is done with `R` queries from `first` on.
+trait Step {
+    fn step<L: Lanes, K: KvElement, V: KvElement, const R: usize>(
+        &self,
+        l: L,
+        segment: &mut Segment<'_, K, V>,
+        first: usize,
+    );
+}
+
+/// The scores of a block.
+struct Scores {
+    block: usize,
+}
+
+/// The weighted values of a block are added.
+struct Sums {
+    block: usize,
+}
+
+impl Step for Scores {
     #[inline(always)]
-    fn rows<L: Lanes, const R: usize>(&mut self, l: L, first: usize) {
-        let mut p = [[[0.0f32; 16]; SEGMENT / 16]; R];
-        let sees = &self.over.sees[first..first + R];
-        let q = &self.over.q[first * self.over.d..].as_chunks::<R>().0[..self.over.d];
-        let (from, to) =
-            sees.iter().fold((SEGMENT, 0), |(from, to), sees| (from.min(sees.start), to.max(sees.end)));
-        // Tiles come in blocks of four, which lie together.
-        let (tiles, mut tile) = (to.div_ceil(16), from / KV_BLOCK * TILES);
+    fn step<L: Lanes, K: KvElement, V: KvElement, const R: usize>(
+        &self,
+        l: L,
+        segment: &mut Segment<'_, K, V>,
+        first: usize,
+    ) {
+        let sees = segment.sees_of::<R>(first);
+        let (mut tile, last) = (self.block * TILES, (self.block + 1) * TILES);
+        let tiles = last.min(sees.end.div_ceil(16));
+        if sees.start >= last * 16 {
+            return;
+        }
         if L::REGISTERS >= 32 {
             while R <= 4 && tile + 4 <= tiles {
-                self.scores::<L, R, 4>(l, q, tile, &mut p);
+                segment.scores::<L, R, 4>(l, first, tile);
                 tile += 4;
             }
             while tile + 2 <= tiles {
-                self.scores::<L, R, 2>(l, q, tile, &mut p);
+                segment.scores::<L, R, 2>(l, first, tile);
                 tile += 2;
             }
         }
         for tile in tile..tiles {
-            self.scores::<L, R, 1>(l, q, tile, &mut p);
+            segment.scores::<L, R, 1>(l, first, tile);
         }
-        for (r, p) in p.iter_mut().enumerate() {
-            self.over.stats[first + r] = weights(l, self.over.sees[first + r].clone(), p);
+    }
+}
+
+impl Step for Sums {
+    #[inline(always)]
+    fn step<L: Lanes, K: KvElement, V: KvElement, const R: usize>(
+        &self,
+        l: L,
+        segment: &mut Segment<'_, K, V>,
+        first: usize,
+    ) {
+        let sees = segment.sees_of::<R>(first);
+        let positions = self.block * KV_BLOCK..(self.block + 1) * KV_BLOCK;
+        if sees.start >= positions.end || sees.end <= positions.start {
+            return;
         }
-        let (width, mut c) = (self.over.d.div_ceil(16), 0);
+        let (width, mut c) = (segment.over.d.div_ceil(16), 0);
         if L::REGISTERS >= 32 {
             while R <= 4 && c + 4 <= width {
-                self.sums::<L, R, 4>(l, (first, c), &p);
+                segment.sums::<L, R, 4>(l, (first, c), &positions);
                 c += 4;
             }
             while c + 2 <= width {
-                self.sums::<L, R, 2>(l, (first, c), &p);
+                segment.sums::<L, R, 2>(l, (first, c), &positions);
                 c += 2;
             }
         }
         for c in c..width {
-            self.sums::<L, R, 1>(l, (first, c), &p);
+            segment.sums::<L, R, 1>(l, (first, c), &positions);
         }
+    }
+}
+
+impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
+    #[inline(always)]
+    fn each_group<L: Lanes>(&mut self, l: L, step: &impl Step) {
+        let mut first = 0;
+        while first < self.over.sees.len() {
+            let count = together::<L>(self.over.sees.len() - first);
+            match count {
+                1 => step.step::<L, K, V, 1>(l, self, first),
+                2 => step.step::<L, K, V, 2>(l, self, first),
+                3 => step.step::<L, K, V, 3>(l, self, first),
+                4 => step.step::<L, K, V, 4>(l, self, first),
+                _ => step.step::<L, K, V, ROWS>(l, self, first),
+            }
+            first += count;
+        }
+    }
+
+    /// From the first position that any of `R` queries sees to the last one.
+    #[inline(always)]
+    fn sees_of<const R: usize>(&self, first: usize) -> Range<usize> {
+        let all = self.over.sees[first..first + R].iter();
+        let (start, end) =
+            all.fold((SEGMENT, 0), |(start, end), sees| (start.min(sees.start), end.max(sees.end)));
+        start..end
     }
 
     /// Scores of tiles `tile..tile + T` of the segment.
     #[inline(always)]
-    fn scores<L: Lanes, const R: usize, const T: usize>(
-        &mut self,
-        l: L,
-        q: &[[f32; R]],
-        tile: usize,
-        p: &mut [Weights; R],
-    ) {
+    fn scores<L: Lanes, const R: usize, const T: usize>(&mut self, l: L, first: usize, tile: usize) {
         let (d, rows) = (self.over.d, K::key_rows(self.over.d));
+        let q = &self.over.q[first * d..].as_chunks::<R>().0[..d];
         // Four tiles make a block, so the tiles of one call are neighbours.
         let at = self.over.blocks[tile / TILES] as usize * TILES + tile % TILES;
         let keys = &self.keys.as_chunks::<16>().0[at * rows..];
@@ -171,46 +231,49 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
             }
         }
         let scale = l.splat(1.0 / (d as f32).sqrt());
-        for r in 0..R {
-            for t in 0..T {
-                l.store(l.mul(s[r][t], scale), &mut p[r][tile + t]);
+        for (s, p) in s.iter().zip(&mut self.over.p[first..]) {
+            for (s, p) in s.iter().zip(&mut p[tile..]) {
+                l.store(l.mul(*s, scale), p);
             }
         }
     }
 
-    /// Weighted values of dimensions `16c..16(c + C)`.
+    /// Adds weighted values of dimensions `16c..16(c + C)` of a block's positions.
     #[inline(always)]
     fn sums<L: Lanes, const R: usize, const C: usize>(
         &mut self,
         l: L,
         (first, c): (usize, usize),
-        p: &[Weights; R],
+        positions: &Range<usize>,
     ) {
         let (d, width, stride) = (self.over.d, self.over.d.div_ceil(16), V::value_rows(self.over.d));
-        let from = self.over.sees[first..first + R].iter().fold(SEGMENT, |from, sees| from.min(sees.start));
-        let to: [usize; R] = std::array::from_fn(|r| self.over.sees[first + r].end);
-        let rows = self.values.as_chunks::<16>().0;
-        let blocks = self.over.blocks;
-        let slot = |i: usize| blocks[i / KV_BLOCK] as usize * KV_BLOCK + i % KV_BLOCK;
-        let all = to.iter().fold(SEGMENT, |n, to| n.min(*to));
+        let inside = |i: usize| i.clamp(positions.start, positions.end);
+        let from = inside(self.sees_of::<R>(first).start);
+        let to: [usize; R] = std::array::from_fn(|r| inside(self.over.sees[first + r].end));
+        let all = to.iter().fold(positions.end, |n, to| n.min(*to)).max(from);
+        let p: &[Weights; R] = self.over.p[first..].first_chunk().expect("weights of all queries");
+        let slot = self.over.blocks[positions.start / KV_BLOCK] as usize * KV_BLOCK;
+        let rows = &self.values.as_chunks::<16>().0[slot * stride..];
         let mut sum = [[l.splat(0.0); C]; R];
-        for block in (from / KV_BLOCK * KV_BLOCK..all).step_by(KV_BLOCK) {
-            let rows = &rows[slot(block) * stride..];
-            for i in block.max(from)..all.min(block + KV_BLOCK) {
-                self.over.ahead[1].ask(l);
-                let value: [L::F; C] = V::values(l, &rows[(i - block) * stride..][..stride], d, c);
-                for r in 0..R {
-                    let p = l.splat(p[r].as_flattened()[i]);
-                    for j in 0..C {
-                        sum[r][j] = l.fma(p, value[j], sum[r][j]);
-                    }
+        for (r, sum) in sum.iter_mut().enumerate() {
+            for (sum, out) in sum.iter_mut().zip(&self.over.out[(first + r) * width + c..]) {
+                *sum = l.load(out);
+            }
+        }
+        for i in from..all {
+            self.over.ahead[1].ask(l);
+            let value: [L::F; C] = V::values(l, &rows[(i - positions.start) * stride..][..stride], d, c);
+            for r in 0..R {
+                let p = l.splat(p[r].as_flattened()[i]);
+                for j in 0..C {
+                    sum[r][j] = l.fma(p, value[j], sum[r][j]);
                 }
             }
         }
         // Positions that only some of the queries see.
         for r in 0..R {
-            for i in all.max(from)..to[r] {
-                let value: [L::F; C] = V::values(l, &rows[slot(i) * stride..][..stride], d, c);
+            for i in all..to[r] {
+                let value: [L::F; C] = V::values(l, &rows[(i - positions.start) * stride..][..stride], d, c);
                 let p = l.splat(p[r].as_flattened()[i]);
                 for j in 0..C {
                     sum[r][j] = l.fma(p, value[j], sum[r][j]);

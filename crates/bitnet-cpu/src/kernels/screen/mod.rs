@@ -81,9 +81,9 @@ fn scores_many(isa: Isa) -> bool {
     }
 }
 
-/// What a code of `Q6_K` and its scale become where many tokens are scored at once: an eighth of the digits of their product.
-fn coarse_code(q: i32, scale: i32) -> i32 {
-    ((((q * scale) >> 4) + 1) >> 1).clamp(-128, 127)
+/// What the product of a code of `Q6_K` and its scale becomes where many tokens are scored at once: its digits but the last five.
+fn coarse_code(product: i16) -> i16 {
+    (((product >> 4) + 1) >> 1).clamp(-128, 127)
 }
 
 /// Rows that a token picks at most, besides those that it names; with more of them all are computed.

@@ -107,18 +107,26 @@ fn missed_by_coarse_codes(row: &[u8]) -> f64 {
     let mut missed = 0.0;
     for raw in row.as_chunks::<210>().0 {
         let d = f64::from(f16::from_le_bytes([raw[208], raw[209]]).to_f32());
-        let mut squares = 0i64;
-        for half in 0..2 {
-            for i in 0..128 {
-                let low = raw[64 * half + i % 64] >> (4 * (i / 64)) & 15;
-                let high = raw[128 + 32 * half + i % 32] >> (2 * (i / 32)) & 3;
-                let q = i32::from(low | high << 4) - 32;
-                let scale = i32::from(raw[192 + 8 * half + i / 16] as i8);
-                let miss = i64::from(q * scale - 32 * super::coarse_code(q, scale));
-                squares += miss * miss;
+        let mut squares = 0i32;
+        for (group, scale) in raw[192..208].iter().enumerate() {
+            // Sixteen codes that share a scale: eight such groups in each half of the block.
+            let (half, quarter, part) = (group / 8, group % 8 / 2, group % 2 * 16);
+            let low: &[u8; 16] =
+                raw[64 * half + 32 * (quarter % 2) + part..].first_chunk().expect("the low digits");
+            let high: &[u8; 16] = raw[128 + 32 * half + part..].first_chunk().expect("the high digits");
+            let scale = i16::from(*scale as i8);
+            // A product is missed by 32 at most, so sixteen squares fit.
+            let mut sum = 0i16;
+            for (low, high) in low.iter().zip(high) {
+                let low = i16::from(*low) >> (4 * (quarter / 2)) & 15;
+                let high = i16::from(*high) >> (2 * quarter) & 3;
+                let product = ((low | high << 4) - 32) * scale;
+                let miss = product - 32 * super::coarse_code(product);
+                sum += miss * miss;
             }
+            squares += i32::from(sum);
         }
-        missed += d * d * squares as f64;
+        missed += d * d * f64::from(squares);
     }
     missed
 }
