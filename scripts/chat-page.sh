@@ -15,7 +15,7 @@ cp scripts/chat-page.mjs "$work/run/"
 "$bitnet" serve tests/fixtures/bitnet-packed --port 0 2>"$work/run/log" &
 server=$!
 tries=0
-until grep -q '^ready' "$work/run/log"; do
+until grep -qs '^ready' "$work/run/log"; do
     tries=$((tries + 1))
     [ "$tries" -lt 100 ] || { cat "$work/run/log"; exit 1; }
     sleep 0.1

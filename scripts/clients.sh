@@ -32,7 +32,7 @@ venv lm-eval aiohttp==3.14.5 datasets==5.2.0 dill==0.4.1 evaluate==0.4.6 jinja2=
 "$bitnet" serve "$model" --port 0 2>"$work/log" &
 server=$!
 tries=0
-until grep -q '^ready' "$work/log"; do
+until grep -qs '^ready' "$work/log"; do
     tries=$((tries + 1))
     [ "$tries" -lt 100 ] || { cat "$work/log"; exit 1; }
     sleep 0.1

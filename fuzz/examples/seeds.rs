@@ -1,7 +1,9 @@
 //! Writes the seeds of every target into `corpus/`: small files that are whole, for the fuzzers to damage.
 
+use bitnet_formats::gguf;
+use bitnet_inference::{GenerateOptions, LoadOptions, Model, OpenOptions};
 use bitnet_testkit::files::safetensors;
-use bitnet_testkit::tiny;
+use bitnet_testkit::{adapter, tiny};
 use std::fs;
 use std::io::Result;
 use std::path::Path;
@@ -19,6 +21,22 @@ const PICKLE: &[u8] = b"\x80\x02}(X\x19\0\0\0model.embed_tokens.weightctorch._ut
 ctorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x10tQK\0(K\x04K\x04t(K\x04K\x01t\x89ccollections\nOrderedDict\n)RtR\
 X\x05\0\0\0state}q\x01(X\x01\0\0\0ah\0((X\x07\0\0\0storagectorch\nByteStorage\nX\x01\0\0\x001X\x03\0\0\0cpuK\0tQK\0(K\0t(K\x01t\
 \x89NtR]G@\x08\0\0\0\0\0\0a\x85uu.";
+
+/// A session of the small model with an answer of a few tokens.
+fn session() -> Vec<u8> {
+    let checkpoint = gguf::read(Path::new("seed"), tiny::gguf().bytes().into()).expect("it is whole");
+    let load = LoadOptions { cache: Some(256), ..LoadOptions::default() };
+    let options = OpenOptions { load, ..OpenOptions::default() };
+    let mut model = Model::from_checkpoint(&checkpoint, &options, &mut |_, _| {}).expect("it is whole");
+    let options = GenerateOptions { max_tokens: Some(4), ..GenerateOptions::default() };
+    let mut generation = model.generate(&[0, 3, 4], options).expect("it is a prompt");
+    generation.by_ref().for_each(drop);
+    let ids = [&[0, 3, 4], generation.tokens()].concat();
+    drop(generation);
+    let path = std::env::temp_dir().join("bitnet-fuzz-seed");
+    model.save_session(&path, &ids).expect("the disk has room");
+    fs::read(&path).expect("it was written")
+}
 
 fn main() -> Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -71,6 +89,19 @@ fn main() -> Result<()> {
     ] {
         seed("tokenizer", name, &data)?;
     }
+    let folder = corpus.join("adapter");
+    fs::create_dir_all(&folder)?;
+    adapter::write(&folder, &adapter::config(2), &tiny::modules(), 2, 1);
+    let file = |name: &str| fs::read(folder.join(name));
+    let (config, tensors) = (file("adapter_config.json")?, file("adapter_model.safetensors")?);
+    seed("adapter", "lora", &[&config[..], &[0], &tensors].concat())?;
+    fs::remove_file(folder.join("adapter_config.json"))?;
+    fs::remove_file(folder.join("adapter_model.safetensors"))?;
+    let session = session();
+    seed("session", "whole", &[&[0], &session[..]].concat())?;
+    // Without the head, but for two bytes of the header's length, and without the checksum.
+    let sealed = [&[1], &session[12..14], &session[20..session.len() - 32]].concat();
+    seed("session", "sealed", &sealed)?;
     for (i, template) in TEMPLATES.iter().enumerate() {
         seed("template", &i.to_string(), template.as_bytes())?;
     }

@@ -43,7 +43,8 @@ impl Progress {
     ) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = (terminal && !quiet).then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            // Whatever is set before its first step would draw it.
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
             bar.set_position(from as u64);
             bar.reset_eta();
             let style = ProgressStyle::with_template(template);
@@ -57,6 +58,9 @@ impl Progress {
         let time = self.begin.elapsed();
         let line = self.line(done, all, time);
         if let Some(bar) = self.bar.as_ref().filter(|_| time >= PATIENCE) {
+            if bar.is_hidden() {
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         }

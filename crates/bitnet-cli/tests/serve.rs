@@ -23,6 +23,7 @@ fn what_cannot_be_served_is_refused() {
     serve(&["--parallel", "0"], 2, &["--parallel"]);
     serve(&["--ssl-cert-file", "/nowhere", "--ssl-key-file", "/nowhere"], 2, &["--tls-cert", "/nowhere"]);
     serve(&["--log-level", "x=loud"], 2, &["--log-level"]);
+    refused(&["serve", "--port", "0"], 2, &["no model is named", "BITNET_MODEL"]);
     refused(&["serve", &path, &path, "--port", "0"], 2, &["--alias"]);
     for wrong in [&["--rate-limit", "0"][..], &["--tls-cert", "/nowhere"], &["--otlp-headers", "x"]] {
         let ran = bitnet(&[&["serve", &path], wrong].concat());
@@ -46,11 +47,15 @@ fn start(args: &[&str]) -> (Child, String, impl Iterator<Item = String> + use<>)
 }
 
 fn ask(address: &str, headers: &str, model: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
     let body = format!(
         r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "hi"}}], "max_tokens": 4}}"#
     );
-    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close{headers}");
+    post(address, "/v1/chat/completions", headers, &body)
+}
+
+fn post(address: &str, path: &str, headers: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close{headers}");
     write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
@@ -72,6 +77,33 @@ fn it_answers_and_ends_when_told() {
         assert!(reply.contains(&format!("\"model\":\"{model}\"")), "{reply}");
     }
     assert!(ask(&address, "", "absent").starts_with("HTTP/1.1 404"));
+    end(child);
+}
+
+#[test]
+fn what_requests_and_flags_leave_open_the_model_says() {
+    let folder = Folder::with_model();
+    folder.write("generation_config.json", r#"{"temperature": 0.0, "top_k": 7, "top_p": 0.9}"#);
+    let text = |address: &str, sampling: &str| {
+        let reply = post(
+            address,
+            "/v1/completions",
+            "",
+            &format!(r#"{{"prompt": "the", "max_tokens": 24, "ignore_eos": true, "seed": {sampling}}}"#),
+        );
+        let body = reply.split_once("\r\n\r\n").unwrap().1;
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {reply}"));
+        body["choices"][0]["text"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned()
+    };
+    let (child, address, _lines) = start(&[&folder.path()]);
+    let greedy = text(&address, "1");
+    assert_eq!(greedy, text(&address, r#"2, "temperature": 0"#), "the model says greedy");
+    let drawn = text(&address, r#"1, "temperature": 5, "min_p": 0"#);
+    assert_ne!(drawn, greedy, "a request says otherwise");
+    end(child);
+    let (child, address, _lines) = start(&[&folder.path(), "--temp", "5", "--min-p", "0"]);
+    assert_eq!(text(&address, "1"), drawn, "flags say otherwise, and leave the rest to the model");
+    assert_ne!(text(&address, r#"1, "top_k": 0, "top_p": 1"#), drawn);
     end(child);
 }
 

@@ -254,6 +254,89 @@ fn lines_are_broken_where_the_terminal_ends_now() {
     assert!(screen.contains(&line.repeat(3)), "{screen}");
 }
 
+/// The messages that `/save` writes.
+fn messages(terminal: &mut Terminal, file: &str) -> Vec<(String, String)> {
+    let _ = std::fs::remove_file(file);
+    terminal.type_in(&format!("/save {file}\r"));
+    terminal.shows(" messages in");
+    terminal.prompt("");
+    let talk: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let word = |v: &serde_json::Value| v.as_str().unwrap().to_owned();
+    talk["messages"].as_array().unwrap().iter().map(|m| (word(&m["role"]), word(&m["content"]))).collect()
+}
+
+#[test]
+fn what_is_pasted_is_one_message() {
+    let folder = Folder::new();
+    let file = text(&folder.at("talk.json"));
+    let mut terminal = chat(&folder, "yes", &[], &[]);
+    // Terminals send line ends as the key for them.
+    terminal.type_in("\x1b[200~one\r/exit\r\rhere\x1b[201~");
+    terminal.until("all lines", |screen| screen.trim_end().ends_with("here"));
+    // Ctrl-J, and then the message ends.
+    terminal.type_in("\nlast\r");
+    terminal.shows("tokens/s");
+    terminal.prompt("");
+    assert_eq!(messages(&mut terminal, &file)[0].1, "one\n/exit\n\nhere\nlast");
+    terminal.type_in("/exit\r");
+    assert_eq!(terminal.code(), Some(0));
+}
+
+#[test]
+fn a_conversation_that_was_saved_goes_on() {
+    let folder = Folder::new();
+    let file = text(&folder.at("talk.json"));
+    let said = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+    let talk = serde_json::json!({"messages": [said("system", "Be kind."), said("user", "one"), said("assistant", "two")]});
+    let old = folder.write("old.json", talk.to_string());
+    let mut terminal = chat(&folder, "yes", &[], &[]);
+    terminal.type_in("/load /no/such/talk.json\r");
+    terminal.shows("/no/such/talk.json: ");
+    terminal.prompt("");
+    let wrong = folder.write("wrong.json", "[1]");
+    terminal.type_in(&format!("/load {wrong}\r"));
+    terminal.shows("no list of messages");
+    terminal.prompt("");
+    terminal.type_in(&format!("/load {old}\r"));
+    terminal.shows("3 messages");
+    terminal.prompt("");
+    // The last answer is made anew, and then another message follows it.
+    for line in ["/regen\r", "\x0cthree\r"] {
+        terminal.type_in(line);
+        terminal.shows("tokens/s");
+        terminal.prompt("");
+    }
+    let contents: Vec<String> =
+        messages(&mut terminal, &file).into_iter().map(|(_, content)| content).collect();
+    assert_eq!(contents, ["Be kind.", "one", "yes", "three", "yes"]);
+    terminal.type_in("/exit\r");
+    assert_eq!(terminal.code(), Some(0));
+}
+
+#[test]
+fn lines_of_an_answer_on_its_way_are_broken_at_the_new_end() {
+    let folder = Folder::new();
+    let (wide, narrow) = ("eleven char ".repeat(6), "eleven char ".repeat(3));
+    let slow = ["--isa", "scalar", "-t", "1", "-n", "-1"];
+    let mut terminal = chat(&folder, &"eleven char ".repeat(150), &slow, &[]);
+    // The answer may have ended before the terminal has its new size; it has not every time.
+    for attempt in 0..20 {
+        terminal.resize(80);
+        let message = format!("> hello{attempt}");
+        terminal.type_in(&format!("\x0c{}\r", &message[2..]));
+        terminal.until("an answer", |screen| screen.lines().any(|l| l.trim_end() == wide.trim_end()));
+        terminal.resize(40);
+        terminal.shows("tokens/s");
+        terminal.prompt("");
+        if terminal.screen().lines().filter(|l| l.trim_end() == narrow.trim_end()).count() > 2 {
+            terminal.type_in("/exit\r");
+            assert_eq!(terminal.code(), Some(0));
+            return;
+        }
+    }
+    panic!("no answer was on its way:\n{}", terminal.screen());
+}
+
 #[test]
 fn an_interrupt_stops_the_answer_and_not_the_program() {
     let folder = Folder::new();

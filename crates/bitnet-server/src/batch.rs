@@ -1,5 +1,6 @@
 //! Many requests without a socket: each goes through the routes as if it had come over one.
 
+use crate::run::runtime;
 use crate::{Server, router};
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, header};
@@ -40,7 +41,7 @@ pub fn run_calls(
     concurrency: usize,
     each: &mut dyn FnMut(Reply) -> bool,
 ) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = runtime()?;
     let router = router(server);
     let mut calls = calls.into_iter();
     runtime.block_on(async {

@@ -147,10 +147,17 @@ impl Fields {
     }
 
     /// The engine's request, but for its prompt.
-    pub fn request(mut self, server: &Server, model: &Served, client: &Client) -> Result<Request, ApiError> {
-        let form = self.form()?;
-        let form = form.map(|form| model.forms()?.compile(&form).map_err(ApiError::from)).transpose()?;
-        let defaults = server.options.defaults.clone();
+    pub async fn request(
+        mut self,
+        server: &Server,
+        model: &Served,
+        client: &Client,
+    ) -> Result<Request, ApiError> {
+        let form = match self.form()? {
+            Some(form) => Some(model.compile(form).await?),
+            None => None,
+        };
+        let defaults = model.defaults.clone();
         let count = |v: i64| usize::try_from(v).unwrap_or(usize::MAX);
         let mut sampling = defaults.sampling;
         let set = |to: &mut f64, value: Option<f64>| *to = value.unwrap_or(*to);

@@ -2,10 +2,12 @@
 
 use crate::trace::Trace;
 use crate::{ApiError, Server, page};
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +16,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Routes that tell nothing of anybody: they need no key.
 const OPEN: [&str; 7] =
     ["/health", "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/", "/docs/{*rest}"];
+
+/// Bytes of a refused body that are read all the same.
+const DROPPED: usize = 64 << 20;
 
 /// Who asks.
 #[derive(Clone)]
@@ -42,6 +47,9 @@ pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Reques
                 let admitted = if method == Method::POST { server.admit(&client) } else { Ok(()) };
                 request.extensions_mut().insert(client);
                 match admitted {
+                    Ok(()) if is_too_large(&server, &request) => {
+                        refuse_body(server.options.body_limit, request).await
+                    }
                     Ok(()) => next.run(request).await,
                     Err(e) => e.into_response(),
                 }
@@ -76,6 +84,25 @@ pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Reques
     server.metrics.add(method.as_str(), &path, status, took);
     tracing::info!(%method, path, status, id, ms = took.as_secs_f64() * 1e3, "request");
     response
+}
+
+/// Whether a request says itself that its body is larger than any that is taken.
+fn is_too_large(server: &Server, request: &Request) -> bool {
+    request.body().size_hint().lower() > server.options.body_limit as u64
+}
+
+/// Refuses a body before any of it is kept. What the client sends meanwhile is read and dropped, for a connection that is closed
+/// while it sends would lose the answer; a client that waits to be told is told at once.
+async fn refuse_body(limit: usize, request: Request) -> Response {
+    let waits = request.headers().contains_key(header::EXPECT);
+    let mut parts = request.into_body().into_data_stream();
+    let mut left = if waits { 0 } else { DROPPED };
+    while left > 0 {
+        let Some(Ok(part)) = parts.next().await else { break };
+        left = left.saturating_sub(part.len());
+    }
+    let message = format!("the body has more than {limit} bytes");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).into_response()
 }
 
 /// The caller's own id, if it can be put into a header and a line of a log; a fresh one else.

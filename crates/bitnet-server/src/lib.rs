@@ -6,6 +6,7 @@
 
 mod answer;
 mod anthropic;
+mod aside;
 mod auth;
 mod batch;
 mod embed;
@@ -39,7 +40,7 @@ pub use auth::Keys;
 pub use batch::{Call, Reply, run_calls};
 pub use error::ApiError;
 pub use models::Open;
-pub use options::{ModelCard, ServeOptions};
+pub use options::{ModelCard, Opened, ServeOptions};
 pub use run::{Running, ServeError, serve};
 pub use state::{Server, router};
 pub use tls::{Tls, TlsError};

@@ -1,19 +1,19 @@
 //! The models of a server: which there are, which are loaded, which a request means.
 
+use crate::aside::aside;
 use crate::metrics::Metrics;
-use crate::options::ModelCard;
+use crate::options::{ModelCard, Opened};
 use crate::state::Served;
 use crate::{ApiError, Server};
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
-use bitnet_inference::engine::Engine;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, PoisonError, RwLock};
 use utoipa::ToSchema;
 
 /// Loads a model; run whenever it is needed again. An error is told to whoever asked for it.
-pub type Open = dyn Fn() -> Result<(Engine, ModelCard), String> + Send + Sync;
+pub type Open = dyn Fn() -> Result<Opened, String> + Send + Sync;
 
 /// In the order in which they came: the first one loaded is meant by a request that names none.
 #[derive(Default)]
@@ -224,8 +224,9 @@ impl Server {
 
     fn load_again(&self, id: &str) -> Result<(), ApiError> {
         let Some(open) = self.models.begin(id)? else { return Ok(()) };
-        let loaded = open().and_then(|(engine, card)| {
-            self.load(engine, ModelCard { id: id.to_owned(), ..card }).map_err(|e| e.to_string())
+        let loaded = open().and_then(|opened| {
+            let card = ModelCard { id: id.to_owned(), ..opened.card };
+            self.load(Opened { card, ..opened }).map_err(|e| e.to_string())
         });
         loaded.map_err(|why| {
             self.models.set(id, State::Failed(why.clone()));
@@ -266,8 +267,7 @@ pub(crate) async fn load(
 ) -> Result<Json<Success>, ApiError> {
     let _open = server.ticket(None)?;
     let asked = Arc::clone(&server);
-    let work = tokio::task::spawn_blocking(move || asked.load_again(&request.model));
-    work.await.map_err(|e| ApiError::internal(e.to_string()))??;
+    aside(move || asked.load_again(&request.model)).await?;
     Ok(Json(Success { success: true }))
 }
 

@@ -1,7 +1,7 @@
 //! What a server is told when it starts.
 
 use crate::{Keys, Tls, TraceOptions};
-use bitnet_inference::engine::Request;
+use bitnet_inference::engine::{Engine, Request};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -10,8 +10,6 @@ use std::time::Duration;
 pub struct ServeOptions {
     /// Keys that open the routes; none are needed where there are none.
     pub keys: Keys,
-    /// What requests leave open.
-    pub defaults: Request,
     /// Bytes of a request's body at most.
     pub body_limit: usize,
     /// Prompts of one request, counted with their choices, at most.
@@ -36,7 +34,6 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             keys: Keys::default(),
-            defaults: Request::default(),
             body_limit: 4 << 20,
             answers_limit: 1024,
             rate: None,
@@ -48,6 +45,16 @@ impl Default for ServeOptions {
             drain: Duration::from_secs(30),
         }
     }
+}
+
+/// A model that is ready to be served.
+pub struct Opened {
+    /// What answers.
+    pub engine: Engine,
+    /// What clients are told.
+    pub card: ModelCard,
+    /// What requests leave open.
+    pub defaults: Request,
 }
 
 /// What clients are told about a model.

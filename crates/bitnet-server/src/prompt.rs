@@ -1,6 +1,7 @@
 //! Prompts: as text or as token ids, one or many.
 
 use crate::ApiError;
+use crate::aside::aside;
 use crate::state::Served;
 use serde_json::Value;
 use std::sync::Arc;
@@ -73,6 +74,5 @@ pub(crate) async fn encode(model: &Arc<Served>, prompts: Prompts) -> Result<Vec<
             Ok(if ids.is_empty() { tokenizer.bos().into_iter().collect() } else { ids })
         }
     };
-    let work = move || prompts.0.into_iter().map(one).collect();
-    tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::internal(e.to_string()))?
+    aside(move || prompts.0.into_iter().map(one).collect()).await
 }

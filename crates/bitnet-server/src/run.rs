@@ -60,7 +60,7 @@ pub fn serve(server: Arc<Server>, address: SocketAddr) -> Result<Running, ServeE
     if !address.ip().is_loopback() && server.options.keys.is_open() {
         return Err(ServeError::Open { address });
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = runtime()?;
     let bind = |source| ServeError::Bind { address, source };
     let listener = runtime.block_on(TcpListener::bind(address)).map_err(bind)?;
     let address = listener.local_addr()?;
@@ -77,6 +77,16 @@ pub fn serve(server: Arc<Server>, address: SocketAddr) -> Result<Running, ServeE
         Some(tls) => runtime.spawn(answer(tls.listener(listener), app, ending, closed)),
     };
     Ok(Running { address, runtime, end, task, server })
+}
+
+/// The threads of a server: two for what does not wait, and some for what takes a while ([`crate::aside`]). Each keeps memory of
+/// its own for the allocator, so that there are not as many as clients.
+pub(crate) fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
 }
 
 /// Answers until the end has come and every connection is closed.

@@ -1,9 +1,10 @@
 //! What every route shares.
 
+use crate::aside::aside;
 use crate::frame::{Client, frame};
 use crate::metrics::HttpMetrics;
 use crate::models::Models;
-use crate::options::{ModelCard, ServeOptions};
+use crate::options::{ModelCard, Opened, ServeOptions};
 use crate::rate::Rates;
 use crate::trace::{Exporter, Trace};
 use crate::worker::Worker;
@@ -12,8 +13,8 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use bitnet_inference::engine::Engine;
-use bitnet_inference::{Forms, Pooling};
+use bitnet_inference::engine::Request;
+use bitnet_inference::{Constraint, Form, Forms, Pooling};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -36,6 +37,7 @@ pub struct Server {
 /// A loaded model.
 pub(crate) struct Served {
     pub card: ModelCard,
+    pub defaults: Request,
     pub worker: Worker,
     tokenizer: Option<Arc<Tokenizer>>,
     pub vocab: usize,
@@ -55,9 +57,10 @@ impl Served {
         })
     }
 
-    pub fn forms(&self) -> Result<Arc<Forms>, ApiError> {
+    pub async fn compile(&self, form: Form) -> Result<Constraint, ApiError> {
         self.tokenizer()?;
-        Ok(Arc::clone(self.forms.as_ref().expect("a tokenizer has its compiler of forms")))
+        let forms = Arc::clone(self.forms.as_ref().expect("a tokenizer has its compiler of forms"));
+        aside(move || Ok(forms.compile(&form)?)).await
     }
 
     pub fn template(&self) -> Result<&ChatTemplate, ApiError> {
@@ -91,14 +94,15 @@ impl Server {
     ///
     /// # Errors
     /// The operating system would not start a thread.
-    pub fn load(&self, engine: Engine, card: ModelCard) -> std::io::Result<()> {
+    pub fn load(&self, opened: Opened) -> std::io::Result<()> {
+        let Opened { engine, card, defaults } = opened;
         let id = card.id.clone();
         self.models.put(&id, |metrics| {
             let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());
             let (vocab, width) = (engine.config().vocab, engine.config().hidden);
             let (capacity, pooling) = (engine.capacity(), engine.pooling());
             let worker = Worker::start(engine, metrics)?;
-            Ok(Served { card, worker, tokenizer, vocab, capacity, width, pooling, forms })
+            Ok(Served { card, defaults, worker, tokenizer, vocab, capacity, width, pooling, forms })
         })
     }
 

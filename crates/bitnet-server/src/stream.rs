@@ -5,7 +5,8 @@ use crate::answer::Answers;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use bitnet_inference::engine::Event;
+use bitnet_inference::engine::{Event, Logprob, News};
+use bitnet_inference::{FinishReason, Timings};
 use futures_util::stream::unfold;
 use serde_json::Value;
 use std::convert::Infallible;
@@ -14,14 +15,39 @@ use std::time::Duration;
 /// Silence after which a comment shows that the stream is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Makes the chunks of a stream.
+/// A token of an answer, or text that was held back until its end.
+pub(crate) struct Piece {
+    pub id: Option<u32>,
+    pub text: String,
+    pub logprob: Option<Logprob>,
+}
+
+/// How an answer ended.
+pub(crate) struct End {
+    pub reason: FinishReason,
+    /// The stop string that ended it.
+    pub stop: Option<String>,
+    pub timings: Timings,
+}
+
+/// Makes the chunks of a stream; answers are told by the number of their choice.
 pub(crate) trait Chunks: Send {
     /// Those before any event.
-    fn begin(&mut self) -> Vec<Value>;
-    /// Those of an event.
-    fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError>;
-    /// Those behind the last one.
-    fn end(&mut self) -> Vec<Value>;
+    fn begin(&mut self) -> Vec<Value> {
+        Vec::new()
+    }
+    /// Those of log-probabilities of a prompt.
+    fn prompt(&mut self, _choice: usize, _logprobs: &[Logprob]) -> Vec<Value> {
+        Vec::new()
+    }
+    /// Those of a piece.
+    fn piece(&mut self, choice: usize, piece: Piece) -> Vec<Value>;
+    /// Those of an answer's end.
+    fn finished(&mut self, choice: usize, end: End) -> Vec<Value>;
+    /// Those behind the last answer's.
+    fn end(&mut self) -> Vec<Value> {
+        Vec::new()
+    }
     /// An error as a chunk.
     fn error(&self, error: &ApiError) -> Value {
         error.body()
@@ -98,7 +124,7 @@ impl Feed {
                     self.chunks.begin()
                 }
                 State::Open => match self.answers.next().await {
-                    Some(event) => self.chunks.event(event).unwrap_or_else(|e| self.fail(&e)),
+                    Some(event) => self.event(event),
                     None if self.answers.is_cut_off() => self.fail(&ApiError::stopped()),
                     None => {
                         self.state = State::Over;
@@ -115,6 +141,20 @@ impl Feed {
     /// Ends the answers where they are; their last chunks are still to come.
     pub fn cancel(&self) {
         self.answers.cancel();
+    }
+
+    fn event(&mut self, event: Event) -> Vec<Value> {
+        let choice = event.choice;
+        match event.news {
+            News::Prompt(logprobs) => self.chunks.prompt(choice, &logprobs),
+            News::Piece { id, text, logprob } => self.chunks.piece(choice, Piece { id, text, logprob }),
+            News::Finished { reason, stop, timings } => {
+                self.chunks.finished(choice, End { reason, stop, timings })
+            }
+            News::Failed(e) => self.fail(&ApiError::from(&*e)),
+            // No stream asks for one.
+            News::Embedding(_) => Vec::new(),
+        }
     }
 
     fn fail(&mut self, error: &ApiError) -> Vec<Value> {

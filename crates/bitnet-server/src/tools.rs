@@ -237,9 +237,17 @@ impl Held {
     }
 
     /// What was held when the text is whole: calls, or text after all.
-    pub fn end(&self) -> (&str, Vec<Call>) {
+    pub fn end(&self) -> (String, Vec<Call>) {
         let calls = self.tools.as_ref().map_or_else(Vec::new, |tools| tools.calls(&self.text).1);
-        (if calls.is_empty() { &self.text[self.given..] } else { "" }, calls)
+        let rest = if calls.is_empty() { &self.text[self.given..] } else { "" };
+        (rest.to_owned(), calls)
+    }
+
+    /// A whole text at once: what it says, and its calls.
+    pub fn whole(mut self, text: String) -> (String, Vec<Call>) {
+        let said = self.push(text);
+        let (rest, calls) = self.end();
+        (said + &rest, calls)
     }
 }
 

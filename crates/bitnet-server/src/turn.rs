@@ -1,6 +1,7 @@
 //! A conversation that is to be continued, in whatever API it came.
 
 use crate::answer::Answers;
+use crate::aside::aside;
 use crate::fields::Fields;
 use crate::frame::Client;
 use crate::state::Served;
@@ -48,7 +49,7 @@ impl Turn {
     pub async fn ask(self, server: &Arc<Server>, client: &Client) -> Result<Asked, ApiError> {
         let model = server.named(self.fields.model.as_deref())?;
         let tools = self.tools(&model)?;
-        let mut request = self.fields.request(server, &model, client)?;
+        let mut request = self.fields.request(server, &model, client).await?;
         request.logprobs = self.logprobs;
         request.stop.extend(self.stop);
         if let Some(form) = tools.as_ref().and_then(|tools| tools.form()) {
@@ -58,7 +59,7 @@ impl Turn {
                     "an answer cannot be a call and have another form too",
                 ));
             }
-            request.form = Some(model.forms()?.compile(&form)?);
+            request.form = Some(model.compile(form).await?);
         }
         request.prompt = prompt(&model, self.messages, self.template, tools.clone()).await?.1;
         let (choices, tokens) = (request.choices, request.prompt.len());
@@ -75,8 +76,7 @@ pub(crate) async fn prompt(
     tools: Option<Arc<Tools>>,
 ) -> Result<(String, Vec<u32>), ApiError> {
     let model = Arc::clone(model);
-    let work = move || render(&model, &messages, extra, tools.as_deref());
-    tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::internal(e.to_string()))?
+    aside(move || render(&model, &messages, extra, tools.as_deref())).await
 }
 
 fn render(

@@ -23,8 +23,9 @@ enum Order {
 struct Submission {
     request: Request,
     trace: Option<Arc<Trace>>,
-    subscriber: UnboundedSender<Event>,
-    reply: oneshot::Sender<Result<RequestId, GenerateError>>,
+    /// For the subscription, to cancel with. The thread has none of its own: it would never end.
+    orders: Sender<Order>,
+    reply: oneshot::Sender<Result<Subscription, GenerateError>>,
 }
 
 /// The way to the engine's thread. It ends when the last of these is gone.
@@ -92,13 +93,10 @@ impl Worker {
         request: Request,
         trace: Option<Arc<Trace>>,
     ) -> Result<Subscription, ApiError> {
-        let open = request.choices;
-        let (subscriber, events) = unbounded_channel();
         let (reply, answer) = oneshot::channel();
-        let order = Submission { request, trace, subscriber, reply };
+        let order = Submission { request, trace, orders: self.orders.clone(), reply };
         self.orders.send(Order::Submit(Box::new(order))).map_err(|_| ApiError::stopped())?;
-        let request = answer.await.map_err(|_| ApiError::stopped())??;
-        Ok(Subscription { request, events, orders: self.orders.clone(), open })
+        Ok(answer.await.map_err(|_| ApiError::stopped())??)
     }
 
     /// Asks or tells the engine something between two steps.
@@ -172,17 +170,16 @@ impl Desk {
     fn take(&mut self, order: Order) {
         match order {
             Order::Submit(submission) => {
-                let Submission { request, trace, subscriber, reply } = *submission;
-                let id = self.engine.submit(&request);
-                if let Ok(id) = &id {
-                    self.metrics.submitted(*id, request.choices);
-                    self.subscribers.insert(*id, subscriber);
-                    self.traced.extend(trace.map(|trace| (*id, Making::new(trace, request.choices))));
-                }
-                // A reply that nobody waits for is a request whose client has gone.
-                if let Err(Ok(id)) = reply.send(id) {
-                    self.engine.cancel(id);
-                }
+                let Submission { request, trace, orders, reply } = *submission;
+                let begun = self.engine.submit(&request).map(|id| {
+                    let (subscriber, events) = unbounded_channel();
+                    self.metrics.submitted(id, request.choices);
+                    self.subscribers.insert(id, subscriber);
+                    self.traced.extend(trace.map(|trace| (id, Making::new(trace, request.choices))));
+                    Subscription { request: id, events, orders, open: request.choices }
+                });
+                // Whoever hangs up before the reply is read drops the subscription in it, which cancels.
+                let _ = reply.send(begun);
             }
             Order::Cancel(id) => self.engine.cancel(id),
             Order::Do(work) => work(&mut self.engine),

@@ -1,5 +1,6 @@
 //! The smallest models that are whole: one layer, a vocabulary, a template. They are what damaged files are made from.
 
+use crate::adapter::{Module, projections};
 use crate::files::{Gguf, Key, Stored, huggingface};
 use crate::tensors::{Noise, f32s, hf_packed, i2_s, trits};
 use serde_json::{Value, json};
@@ -143,6 +144,11 @@ pub fn tokenizer() -> Value {
 /// `tokenizer_config.json`.
 pub fn tokenizer_config() -> Value {
     json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": TEMPLATE})
+}
+
+/// What an adapter can be beside.
+pub fn modules() -> Vec<Module> {
+    projections(1, HIDDEN, FFN, HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM)
 }
 
 /// Writes a whole Hugging Face directory.

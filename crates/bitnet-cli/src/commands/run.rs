@@ -72,8 +72,9 @@ impl Run {
             Some(prompt) => prompt,
             None => return Chat::with(path, self.model_flags, self.sampling, self.form).execute(quiet),
         };
-        let path = hub::locate(&path, quiet)?;
-        let mut model = self.model_flags.open_to_sample(&path, &mut self.sampling, quiet)?;
+        let (path, draft) = (hub::locate(&path, quiet)?, self.sampling.draft_model(quiet)?);
+        let mut model =
+            self.model_flags.open_to_sample(&path, draft.as_deref(), &mut self.sampling, quiet)?;
         let saved = match session.as_ref().filter(|_| goes_on) {
             Some(file) => model.load_session(file)?,
             None => Vec::new(),

@@ -2,11 +2,11 @@
 
 use crate::args::{self, ModelFlags, SamplingFlags};
 use crate::failure::{Failure, chain};
-use crate::hub;
+use crate::hub::{self, Located};
 use crate::logs::LogFlags;
-use bitnet_inference::engine::{Engine, EngineOptions, Request};
-use bitnet_inference::{GenerateError, LoadOptions, Model, ModelConfig};
-use bitnet_server::{Keys, ModelCard, ServeError, ServeOptions, Server, Tls, TraceOptions, serve};
+use bitnet_inference::engine::EngineOptions;
+use bitnet_inference::{GenerateError, LoadOptions, ModelConfig};
+use bitnet_server::{Keys, ModelCard, Opened, ServeError, ServeOptions, Server, Tls, TraceOptions, serve};
 use clap::Args;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -30,10 +30,10 @@ Examples:
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": true}'")]
 pub struct Serve {
     /// Models; requests that name none mean the first [path, org/repo[:file-or-quant][@revision], hf://org/repo]
-    #[arg(value_name = "MODEL", required_unless_present = "model")]
+    #[arg(value_name = "MODEL")]
     models: Vec<PathBuf>,
-    /// The model, by name; may be repeated
-    #[arg(short, long, value_name = "MODEL", env = "BITNET_MODEL", conflicts_with = "models")]
+    /// The model, by name; may be repeated [env: BITNET_MODEL, and `model` in bitnet.toml]
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "models")]
     model: Vec<PathBuf>,
     /// Address to listen on; one outside this machine needs a key
     #[arg(long, default_value = "127.0.0.1", env = "BITNET_HOST", help_heading = "Server")]
@@ -172,18 +172,16 @@ impl Serve {
             return Err(Failure::Usage("--parallel is 0; at least one answer has to be made".to_owned()));
         }
         self.logs.start(quiet)?;
-        let answers = self.sampling.options(&self.flags)?;
-        let sampling = answers.sampling.clone();
-        let server = Server::new(self.options(answers.into())?)?;
+        // What is wrong with flags is said before a model is loaded.
+        self.sampling.options(&self.flags)?;
+        let server = Server::new(self.options()?)?;
         let running = serve(server.clone(), SocketAddr::new(self.host, self.port))?;
         if !quiet {
             eprintln!("listening on {}://{}", running.scheme(), running.address());
         }
         for source in self.sources(quiet)? {
-            let (engine, card) = source.open()?;
-            sampling.validate(engine.config().vocab).map_err(GenerateError::from)?;
-            let id = card.id.clone();
-            server.load(engine, card)?;
+            server.load(source.open()?)?;
+            let id = source.id.clone();
             server.reopen(&id, Arc::new(move || source.open().map_err(|f| f.message().to_owned())));
         }
         if !quiet {
@@ -192,8 +190,8 @@ impl Serve {
         Ok(running.wait()?)
     }
 
-    /// How the server behaves; `defaults` is what requests leave open.
-    fn options(&self, defaults: Request) -> Result<ServeOptions, Failure> {
+    /// How the server behaves.
+    fn options(&self) -> Result<ServeOptions, Failure> {
         let keys = Keys::new(&self.api_key, self.api_key_file.clone())
             .map_err(|e| Failure::Usage(format!("--api-key-file: {e}")))?;
         let tls = match (&self.tls_cert, &self.tls_key) {
@@ -206,7 +204,6 @@ impl Serve {
         let traces = self.traces()?;
         Ok(ServeOptions {
             keys,
-            defaults,
             body_limit: self.body_limit,
             answers_limit: self.queue.saturating_add(self.parallel),
             rate: self.rate_limit,
@@ -240,8 +237,12 @@ impl Serve {
     /// The models, each with a name of its own.
     fn sources(&self, quiet: bool) -> Result<Vec<Source>, Failure> {
         let mut sources: Vec<Source> = Vec::new();
-        let (flags, sampling) = (Arc::new(self.flags.clone()), Arc::new(self.sampling.clone()));
-        for (at, model) in self.models.iter().chain(&self.model).enumerate() {
+        let draft = self.sampling.draft_model(quiet)?.map(Arc::new);
+        let mut models = [&self.models[..], &self.model].concat();
+        if models.is_empty() {
+            models.push(args::named(None)?);
+        }
+        for (at, model) in models.iter().enumerate() {
             let path = hub::locate(model, quiet)?;
             let id = self.alias.get(at).cloned().unwrap_or_else(|| name(&path));
             if sources.iter().any(|source| source.id == id) {
@@ -257,8 +258,9 @@ impl Serve {
             sources.push(Source {
                 path,
                 id,
-                flags: Arc::clone(&flags),
-                sampling: Arc::clone(&sampling),
+                draft: draft.clone(),
+                flags: self.flags.clone(),
+                sampling: self.sampling.clone(),
                 engine,
                 cache: self.cache_size,
                 quiet,
@@ -269,60 +271,57 @@ impl Serve {
 }
 
 /// Where a model comes from, at the start and whenever a client asks for it again.
-struct Source {
-    path: hub::Located,
-    id: String,
-    flags: Arc<ModelFlags>,
-    sampling: Arc<SamplingFlags>,
-    engine: EngineOptions,
-    cache: Option<usize>,
-    quiet: bool,
+pub struct Source {
+    pub path: Located,
+    /// What it is called in requests.
+    pub id: String,
+    /// The model that guesses ahead for it.
+    pub draft: Option<Arc<Located>>,
+    pub flags: ModelFlags,
+    pub sampling: SamplingFlags,
+    pub engine: EngineOptions,
+    /// Tokens that its cache holds; four contexts when `None`.
+    pub cache: Option<usize>,
+    pub quiet: bool,
 }
 
 impl Source {
-    fn open(&self) -> Result<(Engine, ModelCard), Failure> {
-        let (mut model, card) =
-            load(&self.path, Some(self.id.clone()), &self.flags, &self.sampling, self.cache, self.quiet)?;
+    pub fn open(&self) -> Result<Opened, Failure> {
+        let mut options = self.flags.options()?;
+        let checkpoint = bitnet_formats::open(&self.path)?;
+        let config = ModelConfig::read(&checkpoint).map_err(Failure::at(&self.path))?;
+        let context = options.load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
+        let cache = Some(self.cache.unwrap_or(context.saturating_mul(4)));
+        options.load.cache = cache;
+        let mut sampling = self.sampling.clone();
+        sampling.suit(&checkpoint.header);
+        let defaults = sampling.options(&self.flags)?;
+        defaults.sampling.validate(config.vocab).map_err(GenerateError::from)?;
+        let (mut model, _) = args::load(&self.path, &checkpoint, options, &self.flags.tuning, self.quiet)?;
+        if let Some(draft) = &self.draft {
+            self.flags.add_draft(draft, &mut model, cache, self.quiet)?;
+        }
         self.sampling.lora.load(&mut model)?;
-        Ok((model.into_engine(self.engine), card))
+        let (report, device) = (model.report(), model.device());
+        let card = ModelCard {
+            id: self.id.clone(),
+            created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            context: model.config().context,
+            params: report.ternary_weights + report.dense_weights,
+            size: report.weight_bytes as u64,
+            ftype: file_type(&checkpoint),
+            kernel: device.kernel.to_owned(),
+            isa: device.isa.to_owned(),
+            device: device.device.to_owned(),
+        };
+        Ok(Opened { engine: model.into_engine(self.engine), card, defaults: defaults.into() })
     }
 }
 
 /// What a model is called if nobody says otherwise.
-fn name(path: &Path) -> String {
+pub fn name(path: &Path) -> String {
     let stem = || path.file_stem().or(path.file_name()).map(|name| name.to_string_lossy().into_owned());
     hub::repository(path).or_else(stem).unwrap_or_else(|| "model".to_owned())
-}
-
-/// Loads a model with a cache for many requests: `cache` tokens, or four contexts.
-pub fn load(
-    path: &Path,
-    alias: Option<String>,
-    flags: &ModelFlags,
-    sampling: &SamplingFlags,
-    cache: Option<usize>,
-    quiet: bool,
-) -> Result<(Model, ModelCard), Failure> {
-    let mut options = flags.options()?;
-    let checkpoint = bitnet_formats::open(path)?;
-    let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
-    let context = options.load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
-    options.load.cache = Some(cache.unwrap_or(context.saturating_mul(4)));
-    let (mut model, _) = args::load(path, &checkpoint, options, &flags.tuning, quiet)?;
-    sampling.add_draft(&mut model, flags, options.load.cache, quiet)?;
-    let (report, device) = (model.report(), model.device());
-    let card = ModelCard {
-        id: alias.unwrap_or_else(|| name(path)),
-        created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        context: model.config().context,
-        params: report.ternary_weights + report.dense_weights,
-        size: report.weight_bytes as u64,
-        ftype: file_type(&checkpoint),
-        kernel: device.kernel.to_owned(),
-        isa: device.isa.to_owned(),
-        device: device.device.to_owned(),
-    };
-    Ok((model, card))
 }
 
 /// The type that most bytes of a file have.

@@ -53,6 +53,7 @@ fn main() { /* a
 | **long** | 200 |
 an unclosed **star, and `tick
 漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字
+a_word_that_goes_on_and_on_for_longer_than_any_line_is_and_then_some more
 ";
 
 #[test]
@@ -110,6 +111,21 @@ fn words_are_drawn_before_their_line_ends() {
     markdown.push("one two thr").unwrap();
     drop(markdown);
     assert_eq!(String::from_utf8(out).unwrap(), "one two");
+    // A word that is longer than a line is drawn as it comes.
+    let mut out = Vec::new();
+    let mut markdown = Markdown::new(&mut out, || 8);
+    markdown.push("see 0123456789ab").unwrap();
+    drop(markdown);
+    assert_eq!(String::from_utf8(out).unwrap(), "see\n0123456789ab");
+}
+
+#[test]
+fn a_word_that_is_longer_than_a_line_is_left_whole() {
+    let link = "x".repeat(70);
+    assert_eq!(
+        plain(&format!("- see {link} and some more words\n")),
+        format!("• see\n  {link} and some more\n  words\n")
+    );
 }
 
 #[test]

@@ -23,11 +23,26 @@ pub struct Wrap<W> {
     space: Option<Style>,
     /// The word in the making, in pieces of one style each.
     word: Vec<(Style, String)>,
+    /// Columns of it.
+    wide: usize,
+    /// It is longer than a line: it is drawn as it comes, and the terminal breaks it where it likes.
+    long: bool,
 }
 
 impl<W: Write> Wrap<W> {
     pub fn new(out: W, width: fn() -> usize) -> Self {
-        Self { out, width, column: 0, hang: String::new(), indent: 0, space: None, word: Vec::new() }
+        let (column, indent, wide) = (0, 0, 0);
+        Self {
+            out,
+            width,
+            column,
+            hang: String::new(),
+            indent,
+            space: None,
+            word: Vec::new(),
+            wide,
+            long: false,
+        }
     }
 
     pub fn width(&self) -> usize {
@@ -47,20 +62,25 @@ impl<W: Write> Wrap<W> {
         for c in text.chars() {
             if c.is_whitespace() {
                 self.place()?;
-                self.space = Some(style);
+                (self.space, self.long) = (Some(style), false);
                 continue;
             }
             // Between characters of two columns a line may break.
             let wide = c.width() == Some(2);
             if wide {
                 self.place()?;
+                self.long = false;
             }
             match self.word.last_mut() {
                 Some((last, piece)) if *last == style => piece.push(c),
                 _ => self.word.push((style, c.to_string())),
             }
+            self.wide += c.width().unwrap_or(0);
             if wide {
                 self.place()?;
+            } else if self.long || self.indent + self.wide >= self.width() {
+                self.place()?;
+                self.long = true;
             }
         }
         Ok(())
@@ -69,7 +89,7 @@ impl<W: Write> Wrap<W> {
     /// Ends the block.
     pub fn end(&mut self) -> Result<()> {
         self.place()?;
-        (self.column, self.indent, self.space) = (0, 0, None);
+        (self.column, self.indent, self.space, self.long) = (0, 0, None, false);
         writeln!(self.out)
     }
 
@@ -93,10 +113,12 @@ impl<W: Write> Wrap<W> {
         if self.word.is_empty() {
             return Ok(());
         }
-        let width: usize = self.word.iter().map(|(_, piece)| piece.width()).sum();
+        let (line, width) = (self.width().max(1), std::mem::take(&mut self.wide));
         let space = self.space.take();
         let column = self.column + usize::from(space.is_some());
-        if column + width > self.width() && self.column > self.indent {
+        if self.long {
+            // It goes on where it was.
+        } else if column + width > line && self.column > self.indent {
             write!(self.out, "\n{}", self.hang)?;
             self.column = self.indent;
         } else if let Some(style) = space.filter(|_| self.column > self.indent) {
@@ -108,6 +130,9 @@ impl<W: Write> Wrap<W> {
             write!(self.out, "{style}{piece}{style:#}")?;
         }
         self.column += width;
+        if self.column > line {
+            self.column = (self.column - 1) % line + 1;
+        }
         Ok(())
     }
 }

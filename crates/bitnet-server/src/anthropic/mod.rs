@@ -6,7 +6,7 @@ use crate::answer::Answer;
 use crate::fields::Fields;
 use crate::frame::{Client, fresh_id};
 use crate::json::Json;
-use crate::stream::{Chunks, Feed, Wire};
+use crate::stream::{Chunks, End, Feed, Piece, Wire};
 use crate::tools::{Call, Choice, Function, Held, Named};
 use crate::turn::{self, Turn};
 use crate::{ApiError, Server};
@@ -14,7 +14,6 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::FinishReason;
-use bitnet_inference::engine::{Event, News};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -265,11 +264,9 @@ impl Form {
         }
     }
 
-    fn whole(mut self, answer: Answer) -> Reply {
-        let mut text = self.held.push(answer.text);
-        let (rest, calls) = self.held.end();
-        text += rest;
+    fn whole(self, answer: Answer) -> Reply {
         let mut reply = self.message();
+        let (text, calls) = self.held.whole(answer.text);
         if let Some((reason, t)) = &answer.end {
             reply.stop_reason = Some(stop_reason(*reason, answer.stop.as_deref(), !calls.is_empty()));
             reply.usage = MessageUsage {
@@ -319,33 +316,28 @@ impl Chunks for Form {
         vec![json!({"type": "message_start", "message": self.message()})]
     }
 
-    fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
-        Ok(match event.news {
-            News::Prompt(_) | News::Embedding(_) => Vec::new(),
-            News::Piece { text, .. } => {
-                let text = self.held.push(text);
-                if text.is_empty() { Vec::new() } else { self.text(&text) }
-            }
-            News::Finished { reason, stop, timings } => {
-                let (rest, calls) = self.held.end();
-                let (rest, called) = (rest.to_owned(), !calls.is_empty());
-                // An answer without a word is an empty block.
-                let mut events =
-                    if !rest.is_empty() || !(called || self.speaks) { self.text(&rest) } else { Vec::new() };
-                if self.speaks {
-                    events.push(self.end_block());
-                }
-                for call in calls {
-                    events.extend(self.call(call));
-                }
-                let word = stop_reason(reason, stop.as_deref(), called);
-                let usage = json!({"output_tokens": timings.tokens});
-                let delta = json!({"stop_reason": word, "stop_sequence": stop});
-                events.push(json!({"type": "message_delta", "delta": delta, "usage": usage}));
-                events
-            }
-            News::Failed(e) => return Err(ApiError::from(&*e)),
-        })
+    fn piece(&mut self, _: usize, piece: Piece) -> Vec<Value> {
+        let text = self.held.push(piece.text);
+        if text.is_empty() { Vec::new() } else { self.text(&text) }
+    }
+
+    fn finished(&mut self, _: usize, end: End) -> Vec<Value> {
+        let (rest, calls) = self.held.end();
+        let called = !calls.is_empty();
+        // An answer without a word is an empty block.
+        let mut events =
+            if !rest.is_empty() || !(called || self.speaks) { self.text(&rest) } else { Vec::new() };
+        if self.speaks {
+            events.push(self.end_block());
+        }
+        for call in calls {
+            events.extend(self.call(call));
+        }
+        let word = stop_reason(end.reason, end.stop.as_deref(), called);
+        let usage = json!({"output_tokens": end.timings.tokens});
+        let delta = json!({"stop_reason": word, "stop_sequence": end.stop});
+        events.push(json!({"type": "message_delta", "delta": delta, "usage": usage}));
+        events
     }
 
     fn end(&mut self) -> Vec<Value> {

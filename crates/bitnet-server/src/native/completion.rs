@@ -5,12 +5,12 @@ use crate::fields::Fields;
 use crate::frame::Client;
 use crate::json::{Json, value};
 use crate::prompt::{self, Prompts};
-use crate::stream::{Chunks, Feed, Wire};
+use crate::stream::{self, Chunks, End, Feed, Wire};
 use crate::{ApiError, Server};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bitnet_inference::engine::{Event, Logprob, News, Request};
+use bitnet_inference::engine::{Logprob, Request};
 use bitnet_inference::{FinishReason, Timings};
 use bitnet_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,7 @@ pub(crate) async fn create(
     let streams = completion.fields.streams();
     let many = completion.prompt.as_array().is_some_and(|list| !list.first().is_some_and(Value::is_number));
     let prompts = prompt::encode(&model, Prompts::read(completion.prompt, "prompt")?).await?;
-    let mut request = completion.fields.request(&server, &model, &client)?;
+    let mut request = completion.fields.request(&server, &model, &client).await?;
     request.logprobs = completion.n_probs.filter(|n| *n > 0);
     let answers = prompts.len().saturating_mul(request.choices);
     let form = Form {
@@ -198,37 +198,23 @@ impl Form {
 }
 
 impl Chunks for Form {
-    fn begin(&mut self) -> Vec<Value> {
-        Vec::new()
+    fn piece(&mut self, index: usize, piece: stream::Piece) -> Vec<Value> {
+        self.predicted[index] += usize::from(piece.id.is_some());
+        if piece.text.is_empty() && piece.logprob.is_none() && !self.tokens {
+            return Vec::new();
+        }
+        vec![value(&Piece {
+            index,
+            content: piece.text,
+            tokens: if self.tokens { piece.id.into_iter().collect() } else { Vec::new() },
+            id_slot: -1,
+            stop: false,
+            tokens_predicted: self.predicted[index],
+            completion_probabilities: self.probabilities(piece.logprob.as_slice()),
+        })]
     }
 
-    fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
-        let index = event.choice;
-        Ok(match event.news {
-            News::Prompt(_) | News::Embedding(_) => Vec::new(),
-            News::Piece { id, text, logprob } => {
-                self.predicted[index] += usize::from(id.is_some());
-                if text.is_empty() && logprob.is_none() && !self.tokens {
-                    return Ok(Vec::new());
-                }
-                vec![value(&Piece {
-                    index,
-                    content: text,
-                    tokens: if self.tokens { id.into_iter().collect() } else { Vec::new() },
-                    id_slot: -1,
-                    stop: false,
-                    tokens_predicted: self.predicted[index],
-                    completion_probabilities: self.probabilities(logprob.as_slice()),
-                })]
-            }
-            News::Finished { reason, stop, timings } => {
-                vec![value(&self.last(index, reason, stop, &timings))]
-            }
-            News::Failed(e) => return Err(ApiError::from(&*e)),
-        })
-    }
-
-    fn end(&mut self) -> Vec<Value> {
-        Vec::new()
+    fn finished(&mut self, index: usize, end: End) -> Vec<Value> {
+        vec![value(&self.last(index, end.reason, end.stop, &end.timings))]
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod completion;
 
+use crate::aside::aside;
 use crate::json::Json;
 use crate::{ApiError, Server, turn};
 use axum::extract::State;
@@ -46,7 +47,7 @@ pub(crate) async fn tokenize(
     Json(request): Json<Tokenize>,
 ) -> Result<axum::Json<Tokens>, ApiError> {
     let tokenizer = Arc::clone(server.named(request.model.as_deref())?.tokenizer()?);
-    let work = tokio::task::spawn_blocking(move || {
+    let work = aside(move || {
         let ids = tokenizer
             .encode(&request.content, request.add_special)
             .map_err(|e| ApiError::internal(e.to_string()))?;
@@ -54,9 +55,9 @@ pub(crate) async fn tokenize(
             false => Token::Id(id),
             true => Token::Piece { id, piece: crate::answer::token(&tokenizer, id).0 },
         };
-        Ok::<_, ApiError>(Tokens { tokens: ids.into_iter().map(token).collect() })
+        Ok(Tokens { tokens: ids.into_iter().map(token).collect() })
     });
-    Ok(axum::Json(work.await.map_err(|e| ApiError::internal(e.to_string()))??))
+    Ok(axum::Json(work.await?))
 }
 
 #[derive(Deserialize, ToSchema)]

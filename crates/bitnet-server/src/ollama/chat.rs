@@ -4,14 +4,13 @@ use super::{Failure, Options, Summary, error_line, now, refuse_images};
 use crate::answer::Answer;
 use crate::frame::Client;
 use crate::json::{Json, value};
-use crate::stream::{Chunks, Feed, Wire};
+use crate::stream::{Chunks, End, Feed, Piece, Wire};
 use crate::tools::{Call, Held, Tool};
 use crate::turn::Turn;
 use crate::{ApiError, Server};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bitnet_inference::engine::{Event, News};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -116,9 +115,8 @@ pub(crate) async fn create(
     let Json(chat) = body?;
     if chat.messages.is_empty() {
         let model = server.named(Some(&chat.model))?.card.id.clone();
-        let form = Form { model, held: Held::new(None) };
         let summary = Some(Summary::of_nothing());
-        let nothing = form.line(String::new(), Vec::new());
+        let nothing = line(model, String::new(), Vec::new());
         return Ok(axum::Json(Chatted { done: true, summary, ..nothing }).into_response());
     }
     let turn = Turn {
@@ -141,50 +139,39 @@ struct Form {
     held: Held,
 }
 
+fn line(model: String, content: String, calls: Vec<Call>) -> Chatted {
+    let called =
+        |call: Call| Called { function: CalledFunction { name: call.name, arguments: call.arguments } };
+    let tool_calls = calls.into_iter().map(called).collect();
+    let message = Said { role: "assistant", content, tool_calls };
+    Chatted { model, created_at: now(), message, done: false, summary: None }
+}
+
 impl Form {
     fn line(&self, content: String, calls: Vec<Call>) -> Chatted {
-        let called =
-            |call: Call| Called { function: CalledFunction { name: call.name, arguments: call.arguments } };
-        let tool_calls = calls.into_iter().map(called).collect();
-        let message = Said { role: "assistant", content, tool_calls };
-        Chatted { model: self.model.clone(), created_at: now(), message, done: false, summary: None }
+        line(self.model.clone(), content, calls)
     }
 
-    fn whole(mut self, answer: Answer) -> Chatted {
-        let mut text = self.held.push(answer.text);
-        let (rest, calls) = self.held.end();
-        text += rest;
+    fn whole(self, answer: Answer) -> Chatted {
+        let (text, calls) = self.held.whole(answer.text);
         let summary = answer.end.map(|(reason, timings)| Summary::new(reason, &timings));
-        Chatted { done: true, summary, ..self.line(text, calls) }
+        Chatted { done: true, summary, ..line(self.model, text, calls) }
     }
 }
 
 impl Chunks for Form {
-    fn begin(&mut self) -> Vec<Value> {
-        Vec::new()
+    fn piece(&mut self, _: usize, piece: Piece) -> Vec<Value> {
+        let text = self.held.push(piece.text);
+        if text.is_empty() { Vec::new() } else { vec![value(&self.line(text, Vec::new()))] }
     }
 
-    fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
-        Ok(match event.news {
-            News::Prompt(_) | News::Embedding(_) => Vec::new(),
-            News::Piece { text, .. } => {
-                let text = self.held.push(text);
-                if text.is_empty() { Vec::new() } else { vec![value(&self.line(text, Vec::new()))] }
-            }
-            News::Finished { reason, timings, .. } => {
-                let (rest, calls) = self.held.end();
-                let held = !rest.is_empty() || !calls.is_empty();
-                let more = held.then(|| value(&self.line(rest.to_owned(), calls)));
-                let summary = Some(Summary::new(reason, &timings));
-                let last = Chatted { done: true, summary, ..self.line(String::new(), Vec::new()) };
-                more.into_iter().chain([value(&last)]).collect()
-            }
-            News::Failed(e) => return Err(ApiError::from(&*e)),
-        })
-    }
-
-    fn end(&mut self) -> Vec<Value> {
-        Vec::new()
+    fn finished(&mut self, _: usize, end: End) -> Vec<Value> {
+        let (rest, calls) = self.held.end();
+        let held = !rest.is_empty() || !calls.is_empty();
+        let more = held.then(|| value(&self.line(rest, calls)));
+        let summary = Some(Summary::new(end.reason, &end.timings));
+        let last = Chatted { done: true, summary, ..self.line(String::new(), Vec::new()) };
+        more.into_iter().chain([value(&last)]).collect()
     }
 
     fn error(&self, error: &ApiError) -> Value {

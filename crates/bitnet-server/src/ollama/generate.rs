@@ -5,13 +5,12 @@ use crate::answer::{Answer, Answers};
 use crate::frame::Client;
 use crate::json::{Json, value};
 use crate::prompt::{self, Prompt, Prompts};
-use crate::stream::{Chunks, Feed, Wire};
+use crate::stream::{Chunks, End, Feed, Piece, Wire};
 use crate::turn;
 use crate::{ApiError, Server};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bitnet_inference::engine::{Event, News};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -97,7 +96,7 @@ pub(crate) async fn create(
     };
     ids.splice(0..0, generate.context.unwrap_or_default());
     let fields = generate.options.unwrap_or_default().fields(generate.model, generate.format)?;
-    let mut request = fields.request(&server, &model, &client)?;
+    let mut request = fields.request(&server, &model, &client).await?;
     request.prompt.clone_from(&ids);
     let answers = Answers::submit(&server, &model, vec![request], &client).await?;
     let form = Form { model: name, ids };
@@ -134,28 +133,15 @@ impl Generated {
 }
 
 impl Chunks for Form {
-    fn begin(&mut self) -> Vec<Value> {
-        Vec::new()
+    fn piece(&mut self, _: usize, piece: Piece) -> Vec<Value> {
+        self.ids.extend(piece.id);
+        if piece.text.is_empty() { Vec::new() } else { vec![value(&self.line(piece.text))] }
     }
 
-    fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
-        Ok(match event.news {
-            News::Prompt(_) | News::Embedding(_) => Vec::new(),
-            News::Piece { id, text, .. } => {
-                self.ids.extend(id);
-                if text.is_empty() { Vec::new() } else { vec![value(&self.line(text))] }
-            }
-            News::Finished { reason, timings, .. } => {
-                let summary = Some(Summary::new(reason, &timings));
-                let last = Generated { done: true, summary, ..self.line(String::new()) };
-                vec![value(&last.with_context(std::mem::take(&mut self.ids)))]
-            }
-            News::Failed(e) => return Err(ApiError::from(&*e)),
-        })
-    }
-
-    fn end(&mut self) -> Vec<Value> {
-        Vec::new()
+    fn finished(&mut self, _: usize, end: End) -> Vec<Value> {
+        let summary = Some(Summary::new(end.reason, &end.timings));
+        let last = Generated { done: true, summary, ..self.line(String::new()) };
+        vec![value(&last.with_context(std::mem::take(&mut self.ids)))]
     }
 
     fn error(&self, error: &ApiError) -> Value {

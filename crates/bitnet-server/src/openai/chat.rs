@@ -5,14 +5,14 @@ use crate::answer::{self, Answer, TimingsBody, Usage};
 use crate::fields::Fields;
 use crate::frame::{Client, fresh_id};
 use crate::json::{Json, value};
-use crate::stream::{Chunks, Feed, Wire};
+use crate::stream::{Chunks, End, Feed, Piece, Wire};
 use crate::tools::{Call, Choice, Held, Tool, Tools};
 use crate::turn::{Asked, Turn};
 use crate::{ApiError, Server};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bitnet_inference::engine::{Event, Logprob, News};
+use bitnet_inference::engine::Logprob;
 use bitnet_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,6 +30,9 @@ pub(crate) struct Chat {
     /// At most 20.
     #[serde(default)]
     top_logprobs: Option<usize>,
+    /// llama.cpp's word for both.
+    #[serde(default)]
+    n_probs: Option<usize>,
     #[serde(default)]
     tools: Option<Vec<Tool>>,
     #[serde(default)]
@@ -173,16 +176,19 @@ impl Chat {
         client: &Client,
         id: Option<String>,
     ) -> Result<(Asked, Form), ApiError> {
-        if self.top_logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
-            return Err(ApiError::field("top_logprobs", format!("top_logprobs is at most {MAX_LOGPROBS}")));
+        let top = self.top_logprobs.or(self.n_probs);
+        if top.is_some_and(|n| n > MAX_LOGPROBS) {
+            let field = if self.top_logprobs.is_some() { "top_logprobs" } else { "n_probs" };
+            return Err(ApiError::field(field, format!("{field} is at most {MAX_LOGPROBS}")));
         }
+        let wanted = self.logprobs.unwrap_or(self.n_probs.is_some());
         let usage = self.fields.wants_usage();
         let turn = Turn {
             messages: self.messages,
             tools: self.tools.unwrap_or_default().into_iter().map(|tool| tool.function).collect(),
             choice: self.tool_choice,
             template: self.chat_template_kwargs.unwrap_or_default(),
-            logprobs: self.logprobs.unwrap_or(false).then(|| self.top_logprobs.unwrap_or(0)),
+            logprobs: wanted.then(|| top.unwrap_or(0)),
             stop: Vec::new(),
             fields: self.fields,
         };
@@ -292,37 +298,31 @@ impl Chunks for Form {
         (0..self.held.len()).map(|index| self.delta(index, delta(), None)).collect()
     }
 
-    fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
-        let index = event.choice;
-        Ok(match event.news {
-            News::Prompt(_) | News::Embedding(_) => Vec::new(),
-            News::Piece { text, logprob, .. } => {
-                let text = self.held[index].push(text);
-                if text.is_empty() && logprob.is_none() {
-                    return Ok(Vec::new());
-                }
-                let logprobs = self.logprobs(logprob.as_slice());
-                vec![self.delta(index, Delta { content: Some(text), ..Delta::default() }, logprobs)]
-            }
-            News::Finished { reason, timings, .. } => {
-                if let Some(usage) = &mut self.usage {
-                    usage.add(&timings, index == 0);
-                }
-                let mut chunks = Vec::new();
-                let (rest, calls) = self.held[index].end();
-                let finish_reason = Some(if calls.is_empty() { reason.name() } else { "tool_calls" });
-                if !rest.is_empty() || !calls.is_empty() {
-                    let content = (!rest.is_empty()).then(|| rest.to_owned());
-                    let delta = Delta { content, tool_calls: listed(calls, true), ..Delta::default() };
-                    chunks.push(self.delta(index, delta, None));
-                }
-                let choice = ChunkChoice { index, delta: Delta::default(), logprobs: None, finish_reason };
-                chunks
-                    .push(value(&ChatChunk { timings: Some((&timings).into()), ..self.chunk(vec![choice]) }));
-                chunks
-            }
-            News::Failed(e) => return Err(ApiError::from(&*e)),
-        })
+    fn piece(&mut self, index: usize, piece: Piece) -> Vec<Value> {
+        let text = self.held[index].push(piece.text);
+        if text.is_empty() && piece.logprob.is_none() {
+            return Vec::new();
+        }
+        let logprobs = self.logprobs(piece.logprob.as_slice());
+        vec![self.delta(index, Delta { content: Some(text), ..Delta::default() }, logprobs)]
+    }
+
+    fn finished(&mut self, index: usize, end: End) -> Vec<Value> {
+        if let Some(usage) = &mut self.usage {
+            usage.add(&end.timings, index == 0);
+        }
+        let mut chunks = Vec::new();
+        let (rest, calls) = self.held[index].end();
+        let finish_reason = Some(if calls.is_empty() { end.reason.name() } else { "tool_calls" });
+        if !rest.is_empty() || !calls.is_empty() {
+            let content = (!rest.is_empty()).then_some(rest);
+            let delta = Delta { content, tool_calls: listed(calls, true), ..Delta::default() };
+            chunks.push(self.delta(index, delta, None));
+        }
+        let choice = ChunkChoice { index, delta: Delta::default(), logprobs: None, finish_reason };
+        let last = ChatChunk { timings: Some((&end.timings).into()), ..self.chunk(vec![choice]) };
+        chunks.push(value(&last));
+        chunks
     }
 
     fn end(&mut self) -> Vec<Value> {

@@ -6,12 +6,12 @@ use crate::fields::Fields;
 use crate::frame::{Client, fresh_id};
 use crate::json::{Json, value};
 use crate::prompt::{self, Prompts};
-use crate::stream::{Chunks, Feed, Wire};
+use crate::stream::{Chunks, End, Feed, Piece, Wire};
 use crate::{ApiError, Server};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bitnet_inference::engine::{Event, Logprob, News, Request};
+use bitnet_inference::engine::{Logprob, Request};
 use bitnet_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -27,8 +27,8 @@ pub(crate) struct Completion {
     /// Give the prompt back in front of its answer.
     #[serde(default)]
     echo: Option<bool>,
-    /// Likeliest tokens to be told with each token, at most 20.
-    #[serde(default)]
+    /// Likeliest tokens to be told with each token, at most 20; llama.cpp calls it `n_probs`.
+    #[serde(default, alias = "n_probs")]
     logprobs: Option<usize>,
     #[serde(default)]
     suffix: Option<String>,
@@ -103,7 +103,7 @@ impl Completion {
         }
         let (usage, echo) = (self.fields.wants_usage(), self.echo.unwrap_or(false));
         let prompts = prompt::encode(&model, Prompts::read(self.prompt, "prompt")?).await?;
-        let mut request = self.fields.request(server, &model, client)?;
+        let mut request = self.fields.request(server, &model, client).await?;
         request.logprobs = self.logprobs;
         request.prompt_logprobs = self.logprobs.filter(|_| echo);
         let form = Form {
@@ -184,12 +184,12 @@ impl Form {
         }
     }
 
-    fn piece(&self, index: usize, text: String, logprobs: Option<Listed>) -> Value {
+    fn text(&self, index: usize, text: String, logprobs: Option<Listed>) -> Value {
         value(&self.object(vec![TextChoice { index, text, logprobs, finish_reason: None }]))
     }
 
     /// The prompt that a choice answers, where it comes back.
-    fn prompt(&self, choice: usize) -> Result<Option<(&[u32], String)>, ApiError> {
+    fn echoed(&self, choice: usize) -> Result<Option<(&[u32], String)>, ApiError> {
         let Some(ids) = self.echo.get(choice / self.choices) else { return Ok(None) };
         let text = self.tokenizer.decode(ids, true).map_err(|e| ApiError::internal(e.to_string()))?;
         Ok(Some((ids, text)))
@@ -204,7 +204,7 @@ impl Form {
             let (mut listed, mut offset, mut text) = (Listed::default(), 0, String::new());
             // A prompt is computed once for all of its answers.
             let of_prompt = &answers[index / self.choices * self.choices].prompt;
-            if let Some((ids, prompt)) = self.prompt(index)? {
+            if let Some((ids, prompt)) = self.echoed(index)? {
                 text = prompt;
                 let logprobs = [None].into_iter().chain(of_prompt.iter().map(Some));
                 ids.iter()
@@ -226,39 +226,39 @@ impl Chunks for Form {
     fn begin(&mut self) -> Vec<Value> {
         let count = self.offsets.len();
         let prompts = (0..count).filter_map(|choice| {
-            let (_, text) = self.prompt(choice).ok()??;
-            Some(self.piece(choice, text, None))
+            let (_, text) = self.echoed(choice).ok()??;
+            Some(self.text(choice, text, None))
         });
         prompts.collect()
     }
 
-    fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
-        let (index, mut listed) = (event.choice, Listed::default());
-        let offset = &mut self.offsets[index];
-        Ok(match event.news {
-            News::Prompt(all) => {
-                all.iter().for_each(|l| listed.push(&self.tokenizer, l.id, Some(l), offset));
-                vec![self.piece(index, String::new(), Some(listed))]
-            }
-            News::Embedding(_) => Vec::new(),
-            News::Piece { text, logprob: None, .. } if text.is_empty() => Vec::new(),
-            News::Piece { text, logprob, .. } => {
-                let logprobs = logprob.map(|l| {
-                    listed.push(&self.tokenizer, l.id, Some(&l), offset);
-                    listed
-                });
-                vec![self.piece(index, text, logprobs)]
-            }
-            News::Finished { reason, timings, .. } => {
-                if let Some(usage) = &mut self.usage {
-                    usage.add(&timings, index.is_multiple_of(self.choices));
-                }
-                let finish_reason = Some(reason.name());
-                let choice = TextChoice { index, text: String::new(), logprobs: None, finish_reason };
-                vec![value(&TextCompletion { timings: Some((&timings).into()), ..self.object(vec![choice]) })]
-            }
-            News::Failed(e) => return Err(ApiError::from(&*e)),
-        })
+    fn prompt(&mut self, index: usize, logprobs: &[Logprob]) -> Vec<Value> {
+        let mut listed = Listed::default();
+        for l in logprobs {
+            listed.push(&self.tokenizer, l.id, Some(l), &mut self.offsets[index]);
+        }
+        vec![self.text(index, String::new(), Some(listed))]
+    }
+
+    fn piece(&mut self, index: usize, piece: Piece) -> Vec<Value> {
+        if piece.text.is_empty() && piece.logprob.is_none() {
+            return Vec::new();
+        }
+        let logprobs = piece.logprob.map(|l| {
+            let mut listed = Listed::default();
+            listed.push(&self.tokenizer, l.id, Some(&l), &mut self.offsets[index]);
+            listed
+        });
+        vec![self.text(index, piece.text, logprobs)]
+    }
+
+    fn finished(&mut self, index: usize, end: End) -> Vec<Value> {
+        if let Some(usage) = &mut self.usage {
+            usage.add(&end.timings, index.is_multiple_of(self.choices));
+        }
+        let finish_reason = Some(end.reason.name());
+        let choice = TextChoice { index, text: String::new(), logprobs: None, finish_reason };
+        vec![value(&TextCompletion { timings: Some((&end.timings).into()), ..self.object(vec![choice]) })]
     }
 
     fn end(&mut self) -> Vec<Value> {

@@ -2,9 +2,9 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part; tests fail by panicking")]
 
-use bitnet_inference::engine::{Engine, EngineOptions, Request};
+use bitnet_inference::engine::{EngineOptions, Request};
 use bitnet_inference::{DeviceOptions, LoadOptions, Model, OpenOptions};
-use bitnet_server::{Keys, ModelCard, Running, ServeOptions, Server, serve};
+use bitnet_server::{Keys, ModelCard, Opened, Running, ServeOptions, Server, serve};
 use bitnet_testkit::golden;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,7 +17,6 @@ pub const MODEL: &str = "tiny";
 pub fn options() -> ServeOptions {
     ServeOptions {
         keys: Keys::default(),
-        defaults: Request { max_tokens: Some(16), ..Request::default() },
         body_limit: 1 << 20,
         answers_limit: 64,
         drain: Duration::from_secs(60),
@@ -26,12 +25,11 @@ pub fn options() -> ServeOptions {
 }
 
 pub fn load(server: &Server, engine: EngineOptions) {
-    let (engine, card) = open(MODEL, engine);
-    server.load(engine, card).unwrap();
+    server.load(open(MODEL, engine)).unwrap();
 }
 
 /// A small model under a name.
-pub fn open(id: &str, engine: EngineOptions) -> (Engine, ModelCard) {
+pub fn open(id: &str, engine: EngineOptions) -> Opened {
     let open = OpenOptions {
         device: DeviceOptions { threads: Some(1), ..DeviceOptions::default() },
         load: LoadOptions { cache: Some(8192), ..LoadOptions::default() },
@@ -50,7 +48,8 @@ pub fn open(id: &str, engine: EngineOptions) -> (Engine, ModelCard) {
         isa: "i".to_owned(),
         device: "cpu".to_owned(),
     };
-    (model.into_engine(engine), card)
+    let defaults = Request { max_tokens: Some(16), ..Request::default() };
+    Opened { engine: model.into_engine(engine), card, defaults }
 }
 
 /// A server on a free port.

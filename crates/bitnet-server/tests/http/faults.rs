@@ -4,6 +4,8 @@ use crate::common::{Client, MODEL, listen, load, options, start};
 use bitnet_inference::engine::EngineOptions;
 use bitnet_server::{Keys, ServeError, ServeOptions, Server, serve};
 use serde_json::{Value, json};
+use std::io::Write;
+use std::net::TcpStream;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
@@ -303,7 +305,7 @@ fn a_server_that_ends_finishes_what_it_began() {
     let reasons = stream.chunks().iter().filter(|c| c["choices"][0]["finish_reason"] == "length").count();
     assert_eq!(reasons, 8);
     ending.wait().unwrap();
-    assert!(std::net::TcpStream::connect(client.address).is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(client.address).is_err(), "nobody listens any more");
 }
 
 #[test]
@@ -316,4 +318,60 @@ fn a_drain_that_is_over_ends_answers_with_a_word() {
     let reasons = stream.chunks().iter().filter(|c| c["choices"][0]["finish_reason"] == "cancelled").count();
     assert_eq!(reasons, 8);
     ending.wait().unwrap();
+}
+
+/// Whatever clients do, every answer that was begun has one end, and nothing stays behind.
+#[test]
+fn clients_that_go_at_any_moment_leave_nothing_behind() {
+    let (_running, client) =
+        start(options(), EngineOptions { seats: 6, budget: 40, ..EngineOptions::default() });
+    let body = |i: usize| {
+        let mut body = json!({
+            "prompt": (0..1 + i * 37 % 300).map(|id| 3 + id % 400).collect::<Vec<usize>>(), "n": 1 + i % 3,
+            "max_tokens": 1 + i * 13 % 60, "ignore_eos": true, "seed": i, "stream": i % 4 != 3,
+        });
+        if i % 5 == 4 {
+            body["grammar"] = json!("root ::= [a-z]+");
+        }
+        body.to_string()
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (client, body) = (&client, &body);
+            scope.spawn(move || {
+                for i in (0..160).filter(|i| i % 8 == thread) {
+                    // Some read to the end, some a piece, some nothing, and some do not even send all.
+                    match i / 8 % 4 {
+                        0 => drop(client.send("POST", COMPLETE, body(i).as_bytes()).text()),
+                        1 => drop(client.send("POST", COMPLETE, body(i).as_bytes()).piece()),
+                        which => {
+                            let mut stream = TcpStream::connect(client.address).unwrap();
+                            let body = body(i);
+                            let head = format!(
+                                "POST {COMPLETE} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+                                body.len()
+                            );
+                            let sent = if which == 2 { body.len() } else { body.len() / 2 };
+                            stream.write_all(&[head.as_bytes(), &body.as_bytes()[..sent]].concat()).unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let waiting = || client.metric("bitnet_requests_waiting{model_name=\"tiny\"}");
+    wait("all have ended", || running(&client) + waiting() == 0.0);
+    assert_eq!(client.metric("bitnet_kv_cache_usage_ratio{model_name=\"tiny\"}"), 0.0);
+    let ended = |reason: &str| {
+        client.metric(&format!("bitnet_requests_total{{model_name=\"tiny\",finish_reason=\"{reason}\"}}"))
+    };
+    let begun: usize = (0..160).filter(|i| i / 8 % 4 < 2).map(|i| 1 + i % 3).sum();
+    let unsure: usize = (0..160).filter(|i| i / 8 % 4 == 2).map(|i| 1 + i % 3).sum();
+    let ends = ended("length") + ended("stop") + ended("cancelled");
+    assert!(
+        (begun as f64..=(begun + unsure) as f64).contains(&ends),
+        "{ends} of {begun} to {}",
+        begun + unsure
+    );
+    assert_eq!(ended("error"), 0.0);
 }

@@ -1,8 +1,8 @@
 //! Answers of a given form, and Anthropic's messages.
 
-use crate::common::{options, start};
-use bitnet_inference::engine::{EngineOptions, Request};
-use bitnet_server::ServeOptions;
+use crate::common::{MODEL, listen, open, options, start};
+use bitnet_inference::engine::EngineOptions;
+use bitnet_server::Server;
 use serde_json::{Value, json};
 
 #[test]
@@ -59,8 +59,11 @@ fn banned_texts_never_appear() {
 
 #[test]
 fn guesses_are_counted() {
-    let defaults = Request { draft: 4, ..options().defaults };
-    let (_running, client) = start(ServeOptions { defaults, ..options() }, EngineOptions::default());
+    let mut opened = open(MODEL, EngineOptions::default());
+    opened.defaults.draft = 4;
+    let server = Server::new(options()).unwrap();
+    server.load(opened).unwrap();
+    let (_running, client) = listen(server);
     // Nearly every token stands in the prompt, and so has something behind it to guess.
     let prompt: Vec<u32> = (3..400).collect();
     let reply = client.json("/v1/completions", &json!({"prompt": prompt, "ignore_eos": true, "seed": 1}));

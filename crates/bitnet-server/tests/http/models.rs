@@ -28,8 +28,7 @@ fn a_request_chooses_its_model_and_clients_load_and_unload_them() {
     let server = Server::new(options()).unwrap();
     let broken = Arc::new(AtomicBool::new(false));
     for id in ["one", "two"] {
-        let (engine, card) = open(id, EngineOptions::default());
-        server.load(engine, card).unwrap();
+        server.load(open(id, EngineOptions::default())).unwrap();
         let broken = Arc::clone(&broken);
         server.reopen(
             id,

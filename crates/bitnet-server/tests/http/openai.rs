@@ -113,6 +113,46 @@ fn models_templates_and_ids() {
 }
 
 #[test]
+fn everything_that_is_counted_has_its_name() {
+    let (_running, client) = start(options(), EngineOptions::default());
+    let body = json!({"prompt": "hello", "max_tokens": 3, "ignore_eos": true, "n_probs": 2});
+    let reply = client.json("/v1/completions", &body);
+    assert_eq!(reply["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 3);
+    let prompt = reply["usage"]["prompt_tokens"].as_u64().unwrap();
+    let text = client.get("/metrics").text();
+    let model = "model_name=\"tiny\"";
+    for line in [
+        format!("requests_running{{{model}}} 0"),
+        format!("requests_waiting{{{model}}} 0"),
+        format!("requests_total{{{model},finish_reason=\"length\"}} 1"),
+        format!("prompt_tokens_total{{{model}}} {prompt}"),
+        format!("generation_tokens_total{{{model}}} 3"),
+        format!("kv_cache_usage_ratio{{{model}}} 0"),
+        format!("prefix_cache_queries_total{{{model}}} {prompt}"),
+        format!("prefix_cache_hits_total{{{model}}} 0"),
+        format!("spec_decode_draft_tokens_total{{{model}}} 0"),
+        format!("spec_decode_accepted_tokens_total{{{model}}} 0"),
+        format!("time_to_first_token_seconds_count{{{model}}} 1"),
+        format!("inter_token_latency_seconds_count{{{model}}} 2"),
+        format!("e2e_request_latency_seconds_count{{{model}}} 1"),
+        format!("request_queue_time_seconds_count{{{model}}} 1"),
+        format!("request_prefill_time_seconds_count{{{model}}} 1"),
+        format!("request_decode_time_seconds_count{{{model}}} 1"),
+        format!("request_prompt_tokens_sum{{{model}}} {prompt}"),
+        format!("request_generation_tokens_sum{{{model}}} 3"),
+        format!(
+            "build_info{{{model},version=\"{}\",kernel=\"k\",isa=\"i\",device=\"cpu\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        ),
+        "http_requests_total{method=\"POST\",path=\"/v1/completions\",status=\"200\"} 1".to_owned(),
+        "http_request_duration_seconds_count{method=\"POST\",path=\"/v1/completions\",status=\"200\"} 1"
+            .to_owned(),
+    ] {
+        assert!(text.lines().any(|l| l.strip_prefix("bitnet_") == Some(&line)), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
 fn answers_do_not_depend_on_who_else_asks() {
     let (_running, client) =
         start(options(), EngineOptions { seats: 5, budget: 20, ..EngineOptions::default() });

@@ -6,7 +6,7 @@ mod parquet;
 mod table;
 
 use crate::args::{ModelFlags, SamplingFlags};
-use crate::commands::serve;
+use crate::commands::serve::{self, Source};
 use crate::failure::Failure;
 use crate::hub;
 use crate::terminal::{Progress, interrupt};
@@ -17,8 +17,9 @@ use input::Input;
 use journal::Journal;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -95,7 +96,7 @@ fn form(output: &Path) -> Result<Form, Failure> {
 }
 
 impl Batch {
-    pub fn execute(mut self, quiet: bool) -> Result<(), Failure> {
+    pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         self.sampling.options(&self.flags)?;
         if self.concurrency == 0 {
             return Err(Failure::Usage("--concurrency is 0; at least one row has to be done".to_owned()));
@@ -118,30 +119,33 @@ impl Batch {
             },
         };
         let path = hub::locate(&self.model, quiet)?;
-        self.sampling.suit(&bitnet_formats::open(&path)?.header);
-        let answers = self.sampling.options(&self.flags)?;
-        let (mut model, card) = serve::load(&path, None, &self.flags, &self.sampling, None, quiet)?;
-        self.sampling.lora.load(&mut model)?;
-        answers.sampling.validate(model.config().vocab).map_err(bitnet_inference::GenerateError::from)?;
+        let source = Source {
+            id: serve::name(&path),
+            path,
+            draft: self.sampling.draft_model(quiet)?.map(Arc::new),
+            engine: EngineOptions {
+                budget: self.flags.batch_size,
+                seats: self.concurrency,
+                queue: usize::MAX,
+                prefix_cache: true,
+            },
+            flags: self.flags,
+            sampling: self.sampling,
+            cache: None,
+            quiet,
+        };
         let server = Server::new(ServeOptions {
             keys: Keys::default(),
-            defaults: answers.into(),
             body_limit: usize::MAX,
             answers_limit: usize::MAX,
             drain: Duration::ZERO,
             ..ServeOptions::default()
         })?;
-        server.load(
-            model.into_engine(EngineOptions {
-                budget: self.flags.batch_size,
-                seats: self.concurrency,
-                queue: usize::MAX,
-                prefix_cache: true,
-            }),
-            card,
-        )?;
+        server.load(source.open()?)?;
         let cancel = interrupt();
-        let mut progress = Progress::of("answering", "rows", journal.done().len(), quiet);
+        // Rows on a terminal show themselves how far it is.
+        let shown = self.output.is_none() && std::io::stdout().is_terminal();
+        let mut progress = Progress::of("answering", "rows", journal.done().len(), quiet || shown);
         let all = input.len();
         let (mut failed, mut written) = (0, Ok(()));
         for (index, why) in &input.wrong {

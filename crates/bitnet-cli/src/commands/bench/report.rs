@@ -220,6 +220,7 @@ impl Report {
                 ("first_token_p99_ns", ns(together.first(0.99))),
                 ("between_tokens_p50_ns", ns(together.between(0.5))),
                 ("between_tokens_p99_ns", ns(together.between(0.99))),
+                ("engine_share", json!(together.engine_share())),
             ]);
         }
         columns

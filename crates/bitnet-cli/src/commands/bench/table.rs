@@ -59,6 +59,8 @@ pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl
         columns.push(column("between tokens ms", true, &|row| {
             of(row, &|t| both(t.between(0.5), t.between(0.99)))
         }));
+        columns
+            .push(column("engine", true, &|row| of(row, &|t| format!("{:.2} %", 100.0 * t.engine_share()))));
     }
     if rows.iter().any(|row| row.peak_bytes.is_some()) {
         columns.push(column("peak memory", true, &|row| row.peak_bytes.map_or_else(String::new, size)));

@@ -25,6 +25,9 @@ pub struct Together {
     first: Vec<Duration>,
     /// Between two tokens of a request.
     between: Vec<Duration>,
+    /// All repetitions, and what the decoder took of that.
+    time: Duration,
+    decoder: Duration,
 }
 
 impl Load {
@@ -38,7 +41,7 @@ impl Load {
         let vocab = engine.config().vocab as u32;
         let (mut open, mut last) = (self.requests, HashMap::<RequestId, Instant>::new());
         let mut events: Vec<Event> = Vec::new();
-        let begin = Instant::now();
+        let (begin, decoder) = (Instant::now(), engine.stats().decoder_time);
         for of in 0..self.requests as u32 {
             // No two prompts begin alike, and none with what the cache holds: each is computed.
             let id = |at: u32| (at + 7919 * (of + 1)).wrapping_mul(2_654_435_761) % vocab;
@@ -67,6 +70,8 @@ impl Load {
             }
         }
         let time = begin.elapsed();
+        result.time += time;
+        result.decoder += engine.stats().decoder_time - decoder;
         result.requests = self.requests;
         result.rates.push((self.requests * self.answer) as f64 / time.as_secs_f64());
         Ok(time)
@@ -77,6 +82,11 @@ impl Together {
     /// Answers' tokens a second, and how far repetitions differ.
     pub fn rate(&self) -> (f64, f64) {
         statistics(&self.rates)
+    }
+
+    /// What the engine takes of the time: all but the decoder's steps.
+    pub fn engine_share(&self) -> f64 {
+        1.0 - self.decoder.as_secs_f64() / self.time.as_secs_f64()
     }
 
     /// The time until the first token that a share of all requests stays below.

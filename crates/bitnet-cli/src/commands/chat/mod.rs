@@ -97,9 +97,9 @@ impl Chat {
             Some(file) => Conversation::load(file)?,
             None => Conversation::new(self.system.as_deref()),
         };
-        let path = hub::locate(&path, quiet)?;
         let mut sampling = self.sampling;
-        let model = self.model_flags.open_to_sample(&path, &mut sampling, quiet)?;
+        let (path, draft) = (hub::locate(&path, quiet)?, sampling.draft_model(quiet)?);
+        let model = self.model_flags.open_to_sample(&path, draft.as_deref(), &mut sampling, quiet)?;
         let tokenizer = model.tokenizer().cloned().ok_or_else(|| vocabulary::absent(&path))?;
         let template = vocabulary::template(&tokenizer, &path)?;
         let mut session = Session {

@@ -306,13 +306,11 @@ impl Object {
         self.usage = Some(timings.into());
     }
 
-    fn whole(mut self, mut held: Held, answer: Answer) -> Self {
+    fn whole(mut self, held: Held, answer: Answer) -> Self {
         if let Some((reason, timings)) = &answer.end {
             self.finish(*reason, timings);
         }
-        let mut text = held.push(answer.text);
-        let (rest, calls) = held.end();
-        text += rest;
+        let (text, calls) = held.whole(answer.text);
         if !text.is_empty() || calls.is_empty() {
             self.output.push(Item::message(fresh_id("msg"), "completed", Some(text)));
         }

@@ -4,9 +4,8 @@ use super::{Item, Object, Part};
 use crate::ApiError;
 use crate::frame::fresh_id;
 use crate::json::value;
-use crate::stream::Chunks;
+use crate::stream::{Chunks, End, Piece};
 use crate::tools::Held;
-use bitnet_inference::engine::{Event, News};
 use serde_json::{Value, json};
 
 pub(super) struct Form {
@@ -105,34 +104,24 @@ impl Chunks for Form {
         vec![self.state("response.created"), self.state("response.in_progress")]
     }
 
-    fn event(&mut self, event: Event) -> Result<Vec<Value>, ApiError> {
-        Ok(match event.news {
-            News::Prompt(_) | News::Embedding(_) => Vec::new(),
-            News::Piece { text, .. } => {
-                let text = self.held.push(text);
-                if text.is_empty() { Vec::new() } else { self.text(&text) }
-            }
-            News::Finished { reason, timings, .. } => {
-                let (rest, calls) = self.held.end();
-                let rest = rest.to_owned();
-                // An answer without a word is an empty message.
-                let speaks = !rest.is_empty() || (calls.is_empty() && self.message.is_none());
-                let mut events = if speaks { self.text(&rest) } else { Vec::new() };
-                events.extend(self.close_message());
-                for call in calls {
-                    events.extend(self.call(Item::call(call)));
-                }
-                self.object.finish(reason, &timings);
-                let kind = format!("response.{}", self.object.status);
-                events.push(self.state(&kind));
-                events
-            }
-            News::Failed(e) => return Err(ApiError::from(&*e)),
-        })
+    fn piece(&mut self, _: usize, piece: Piece) -> Vec<Value> {
+        let text = self.held.push(piece.text);
+        if text.is_empty() { Vec::new() } else { self.text(&text) }
     }
 
-    fn end(&mut self) -> Vec<Value> {
-        Vec::new()
+    fn finished(&mut self, _: usize, end: End) -> Vec<Value> {
+        let (rest, calls) = self.held.end();
+        // An answer without a word is an empty message.
+        let speaks = !rest.is_empty() || (calls.is_empty() && self.message.is_none());
+        let mut events = if speaks { self.text(&rest) } else { Vec::new() };
+        events.extend(self.close_message());
+        for call in calls {
+            events.extend(self.call(Item::call(call)));
+        }
+        self.object.finish(end.reason, &end.timings);
+        let kind = format!("response.{}", self.object.status);
+        events.push(self.state(&kind));
+        events
     }
 
     fn error(&self, error: &ApiError) -> Value {

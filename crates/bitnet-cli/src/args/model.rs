@@ -1,0 +1,224 @@
+//! How a model is loaded and where it runs.
+
+use super::{SamplingFlags, count};
+use crate::failure::Failure;
+use crate::hub;
+use crate::terminal::Progress;
+use crate::tuning::TuningFlag;
+use bitnet_core::{ActivationPrecision, KvType};
+use bitnet_cpu::{Isa, Kernel};
+use bitnet_formats::{Checkpoint, Header};
+use bitnet_inference::{DeviceOptions, LoadOptions, Model, OpenOptions};
+use bitnet_model::ModelConfig;
+use clap::{Args, ValueEnum};
+use std::path::Path;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(non_camel_case_types, reason = "llama.cpp's name")]
+pub enum CacheType {
+    F32,
+    F16,
+    Bf16,
+    /// Eight bits, and an f16 scale for each 32 elements
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl CacheType {
+    /// The name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+impl From<CacheType> for KvType {
+    fn from(t: CacheType) -> Self {
+        match t {
+            CacheType::F32 => Self::F32,
+            CacheType::F16 => Self::F16,
+            CacheType::Bf16 => Self::BF16,
+            CacheType::Q8_0 => Self::Q8_0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Act {
+    /// Per-token int8, as BitNet models are trained
+    Int8,
+    /// Not quantized, as weight-only models are made for
+    Float,
+}
+
+impl From<Act> for ActivationPrecision {
+    fn from(act: Act) -> Self {
+        match act {
+            Act::Int8 => Self::Int8,
+            Act::Float => Self::Float,
+        }
+    }
+}
+
+/// How a model is loaded and where it runs.
+#[derive(Args, Clone, Debug)]
+pub struct ModelFlags {
+    /// Where it runs: cpu; auto is the best device of this build
+    #[arg(long, default_value = "auto", env = "BITNET_DEVICE", help_heading = "Device")]
+    device: String,
+    /// Instruction set: scalar; sse, avx2, avxvnni, avx512bw, avx512, avx512-vbmi or amx; on 64-bit ARM neon, dotprod or i8mm [default: the best one of this processor]
+    #[arg(long, env = "BITNET_ISA", help_heading = "Device")]
+    isa: Option<Isa>,
+    /// Kernel of ternary products, and with it how weights lie in memory; changes speed, never the result (`doctor` lists
+    /// them) [default: the best one of the instruction set]
+    #[arg(long, value_name = "NAME", env = "BITNET_KERNEL", help_heading = "Device")]
+    kernel: Option<Kernel>,
+    /// Threads [default: physical cores]
+    #[arg(short, long, env = "BITNET_THREADS", help_heading = "Device")]
+    threads: Option<usize>,
+    /// Tokens of context [default: the model's own, at most 4096]
+    #[arg(short, long, env = "BITNET_CTX_SIZE", help_heading = "Device")]
+    ctx_size: Option<usize>,
+    /// Tokens of one prefill step (also -ub); changes speed and memory, never the result
+    #[arg(
+        short,
+        long,
+        visible_alias = "ubatch-size",
+        overrides_with = "batch_size",
+        default_value_t = 512,
+        env = "BITNET_BATCH_SIZE",
+        help_heading = "Device"
+    )]
+    pub batch_size: usize,
+    /// Type of cached keys and values
+    #[arg(long, value_enum, default_value_t = CacheType::F16, env = "BITNET_CACHE_TYPE", help_heading = "Device")]
+    cache_type: CacheType,
+    /// Type of cached keys alone (also -ctk)
+    #[arg(long, value_enum, env = "BITNET_CACHE_TYPE_K", help_heading = "Device")]
+    cache_type_k: Option<CacheType>,
+    /// Type of cached values alone (also -ctv)
+    #[arg(long, value_enum, env = "BITNET_CACHE_TYPE_V", help_heading = "Device")]
+    cache_type_v: Option<CacheType>,
+    /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
+    #[arg(long, value_enum, env = "BITNET_ACT", help_heading = "Device")]
+    act: Option<Act>,
+    #[command(flatten)]
+    pub tuning: TuningFlag,
+}
+
+impl ModelFlags {
+    /// How a model is opened.
+    pub fn options(&self) -> Result<OpenOptions, Failure> {
+        if self.batch_size == 0 {
+            return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
+        }
+        if !matches!(&*self.device, "auto" | "cpu") {
+            let device = &self.device;
+            return Err(Failure::Usage(format!("--device {device}: this build runs on the cpu alone")));
+        }
+        Ok(OpenOptions {
+            device: DeviceOptions { isa: self.isa, threads: self.threads, kernel: self.kernel, skip: None },
+            load: LoadOptions {
+                act: self.act.map(ActivationPrecision::from),
+                // 0 is the model's own context in llama.cpp.
+                context: self.ctx_size.filter(|c| *c > 0),
+                cache: None,
+                key: self.cache_type_k.unwrap_or(self.cache_type).into(),
+                value: self.cache_type_v.unwrap_or(self.cache_type).into(),
+                layers: None,
+            },
+        })
+    }
+
+    /// Opens a model with a bar while it loads, says what it is, and lets it say how it likes to be sampled.
+    pub fn open_to_sample(
+        &self,
+        path: &Path,
+        draft: Option<&Path>,
+        sampling: &mut SamplingFlags,
+        quiet: bool,
+    ) -> Result<Model, Failure> {
+        let checkpoint = bitnet_formats::open(path)?;
+        sampling.suit(&checkpoint.header);
+        let (mut model, _) = load(path, &checkpoint, self.options()?, &self.tuning, quiet)?;
+        if let Some(draft) = draft {
+            self.add_draft(draft, &mut model, None, quiet)?;
+        }
+        sampling.lora.load(&mut model)?;
+        Ok(model)
+    }
+
+    /// Opens a model that guesses ahead for another one; its cache holds `cache` tokens, or one context.
+    pub fn add_draft(
+        &self,
+        path: &Path,
+        model: &mut Model,
+        cache: Option<usize>,
+        quiet: bool,
+    ) -> Result<(), Failure> {
+        let mut options = self.options()?;
+        options.load.cache = cache;
+        let checkpoint = bitnet_formats::open(path)?;
+        let (draft, _) = load(path, &checkpoint, options, &self.tuning, quiet)?;
+        model.set_draft(draft).map_err(Failure::at(path))
+    }
+
+    /// Opens a model with a bar while it loads, and says what it is.
+    pub fn open(&self, path: &Path, quiet: bool) -> Result<Model, Failure> {
+        Ok(load(path, &bitnet_formats::open(path)?, self.options()?, &self.tuning, quiet)?.0)
+    }
+}
+
+/// Prepares a model with a bar while it loads, and says what it is; true where a tuning decided what it runs on.
+pub fn load(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    mut options: OpenOptions,
+    tuning: &TuningFlag,
+    quiet: bool,
+) -> Result<(Model, bool), Failure> {
+    let config = ModelConfig::read(checkpoint).map_err(Failure::at(path))?;
+    let tuned = tuning.settle(&mut options, &config);
+    let mut progress = Progress::new("loading", quiet);
+    let model = Model::from_checkpoint(checkpoint, &options, &mut |done, all| progress.at(done, all))
+        .map_err(Failure::at(path))?;
+    progress.finish();
+    if !quiet {
+        eprintln!("{}", start_line(path, checkpoint, &model, tuned));
+    }
+    Ok((model, tuned))
+}
+
+/// Model, format, bits per weight, kernels, threads, context, template.
+fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model, tuned: bool) -> String {
+    let (report, device) = (model.report(), model.device());
+    let file = || path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let name = hub::repository(path).unwrap_or_else(file);
+    let format = match checkpoint.header {
+        Header::HuggingFace { .. } => "safetensors",
+        Header::Gguf { .. } => "GGUF",
+    };
+    let weights = report.ternary_weights + report.dense_weights;
+    let bits = report.weight_bytes as f64 * 8.0 / weights.max(1) as f64;
+    let act = match report.act {
+        ActivationPrecision::Int8 => "int8 activations",
+        ActivationPrecision::Float => "float activations",
+    };
+    let template = match model.tokenizer() {
+        None => "no tokenizer",
+        Some(t) => match t.template() {
+            Ok(Some(_)) => "chat template",
+            Ok(None) => "no chat template",
+            Err(_) => "a chat template that does not parse",
+        },
+    };
+    format!(
+        "{name}: {} ({format}), {} weights at {bits:.2} bits, {act}; {} {}, {} threads{}; context {}, {template}",
+        model.config().arch.name,
+        count(weights),
+        device.device,
+        device.kernel,
+        device.threads,
+        if tuned { " (tuned)" } else { "" },
+        model.capacity(),
+    )
+}
