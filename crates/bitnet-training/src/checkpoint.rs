@@ -6,13 +6,12 @@
 
 use crate::config::LoraConfig;
 use crate::source::Beside;
-use crate::{Optimizer, Parameters, TrainError};
+use crate::{Optimizer, Parameters, TrainError, hash};
 use bitnet_core::DenseType;
 use bitnet_formats::safetensors_file::{self, TensorInfo, Writer};
 use bitnet_formats::{NewDirectory, TensorType, map_file, write_file};
 use half::bf16;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -283,11 +282,7 @@ fn hashes(dir: &Path) -> Result<Vec<(String, String)>, TrainError> {
         let entry = entry.map_err(TrainError::io(dir))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name != MANIFEST {
-            let path = entry.path();
-            let mut hash = Sha256::new();
-            let mut file = fs::File::open(&path).map_err(TrainError::io(&path))?;
-            std::io::copy(&mut file, &mut hash).map_err(TrainError::io(&path))?;
-            all.push((name, hash.finalize().iter().map(|b| format!("{b:02x}")).collect()));
+            all.push((name, hash::hex(&hash::of_file(&entry.path())?)));
         }
     }
     all.sort_unstable();

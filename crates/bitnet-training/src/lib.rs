@@ -13,6 +13,7 @@ mod config;
 mod data;
 mod error;
 mod example;
+mod hash;
 mod merge;
 mod model;
 mod norm;

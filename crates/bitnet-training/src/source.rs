@@ -146,6 +146,6 @@ fn beside(dir: &Path) -> Result<(Tokenizer, Beside), TrainError> {
             files.push((name.to_owned(), bytes));
         }
     }
-    let identity = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let identity = crate::hash::hex(&hash.finalize());
     Ok((tokenizer, Beside { config: Value::Null, files, identity, name: dir.display().to_string() }))
 }

@@ -144,6 +144,8 @@ impl RunConfig {
         for change in changes {
             set(&mut table, change)?;
         }
+        // A run that is gone on with stays of its kind.
+        table.entry("kind").or_insert_with(|| kind.name().into());
         let kept = table.to_string();
         let mut s = Section::new(origin, table);
         if let Some(said) = s.text("kind")?

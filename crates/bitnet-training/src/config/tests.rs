@@ -15,7 +15,16 @@ fn examples_are_valid_and_changes_apply() {
     // What is kept says the same.
     let again = RunConfig::parse("b", &config.text, Kind::Pretrain, &[]).unwrap();
     assert_eq!(again.text, config.text);
-    assert!(parse(Kind::Sft, &[]).is_ok());
+    let other = RunConfig::parse("b", &config.text, Kind::Sft, &[]).unwrap_err().to_string();
+    assert_eq!(other, "b: kind is \"pretrain\", and the command is sft");
+    for kind in [Kind::Pretrain, Kind::Sft, Kind::Lora] {
+        assert!(parse(kind, &[]).is_ok());
+        // A choice can be changed alone: the examples set nothing that only another one has.
+        for schedule in ["two-stage", "constant", "linear", "cosine", "exponential", "warmup-stable-decay"] {
+            let changes = [&format!("train.schedule={schedule}")[..], "train.optimizer=sgd"];
+            assert!(parse(kind, &changes).is_ok(), "{schedule}");
+        }
+    }
     let lora = parse(Kind::Lora, &["lora.rank=4", "lora.rank_stabilized=true"]).unwrap().lora.unwrap();
     assert_eq!((lora.scale(), lora.targets.len()), (8.0, 7));
     assert!(parse(Kind::Sft, &["lora.rank=4"]).unwrap_err().to_string().contains("lora is unknown"));

@@ -41,14 +41,11 @@ impl Corpus {
         let mut hash = Sha256::new();
         hash.update(format!("1 {} {}", maker.kind.name(), maker.identity));
         for file in files {
-            let mut content = std::fs::File::open(file).map_err(TrainError::io(file))?;
-            let mut of_file = Sha256::new();
-            std::io::copy(&mut content, &mut of_file).map_err(TrainError::io(file))?;
             // The name's end says how it is read.
             hash.update(file.extension().unwrap_or_default().as_encoded_bytes());
-            hash.update(of_file.finalize());
+            hash.update(crate::hash::of_file(file)?);
         }
-        let name: String = hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect();
+        let name = crate::hash::hex(&hash.finalize()[..16]);
         let path = folder.join(format!("{name}.tokens"));
         if !path.exists() {
             std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;

@@ -277,7 +277,8 @@ fn without_quantizers_the_gradient_is_the_slope() {
                 start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * scale(i)) as f32).collect();
             model.loss(&batch)
         };
-        let h = 1e-3;
+        // Small: the loss is bent so much that 1e-3 is 4 % off.
+        let h = 1e-4;
         let slope = (at(h) - at(-h)) / (2.0 * h);
         let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
         assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{name}: {slope} {gradient}");
