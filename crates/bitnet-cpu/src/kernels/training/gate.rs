@@ -102,9 +102,9 @@ mod tests {
                         g / (1.0 + (-c * 2.0 * (2.0 / std::f64::consts::PI).sqrt()).exp()) * u
                     }
                 };
-                for i in 0..m * n {
+                for (i, d) in dout.iter().enumerate() {
                     let at = i / n * 2 * n + i % n;
-                    let (g, u, d) = (f64::from(x[at]), f64::from(x[at + n]), f64::from(dout[i]));
+                    let (g, u, d) = (f64::from(x[at]), f64::from(x[at + n]), f64::from(*d));
                     let h = 1e-6;
                     let dg = (value(g + h, u) - value(g - h, u)) / (2.0 * h) * d;
                     let du = value(g, 1.0) * d;
