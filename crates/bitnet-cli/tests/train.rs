@@ -132,7 +132,7 @@ fn what_is_wrong_is_told_in_a_line() {
         ("train.steps=many", 2, &["train.steps is \"many\"", "whole number"]),
         ("data.train=/nowhere.txt", 1, &["/nowhere.txt"]),
         ("data.sequence=100000", 2, &["data.sequence is 100000", "1024"]),
-        ("model.init=/nowhere", 3, &["/nowhere"]),
+        ("model.init=/nowhere", 2, &["model.tokenizer does not go with model.init"]),
         ("model.weights=float", 2, &["BitNetForCausalLM"]),
         ("output=/dev/null/x", 1, &["/dev/null/x"]),
     ] {
@@ -142,6 +142,12 @@ fn what_is_wrong_is_told_in_a_line() {
     folder.write("empty.jsonl", "{}\n");
     let empty = with(&format!("data.train={}", text(&folder.at("empty.jsonl"))));
     refused(&refs(&empty), 2, &["there is no example in", "empty.jsonl:1: it has none of text"]);
+    let answers = folder.write("sft.toml", output(&["train", "--example", "sft"]));
+    refused(
+        &["train", "sft", "-c", &answers, "--set", "model.init=/nowhere"],
+        3,
+        &["/nowhere", "no such file"],
+    );
     refused(&["train", "pretrain", "-c", "/nowhere.toml"], 1, &["/nowhere.toml"]);
     assert_eq!(bitnet(&["train", "pretrain"]).code, Some(2));
     assert_eq!(bitnet(&["train", "--example", "nothing"]).code, Some(2));

@@ -129,7 +129,7 @@ fn masters(config: &mut Value, ternary: bool) {
     map.insert("quantization_config".to_owned(), Value::Object(q));
 }
 
-/// The tokenizer of a directory, or of a `tokenizer.json`.
+/// The tokenizer of a directory, and the small files that go along with it.
 fn beside(dir: &Path) -> Result<(Tokenizer, Beside), TrainError> {
     let at = |source| TrainError::Tokenizer { path: dir.to_owned(), source };
     let tokenizer = Tokenizer::from_dir(dir).map_err(at)?.ok_or_else(|| TrainError::Checkpoint {

@@ -183,12 +183,32 @@ fn set(table: &mut Table, change: &str) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// Keys of a fresh model.
+const FRESH: [&str; 13] = [
+    "tokenizer",
+    "architecture",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "rope_theta",
+    "rms_norm_eps",
+    "untied_embeddings",
+    "initializer_range",
+];
+
 fn model(mut s: Section<'_>) -> Result<(ModelSource, Precision), TrainError> {
     let ternary = s.choice("weights", true, &[("ternary", true), ("float", false)])?;
     // Dense models are run with float activations.
     let precision = Precision { ternary_weights: ternary, int8_activations: ternary };
     let source = match s.text("init")? {
-        Some(path) => ModelSource::Checkpoint(path.into()),
+        Some(path) => {
+            s.refuse(&FRESH, "does not go with model.init, whose model has its own")?;
+            ModelSource::Checkpoint(path.into())
+        }
         None => {
             let tokenizer = s.text("tokenizer")?.ok_or_else(|| {
                 s.error("init", "is missing: a directory of weights, or tokenizer and sizes")

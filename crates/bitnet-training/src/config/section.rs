@@ -130,6 +130,14 @@ impl<'a> Section<'a> {
         all.ok_or_else(|| self.error(key, "should be a list of texts"))
     }
 
+    /// Refuses keys that another one leaves without effect.
+    pub(super) fn refuse(&self, keys: &[&str], why: &str) -> Result<(), TrainError> {
+        match keys.iter().find(|key| self.table.contains_key(**key)) {
+            Some(key) => Err(self.error(key, why)),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what nobody asked for.
     pub(super) fn finish(self) -> Result<(), TrainError> {
         let Some(key) = self.table.keys().next() else { return Ok(()) };

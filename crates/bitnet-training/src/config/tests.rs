@@ -45,6 +45,7 @@ fn what_is_wrong_is_named() {
         ("data.train=3", "data.train should be a list of texts"),
         ("data.train=[]", "data.train is missing"),
         ("model.init=3", "model.init is 3, and should be a text"),
+        ("model.init=\"x\"", "model.tokenizer does not go with model.init, whose model has its own"),
         ("model=3", "model is 3, and should be a table"),
         ("kind=sft", "kind is \"sft\", and the command is pretrain"),
         ("seed", "--set seed: it should be key=value"),
