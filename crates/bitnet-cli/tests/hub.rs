@@ -222,6 +222,7 @@ fn an_interrupted_pull_leaves_no_file_under_its_name_and_goes_on() {
     let ranges = format!("{}.bitnet.ranges", sha256(&bytes));
     let blobs = lab.home.at(".cache/huggingface/hub/models--org--large/blobs");
     while !blobs.join(&ranges).exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was interrupted");
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill().unwrap();

@@ -5,10 +5,11 @@
 
 mod common;
 
-use common::{Folder, bitnet, refused};
+use common::{Folder, PATIENCE, bitnet, ended, refused};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 #[test]
 fn what_cannot_be_served_is_refused() {
@@ -32,18 +33,29 @@ fn what_cannot_be_served_is_refused() {
     refused(&["serve", "/nowhere", "--port", "0"], 3, &["/nowhere"]);
 }
 
+/// A test that fails leaves no server behind.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A server, and the lines of its standard error behind `ready`.
-fn start(args: &[&str]) -> (Child, String, impl Iterator<Item = String> + use<>) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
+fn start(args: &[&str]) -> (Server, String, impl Iterator<Item = String> + use<>) {
+    let child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
         .args([&["serve", "--port", "0"], args].concat())
         .env_clear()
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut server = Server(child);
+    let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines().map(Result::unwrap);
     let address = lines.find_map(|l| Some(l.strip_prefix("listening on http://")?.to_owned())).unwrap();
     lines.find(|l| l == "ready").unwrap();
-    (child, address, lines)
+    (server, address, lines)
 }
 
 fn ask(address: &str, headers: &str, model: &str) -> String {
@@ -62,22 +74,24 @@ fn post(address: &str, path: &str, headers: &str, body: &str) -> String {
     reply
 }
 
-fn end(mut child: Child) {
-    let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(told.success() && child.wait().unwrap().success(), "it ends in order");
+fn end(mut server: Server) {
+    let told = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    let status = ended(&mut server.0, Instant::now() + PATIENCE);
+    assert!(status.expect("it ends when told").success(), "it ends in order");
 }
 
 #[test]
 fn it_answers_and_ends_when_told() {
     let folder = Folder::with_model();
-    let (child, address, _lines) = start(&[&folder.path(), &folder.path(), "--alias", "tiny,other"]);
+    let (server, address, _lines) = start(&[&folder.path(), &folder.path(), "--alias", "tiny,other"]);
     for model in ["tiny", "other"] {
         let reply = ask(&address, "", model);
         assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("\"role\":\"assistant\""), "{reply}");
         assert!(reply.contains(&format!("\"model\":\"{model}\"")), "{reply}");
     }
     assert!(ask(&address, "", "absent").starts_with("HTTP/1.1 404"));
-    end(child);
+    end(server);
 }
 
 #[test]
@@ -95,29 +109,29 @@ fn what_requests_and_flags_leave_open_the_model_says() {
         let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {reply}"));
         body["choices"][0]["text"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned()
     };
-    let (child, address, _lines) = start(&[&folder.path()]);
+    let (server, address, _lines) = start(&[&folder.path()]);
     let greedy = text(&address, "1");
     assert_eq!(greedy, text(&address, r#"2, "temperature": 0"#), "the model says greedy");
     let drawn = text(&address, r#"1, "temperature": 5, "min_p": 0"#);
     assert_ne!(drawn, greedy, "a request says otherwise");
-    end(child);
-    let (child, address, _lines) = start(&[&folder.path(), "--temp", "5", "--min-p", "0"]);
+    end(server);
+    let (server, address, _lines) = start(&[&folder.path(), "--temp", "5", "--min-p", "0"]);
     assert_eq!(text(&address, "1"), drawn, "flags say otherwise, and leave the rest to the model");
     assert_ne!(text(&address, r#"1, "top_k": 0, "top_p": 1"#), drawn);
-    end(child);
+    end(server);
 }
 
 #[test]
 fn logs_are_objects_and_never_hold_a_key() {
     let folder = Folder::with_model();
     let (right, wrong) = ("right-key-of-the-test", "wrong-key-of-the-test");
-    let (child, address, lines) =
+    let (server, address, lines) =
         start(&[&folder.path(), "--api-key", right, "--log-format", "json", "--log-level", "trace"]);
     let lines = std::thread::spawn(move || lines.collect::<Vec<String>>());
     let id = "\r\nx-request-id: mine-3";
     assert!(ask(&address, &format!("{id}\r\nauthorization: Bearer {right}"), "").starts_with("HTTP/1.1 200"));
     assert!(ask(&address, &format!("\r\nx-api-key: {wrong}"), "").starts_with("HTTP/1.1 401"));
-    end(child);
+    end(server);
     let lines = lines.join().unwrap();
     let requests: Vec<serde_json::Value> = lines
         .iter()

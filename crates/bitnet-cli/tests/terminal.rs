@@ -5,18 +5,16 @@
 
 mod common;
 
-use common::{Folder, fixture, text};
+use common::{Folder, PATIENCE, ended, fixture, text};
 use pty_process::{Size, blocking};
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
-use std::process::{Child, ExitStatus};
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vt100::Screen;
 
-/// What takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 const ROWS: u16 = 30;
 
 fn some(cells: u16) -> NonZeroU16 {
@@ -132,17 +130,6 @@ impl Terminal {
     fn resize(&mut self, columns: u16) {
         self.parser.screen_mut().set_size(some(ROWS), some(columns));
         self.pty.resize(Size::new(ROWS, columns)).unwrap();
-    }
-}
-
-/// Waits for the end of a program.
-fn ended(child: &mut Child, until: Instant) -> Option<ExitStatus> {
-    loop {
-        let status = child.try_wait().unwrap();
-        if status.is_some() || Instant::now() >= until {
-            return status;
-        }
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -1,19 +1,22 @@
 //! The key-value cache: blocks of 64 positions that any sequence may hold.
 //!
-//! Positions are counted through all blocks here. Keys lie in tiles of 16 positions, transposed:
-//! `[kv_head][position / 16][d][16]`, so that one vector holds a dimension of sixteen positions. Values lie row by row,
-//! `[kv_head][position][d padded to 16]`. Scales, where a type has some, follow in the same tile or row. A sequence in neighbouring blocks is read as one stream. The memory is asked for
-//! zeroed and whole, so pages become resident only as positions are written.
+//! A block has the heads of all layers one behind the other, so that what was written fills few pages, which may then be large.
+//! Keys of a head lie in tiles of 16 positions, transposed: `[block][layer][kv_head][position / 16][d][16]`, so that one vector
+//! holds a dimension of sixteen positions. Values lie row by row, `[block][layer][kv_head][position][d padded to 16]`. Scales,
+//! where a type has some, follow in the same tile or row. The memory is asked for zeroed and whole, so pages become resident only
+//! as positions are written.
 
+use crate::lines::{Number, Numbers};
 use crate::simd::Lanes;
 use bitnet_core::{BackendError, KV_BLOCK, KvSpec, KvType};
 use bitnet_quant::spec::{Q8_BLOCK, quantize_q8};
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// A type of cached keys or values: how a head lies in rows of sixteen elements.
 pub(crate) trait KvElement {
-    /// What is stored. Plain numbers, because only their vectors can be had zeroed without touching the memory.
-    type Raw: Copy + Default + Send + Sync;
+    /// What is stored. Plain numbers, because only they are zero in memory that was never touched.
+    type Raw: Number;
     /// What [`Q8_BLOCK`] neighbouring dimensions have in common, in lanes `F`.
     type Scale<F: Copy>: Copy;
     /// Rows that sixteen keys of `d` dimensions take, one for each dimension first.
@@ -34,7 +37,7 @@ pub(crate) trait KvElement {
 
 /// A type whose elements stand for themselves.
 pub(crate) trait Plain {
-    type Raw: Copy + Default + Send + Sync;
+    type Raw: Number;
     /// Rounds to the type, ties to even.
     fn round(x: f32) -> Self::Raw;
     /// Widens sixteen elements.
@@ -194,46 +197,19 @@ impl KvElement for Q8 {
 
 /// Elements of one type.
 pub(crate) enum Store {
-    F32(Vec<f32>),
-    F16(Vec<u16>),
-    BF16(Vec<u16>),
-    Q8(Vec<i8>),
-}
-
-impl Store {
-    fn new(ty: KvType, len: usize) -> Result<Self, BackendError> {
-        Ok(match ty {
-            KvType::F32 => Self::F32(zeroed(len)?),
-            KvType::F16 => Self::F16(zeroed(len)?),
-            KvType::BF16 => Self::BF16(zeroed(len)?),
-            KvType::Q8_0 => Self::Q8(zeroed(len)?),
-        })
-    }
-}
-
-impl Store {
-    /// Copies `len` elements at `from` to `to` in every run of `stride` elements.
-    fn copy(&mut self, stride: usize, from: usize, to: usize, len: usize) {
-        fn each<T: Copy>(store: &mut [T], stride: usize, from: usize, to: usize, len: usize) {
-            for head in store.chunks_exact_mut(stride) {
-                head.copy_within(from..from + len, to);
-            }
-        }
-        match self {
-            Self::F32(s) => each(s, stride, from, to, len),
-            Self::F16(s) | Self::BF16(s) => each(s, stride, from, to, len),
-            Self::Q8(s) => each(s, stride, from, to, len),
-        }
-    }
+    F32(Numbers<f32>),
+    F16(Numbers<u16>),
+    BF16(Numbers<u16>),
+    Q8(Numbers<i8>),
 }
 
 /// A number that is `N` bytes in a file, lowest first.
-trait Number<const N: usize>: Copy {
+trait Stored<const N: usize>: Copy {
     fn bytes(self) -> [u8; N];
     fn of(bytes: [u8; N]) -> Self;
 }
 
-impl Number<4> for f32 {
+impl Stored<4> for f32 {
     fn bytes(self) -> [u8; 4] {
         self.to_le_bytes()
     }
@@ -242,7 +218,7 @@ impl Number<4> for f32 {
     }
 }
 
-impl Number<2> for u16 {
+impl Stored<2> for u16 {
     fn bytes(self) -> [u8; 2] {
         self.to_le_bytes()
     }
@@ -251,7 +227,7 @@ impl Number<2> for u16 {
     }
 }
 
-impl Number<1> for i8 {
+impl Stored<1> for i8 {
     fn bytes(self) -> [u8; 1] {
         self.to_le_bytes()
     }
@@ -261,6 +237,16 @@ impl Number<1> for i8 {
 }
 
 impl Store {
+    fn new(ty: KvType, len: usize) -> Result<Self, BackendError> {
+        const WHAT: &str = "the key-value cache";
+        Ok(match ty {
+            KvType::F32 => Self::F32(Numbers::new(len, WHAT)?),
+            KvType::F16 => Self::F16(Numbers::new(len, WHAT)?),
+            KvType::BF16 => Self::BF16(Numbers::new(len, WHAT)?),
+            KvType::Q8_0 => Self::Q8(Numbers::new(len, WHAT)?),
+        })
+    }
+
     pub(crate) fn element_bytes(&self) -> usize {
         match self {
             Self::F32(_) => 4,
@@ -269,77 +255,50 @@ impl Store {
         }
     }
 
-    /// Appends elements `from..from + len` of every run of `stride`.
-    fn save(&self, stride: usize, from: usize, len: usize, out: &mut Vec<u8>) {
-        fn each<T: Number<N>, const N: usize>(
-            s: &[T],
-            stride: usize,
-            from: usize,
-            len: usize,
-            out: &mut Vec<u8>,
-        ) {
-            for head in s.chunks_exact(stride) {
-                out.extend(head[from..from + len].iter().flat_map(|x| x.bytes()));
-            }
-        }
+    /// Copies a range to another place.
+    fn copy(&mut self, from: Range<usize>, to: usize) {
         match self {
-            Self::F32(s) => each(s, stride, from, len, out),
-            Self::F16(s) | Self::BF16(s) => each(s, stride, from, len, out),
-            Self::Q8(s) => each(s, stride, from, len, out),
+            Self::F32(s) => s.copy_within(from, to),
+            Self::F16(s) | Self::BF16(s) => s.copy_within(from, to),
+            Self::Q8(s) => s.copy_within(from, to),
+        }
+    }
+
+    /// Appends a range.
+    fn save(&self, range: Range<usize>, out: &mut Vec<u8>) {
+        match self {
+            Self::F32(s) => out.extend(s[range].iter().flat_map(|x| x.bytes())),
+            Self::F16(s) | Self::BF16(s) => out.extend(s[range].iter().flat_map(|x| x.bytes())),
+            Self::Q8(s) => out.extend(s[range].iter().flat_map(|x| x.bytes())),
         }
     }
 
     /// The reverse.
-    fn load(&mut self, stride: usize, from: usize, len: usize, bytes: &[u8]) {
-        fn each<T: Number<N>, const N: usize>(
-            s: &mut [T],
-            stride: usize,
-            from: usize,
-            len: usize,
-            bytes: &[u8],
-        ) {
-            let numbers = bytes.as_chunks::<N>().0;
-            for (head, numbers) in s.chunks_exact_mut(stride).zip(numbers.chunks_exact(len)) {
-                head[from..from + len].iter_mut().zip(numbers).for_each(|(x, bytes)| *x = T::of(*bytes));
-            }
+    fn load(&mut self, range: Range<usize>, bytes: &[u8]) {
+        fn fill<T: Stored<N>, const N: usize>(s: &mut [T], bytes: &[u8]) {
+            s.iter_mut().zip(bytes.as_chunks::<N>().0).for_each(|(x, bytes)| *x = T::of(*bytes));
         }
         match self {
-            Self::F32(s) => each(s, stride, from, len, bytes),
-            Self::F16(s) | Self::BF16(s) => each(s, stride, from, len, bytes),
-            Self::Q8(s) => each(s, stride, from, len, bytes),
+            Self::F32(s) => fill(&mut s[range], bytes),
+            Self::F16(s) | Self::BF16(s) => fill(&mut s[range], bytes),
+            Self::Q8(s) => fill(&mut s[range], bytes),
         }
     }
-}
-
-/// Zeroed memory, after a check that the host would give it.
-fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>, BackendError> {
-    let mut probe = Vec::<T>::new();
-    probe.try_reserve_exact(len).map_err(|_| BackendError::OutOfMemory {
-        bytes: len.saturating_mul(size_of::<T>()),
-        what: "the key-value cache",
-    })?;
-    drop(probe);
-    Ok(vec![T::default(); len])
 }
 
 /// Keys and values of all blocks, all layers.
 pub struct KvCache {
     pub(crate) spec: KvSpec,
-    /// Every layer's keys, `kv_heads * key_stride` elements each. One allocation for all layers, since the host hands out
-    /// large ones as fresh pages and small ones from what was used before.
     pub(crate) keys: Store,
-    /// Every layer's values, `kv_heads * value_stride` elements each.
     pub(crate) values: Store,
-    /// Elements of a head's keys.
-    pub(crate) key_stride: usize,
-    /// Elements of a head's values.
-    pub(crate) value_stride: usize,
+    /// Elements of a head's keys in a block.
+    pub(crate) key: usize,
+    /// Elements of a head's values in a block.
+    pub(crate) value: usize,
 }
 
 impl KvCache {
     pub(crate) fn new(spec: KvSpec) -> Result<Self, BackendError> {
-        let positions = spec.blocks().saturating_mul(KV_BLOCK);
-        let heads = spec.layers * spec.shape.kv_heads;
         let d = spec.shape.head_dim;
         let (key_rows, value_rows) = match (spec.key, spec.value) {
             (KvType::Q8_0, KvType::Q8_0) => (Q8::key_rows(d), Q8::value_rows(d)),
@@ -347,52 +306,60 @@ impl KvCache {
             (_, KvType::Q8_0) => (F32::key_rows(d), Q8::value_rows(d)),
             _ => (F32::key_rows(d), F32::value_rows(d)),
         };
-        let key_stride = positions.saturating_mul(key_rows);
-        let value_stride = positions.saturating_mul(16 * value_rows);
-        let keys = Store::new(spec.key, key_stride.saturating_mul(heads))?;
-        let values = Store::new(spec.value, value_stride.saturating_mul(heads))?;
-        Ok(Self { spec, keys, values, key_stride, value_stride })
+        let (key, value) = (KV_BLOCK * key_rows, KV_BLOCK * 16 * value_rows);
+        let heads = spec.blocks().saturating_mul(spec.layers * spec.shape.kv_heads);
+        let keys = Store::new(spec.key, key.saturating_mul(heads))?;
+        let values = Store::new(spec.value, value.saturating_mul(heads))?;
+        Ok(Self { spec, keys, values, key, value })
     }
 
-    /// Copies a block of all layers.
-    pub(crate) fn copy_block(&mut self, from: u32, to: u32) {
-        let blocks = self.spec.blocks();
-        let (key, value) = (self.key_stride / blocks, self.value_stride / blocks);
-        let (from, to) = (from as usize, to as usize);
-        self.keys.copy(self.key_stride, from * key, to * key, key);
-        self.values.copy(self.value_stride, from * value, to * value, value);
-    }
-
-    /// Elements of a block in the keys of one head, and in its values.
-    pub(crate) fn block_elements(&self) -> (usize, usize) {
-        (self.key_stride / self.spec.blocks(), self.value_stride / self.spec.blocks())
-    }
-
-    /// Bytes of a block of all layers.
-    pub(crate) fn block_bytes(&self) -> usize {
-        let (key, value) = self.block_elements();
-        let heads = self.spec.layers * self.spec.shape.kv_heads;
-        heads * (key * self.keys.element_bytes() + value * self.values.element_bytes())
-    }
-
-    /// Appends a block of all layers: keys, head by head, then values.
-    pub(crate) fn save_block(&self, block: u32, out: &mut Vec<u8>) {
-        let ((key, value), block) = (self.block_elements(), block as usize);
-        self.keys.save(self.key_stride, block * key, key, out);
-        self.values.save(self.value_stride, block * value, value, out);
-    }
-
-    /// Fills a block with what [`KvCache::save_block`] gave.
-    pub(crate) fn load_block(&mut self, block: u32, bytes: &[u8]) {
-        let ((key, value), block) = (self.block_elements(), block as usize);
-        let heads = self.spec.layers * self.spec.shape.kv_heads;
-        let (keys, values) = bytes.split_at(heads * key * self.keys.element_bytes());
-        self.keys.load(self.key_stride, block * key, key, keys);
-        self.values.load(self.value_stride, block * value, value, values);
+    /// Key heads of all layers.
+    pub(crate) fn heads(&self) -> usize {
+        self.spec.layers * self.spec.shape.kv_heads
     }
 
     /// The number of the first head of a layer, heads of all layers counted.
     pub(crate) fn first_head(&self, layer: usize) -> usize {
         layer * self.spec.shape.kv_heads
+    }
+
+    /// Elements of the keys and of the values from a block to the next one.
+    pub(crate) fn strides(&self) -> (usize, usize) {
+        (self.heads() * self.key, self.heads() * self.value)
+    }
+
+    /// Where the keys and the values of a block lie.
+    fn block(&self, block: u32) -> (Range<usize>, Range<usize>) {
+        let (key, value) = self.strides();
+        let block = block as usize;
+        (block * key..(block + 1) * key, block * value..(block + 1) * value)
+    }
+
+    /// Copies a block of all layers.
+    pub(crate) fn copy_block(&mut self, from: u32, to: u32) {
+        let ((keys, values), to) = (self.block(from), self.block(to));
+        self.keys.copy(keys, to.0.start);
+        self.values.copy(values, to.1.start);
+    }
+
+    /// Bytes of a block of all layers.
+    pub(crate) fn block_bytes(&self) -> usize {
+        let (key, value) = self.strides();
+        key * self.keys.element_bytes() + value * self.values.element_bytes()
+    }
+
+    /// Appends a block of all layers: keys, head by head, then values.
+    pub(crate) fn save_block(&self, block: u32, out: &mut Vec<u8>) {
+        let (keys, values) = self.block(block);
+        self.keys.save(keys, out);
+        self.values.save(values, out);
+    }
+
+    /// Fills a block with what [`KvCache::save_block`] gave.
+    pub(crate) fn load_block(&mut self, block: u32, bytes: &[u8]) {
+        let (keys, values) = self.block(block);
+        let (key_bytes, value_bytes) = bytes.split_at(keys.len() * self.keys.element_bytes());
+        self.keys.load(keys, key_bytes);
+        self.values.load(values, value_bytes);
     }
 }

@@ -1,11 +1,12 @@
-//! Memory for weights: whole pages from the system, large ones where it has them.
+//! Memory for weights and for the key-value cache: whole pages from the system, large ones where it has them.
 //!
-//! Weights are read as a stream once a token. Large pages make that a few percent faster, and a map of its own gives back all of
+//! Both are read as streams once a token. Large pages make that a few percent faster, and a map of its own gives back all of
 //! its memory, which a heap that served the loading of a model does not.
 
 use crate::layout::{Line, bytes};
 use bitnet_core::{BackendError, Storage};
 use memmap2::MmapMut;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 /// Cache lines, zero at first.
@@ -54,3 +55,39 @@ impl AsRef<[u8]> for Lines {
 }
 
 impl Storage for Lines {}
+
+/// A number that any bytes are.
+pub(crate) trait Number: Copy + Send + Sync {}
+impl Number for f32 {}
+impl Number for u16 {}
+impl Number for i8 {}
+
+/// Numbers in memory of the system's, zero at first. Pages become resident as they are written.
+pub(crate) struct Numbers<T> {
+    lines: Lines,
+    len: usize,
+    number: PhantomData<T>,
+}
+
+impl<T: Number> Numbers<T> {
+    /// `len` numbers for what the error will name.
+    pub(crate) fn new(len: usize, what: &'static str) -> Result<Self, BackendError> {
+        let lines = Lines::new(len.saturating_mul(size_of::<T>()).div_ceil(size_of::<Line>()), what)?;
+        Ok(Self { lines, len, number: PhantomData })
+    }
+}
+
+impl<T: Number> Deref for Numbers<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: the lines have room for `len` numbers and are aligned for them, and any bytes are a number.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl<T: Number> DerefMut for Numbers<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and the lines are borrowed for writing.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}

@@ -133,8 +133,9 @@ fn damaged_bytes_are_never_kept() {
 fn servers_without_ranges_send_the_file_whole() {
     survives("/lfs/", 999, Mood::Whole);
     let lab = Lab::with_file(LEN);
-    lab.server.fault("/lfs/", 9, Mood::Whole);
-    lab.server.fault("/lfs/", 9, Mood::Drops(100_000));
+    // Fewer than a connection's attempts: none gets further than the last one did, and one of them may have all the bad luck.
+    lab.server.fault("/lfs/", 5, Mood::Whole);
+    lab.server.fault("/lfs/", 5, Mood::Drops(100_000));
     assert_eq!(fs::read(lab.pull("org/name").unwrap().path).unwrap(), noise(LEN));
 }
 

@@ -6,13 +6,13 @@
 use bitnet_testkit::{golden, tiny};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// After this long a command hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// What takes longer than this hangs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Address space a command may ask for, in KiB: many times what the tiny models need, and far less than what a header that
 /// lies could claim.
@@ -109,6 +109,17 @@ pub fn fixture(name: &str) -> String {
 
 pub fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
+}
+
+/// Waits for the end of a program.
+pub fn ended(child: &mut Child, until: Instant) -> Option<ExitStatus> {
+    loop {
+        let status = child.try_wait().unwrap();
+        if status.is_some() || Instant::now() >= until {
+            return status;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A folder for a test's files.

@@ -200,11 +200,11 @@ impl Step<'_> {
     /// What asks for the keys of segment `s`, and for its values.
     fn ahead(&self, unit: Unit<'_>, s: usize) -> [Ahead; 2] {
         let (cache, head) = (self.cache, self.first + unit.group);
-        let (key, value) = cache.block_elements();
-        let runs = |store: &Store, from: usize, block: usize| {
+        let runs = |store: &Store, len: usize| {
             let mut ahead = Ahead::new(store.element_bytes());
             for i in unit.tokens.blocks(s) {
-                let run = from + *i as usize * block..from + (*i as usize + 1) * block;
+                let at = *i as usize * cache.heads() + head;
+                let run = at * len..(at + 1) * len;
                 match store {
                     Store::F32(x) => ahead.push(&x[run]),
                     Store::F16(x) | Store::BF16(x) => ahead.push(&x[run]),
@@ -213,8 +213,7 @@ impl Step<'_> {
             }
             ahead
         };
-        let keys = runs(&cache.keys, head * cache.key_stride, key);
-        [keys, runs(&cache.values, head * cache.value_stride, value)]
+        [runs(&cache.keys, cache.key), runs(&cache.values, cache.value)]
     }
 
     /// The queries of a unit over segment `s`; `next` is the segment that this thread goes on with.
@@ -238,11 +237,12 @@ impl Step<'_> {
         room.p.resize(stats.len(), [[0.0; 16]; SEGMENT / 16]);
         let Room { q, sees, p, wide } = room;
         let d = cache.spec.shape.head_dim;
-        let mut over = Over { d, sees, q, blocks, ahead: next, p, out, stats };
+        let strides = cache.strides();
+        let mut over = Over { d, sees, q, blocks, strides, ahead: next, p, out, stats };
         if over.sees.len() <= ROWS {
             // The values of this segment, then the keys of the next one.
             over.ahead = [self.ahead(unit, s)[1], next[0]];
-            let (k, v) = (head * cache.key_stride, head * cache.value_stride);
+            let (k, v) = (head * cache.key, head * cache.value);
             macro_rules! segment {
                 ($ty:ty, $keys:expr, $values:expr) => {{
                     let segment = Segment::<$ty, $ty> { keys: &$keys[k..], values: &$values[v..], over };
@@ -260,7 +260,7 @@ impl Step<'_> {
         }
         let first = over.sees.iter().fold(SEGMENT, |first, sees| first.min(sees.start)) / KV_BLOCK;
         wide.fill(self.isa, cache, head, blocks, first..blocks.len());
-        over.blocks = &Wide::BLOCKS;
+        (over.blocks, over.strides) = (&Wide::BLOCKS, Wide::strides(d));
         let segment = Segment::<kv::F32, kv::F32> { keys: &wide.keys, values: &wide.values, over };
         dispatch(self.isa, segment);
     }

@@ -54,6 +54,8 @@ pub(super) struct Over<'a> {
     pub(super) q: &'a [f32],
     /// The blocks that hold the segment's positions.
     pub(super) blocks: &'a [u32],
+    /// Elements of the keys and of the values from a block to the next one.
+    pub(super) strides: (usize, usize),
     /// What is asked for from memory while scores are computed, and while values are summed.
     pub(super) ahead: [Ahead; 2],
     /// `[queries]`: room for scores and weights.
@@ -66,9 +68,9 @@ pub(super) struct Over<'a> {
 
 /// Queries that share keys and values.
 pub(super) struct Segment<'a, K: KvElement, V: KvElement> {
-    /// `[tiles][rows of a tile][16]`.
+    /// `[blocks]`, each as far as its stride from the last one: `[tiles][rows of a tile][16]`.
     pub(super) keys: &'a [K::Raw],
-    /// `[positions][rows of a value][16]`.
+    /// The same: `[positions][rows of a value][16]`.
     pub(super) values: &'a [V::Raw],
     pub(super) over: Over<'a>,
 }
@@ -207,8 +209,8 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
         let (d, rows) = (self.over.d, K::key_rows(self.over.d));
         let q = &self.over.q[first * d..].as_chunks::<R>().0[..d];
         // Four tiles make a block, so the tiles of one call are neighbours.
-        let at = self.over.blocks[tile / TILES] as usize * TILES + tile % TILES;
-        let keys = &self.keys.as_chunks::<16>().0[at * rows..];
+        let block = self.over.blocks[tile / TILES] as usize * self.over.strides.0;
+        let keys = &self.keys[block..].as_chunks::<16>().0[tile % TILES * rows..];
         let keys: [&[[K::Raw; 16]]; T] = std::array::from_fn(|t| &keys[t * rows..][..rows]);
         let mut s = [[l.splat(0.0); T]; R];
         for from in (0..d).step_by(Q8_BLOCK) {
@@ -252,8 +254,8 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
         let to: [usize; R] = std::array::from_fn(|r| inside(self.over.sees[first + r].end));
         let all = to.iter().fold(positions.end, |n, to| n.min(*to)).max(from);
         let p: &[Weights; R] = self.over.p[first..].first_chunk().expect("weights of all queries");
-        let slot = self.over.blocks[positions.start / KV_BLOCK] as usize * KV_BLOCK;
-        let rows = &self.values.as_chunks::<16>().0[slot * stride..];
+        let block = self.over.blocks[positions.start / KV_BLOCK] as usize * self.over.strides.1;
+        let rows = self.values[block..].as_chunks::<16>().0;
         let mut sum = [[l.splat(0.0); C]; R];
         for (r, sum) in sum.iter_mut().enumerate() {
             for (sum, out) in sum.iter_mut().zip(&self.over.out[(first + r) * width + c..]) {

@@ -20,6 +20,11 @@ impl Wide {
     /// The blocks of a segment that lies alone.
     pub(super) const BLOCKS: [u32; SEGMENT / KV_BLOCK] = [0, 1, 2, 3];
 
+    /// Elements of the keys and of the values from a block to the next one.
+    pub(super) fn strides(d: usize) -> (usize, usize) {
+        (KV_BLOCK * d, KV_BLOCK * d.next_multiple_of(16))
+    }
+
     /// Widens the blocks `wanted` of `blocks`, which hold the segment, of head `head` of all layers.
     pub(super) fn fill(
         &mut self,
@@ -30,23 +35,21 @@ impl Wide {
         wanted: Range<usize>,
     ) {
         let d = cache.spec.shape.head_dim;
+        let (key, value) = (cache.key, cache.value);
         self.keys.resize(SEGMENT * d, 0.0);
         self.values.resize(SEGMENT * d.next_multiple_of(16), 0.0);
         for i in wanted {
-            let block = blocks[i] as usize;
-            let (key, value) = cache.block_elements();
-            let keys = head * cache.key_stride + block * key..head * cache.key_stride + (block + 1) * key;
-            let out = &mut self.keys[i * KV_BLOCK * d..][..KV_BLOCK * d];
+            let at = blocks[i] as usize * cache.heads() + head;
+            let (keys, values) = (at * key..(at + 1) * key, at * value..(at + 1) * value);
+            let (key_stride, value_stride) = Self::strides(d);
+            let out = &mut self.keys[i * key_stride..][..key_stride];
             match &cache.keys {
                 Store::F32(k) => dispatch(isa, Keys::<kv::F32> { d, from: &k[keys], out }),
                 Store::F16(k) => dispatch(isa, Keys::<kv::F16> { d, from: &k[keys], out }),
                 Store::BF16(k) => dispatch(isa, Keys::<kv::BF16> { d, from: &k[keys], out }),
                 Store::Q8(k) => dispatch(isa, Keys::<kv::Q8> { d, from: &k[keys], out }),
             }
-            let values =
-                head * cache.value_stride + block * value..head * cache.value_stride + (block + 1) * value;
-            let width = d.next_multiple_of(16);
-            let out = &mut self.values[i * KV_BLOCK * width..][..KV_BLOCK * width];
+            let out = &mut self.values[i * value_stride..][..value_stride];
             match &cache.values {
                 Store::F32(v) => dispatch(isa, Values::<kv::F32> { d, from: &v[values], out }),
                 Store::F16(v) => dispatch(isa, Values::<kv::F16> { d, from: &v[values], out }),

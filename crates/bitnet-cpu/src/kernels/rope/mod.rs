@@ -2,10 +2,9 @@
 
 use crate::Isa;
 use crate::kv::{self, KvCache, KvElement, Store};
-use crate::pool::Pool;
-use bitnet_core::{KvSpan, RopeRows};
+use crate::pool::{Pool, Shares};
+use bitnet_core::{KV_BLOCK, KvSpan, RopeRows};
 use bitnet_quant::spec::rotate_half;
-use std::ops::Range;
 
 /// Rotates the query heads of `qkv [m, cols]` in place and writes the keys and values of their positions into a layer.
 pub(crate) fn rope_append(
@@ -30,38 +29,41 @@ pub(crate) fn rope_append(
     let slots: Vec<usize> =
         spans.iter().flat_map(|span| (span.start..span.end()).map(|position| span.slot(position))).collect();
     let row = |t: usize, head: usize| &qkv[t * cols + head * d..][..d];
-    let heads = cache.first_head(layer)..cache.first_head(layer + 1);
-    each_store(
-        &mut cache.keys,
-        pool,
-        heads.clone(),
-        cache.key_stride,
-        &Writer { slots: &slots, row: &|t, h| row(t, shape.heads + h), tiled: true },
-    );
-    each_store(
-        &mut cache.values,
-        pool,
-        heads,
-        cache.value_stride,
-        &Writer { slots: &slots, row: &|t, h| row(t, shape.heads + shape.kv_heads + h), tiled: false },
-    );
+    let (first, heads, all) = (cache.first_head(layer), shape.kv_heads, cache.heads());
+    let key = |t, head| row(t, shape.heads + head);
+    let keys = Writer { slots: &slots, row: &key, tiled: true, first, heads, all, len: cache.key };
+    let value = |t, head| row(t, shape.heads + shape.kv_heads + head);
+    let values = Writer { row: &value, tiled: false, len: cache.value, ..keys };
+    keys.write_to(&mut cache.keys, pool);
+    values.write_to(&mut cache.values, pool);
 }
 
 /// Where the rows of one step go.
+#[derive(Clone, Copy)]
 struct Writer<'a> {
     /// The cache's position for each row.
     slots: &'a [usize],
+    /// Token and head.
     row: &'a (dyn Fn(usize, usize) -> &'a [f32] + Sync),
     /// Keys lie in tiles of 16 positions, transposed; values row by row.
     tiled: bool,
+    /// The layer's first head, its heads, and those of all layers.
+    first: usize,
+    heads: usize,
+    all: usize,
+    /// Elements of a head in a block.
+    len: usize,
 }
 
 impl Writer<'_> {
-    fn write<E: KvElement>(&self, pool: &Pool, store: &mut [E::Raw], stride: usize) {
-        let write = |head: usize, store: &mut [E::Raw]| {
-            let rows = store.as_chunks_mut::<16>().0;
-            for (t, &position) in self.slots.iter().enumerate() {
-                let x = (self.row)(t, head);
+    fn write<E: KvElement>(&self, pool: &Pool, store: &mut [E::Raw]) {
+        let store = Shares::new(store);
+        let write = |head: usize| {
+            for (t, slot) in self.slots.iter().enumerate() {
+                let (x, position) = ((self.row)(t, head), slot % KV_BLOCK);
+                let at = slot / KV_BLOCK * self.all + self.first + head;
+                // SAFETY: one thread writes all of a head, one position after the other.
+                let rows = unsafe { store.slice(at * self.len, self.len) }.as_chunks_mut::<16>().0;
                 if self.tiled {
                     let count = E::key_rows(x.len());
                     E::put_key(&mut rows[position / 16 * count..][..count], position % 16, x);
@@ -73,18 +75,17 @@ impl Writer<'_> {
         };
         // A token's heads are written sooner than another thread would have begun.
         match self.slots.len() {
-            1 => store.chunks_mut(stride).enumerate().for_each(|(head, store)| write(head, store)),
-            _ => pool.chunks_mut(store, stride, &write),
+            1 => (0..self.heads).for_each(write),
+            _ => pool.ranges(self.heads, 1, &|heads| heads.for_each(&write)),
         }
     }
-}
 
-fn each_store(store: &mut Store, pool: &Pool, heads: Range<usize>, stride: usize, writer: &Writer<'_>) {
-    let range = heads.start * stride..heads.end * stride;
-    match store {
-        Store::F32(s) => writer.write::<kv::F32>(pool, &mut s[range], stride),
-        Store::F16(s) => writer.write::<kv::F16>(pool, &mut s[range], stride),
-        Store::BF16(s) => writer.write::<kv::BF16>(pool, &mut s[range], stride),
-        Store::Q8(s) => writer.write::<kv::Q8>(pool, &mut s[range], stride),
+    fn write_to(&self, store: &mut Store, pool: &Pool) {
+        match store {
+            Store::F32(s) => self.write::<kv::F32>(pool, s),
+            Store::F16(s) => self.write::<kv::F16>(pool, s),
+            Store::BF16(s) => self.write::<kv::BF16>(pool, s),
+            Store::Q8(s) => self.write::<kv::Q8>(pool, s),
+        }
     }
 }
