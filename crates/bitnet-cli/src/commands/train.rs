@@ -124,7 +124,7 @@ fn line(event: &Event) -> Option<String> {
         }
         Event::Dropped(count) => format!("warning: {count} examples are longer than a row and left out"),
         Event::Begin(Start { parameters, rows, step, steps, threads }) => format!(
-            "{:.1} M parameters, {} rows to train on, {} to validate on, steps {step} to {steps}, {threads} threads",
+            "{:.3} M parameters, {} rows to train on, {} to validate on, steps {step} to {steps}, {threads} threads",
             *parameters as f64 / 1e6,
             rows.0,
             rows.1
