@@ -5,6 +5,7 @@ use bitnet_hub::HubError;
 use bitnet_inference::{Device, GenerateError, OpenError, SessionError, WgpuError};
 use bitnet_model::ModelError;
 use bitnet_tokenizer::{TemplateError, TokenizerError};
+use bitnet_training::TrainError;
 use std::error::Error;
 use std::io;
 use std::path::Path;
@@ -149,6 +150,21 @@ impl From<OpenError> for Failure {
             }
             e @ OpenError::DraftVocabulary { .. } => Self::Usage(chain(&e)),
             e => Self::Runtime(chain(&e)),
+        }
+    }
+}
+
+impl From<TrainError> for Failure {
+    fn from(e: TrainError) -> Self {
+        match e {
+            TrainError::Config { .. } | TrainError::Data { .. } | TrainError::Cpu(_) => {
+                Self::Usage(chain(&e))
+            }
+            TrainError::Io { .. } | TrainError::Diverged { .. } => Self::Runtime(chain(&e)),
+            TrainError::Format(FormatError::Io { .. } | FormatError::Write { .. }) => {
+                Self::Runtime(chain(&e))
+            }
+            e => Self::Model(chain(&e)),
         }
     }
 }

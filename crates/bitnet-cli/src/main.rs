@@ -24,7 +24,7 @@ mod tuning;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use commands::{
     batch, bench, cache, chat, completions, convert, detokenize, doctor, embed, eval, inspect, logits, ls,
-    pull, quantize, rm, run, serve, show, template, tokenize, tune,
+    merge, pull, quantize, rm, run, serve, show, template, tokenize, train, tune,
 };
 use failure::Failure;
 use std::process::ExitCode;
@@ -74,6 +74,10 @@ enum Command {
     Convert(convert::Convert),
     /// A ternary model of one that is not, and what that does to it
     Quantize(quantize::Quantize),
+    /// Train a model: pre-training from scratch, fine-tuning on answers
+    Train(train::Train),
+    /// Add a LoRA adapter to the weights of its model
+    Merge(merge::Merge),
     /// Write exact logits of a sequence to a safetensors file
     Logits(logits::Logits),
     /// Fetch a model of the Hugging Face hub into the cache
@@ -144,6 +148,8 @@ impl Cli {
             Command::Serve(c) => c.execute(quiet),
             Command::Convert(c) => c.execute(quiet),
             Command::Quantize(c) => c.execute(quiet),
+            Command::Train(c) => c.execute(quiet),
+            Command::Merge(c) => c.execute(quiet),
             Command::Logits(c) => c.execute(quiet),
             Command::Pull(c) => c.execute(quiet),
             Command::Ls(c) => c.execute(),

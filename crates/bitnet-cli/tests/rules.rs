@@ -20,6 +20,7 @@ fn every_command_that_prints_data_prints_json() {
     let words = folder.write("text.txt", "ships at night, ".repeat(40));
     let (logits, gguf, ternary) = (at("logits.safetensors"), at("model.gguf"), at("ternary.gguf"));
     let tuning = at("tuning.json");
+    let (adapter, merged) = (fixture("lora/qvd-r4"), at("merged"));
     let commands: &[&[&str]] = &[
         &["run", &model, "--tokens", "1,2", "-n", "2"],
         &["inspect", &model],
@@ -32,6 +33,7 @@ fn every_command_that_prints_data_prints_json() {
         &["logits", &model, "--tokens", "1,2", "-o", &logits],
         &["convert", &model, &gguf, "--to", "i2_s"],
         &["quantize", &other, &ternary, "--method", "absmean"],
+        &["merge", &other, &adapter, &merged],
         &["eval", &model, "--ppl", &words, "-c", "16"],
         &["bench", &model, "-p", "4", "-n", "2", "-r", "1"],
         &["tune", &model, "--seconds", "1", "--tuning", &tuning],
@@ -238,9 +240,13 @@ fn stage(folder: &Folder) {
     link("Llama-3.2-1B", "bitnet-online");
     link("f16.gguf", "gguf/bitnet-online-i2_s.gguf");
     link("tokenizer.json", "bitnet-packed/tokenizer.json");
+    link("tokenizer", "bitnet-packed");
+    link("adapter", "lora/qvd-r4");
+    link("model", "bitnet-online");
+    folder.write("train.jsonl", "{\"prompt\": \"ships\", \"completion\": \" at night\"}\n".repeat(8));
     link("model.gguf", "gguf/bitnet-online-i2_s.gguf");
     let words = "ships at night, and the wind that never sleeps; ".repeat(80);
-    for name in ["wiki.txt", "wiki.raw", "text.txt"] {
+    for name in ["wiki.txt", "wiki.raw", "text.txt", "train.txt"] {
         folder.write(name, &words);
     }
     folder.write("prompts.txt", "one\ntwo\n");

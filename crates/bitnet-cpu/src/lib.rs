@@ -16,6 +16,7 @@ mod self_test;
 mod simd;
 #[cfg(test)]
 mod testing;
+mod training;
 mod weight;
 
 pub use backend::{CpuBackend, CpuError, CpuOptions, CpuTensor, MAX_THREADS};
@@ -25,4 +26,5 @@ pub use kernels::ternary::{Kernel, UnknownKernel};
 pub use kv::KvCache;
 pub use roofline::Roofline;
 pub use self_test::{SelfTest, Verdict, self_test};
+pub use training::{CpuTraining, Side, Store, Target, Values};
 pub use weight::CpuWeight;

@@ -21,6 +21,7 @@ pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
 pub use error::FormatError;
 pub use gguf::ReadOptions;
 pub use huggingface::pooling_config;
+pub use map::map as map_file;
 
 use std::path::Path;
 

@@ -43,8 +43,11 @@ impl Storage for MappedFile {
     }
 }
 
-/// Maps a file. An empty one is an empty heap.
-pub(crate) fn map(path: &Path) -> Result<Bytes, FormatError> {
+/// Maps a file, read only. An empty one is an empty heap.
+///
+/// # Errors
+/// It is no regular file, or the system refuses.
+pub fn map(path: &Path) -> Result<Bytes, FormatError> {
     if len(path)? == 0 {
         return Ok(Vec::new().into());
     }

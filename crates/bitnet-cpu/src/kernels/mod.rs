@@ -10,3 +10,4 @@ pub(crate) mod rope;
 pub(crate) mod screen;
 pub(crate) mod skip;
 pub(crate) mod ternary;
+pub(crate) mod training;

@@ -40,9 +40,17 @@ impl Kernel for QuantizeRow<'_> {
         l.store(max, &mut lanes);
         let absmax = lanes.iter().fold(bitnet_quant::spec::ACT_FLOOR, |m, v| if *v > m { *v } else { m });
         let s = 127.0 / absmax;
-        for (x, q) in blocks.iter().chain([&last]).zip(self.q.as_chunks_mut::<16>().0) {
+        for (x, q) in blocks.iter().chain([&last]).zip(self.q.chunks_mut(16)) {
             let z = l.round(l.mul(l.load(x), l.splat(s)));
-            l.store_i8(l.min(l.max(z, l.splat(-128.0)), l.splat(127.0)), q);
+            let z = l.min(l.max(z, l.splat(-128.0)), l.splat(127.0));
+            match q.first_chunk_mut() {
+                Some(q) => l.store_i8(z, q),
+                None => {
+                    let mut whole = [0; 16];
+                    l.store_i8(z, &mut whole);
+                    q.copy_from_slice(&whole[..q.len()]);
+                }
+            }
         }
         (1.0 / s, self.q.iter().map(|q| i32::from(*q)).sum())
     }
@@ -64,6 +72,16 @@ pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Qua
         // SAFETY: `t` is visited once.
         let (d, sums) = unsafe { (d.slice(t, 1), sums.slice(t, 1)) };
         (d[0], sums[0]) = of_row;
+    });
+}
+
+/// Quantizes `x [m, k]` into `q [m, k]` and `d [m]`, which makes integers real again.
+pub(crate) fn rows(isa: Isa, pool: &Pool, x: &[f32], k: usize, q: &mut [i8], d: &mut [f32]) {
+    let d = Shares::new(d);
+    pool.chunks_mut(q, k, &|t, q| {
+        // SAFETY: `t` is visited once.
+        let d = unsafe { d.slice(t, 1) };
+        (d[0], _) = dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q });
     });
 }
 

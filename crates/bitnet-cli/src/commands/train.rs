@@ -1,0 +1,166 @@
+//! `bitnet train`: a model from data.
+
+use crate::failure::Failure;
+use crate::terminal::interrupt;
+use bitnet_training::{Event, KINDS, Kind, Outcome, RunConfig, Start, Stopped, example, run};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Args)]
+#[command(
+    long_about = "Train a ternary model: from scratch on documents (pretrain), or an existing one to answer, all of it (sft) or by \
+        a small adapter (lora).\n\n\
+        A TOML file says all; --example prints one that explains every key. Weights are ternary and activations int8 in every step, as \
+        they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
+        and the model, a Hugging Face directory, or the adapter as peft saves it; a checkpoint of a model can be run, too.\n\n\
+        A run that was interrupted or killed goes on with --resume from its newest checkpoint, to the same bits as one in one go. The \
+        number of threads changes no bit.",
+    after_help = "\
+Examples:
+  bitnet train --example pretrain > pretrain.toml
+  bitnet train pretrain -c pretrain.toml --set train.steps=2
+  bitnet train pretrain --resume run --set train.steps=3
+  bitnet run run/model \"ships at\"
+  bitnet convert run/model trained.gguf --to i2_s
+  bitnet train --example lora > lora.toml
+  bitnet train lora -c lora.toml --set train.steps=2
+  bitnet run model --lora run-lora/adapter \"ships at\"
+  bitnet merge model run-lora/adapter merged-lora"
+)]
+pub struct Train {
+    /// What the model is to learn
+    #[arg(value_enum, required_unless_present = "example")]
+    kind: Option<KindName>,
+    /// The run's settings, TOML; with --resume those that it was begun with, unless given
+    #[arg(short, long, value_name = "FILE", env = "BITNET_TRAIN_CONFIG", required_unless_present_any = ["example", "resume"])]
+    config: Option<PathBuf>,
+    /// A setting instead of the file's: a dotted key and a TOML value; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Go on with the run in this output folder
+    #[arg(long, value_name = "DIR", env = "BITNET_TRAIN_RESUME")]
+    resume: Option<PathBuf>,
+    /// Print a commented configuration of this kind and do nothing else
+    #[arg(long, value_name = "KIND", value_parser = KINDS)]
+    example: Option<String>,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum KindName {
+    /// Documents, from the first word to the last
+    Pretrain,
+    /// Answers: conversations, or prompts and completions
+    Sft,
+    /// The same by small matrices beside the weights, an adapter as peft saves it
+    Lora,
+}
+
+impl From<KindName> for Kind {
+    fn from(kind: KindName) -> Self {
+        match kind {
+            KindName::Pretrain => Self::Pretrain,
+            KindName::Sft => Self::Sft,
+            KindName::Lora => Self::Lora,
+        }
+    }
+}
+
+impl Train {
+    pub fn execute(self, quiet: bool) -> Result<(), Failure> {
+        let mut out = std::io::stdout().lock();
+        if let Some(text) = self.example.as_deref().and_then(example) {
+            out.write_all(text.as_bytes())?;
+            return Ok(());
+        }
+        let kind = Kind::from(self.kind.ok_or_else(|| Failure::Usage("which kind of run?".to_owned()))?);
+        let mut config = match (&self.config, &self.resume) {
+            (Some(path), _) => RunConfig::read(path, kind, &self.set)?,
+            (None, Some(dir)) => RunConfig::read(&dir.join("config.toml"), kind, &self.set)?,
+            (None, None) => return Err(Failure::Usage("--config says what to do".to_owned())),
+        };
+        if let Some(dir) = &self.resume {
+            config.output.clone_from(dir);
+        }
+        let stop = interrupt();
+        let outcome = run(&config, self.resume.is_some(), &stop, &mut |event| {
+            if let (false, Some(line)) = (quiet, line(&event)) {
+                eprintln!("{line}");
+            }
+        })?;
+        if self.json {
+            writeln!(out, "{}", object(&outcome))?;
+        } else if let (Some(model), false) = (&outcome.model, quiet) {
+            writeln!(out, "{}", model.display())?;
+        }
+        if outcome.stopped == Stopped::Interrupted {
+            if !quiet {
+                let at = outcome.step;
+                eprintln!("interrupted behind step {at}; --resume {} goes on", config.output.display());
+            }
+            return Err(Failure::Interrupted);
+        }
+        Ok(())
+    }
+}
+
+/// What is told of an event.
+fn line(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::Damaged { why } => format!("warning: {why}; an older checkpoint is tried"),
+        Event::Skipped(skipped) => {
+            let more = skipped.count - skipped.first.len();
+            let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+            format!(
+                "warning: {} rows are no examples:\n  {}{more}",
+                skipped.count,
+                skipped.first.join("\n  ")
+            )
+        }
+        Event::Dropped(count) => format!("warning: {count} examples are longer than a row and left out"),
+        Event::Begin(Start { parameters, rows, step, steps, threads }) => format!(
+            "{:.3} M parameters, {} rows to train on, {} to validate on, steps {step} to {steps}, {threads} threads",
+            *parameters as f64 / 1e6,
+            rows.0,
+            rows.1
+        ),
+        Event::Steps { step, steps, loss, rate, norm, speed, left } => format!(
+            "step {step}/{steps}  loss {loss:.4}  rate {rate:.2e}  gradient {norm:.3}  {speed:.0} tokens/s  {} left",
+            clock(*left)
+        ),
+        Event::Validation { step, loss, best } => {
+            let best = if *best { ", the best so far" } else { "" };
+            format!("step {step}  validation loss {loss:.4}, perplexity {:.2}{best}", loss.exp())
+        }
+        Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
+    })
+}
+
+fn clock(time: Duration) -> String {
+    let s = time.as_secs();
+    match s {
+        0..3600 => format!("{}:{:02}", s / 60, s % 60),
+        _ => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
+    }
+}
+
+fn object(outcome: &Outcome) -> serde_json::Value {
+    let stopped = match outcome.stopped {
+        Stopped::Done => "done",
+        Stopped::Early => "early",
+        Stopped::Interrupted => "interrupted",
+    };
+    json!({
+        "stopped": stopped,
+        "step": outcome.step,
+        "loss": outcome.loss,
+        "validation_loss": outcome.validation,
+        "checkpoint": outcome.checkpoint,
+        "model": outcome.model,
+    })
+}

@@ -1,0 +1,154 @@
+//! Training through the command: a run is killed at any moment, and what it leaves becomes a model that runs.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod common;
+
+use common::{Folder, bitnet, fixture, output, refused, text};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Words of a small language.
+fn data(folder: &Folder) {
+    let words = ["ships", "at", "night", "sail", "home", "from", "the", "sea"];
+    let line = |i: usize| -> String {
+        (0..30).map(|j| words[(i + j * (i % 3 + 1)) % 8]).flat_map(|w| [w, " "]).collect()
+    };
+    folder.write(
+        "train.jsonl",
+        (0..40).map(|i| format!("{{\"text\": \"{}\"}}\n", line(i))).collect::<String>(),
+    );
+}
+
+/// The example of pre-training, made small.
+fn begin(folder: &Folder, run: &str) -> Vec<String> {
+    let file = folder.write("pretrain.toml", output(&["train", "--example", "pretrain"]));
+    let mut args: Vec<String> = ["train", "pretrain", "--json", "-c", &file].map(str::to_owned).to_vec();
+    for change in [
+        format!("output={}", text(&folder.at(run))),
+        format!("model.tokenizer={}", fixture("bitnet-online")),
+        format!("data.train={}", text(&folder.at("train.jsonl"))),
+        "model.hidden_size=64".to_owned(),
+        "model.intermediate_size=128".to_owned(),
+        "model.num_hidden_layers=2".to_owned(),
+        "model.num_attention_heads=2".to_owned(),
+        "train.steps=40".to_owned(),
+        "train.rate=5e-3".to_owned(),
+        "train.batch=2".to_owned(),
+        "train.log_every=1".to_owned(),
+        "train.checkpoint_every=5".to_owned(),
+        "train.validate_every=20".to_owned(),
+        "data.sequence=64".to_owned(),
+    ] {
+        args.extend(["--set".to_owned(), change]);
+    }
+    args
+}
+
+fn refs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+/// Weights, optimizer and place of the last checkpoint, and the metrics without what tells of time.
+fn left(run: &Path) -> Vec<Vec<u8>> {
+    let checkpoint = run.join("checkpoints/step-00000040");
+    let files = ["model.safetensors", "optimizer.safetensors", "trainer.json", "manifest.json"];
+    let mut all: Vec<Vec<u8>> = files.iter().map(|f| std::fs::read(checkpoint.join(f)).unwrap()).collect();
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    all.extend(metrics.lines().map(|line| {
+        let mut value: Value = serde_json::from_str(line).unwrap();
+        value.as_object_mut().unwrap().remove("tokens_per_second");
+        value.to_string().into_bytes()
+    }));
+    all.push(std::fs::read(run.join("model/model.safetensors")).unwrap());
+    all
+}
+
+#[test]
+fn a_run_that_is_killed_goes_on_to_the_same_bits_and_its_model_runs() {
+    let folder = Folder::new();
+    data(&folder);
+    let args = begin(&folder, "whole");
+    let done: Value = serde_json::from_str(&output(&refs(&args))).unwrap();
+    assert_eq!((&done["stopped"], &done["step"]), (&"done".into(), &40.into()));
+    // Fresh, it is ln 512 = 6.2.
+    assert!(done["loss"].as_f64().unwrap() < 5.0, "{done}");
+    let want = left(&folder.at("whole"));
+
+    // Killed whenever it has told of some steps more, until it comes through.
+    let (args, run) = (begin(&folder, "killed"), folder.at("killed"));
+    let (mut kills, mut resume) = (0, Vec::new());
+    for steps in [2, 7, 3, 11, 1, 6, usize::MAX] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
+            .args(&args)
+            .args(&resume)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let told = lines.map_while(Result::ok).filter(|line| line.starts_with("step ")).take(steps).count();
+        if told == steps {
+            // SIGKILL: nothing is cleaned up.
+            child.kill().unwrap();
+            kills += 1;
+        }
+        let status = child.wait().unwrap();
+        assert!(told == steps || status.success(), "{status:?}");
+        resume = vec!["--resume".to_owned(), text(&run)];
+    }
+    assert!(kills >= 4, "{kills}");
+    let got = left(&run);
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        assert!(got == want, "part {i} differs");
+    }
+
+    // From the checkpoint of a run to a file that runs.
+    let (model, gguf) = (text(&run.join("model")), text(&folder.at("trained.gguf")));
+    output(&["convert", &model, &gguf, "--to", "i2_s", "--verify", "-q"]);
+    let ask =
+        |model: &str| output(&["run", model, "ships at", "-n", "8", "--temp", "0", "--ignore-eos", "-q"]);
+    assert_eq!(ask(&gguf), ask(&model));
+    // A checkpoint can be run as it is.
+    assert!(!ask(&text(&run.join("checkpoints/step-00000040"))).is_empty());
+}
+
+#[test]
+fn what_is_wrong_is_told_in_a_line() {
+    let folder = Folder::new();
+    data(&folder);
+    let args = begin(&folder, "run");
+    let with = |change: &str| {
+        let mut args = args.clone();
+        args.extend(["--set".to_owned(), change.to_owned()]);
+        args
+    };
+    for (change, code, words) in [
+        ("train.stesp=3", 2, &["train.stesp is unknown", "train.steps"][..]),
+        ("train.steps=many", 2, &["train.steps is \"many\"", "whole number"]),
+        ("data.train=/nowhere.txt", 1, &["/nowhere.txt"]),
+        ("data.sequence=100000", 2, &["data.sequence is 100000", "1024"]),
+        ("model.init=/nowhere", 2, &["model.tokenizer does not go with model.init"]),
+        ("model.weights=float", 2, &["BitNetForCausalLM"]),
+        ("output=/dev/null/x", 1, &["/dev/null/x"]),
+    ] {
+        let args = with(change);
+        refused(&refs(&args), code, words);
+    }
+    folder.write("empty.jsonl", "{}\n");
+    let empty = with(&format!("data.train={}", text(&folder.at("empty.jsonl"))));
+    refused(&refs(&empty), 2, &["there is no example in", "empty.jsonl:1: it has none of text"]);
+    let answers = folder.write("sft.toml", output(&["train", "--example", "sft"]));
+    refused(
+        &["train", "sft", "-c", &answers, "--set", "model.init=/nowhere"],
+        3,
+        &["/nowhere", "no such file"],
+    );
+    refused(&["train", "pretrain", "-c", "/nowhere.toml"], 1, &["/nowhere.toml"]);
+    assert_eq!(bitnet(&["train", "pretrain"]).code, Some(2));
+    assert_eq!(bitnet(&["train", "--example", "nothing"]).code, Some(2));
+}

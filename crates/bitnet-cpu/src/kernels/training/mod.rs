@@ -1,0 +1,7 @@
+//! What training needs besides the operations of a decoder: products of any two matrices, attention without a cache, and the way
+//! back through both.
+
+pub(crate) mod attention;
+pub(crate) mod gate;
+pub(crate) mod loss;
+pub(crate) mod product;

@@ -1,0 +1,185 @@
+//! What a run is told: a TOML file, and changes to it.
+
+mod section;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use crate::TrainError;
+use crate::model::Precision;
+use crate::optimizer::Optimizer;
+use crate::run::Kind;
+use crate::schedule::Schedule;
+use section::Section;
+use serde_json::Value as Json;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// A whole run.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// Pre-training or fine-tuning.
+    pub kind: Kind,
+    /// The folder that gets checkpoints, metrics and the model.
+    pub output: PathBuf,
+    /// What random numbers follow from.
+    pub seed: u64,
+    /// Threads; one a physical core when `None`. They change no bit.
+    pub threads: Option<usize>,
+    /// Where the model comes from.
+    pub model: ModelSource,
+    /// What is quantized.
+    pub precision: Precision,
+    /// What is trained on.
+    pub data: DataConfig,
+    /// Low-rank matrices, where those are trained and nothing else.
+    pub lora: Option<LoraConfig>,
+    /// How.
+    pub train: TrainConfig,
+    /// The file with all changes, as it is kept beside the checkpoints.
+    pub text: String,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug)]
+pub enum ModelSource {
+    /// Weights of a Hugging Face directory.
+    Checkpoint(PathBuf),
+    /// Fresh ones.
+    Fresh {
+        /// The `config.json`, but for the vocabulary.
+        config: Json,
+        /// A directory with a tokenizer.
+        tokenizer: PathBuf,
+        /// Standard deviation of matrices.
+        deviation: f64,
+    },
+}
+
+/// Low-rank matrices beside projections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraConfig {
+    /// Rows of A, columns of B.
+    pub rank: usize,
+    /// Their product is multiplied with `alpha / rank`.
+    pub alpha: f64,
+    /// Or with `alpha / sqrt(rank)`.
+    pub rank_stabilized: bool,
+    /// Names of projections, or ends of their modules' paths.
+    pub targets: Vec<String>,
+}
+
+impl LoraConfig {
+    /// What the product of the matrices is multiplied with.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.rank_stabilized { libm::sqrt(rank) } else { rank }
+    }
+}
+
+/// What is trained on.
+#[derive(Clone, Debug)]
+pub struct DataConfig {
+    /// Files to train on.
+    pub train: Vec<PathBuf>,
+    /// Files to validate on.
+    pub validation: Vec<PathBuf>,
+    /// Share of the examples of `train` that is kept for validation instead.
+    pub validation_share: f64,
+    /// Tokens of a row.
+    pub sequence: usize,
+    /// Whether examples that are longer than a row are left out and counted, instead of ending the run.
+    pub drop_long: bool,
+}
+
+/// How it is trained.
+#[derive(Clone, Debug)]
+pub struct TrainConfig {
+    /// Rows of a pass.
+    pub batch: usize,
+    /// Passes of a step.
+    pub accumulate: usize,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// Learning rate and weight decay; it has the number of steps.
+    pub schedule: Schedule,
+    /// The largest norm of the gradient.
+    pub clip: Option<f64>,
+    /// Whether states are computed again on the way back, instead of having been kept.
+    pub recompute: bool,
+    /// Steps from one line of progress to the next.
+    pub log_every: u64,
+    /// Steps from one checkpoint to the next.
+    pub checkpoint_every: u64,
+    /// Newest checkpoints that are kept; the one with the best validation loss stays too.
+    pub keep: usize,
+    /// Steps from one validation to the next; 0: only at the end.
+    pub validate_every: u64,
+    /// Validations without a better loss before the run ends.
+    pub patience: Option<u64>,
+    /// Whether the model is written with bf16 weights, which may round a weight across a threshold; else f32.
+    pub bf16: bool,
+}
+
+impl RunConfig {
+    /// Reads a file and applies changes, each `key=value` with a dotted key and a TOML value; a value that is none is a text.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] names the key.
+    pub fn read(path: &Path, kind: Kind, changes: &[String]) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
+        Self::parse(&path.display().to_string(), &text, kind, changes)
+    }
+
+    /// The same of a text; `origin` is what errors call it.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] names the key.
+    pub fn parse(origin: &str, text: &str, kind: Kind, changes: &[String]) -> Result<Self, TrainError> {
+        let mut table: Table = text.parse().map_err(|e: toml::de::Error| {
+            let before = e.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text.as_bytes()[..before].iter().filter(|b| **b == b'\n').count() + 1;
+            let what = format!("line {line}: {}", e.message().replace('\n', "; "));
+            TrainError::Config { origin: origin.to_owned(), what }
+        })?;
+        for change in changes {
+            set(&mut table, change)?;
+        }
+        // A run that is gone on with stays of its kind.
+        table.entry("kind").or_insert_with(|| kind.name().into());
+        let kept = table.to_string();
+        let mut s = Section::new(origin, table);
+        if let Some(said) = s.text("kind")?
+            && said != kind.name()
+        {
+            return Err(s.error("kind", format!("is {said:?}, and the command is {}", kind.name())));
+        }
+        let need = |s: &Section<'_>, key: &str| s.error(key, "is missing");
+        let output = s.text("output")?.ok_or_else(|| need(&s, "output"))?.into();
+        let seed = s.count("seed", 0)?.unwrap_or(0);
+        let threads = s.size("threads")?;
+        let (model, precision) = tables::model(s.section("model")?)?;
+        let lora = if kind == Kind::Lora { Some(tables::lora(s.section("lora")?)?) } else { None };
+        let data = tables::data(s.section("data")?)?;
+        let train = tables::train(s.section("train")?, kind)?;
+        s.finish()?;
+        Ok(Self { kind, output, seed, threads, model, precision, lora, data, train, text: kept })
+    }
+}
+
+/// Puts a value where a dotted key says.
+fn set(table: &mut Table, change: &str) -> Result<(), TrainError> {
+    let fail = |what: &str| TrainError::Config { origin: format!("--set {change}"), what: what.to_owned() };
+    let (key, value) = change.split_once('=').ok_or_else(|| fail("it should be key=value"))?;
+    let text = Value::String(value.to_owned());
+    let value = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v")).unwrap_or(text);
+    let mut at = table;
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().filter(|last| !last.is_empty()).ok_or_else(|| fail("it has no key"))?;
+    for part in parts {
+        let inner = at.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        at = inner.as_table_mut().ok_or_else(|| fail("a part of its key is no table"))?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! The tables of a configuration.
+
+use super::section::Section;
+use super::{DataConfig, LoraConfig, ModelSource, TrainConfig};
+use crate::TrainError;
+use crate::model::Precision;
+use crate::optimizer::Optimizer;
+use crate::run::Kind;
+use crate::schedule::{Schedule, Shape};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Keys of a fresh model.
+const FRESH: [&str; 13] = [
+    "tokenizer",
+    "architecture",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "rope_theta",
+    "rms_norm_eps",
+    "untied_embeddings",
+    "initializer_range",
+];
+
+pub(super) fn model(mut s: Section<'_>) -> Result<(ModelSource, Precision), TrainError> {
+    let ternary = s.choice("weights", true, &[("ternary", true), ("float", false)])?;
+    // Dense models are run with float activations.
+    let precision = Precision { ternary_weights: ternary, int8_activations: ternary };
+    let source = match s.text("init")? {
+        Some(path) => {
+            s.refuse(&FRESH, "does not go with model.init, whose model has its own")?;
+            ModelSource::Checkpoint(path.into())
+        }
+        None => {
+            let tokenizer = s.text("tokenizer")?.ok_or_else(|| {
+                s.error("init", "is missing: a directory of weights, or tokenizer and sizes")
+            })?;
+            let architecture = s.choice(
+                "architecture",
+                ("BitNetForCausalLM", "bitnet", "relu2"),
+                &[
+                    ("BitNetForCausalLM", ("BitNetForCausalLM", "bitnet", "relu2")),
+                    ("LlamaForCausalLM", ("LlamaForCausalLM", "llama", "silu")),
+                ],
+            )?;
+            let mut size = |key| s.size(key)?.ok_or_else(|| s.error(key, "is missing"));
+            let (hidden, ffn) = (size("hidden_size")?, size("intermediate_size")?);
+            let (layers, heads) = (size("num_hidden_layers")?, size("num_attention_heads")?);
+            let kv_heads = s.size("num_key_value_heads")?.unwrap_or(heads);
+            let context = s.size("max_position_embeddings")?.unwrap_or(2048);
+            let theta = s.number("rope_theta", (1.0, f64::MAX))?.unwrap_or(500_000.0);
+            let eps = s.number("rms_norm_eps", (0.0, 1.0))?.unwrap_or(1e-5);
+            let tied = !s.flag("untied_embeddings")?;
+            let mut config = json!({
+                "architectures": [architecture.0],
+                "model_type": architecture.1,
+                "hidden_act": architecture.2,
+                "hidden_size": hidden,
+                "intermediate_size": ffn,
+                "num_hidden_layers": layers,
+                "num_attention_heads": heads,
+                "num_key_value_heads": kv_heads,
+                "max_position_embeddings": context,
+                "rope_theta": theta,
+                "rms_norm_eps": eps,
+                "tie_word_embeddings": tied,
+            });
+            if let Some(head_dim) = s.size("head_dim")? {
+                config["head_dim"] = json!(head_dim);
+            }
+            let deviation = s.number("initializer_range", (0.0, 10.0))?.unwrap_or(0.02);
+            ModelSource::Fresh { config, tokenizer: tokenizer.into(), deviation }
+        }
+    };
+    s.finish()?;
+    Ok((source, precision))
+}
+
+pub(super) fn lora(mut s: Section<'_>) -> Result<LoraConfig, TrainError> {
+    let rank = s.size("rank")?.unwrap_or(8);
+    if rank > 4096 {
+        return Err(s.error("rank", format!("is {rank}; it may be 4096 at most")));
+    }
+    let mut targets = s.texts("targets")?;
+    if targets.is_empty() {
+        let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        targets = all.map(str::to_owned).to_vec();
+    }
+    let config = LoraConfig {
+        rank,
+        alpha: s.number("alpha", (0.0, 1e6))?.unwrap_or(2.0 * rank as f64),
+        rank_stabilized: s.flag("rank_stabilized")?,
+        targets,
+    };
+    s.finish()?;
+    Ok(config)
+}
+
+pub(super) fn data(mut s: Section<'_>) -> Result<DataConfig, TrainError> {
+    let paths = |texts: Vec<String>| texts.into_iter().map(PathBuf::from).collect::<Vec<_>>();
+    let train = paths(s.texts("train")?);
+    if train.is_empty() {
+        return Err(s.error("train", "is missing: files to train on"));
+    }
+    let config = DataConfig {
+        train,
+        validation: paths(s.texts("validation")?),
+        validation_share: s.number("validation_share", (0.0, 0.9))?.unwrap_or(0.0),
+        sequence: s.size("sequence")?.unwrap_or(512),
+        drop_long: s.choice("too_long", false, &[("error", false), ("drop", true)])?,
+    };
+    s.finish()?;
+    Ok(config)
+}
+
+pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, TrainError> {
+    let steps = s.count("steps", 1)?.ok_or_else(|| s.error("steps", "is missing"))?;
+    let any = (0.0, f64::MAX);
+    let pretrain = kind == Kind::Pretrain;
+    let optimizer = match s.choice("optimizer", "adamw", &[("adamw", "adamw"), ("sgd", "sgd")])? {
+        "sgd" => Optimizer::Sgd {
+            momentum: s.number("momentum", (0.0, 1.0))?.unwrap_or(0.9),
+            nesterov: s.flag("nesterov")?,
+        },
+        _ => Optimizer::AdamW {
+            betas: s.betas("betas")?.unwrap_or((0.9, 0.95)),
+            eps: s.number("eps", (0.0, 1.0))?.unwrap_or(1e-8),
+        },
+    };
+    let base = s.number("rate", any)?.unwrap_or(if pretrain { 1.5e-3 } else { 2e-4 });
+    let words =
+        ["two-stage", "constant", "linear", "cosine", "exponential", "warmup-stable-decay"].map(|w| (w, w));
+    let shape = match s.choice("schedule", if pretrain { "two-stage" } else { "cosine" }, &words)? {
+        "two-stage" => Shape::TwoStage { second: s.number("second_rate", any)?.unwrap_or(base * 2.0 / 3.0) },
+        "linear" => Shape::Linear,
+        "cosine" => Shape::Cosine,
+        "exponential" => Shape::Exponential,
+        "warmup-stable-decay" => {
+            Shape::WarmupStableDecay { decay: s.number("decay_share", (0.0, 1.0))?.unwrap_or(0.2) }
+        }
+        _ => Shape::Constant,
+    };
+    let floor = match shape {
+        Shape::Constant | Shape::TwoStage { .. } => 0.0,
+        _ => s.number("floor", (0.0, 1.0))?.unwrap_or(0.1),
+    };
+    let schedule = Schedule {
+        shape,
+        base,
+        floor,
+        warmup: s.count("warmup", 0)?.unwrap_or(steps / 20),
+        steps,
+        weight_decay: s.number("weight_decay", (0.0, 1.0))?.unwrap_or(if pretrain { 0.1 } else { 0.0 }),
+    };
+    let config = TrainConfig {
+        batch: s.size("batch")?.unwrap_or(8),
+        accumulate: s.size("accumulate")?.unwrap_or(1),
+        optimizer,
+        schedule,
+        clip: Some(s.number("clip", any)?.unwrap_or(1.0)).filter(|c| *c > 0.0),
+        recompute: s.flag("gradient_checkpointing")?,
+        log_every: s.count("log_every", 1)?.unwrap_or(10),
+        checkpoint_every: s.count("checkpoint_every", 1)?.unwrap_or(200),
+        keep: s.size("keep")?.unwrap_or(2),
+        validate_every: s.count("validate_every", 1)?.unwrap_or(0),
+        patience: s.count("patience", 1)?,
+        bf16: s.choice("export", true, &[("bf16", true), ("f32", false)])?,
+    };
+    s.finish()?;
+    Ok(config)
+}

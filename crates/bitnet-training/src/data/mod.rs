@@ -1,0 +1,14 @@
+//! What is trained on: files become examples, those become tokens in a mapped file, and those rows of batches.
+
+mod batch;
+mod corpus;
+mod encode;
+mod read;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use batch::Batch;
+pub(crate) use corpus::{Corpus, Maker};
+pub use read::Skipped;
+pub(crate) use rows::{Rows, Split};

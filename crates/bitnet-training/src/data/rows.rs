@@ -1,0 +1,122 @@
+//! Examples packed into rows of a fixed number of tokens, and their order.
+
+use super::{Batch, Corpus};
+use crate::TrainError;
+use crate::random::{Purpose, bits, permutation};
+use crate::run::Kind;
+
+/// A part of an example: its tokens from `from` to `to`, of which the last one is a target only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    example: u32,
+    from: u32,
+    to: u32,
+}
+
+/// Which examples are packed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Split {
+    /// All.
+    All,
+    /// Those that a share for validation leaves.
+    Train(f64),
+    /// That share.
+    Validation(f64),
+}
+
+impl Split {
+    fn has(self, seed: u64, example: usize) -> bool {
+        let drawn = (bits(seed, Purpose::Validation, 0, example as u64) >> 11) as f64 / (1u64 << 53) as f64;
+        let held = |share: f64| drawn < share;
+        match self {
+            Self::All => true,
+            Self::Train(share) => !held(share),
+            Self::Validation(share) => held(share),
+        }
+    }
+}
+
+/// Rows of tokens. Documents of pre-training fill every row and are cut where it ends; examples of fine-tuning stay whole.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    rows: Vec<Vec<Piece>>,
+    seed: u64,
+    /// Examples that were longer than a row and left out.
+    pub(crate) dropped: usize,
+}
+
+impl Rows {
+    /// Packs examples in a random order.
+    pub(crate) fn new(
+        corpus: &Corpus,
+        kind: Kind,
+        split: Split,
+        sequence: usize,
+        drop_long: bool,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let (mut rows, mut row, mut used, mut dropped) = (Vec::new(), Vec::new(), 0, 0);
+        let order = permutation(seed, Purpose::Documents, 0, corpus.len());
+        for example in order.into_iter().filter(|e| split.has(seed, *e as usize)) {
+            let tokens = corpus.tokens(example as usize);
+            // Inputs: the last token is a target only.
+            let inputs = tokens.saturating_sub(1);
+            if kind != Kind::Pretrain && inputs > sequence {
+                if drop_long {
+                    dropped += 1;
+                    continue;
+                }
+                let what = format!(
+                    "example {} has {tokens} tokens and a row has {sequence}: raise data.sequence, or set data.too_long to drop",
+                    example + 1
+                );
+                return Err(TrainError::Data { what });
+            }
+            let mut from = 0;
+            while from < inputs {
+                if used == sequence || kind != Kind::Pretrain && used + inputs > sequence {
+                    rows.push(std::mem::take(&mut row));
+                    used = 0;
+                }
+                let count = (inputs - from).min(sequence - used);
+                row.push(Piece { example, from: from as u32, to: (from + count + 1) as u32 });
+                (from, used) = (from + count, used + count);
+            }
+        }
+        rows.extend((!row.is_empty()).then_some(row));
+        Ok(Self { rows, seed, dropped })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Rows `first..first + count` of an endless sequence: all rows in a random order, then all in another one, and so on.
+    pub(crate) fn shuffled(&self, corpus: &Corpus, first: u64, count: usize) -> Batch {
+        let all = self.rows.len() as u64;
+        let (mut batch, mut order) = (Batch::default(), (u64::MAX, Vec::new()));
+        for at in first..first + count as u64 {
+            let epoch = at / all;
+            if order.0 != epoch {
+                order = (epoch, permutation(self.seed, Purpose::Rows, epoch, self.rows.len()));
+            }
+            self.add(corpus, order.1[(at % all) as usize] as usize, &mut batch);
+        }
+        batch
+    }
+
+    /// Rows in their own order.
+    pub(crate) fn plain(&self, corpus: &Corpus, first: usize, count: usize) -> Batch {
+        let mut batch = Batch::default();
+        (first..self.rows.len().min(first + count)).for_each(|row| self.add(corpus, row, &mut batch));
+        batch
+    }
+
+    fn add(&self, corpus: &Corpus, row: usize, batch: &mut Batch) {
+        for piece in &self.rows[row] {
+            let words = corpus.words(piece.example as usize, piece.from as usize, piece.to as usize);
+            let ids: Vec<u32> = words.iter().map(|(id, _)| *id).collect();
+            batch.push(&ids, |i| words[i].1);
+        }
+    }
+}

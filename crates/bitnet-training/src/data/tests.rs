@@ -1,0 +1,188 @@
+use super::corpus::Maker;
+use super::*;
+use crate::run::Kind;
+use bitnet_testkit::golden;
+use bitnet_tokenizer::Tokenizer;
+use std::path::PathBuf;
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::from_dir(&golden::fixtures().join("bitnet-online")).unwrap().unwrap()
+}
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn corpus(
+        &self,
+        kind: Kind,
+        files: &[PathBuf],
+        threads: usize,
+    ) -> (Result<Corpus, crate::TrainError>, Skipped) {
+        let tokenizer = tokenizer();
+        let maker = Maker { tokenizer: &tokenizer, identity: "x", kind, vocab: 512, threads };
+        let mut skipped = Skipped::default();
+        let folder = self.0.path().join(format!("data{threads}"));
+        (Corpus::of(files, &folder, &maker, &mut skipped), skipped)
+    }
+}
+
+fn all(corpus: &Corpus) -> Vec<Vec<(u32, bool)>> {
+    (0..corpus.len()).map(|i| corpus.words(i, 0, corpus.tokens(i))).collect()
+}
+
+#[test]
+fn documents_begin_and_end_and_bad_rows_are_named() {
+    let files = Files::new();
+    let text = files.write("a.txt", "ships at night");
+    let lines = files.write(
+        "b.jsonl",
+        "{\"text\": \"one\"}\n\nnonsense\n{\"text\": 3}\n{\"prompt\": \"two\", \"completion\": \" three\"}\n{}\n",
+    );
+    let list = files.write("c.json", "[{\"text\": \"four\"}, {\"text\": \"\"}]");
+    let paths = [text, lines.clone(), list];
+    let (corpus, skipped) = files.corpus(Kind::Pretrain, &paths, 1);
+    let corpus = corpus.unwrap();
+    let tokenizer = tokenizer();
+    let texts: Vec<String> = all(&corpus)
+        .iter()
+        .map(|words| {
+            let ids: Vec<u32> = words.iter().map(|(id, _)| *id).collect();
+            assert_eq!((ids.first(), ids.last()), (tokenizer.bos().as_ref(), tokenizer.eos().as_ref()));
+            assert!(words.iter().all(|(_, counts)| *counts));
+            tokenizer.decode(&ids, true).unwrap()
+        })
+        .collect();
+    assert_eq!(texts, ["ships at night", "one", "two three", "four"]);
+    assert_eq!(skipped.count, 4);
+    assert!(skipped.first[0].starts_with(&format!("{}:3: it is no JSON", lines.display())), "{skipped:?}");
+    assert!(skipped.first[1].ends_with("b.jsonl:4: its text is no text"));
+    assert!(skipped.first[2].contains("b.jsonl:6: it has none of text"));
+    assert!(skipped.first[3].contains("c.json: element 2: its text is empty"));
+    // Several threads give the same, and what was encoded is not encoded again.
+    assert_eq!(all(&files.corpus(Kind::Pretrain, &paths, 3).0.unwrap()), all(&corpus));
+    assert_eq!(files.corpus(Kind::Pretrain, &paths, 3).1.count, 0);
+}
+
+#[test]
+fn only_answers_count_in_fine_tuning() {
+    let files = Files::new();
+    let lines = files.write(
+        "a.jsonl",
+        concat!(
+            r#"{"prompt": "1 + 1 =", "completion": " 2"}"#,
+            "\n",
+            r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"},"#,
+            r#" {"role": "user", "content": "ha"}, {"role": "assistant", "content": "he"}]}"#
+        ),
+    );
+    let corpus = files.corpus(Kind::Sft, &[lines], 2).0.unwrap();
+    let tokenizer = tokenizer();
+    let parts: Vec<Vec<String>> = all(&corpus)
+        .iter()
+        .map(|words| {
+            let runs = words.chunk_by(|a, b| a.1 == b.1);
+            let text = |run: &[(u32, bool)]| {
+                tokenizer.decode(&run.iter().map(|w| w.0).collect::<Vec<_>>(), false).unwrap()
+            };
+            runs.map(text).collect()
+        })
+        .collect();
+    assert_eq!(parts[0].len(), 2, "{parts:?}");
+    assert!(parts[0][0].ends_with("1 + 1 =") && parts[0][1].starts_with(" 2"), "{parts:?}");
+    assert_eq!(parts[1].len(), 4, "{parts:?}");
+    assert!(parts[1][0].contains("hi") && parts[1][1].contains("ho"), "{parts:?}");
+    assert!(parts[1][2].contains("ha") && parts[1][3].contains("he"), "{parts:?}");
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_refused() {
+    let files = Files::new();
+    let text = files.write("a.txt", "plain");
+    let empty = files.write("b.jsonl", "\n{}\n");
+    let other = files.write("c.docx", "x");
+    for (path, words) in [
+        (&text, "fine-tuning needs messages"),
+        (&empty, "there is no example in"),
+        (&other, "ends in none of .txt, .jsonl and .json"),
+    ] {
+        let error = files.corpus(Kind::Sft, std::slice::from_ref(path), 1).0.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    // A damaged file of tokens.
+    let (corpus, _) = files.corpus(Kind::Pretrain, std::slice::from_ref(&text), 7);
+    drop(corpus.unwrap());
+    let folder = files.0.path().join("data7");
+    let path = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&path, [9, 0, 0, 0, 1]).unwrap();
+    let error = files.corpus(Kind::Pretrain, &[text], 7).0.unwrap_err().to_string();
+    assert!(error.contains("is damaged; remove it"), "{error}");
+}
+
+#[test]
+fn rows_are_full_and_have_every_token_once() {
+    let files = Files::new();
+    let lines: String =
+        (0..40).map(|i| format!("{{\"text\": \"{}\"}}\n", format!("word {i} ").repeat(i + 1))).collect();
+    let lines = files.write("a.jsonl", lines);
+    let corpus = files.corpus(Kind::Pretrain, &[lines], 2).0.unwrap();
+    let rows = Rows::new(&corpus, Kind::Pretrain, Split::All, 32, false, 5).unwrap();
+    let inputs: usize = (0..corpus.len()).map(|i| corpus.tokens(i) - 1).sum();
+    assert_eq!(rows.len(), inputs.div_ceil(32));
+    let whole = rows.plain(&corpus, 0, rows.len());
+    assert_eq!((whole.ids.len(), whole.counted()), (inputs, inputs));
+    assert_eq!(rows.plain(&corpus, 3, 1).ids.len(), 32);
+    // A sequence never sees another document.
+    for span in &whole.spans {
+        let next = span.clone().skip(1);
+        assert!(next.into_iter().all(|i| whole.ids[i] == whole.targets[i - 1]));
+    }
+    // An epoch has every row once; the next one in another order; any part of it is the same by itself.
+    let epoch = |n: u64| rows.shuffled(&corpus, n * rows.len() as u64, rows.len());
+    let sorted = |batch: &Batch| {
+        let mut pairs: Vec<(u32, u32)> =
+            batch.ids.iter().copied().zip(batch.targets.iter().copied()).collect();
+        pairs.sort_unstable();
+        pairs
+    };
+    assert_eq!(sorted(&epoch(0)), sorted(&whole));
+    assert_eq!(sorted(&epoch(1)), sorted(&whole));
+    assert_ne!(epoch(0), epoch(1));
+    let mut parts = rows.shuffled(&corpus, 0, 2).ids;
+    parts.extend(rows.shuffled(&corpus, 2, 3).ids);
+    assert_eq!(parts, rows.shuffled(&corpus, 0, 5).ids);
+    // A share for validation and the rest are all.
+    let part = |split| {
+        let rows = Rows::new(&corpus, Kind::Pretrain, split, 32, false, 5).unwrap();
+        rows.plain(&corpus, 0, rows.len()).ids.len()
+    };
+    let (train, validation) = (part(Split::Train(0.25)), part(Split::Validation(0.25)));
+    assert!(train > validation && validation > 0);
+    assert_eq!(train + validation, inputs);
+}
+
+#[test]
+fn examples_of_fine_tuning_stay_whole() {
+    let files = Files::new();
+    let line = |n: usize| format!("{{\"prompt\": \"a\", \"completion\": \"{}\"}}\n", "bc ".repeat(n));
+    let lines = files.write("a.jsonl", [line(1), line(40), line(2), line(2)].concat());
+    let corpus = files.corpus(Kind::Sft, &[lines], 2).0.unwrap();
+    let error = Rows::new(&corpus, Kind::Sft, Split::All, 16, false, 1).unwrap_err().to_string();
+    assert!(error.contains("example 2 has") && error.contains("data.too_long"), "{error}");
+    let rows = Rows::new(&corpus, Kind::Sft, Split::All, 16, true, 1).unwrap();
+    assert_eq!(rows.dropped, 1);
+    let whole = rows.plain(&corpus, 0, rows.len());
+    assert_eq!(whole.spans.len(), 3);
+    for row in 0..rows.len() {
+        assert!(rows.plain(&corpus, row, 1).ids.len() <= 16);
+    }
+}

@@ -1,0 +1,14 @@
+//! Configurations that run, with every key explained.
+
+/// Kinds of runs that there is an example for.
+pub const KINDS: [&str; 3] = ["pretrain", "sft", "lora"];
+
+/// A commented configuration; `None` for a kind that is not in [`KINDS`].
+pub fn example(kind: &str) -> Option<&'static str> {
+    match kind {
+        "pretrain" => Some(include_str!("example/pretrain.toml")),
+        "sft" => Some(include_str!("example/sft.toml")),
+        "lora" => Some(include_str!("example/lora.toml")),
+        _ => None,
+    }
+}

@@ -1,0 +1,132 @@
+//! The way forward, in the order of operations of inference.
+
+use super::linear::Place;
+use super::state::State;
+use super::{Layer, Model};
+use crate::Batch;
+use bitnet_quant::spec::rotate_half;
+
+/// Elements that a thread adds at a time.
+const PIECE: usize = 1 << 14;
+
+/// What a vector is given the size of; its contents have no meaning.
+pub(super) fn sized(v: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    v.resize(len, 0.0);
+    v
+}
+
+impl Model {
+    /// Runs all layers. The states of every layer are kept where the way back follows, unless they are computed again there.
+    pub(super) fn forward(&mut self, batch: &Batch, keep: bool) {
+        let (hidden, all) = (self.config.hidden, self.layers.len());
+        self.prepare_rope(batch.spans.iter().map(|s| s.len()).max().unwrap_or(0));
+        // Where states are computed again, and where nothing goes back, one layer's room serves all.
+        let (inputs, states) = (if keep { all } else { 1 }, if keep && !self.recompute { all } else { 1 });
+        self.inputs.resize_with(self.inputs.len().max(inputs), Vec::new);
+        self.states.resize_with(self.states.len().max(states), State::default);
+        let mut h = std::mem::take(&mut self.last.0);
+        let table = self.value(self.embedding);
+        self.ops.chunks(sized(&mut h, batch.ids.len() * hidden), hidden, &|i, out| {
+            out.copy_from_slice(&table[batch.ids[i] as usize * hidden..][..hidden]);
+        });
+        for l in 0..all {
+            let (i, s) = (l.min(inputs - 1), l.min(states - 1));
+            let (mut input, mut state) =
+                (std::mem::take(&mut self.inputs[i]), std::mem::take(&mut self.states[s]));
+            input.clone_from(&h);
+            self.layer(batch, &self.layers[l], &mut state, &mut h);
+            (self.inputs[i], self.states[s]) = (input, state);
+        }
+        let mut out = std::mem::take(&mut self.last.1);
+        self.ops.rms_norm(&h, self.value(self.final_norm), self.config.eps, sized(&mut out, h.len()));
+        self.last = (h, out);
+    }
+
+    /// Runs a layer on the residual stream `h [m, hidden]`, and leaves in `state` what the way back needs besides its input.
+    pub(super) fn layer(&self, batch: &Batch, layer: &Layer, state: &mut State, h: &mut [f32]) {
+        let (ops, eps) = (&self.ops, self.config.eps);
+        let (m, shape) = (batch.ids.len(), self.shape());
+        let (hidden, ffn, d) = (self.config.hidden, self.config.ffn, shape.head_dim);
+        let (q, kv, cols) = (shape.heads * d, shape.kv_heads * d, shape.qkv_cols());
+        let int8 = self.precision.int8_activations;
+        let float = |places: &[usize]| places.iter().any(|place| self.low_rank[*place].is_some());
+        let State { normed, .. } = state;
+
+        ops.rms_norm(h, self.value(layer.attn_norm), eps, sized(normed, m * hidden));
+        state.qkv_input.set(ops, normed, hidden, int8, float(&[layer.q, layer.k, layer.v]));
+        let qkv = sized(&mut state.qkv, m * cols);
+        for (place, first) in [(layer.q, 0), (layer.k, q), (layer.v, q + kv)] {
+            self.linear(&state.qkv_input, place, qkv, Place { stride: cols, first });
+        }
+        self.rotate(batch, qkv, false);
+        let (attn, sums) = (sized(&mut state.attn, m * q), &mut state.sums);
+        ops.attend(qkv, shape, &batch.spans, attn, sized(sums, m * shape.heads * 2));
+        self.sub_norm(layer.attn_sub_norm, &state.attn, normed);
+        state.o_input.set(ops, normed, q, int8, float(&[layer.o]));
+        self.linear(&state.o_input, layer.o, sized(normed, m * hidden), Place { stride: hidden, first: 0 });
+        self.add(h, normed);
+        state.middle.clear();
+        state.middle.extend_from_slice(h);
+
+        ops.rms_norm(h, self.value(layer.ffn_norm), eps, sized(normed, m * hidden));
+        state.ffn_input.set(ops, normed, hidden, int8, float(&[layer.gate, layer.up]));
+        let gate_up = sized(&mut state.gate_up, m * 2 * ffn);
+        for (place, first) in [(layer.gate, 0), (layer.up, ffn)] {
+            self.linear(&state.ffn_input, place, gate_up, Place { stride: 2 * ffn, first });
+        }
+        ops.gate(gate_up, ffn, self.config.activation, sized(&mut state.gated, m * ffn));
+        self.sub_norm(layer.ffn_sub_norm, &state.gated, normed);
+        state.down_input.set(ops, normed, ffn, int8, float(&[layer.down]));
+        self.linear(
+            &state.down_input,
+            layer.down,
+            sized(normed, m * hidden),
+            Place { stride: hidden, first: 0 },
+        );
+        self.add(h, normed);
+    }
+
+    /// The norm before an output or down projection, where the architecture has one.
+    fn sub_norm(&self, place: Option<usize>, x: &[f32], out: &mut Vec<f32>) {
+        let out = sized(out, x.len());
+        match place {
+            Some(place) => self.ops.rms_norm(x, self.value(place), self.config.eps, out),
+            None => out.copy_from_slice(x),
+        }
+    }
+
+    fn add(&self, x: &mut [f32], y: &[f32]) {
+        self.ops.chunks(x, PIECE, &|i, x| {
+            x.iter_mut().zip(&y[i * PIECE..]).for_each(|(x, y)| *x += y);
+        });
+    }
+
+    /// Rotates q and k of every row by its position in its sequence, or back.
+    pub(super) fn rotate(&self, batch: &Batch, qkv: &mut [f32], back: bool) {
+        let shape = self.shape();
+        let (d, half) = (shape.head_dim, shape.head_dim / 2);
+        let turned = (shape.heads + shape.kv_heads) * d;
+        let positions = batch.positions();
+        self.ops.chunks(qkv, shape.qkv_cols(), &|row, qkv| {
+            let at = positions[row] * half;
+            let (cos, sin) = (&self.rope.0[at..at + half], &self.rope.1[at..at + half]);
+            for head in qkv[..turned].chunks_exact_mut(d) {
+                if back {
+                    rotate_back(head, cos, sin);
+                } else {
+                    rotate_half(head, cos, sin);
+                }
+            }
+        });
+    }
+}
+
+/// Undoes [`rotate_half`]; the same is the way back of gradients.
+fn rotate_back(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (low, high) = x.split_at_mut(x.len() / 2);
+    for (((a, b), &c), &s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+        let (u, v) = (*a, *b);
+        *a = u * c + v * s;
+        *b = v * c - u * s;
+    }
+}

@@ -1,0 +1,70 @@
+//! Head and loss, some tokens at a time: logits of all of them are never there at once.
+
+use super::Model;
+use super::forward::sized;
+use crate::{Batch, norm};
+use bitnet_cpu::{Side, Store, Target, Values};
+
+/// Floats of logits at a time.
+const LOGITS: usize = 1 << 22;
+/// The most tokens at a time.
+const TOKENS: usize = 512;
+
+impl Model {
+    /// The sum of cross-entropies in nats of the counted targets; with `back`, the gradient of that sum divided by `total` is added to the
+    /// head's and the final norm's gradients, and set as that of the residual stream.
+    pub(super) fn head_loss(&mut self, batch: &Batch, total: usize, back: bool) -> f64 {
+        let (m, hidden, vocab) = (batch.ids.len(), self.config.hidden, self.config.vocab);
+        let place = self.head.unwrap_or(self.embedding);
+        let head = self.parameters.list()[place].range.clone();
+        let (h, x) = std::mem::take(&mut self.last);
+        let mut room = std::mem::take(&mut self.room);
+        let dx = sized(&mut room.input, if back { m * hidden } else { 0 });
+        let weight = 1.0 / total.max(1) as f32;
+        let weights: Vec<f32> = batch.counts.iter().map(|c| if *c { weight } else { 0.0 }).collect();
+        let step = (LOGITS / vocab).clamp(1, TOKENS);
+        let mut sum = 0.0;
+        for from in (0..m).step_by(step) {
+            let count = step.min(m - from);
+            let x = &x[from * hidden..(from + count) * hidden];
+            let logits = sized(&mut room.logits, count * vocab);
+            let rows = Side::rows(Values::F32(&self.values[head.clone()]), hidden);
+            let target = Target { values: logits, stride: vocab, first: 0 };
+            let tokens = Side::rows(Values::F32(x), hidden);
+            self.ops.product((count, vocab, hidden), tokens, rows, Store::Set(1.0), target);
+            let (targets, counts) = (&batch.targets[from..from + count], &batch.counts[from..from + count]);
+            self.ops.cross_entropy(logits, targets, &weights[from..from + count], &mut |i, loss| {
+                sum += if counts[i] { loss } else { 0.0 };
+            });
+            if !back {
+                continue;
+            }
+            let columns = Side::columns(Values::F32(&self.values[head.clone()]), hidden);
+            let target =
+                Target { values: &mut dx[from * hidden..(from + count) * hidden], stride: hidden, first: 0 };
+            let dlogits = Values::F32(logits);
+            self.ops.product(
+                (count, hidden, vocab),
+                Side::rows(dlogits, vocab),
+                columns,
+                Store::Set(1.0),
+                target,
+            );
+            let Some(range) = self.parameters.trained_range(place) else { continue };
+            let target = Target { values: &mut self.gradients[range], stride: hidden, first: 0 };
+            let features = Side::columns(Values::F32(x), hidden);
+            let ids = Side::columns(dlogits, vocab);
+            self.ops.product((vocab, hidden, count), ids, features, Store::Add(1.0), target);
+        }
+        if back {
+            let range = self.parameters.list()[self.final_norm].range.clone();
+            let dh = sized(&mut room.h, m * hidden);
+            let weight = (&h[..], &self.values[range], self.config.eps);
+            let dw = self.parameters.trained_range(self.final_norm).map(|range| &mut self.gradients[range]);
+            norm::backward(&self.ops, weight, dx, false, dh, dw);
+        }
+        self.room = room;
+        self.last = (h, x);
+        sum
+    }
+}

@@ -1,0 +1,100 @@
+//! BitLinear: projections with quantized weights and inputs, forward and back.
+
+use super::Model;
+use super::state::Input;
+use crate::parameters::LowRank;
+use bitnet_cpu::{Side, Store, Target, Values};
+
+/// Columns `first..` of rows of `stride` elements.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) stride: usize,
+    pub(super) first: usize,
+}
+
+impl Model {
+    /// The weights of a projection as passes use them, row-major, and their scale.
+    fn weights(&self, place: usize) -> (Values<'_>, f32) {
+        match &self.ternary[place] {
+            t if t.trits.is_empty() => (Values::F32(self.value(place)), 1.0),
+            t => (Values::I8(&t.trits), t.scale),
+        }
+    }
+
+    /// `y[m, n] = input * W^T`, written to some columns of `y`. With ternary weights and int8 inputs sums are integers, and the result is
+    /// that of inference to the bit.
+    pub(super) fn linear(&self, input: &Input, place: usize, y: &mut [f32], at: Place) {
+        let slot = self.parameters.list()[place].slot;
+        let (n, k, m) = (slot.rows, slot.cols, y.len() / at.stride);
+        let (weights, scale) = self.weights(place);
+        let (tokens, factors) = input.tokens(k);
+        let store = factors.map_or(Store::Set(scale), |d| Store::SetRows(d, scale));
+        let target = Target { values: y, stride: at.stride, first: at.first };
+        self.ops.product((m, n, k), tokens, Side::rows(weights, k), store, target);
+        if let Some(adapter) = self.low_rank[place] {
+            let inner = self.inner(input, adapter, m, k);
+            let rank = self.rank(adapter);
+            let target = Target { values: y, stride: at.stride, first: at.first };
+            let b = Side::rows(Values::F32(self.value(adapter.b)), rank);
+            let rows = Side::rows(Values::F32(&inner), rank);
+            self.ops.product((m, n, rank), rows, b, Store::Add(adapter.scale), target);
+        }
+    }
+
+    fn rank(&self, adapter: LowRank) -> usize {
+        self.parameters.list()[adapter.a].slot.rows
+    }
+
+    /// `x A^T [m, rank]` of an input as it was before it was quantized.
+    fn inner(&self, input: &Input, adapter: LowRank, m: usize, k: usize) -> Vec<f32> {
+        let rank = self.rank(adapter);
+        let mut inner = vec![0.0; m * rank];
+        let a = Side::rows(Values::F32(self.value(adapter.a)), k);
+        let x = Side::rows(Values::F32(&input.float), k);
+        let target = Target { values: &mut inner, stride: rank, first: 0 };
+        self.ops.product((m, rank, k), x, a, Store::Set(1.0), target);
+        inner
+    }
+
+    /// Gradients of [`Model::linear`] from `dy`: the weights' are added to the parameters', the input's set in `dx [m, k]`, or added to it.
+    /// Both are those of the quantized values: `dx = dy W~`, `dW = dy^T x~`. An adapter's go through the input as it was.
+    pub(super) fn linear_backward(
+        &mut self,
+        input: &Input,
+        place: usize,
+        dy: &[f32],
+        at: Place,
+        add: bool,
+        dx: &mut [f32],
+    ) {
+        let slot = self.parameters.list()[place].slot;
+        let (n, k, m) = (slot.rows, slot.cols, dy.len() / at.stride);
+        let (weights, scale) = self.weights(place);
+        let dy = Values::F32(&dy[at.first..]);
+        let store = if add { Store::Add(scale) } else { Store::Set(scale) };
+        let target = Target { values: dx, stride: k, first: 0 };
+        self.ops.product((m, k, n), Side::rows(dy, at.stride), Side::columns(weights, k), store, target);
+        let outputs = Side::columns(dy, at.stride);
+        if let Some(range) = self.parameters.trained_range(place) {
+            let target = Target { values: &mut self.gradients[range], stride: k, first: 0 };
+            self.ops.product((n, k, m), outputs, input.features(k), Store::Add(1.0), target);
+        }
+        let Some(adapter) = self.low_rank[place] else { return };
+        let (rank, inner) = (self.rank(adapter), self.inner(input, adapter, m, k));
+        let mut dinner = vec![0.0; m * rank];
+        let target = Target { values: &mut dinner, stride: rank, first: 0 };
+        let b = Side::columns(Values::F32(self.value(adapter.b)), rank);
+        self.ops.product((m, rank, n), Side::rows(dy, at.stride), b, Store::Set(adapter.scale), target);
+        let a = Side::columns(Values::F32(self.value(adapter.a)), k);
+        let target = Target { values: dx, stride: k, first: 0 };
+        self.ops.product((m, k, rank), Side::rows(Values::F32(&dinner), rank), a, Store::Add(1.0), target);
+        let range = |place| self.parameters.trained_range(place).expect("adapters are trained");
+        let (of_a, of_b) = (range(adapter.a), range(adapter.b));
+        let target = Target { values: &mut self.gradients[of_b], stride: rank, first: 0 };
+        let inner = Side::columns(Values::F32(&inner), rank);
+        self.ops.product((n, rank, m), outputs, inner, Store::Add(adapter.scale), target);
+        let target = Target { values: &mut self.gradients[of_a], stride: k, first: 0 };
+        let x = Side::columns(Values::F32(&input.float), k);
+        self.ops.product((rank, k, m), Side::columns(Values::F32(&dinner), rank), x, Store::Add(1.0), target);
+    }
+}

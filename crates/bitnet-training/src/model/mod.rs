@@ -1,0 +1,238 @@
+//! The transformer with its way back, over [`CpuTraining`].
+
+mod backward;
+mod forward;
+mod head;
+mod linear;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use crate::parameters::LowRank;
+use crate::{Batch, Optimizer, Parameters, Rates, Ternary, TrainError};
+use bitnet_core::AttentionShape;
+use bitnet_cpu::CpuTraining;
+use bitnet_model::{ModelConfig, Role};
+use bitnet_quant::spec::rope_angles;
+use std::sync::Arc;
+
+use state::{Gradients, State};
+
+/// What is quantized in the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Precision {
+    /// Projections are made ternary by absmean; else they are multiplied as they are.
+    pub ternary_weights: bool,
+    /// Inputs of projections are made int8, each token with its own scale; else they stay f32.
+    pub int8_activations: bool,
+}
+
+impl Precision {
+    /// BitNet b1.58: both.
+    pub const BITNET: Self = Self { ternary_weights: true, int8_activations: true };
+}
+
+/// Places of a layer's parameters in the list.
+struct Layer {
+    attn_norm: usize,
+    q: usize,
+    k: usize,
+    v: usize,
+    attn_sub_norm: Option<usize>,
+    o: usize,
+    ffn_norm: usize,
+    gate: usize,
+    up: usize,
+    ffn_sub_norm: Option<usize>,
+    down: usize,
+}
+
+/// A model in training: parameters, and room for a pass forward and back.
+///
+/// Sequences of a [`Batch`] lie one behind the other; each sees itself alone.
+pub struct Model {
+    ops: Arc<CpuTraining>,
+    config: ModelConfig,
+    parameters: Parameters,
+    precision: Precision,
+    /// Whether the way back computes a layer's states again instead of having kept them.
+    recompute: bool,
+    /// All parameters.
+    pub values: Vec<f32>,
+    /// Gradients of those that are trained; [`Model::backward`] adds to them.
+    pub gradients: Vec<f32>,
+    layers: Vec<Layer>,
+    embedding: usize,
+    final_norm: usize,
+    head: Option<usize>,
+    /// By place in the list.
+    low_rank: Vec<Option<LowRank>>,
+    /// By place in the list; empty for parameters that are not made ternary.
+    ternary: Vec<Ternary>,
+    inverse: Vec<f32>,
+    /// `[positions, head_dim/2]`.
+    rope: (Vec<f32>, Vec<f32>),
+    /// The residual stream before each layer.
+    inputs: Vec<Vec<f32>>,
+    states: Vec<State>,
+    /// Behind the last layer, and behind the final norm.
+    last: (Vec<f32>, Vec<f32>),
+    room: Gradients,
+}
+
+impl Model {
+    /// A model of these values.
+    ///
+    /// # Errors
+    /// Its architecture has parts that cannot be trained.
+    pub fn new(
+        ops: Arc<CpuTraining>,
+        config: ModelConfig,
+        parameters: Parameters,
+        values: Vec<f32>,
+        precision: Precision,
+        recompute: bool,
+    ) -> Result<Self, TrainError> {
+        let arch = config.arch;
+        for (has, what) in [
+            (arch.qk_norms, "norms on heads of q and k"),
+            (arch.post_norms, "norms behind attention and feed-forward blocks"),
+            (config.projection_norms.is_some(), "norms of projections' own inputs"),
+            (config.norms_less_one, "norms that are stored less 1"),
+            (config.local.is_some(), "sliding windows"),
+            (arch.scaled_embedding, "a scaled embedding"),
+            (arch.interleaved, "interleaved rotation (GGUF); convert it to a Hugging Face directory first"),
+        ] {
+            if has {
+                return Err(TrainError::Unsupported { arch: arch.name, what });
+            }
+        }
+        let find = |role, layer| parameters.find(role, layer);
+        let need = |role, layer| find(role, layer).expect("every body has this tensor");
+        let layers = (0..parameters.layers()).map(|l| Layer {
+            attn_norm: need(Role::AttnNorm, l),
+            q: need(Role::Q, l),
+            k: need(Role::K, l),
+            v: need(Role::V, l),
+            attn_sub_norm: find(Role::AttnSubNorm, l),
+            o: need(Role::O, l),
+            ffn_norm: need(Role::FfnNorm, l),
+            gate: need(Role::Gate, l),
+            up: need(Role::Up, l),
+            ffn_sub_norm: find(Role::FfnSubNorm, l),
+            down: need(Role::Down, l),
+        });
+        let layers: Vec<Layer> = layers.collect();
+        Ok(Self {
+            ops,
+            layers,
+            embedding: need(Role::Embedding, 0),
+            final_norm: need(Role::FinalNorm, 0),
+            head: find(Role::Head, 0),
+            ternary: vec![Ternary::default(); parameters.list().len()],
+            inverse: config.inverse_frequencies(),
+            rope: Default::default(),
+            inputs: Vec::new(),
+            states: Vec::new(),
+            last: Default::default(),
+            room: Gradients::default(),
+            gradients: vec![0.0; parameters.trained_len()],
+            low_rank: (0..parameters.list().len()).map(|place| parameters.low_rank(place)).collect(),
+            config,
+            parameters,
+            values,
+            precision,
+            recompute,
+        })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where each tensor lies in `values` and `gradients`.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Threads and kernels.
+    pub fn ops(&self) -> &Arc<CpuTraining> {
+        &self.ops
+    }
+
+    /// Makes ternary weights of the present values. Passes use what the last call made; of weights that are not trained, the first call's.
+    pub fn quantize(&mut self) {
+        if !self.precision.ternary_weights {
+            return;
+        }
+        for (p, ternary) in self.parameters.list().iter().zip(&mut self.ternary).filter(|(p, _)| p.ternary) {
+            if self.parameters.adapter().is_some() && !ternary.trits.is_empty() {
+                continue;
+            }
+            ternary.absmean(&self.ops, &self.values[p.range.clone()], p.slot.cols);
+        }
+    }
+
+    /// The ternary weights that passes use, with the parameter they are of.
+    pub fn ternary(&self) -> impl Iterator<Item = (&crate::Parameter, &Ternary)> {
+        self.parameters.list().iter().zip(&self.ternary).filter(|(_, t)| !t.trits.is_empty())
+    }
+
+    /// Takes a step of an optimizer with the present gradients.
+    pub fn update(&mut self, optimizer: &Optimizer, rates: Rates, buffers: &mut [Vec<f32>]) {
+        optimizer.step(&self.ops, &self.parameters, rates, &mut self.values, &self.gradients, buffers);
+    }
+
+    /// The gradients of a parameter; `None` when it is not trained.
+    fn gradient(&mut self, place: usize) -> Option<&mut [f32]> {
+        self.parameters.trained_range(place).map(|range| &mut self.gradients[range])
+    }
+
+    fn value(&self, place: usize) -> &[f32] {
+        &self.values[self.parameters.list()[place].range.clone()]
+    }
+
+    fn shape(&self) -> AttentionShape {
+        self.config.shape
+    }
+
+    /// Cosines and sines of positions `0..end`.
+    fn prepare_rope(&mut self, end: usize) {
+        let half = self.inverse.len();
+        let (cos, sin) = &mut self.rope;
+        while cos.len() < end * half {
+            let position = (cos.len() / half) as u32;
+            rope_angles(position, &self.inverse, self.config.rope.attention_factor(), cos, sin);
+        }
+    }
+
+    /// The mean cross-entropy in nats of a batch's counted targets; gradients are left alone.
+    pub fn loss(&mut self, batch: &Batch) -> f64 {
+        self.forward(batch, false);
+        self.head_loss(batch, batch.counted(), false) / batch.counted().max(1) as f64
+    }
+
+    /// Adds to the gradients those of the sum of cross-entropies divided by `total`, and gives that sum in nats, undivided. Of several
+    /// batches with one `total`, the sum of all their counted targets, the gradients are those of one batch of all.
+    pub fn backward(&mut self, batch: &Batch, total: usize) -> f64 {
+        self.forward(batch, true);
+        let sum = self.head_loss(batch, total, true);
+        self.layers_backward(batch);
+        sum
+    }
+
+    /// States behind the final norm, `[tokens, hidden]`, of a batch.
+    pub fn states(&mut self, batch: &Batch) -> &[f32] {
+        self.forward(batch, false);
+        &self.last.1
+    }
+
+    /// The first layer behind which a state of the last pass is no number; the number of layers means the head.
+    pub(crate) fn not_finite_behind(&self) -> usize {
+        let bad = |x: &[f32]| x.iter().any(|v| !v.is_finite());
+        // The input of a layer is what the one before it gave.
+        let behind = self.inputs.iter().skip(1).take(self.layers.len() - 1).chain([&self.last.0]);
+        behind.map(|h| bad(h)).position(|bad| bad).unwrap_or(self.layers.len())
+    }
+}

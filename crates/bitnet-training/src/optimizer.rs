@@ -1,0 +1,149 @@
+//! Optimizers over all parameters at once, which lie one behind the other.
+
+use crate::Parameters;
+use bitnet_cpu::CpuTraining;
+
+/// Elements that a thread works on at a time. For the norm of a gradient it decides the order of a sum.
+const PIECE: usize = 1 << 15;
+
+/// What becomes of a gradient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Optimizer {
+    /// Adam (arXiv 1412.6980), with weight decay beside it (arXiv 1711.05101): `p *= 1 - lr wd` before the step.
+    AdamW {
+        /// Decay of both averages.
+        betas: (f64, f64),
+        /// Added to the root of the second.
+        eps: f64,
+    },
+    /// `buffer = momentum * buffer + g`, `p -= lr * buffer`, or with Nesterov's look ahead `p -= lr * (g + momentum * buffer)`. Weight decay
+    /// is beside it, as in AdamW.
+    Sgd {
+        /// Decay of the buffer.
+        momentum: f64,
+        /// Whether to look ahead.
+        nesterov: bool,
+    },
+}
+
+/// What a step is taken with.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// Learning rate.
+    pub rate: f64,
+    /// Weight decay of matrices; norms have none.
+    pub decay: f64,
+    /// What gradients are multiplied with: see [`clip`].
+    pub scale: f32,
+    /// The number of the step, counted from 1.
+    pub step: u64,
+}
+
+impl Optimizer {
+    /// How many buffers of the parameters' size it keeps.
+    pub fn buffers(&self) -> usize {
+        match self {
+            Self::AdamW { .. } => 2,
+            Self::Sgd { .. } => 1,
+        }
+    }
+
+    /// Names of the buffers in checkpoints.
+    pub(crate) fn names(&self) -> &'static [&'static str] {
+        match self {
+            Self::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
+            Self::Sgd { .. } => &["momentum_buffer"],
+        }
+    }
+
+    /// Takes a step of what is trained of `values`, with `gradients` and the buffers of the steps before (zero at first), which are of its size.
+    pub fn step(
+        &self,
+        ops: &CpuTraining,
+        parameters: &Parameters,
+        rates: Rates,
+        values: &mut [f32],
+        gradients: &[f32],
+        buffers: &mut [Vec<f32>],
+    ) {
+        for parameter in parameters.trained() {
+            let (own, range) = (parameter.range.clone(), parameters.of_trained(parameter));
+            let keep =
+                if parameter.slot.role.is_norm() { 1.0 } else { (1.0 - rates.rate * rates.decay) as f32 };
+            let buffers: Vec<&mut [f32]> = buffers.iter_mut().map(|b| &mut b[range.clone()]).collect();
+            self.apply(ops, rates, keep, &mut values[own], &gradients[range], buffers);
+        }
+    }
+
+    /// A step of one parameter, whose values are multiplied with `keep` before.
+    pub(crate) fn apply(
+        &self,
+        ops: &CpuTraining,
+        rates: Rates,
+        keep: f32,
+        values: &mut [f32],
+        gradients: &[f32],
+        mut buffers: Vec<&mut [f32]>,
+    ) {
+        let (rate, scale, steps) = (rates.rate, rates.scale, rates.step.min(1 << 30) as i32);
+        let mut rest = buffers.drain(..);
+        let first = rest.next().expect("every optimizer has a buffer");
+        match *self {
+            Self::AdamW { betas: (b1, b2), eps } => {
+                let second = rest.next().expect("Adam has two buffers");
+                let correction = |b: f64| 1.0 - libm::pow(b, f64::from(steps));
+                let (step, root) = ((rate / correction(b1)) as f32, libm::sqrt(correction(b2)) as f32);
+                let (rest1, rest2) = ((1.0 - b1) as f32, (1.0 - b2) as f32);
+                let (b1, b2, eps) = (b1 as f32, b2 as f32, eps as f32);
+                let pieces =
+                    values.chunks_mut(PIECE).zip(first.chunks_mut(PIECE)).zip(second.chunks_mut(PIECE));
+                let mut pieces: Vec<_> = pieces.zip(gradients.chunks(PIECE)).collect();
+                ops.chunks(&mut pieces, 1, &|_, piece| {
+                    let (((p, m), v), g) = &mut piece[0];
+                    for (((p, m), v), g) in p.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(g.iter()) {
+                        let g = g * scale;
+                        *m = b1 * *m + rest1 * g;
+                        *v = b2 * *v + rest2 * (g * g);
+                        *p = *p * keep - step * (*m / (v.sqrt() / root + eps));
+                    }
+                });
+            }
+            Self::Sgd { momentum, nesterov } => {
+                let (momentum, rate) = (momentum as f32, rate as f32);
+                let pieces = values.chunks_mut(PIECE).zip(first.chunks_mut(PIECE));
+                let mut pieces: Vec<_> = pieces.zip(gradients.chunks(PIECE)).collect();
+                ops.chunks(&mut pieces, 1, &|_, piece| {
+                    let ((p, buffer), g) = &mut piece[0];
+                    for ((p, buffer), g) in p.iter_mut().zip(buffer.iter_mut()).zip(g.iter()) {
+                        let g = g * scale;
+                        *buffer = momentum * *buffer + g;
+                        let along = if nesterov { g + momentum * *buffer } else { *buffer };
+                        *p = *p * keep - rate * along;
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// The L2 norm of all gradients, summed in double precision.
+pub fn norm(ops: &CpuTraining, gradients: &[f32]) -> f64 {
+    let mut sums = vec![0.0f64; gradients.len().div_ceil(PIECE)];
+    ops.chunks(&mut sums, 1, &|i, sum| {
+        let piece = &gradients[i * PIECE..gradients.len().min((i + 1) * PIECE)];
+        let mut lanes = [0.0f64; 16];
+        for block in piece.chunks(16) {
+            lanes.iter_mut().zip(block).for_each(|(lane, g)| *lane += f64::from(*g) * f64::from(*g));
+        }
+        sum[0] = lanes.iter().sum();
+    });
+    libm::sqrt(sums.iter().sum())
+}
+
+/// What gradients are multiplied with so that their norm is at most `max`: `min(1, max / (norm + 1e-6))`.
+pub fn clip(norm: f64, max: Option<f64>) -> f32 {
+    max.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)) as f32
+}
+
+#[cfg(test)]
+mod tests;

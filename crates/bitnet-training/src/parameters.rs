@@ -1,0 +1,230 @@
+//! The parameters of a model, one behind the other.
+
+use crate::TrainError;
+use crate::config::LoraConfig;
+use crate::random::normal;
+use bitnet_core::Matrix;
+use bitnet_formats::Checkpoint;
+use bitnet_model::{ModelConfig, ModelTensors, Role, Slot};
+use bitnet_quant::dense::dequantize_row;
+use std::ops::Range;
+
+/// A tensor among all parameters.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its name in a Hugging Face checkpoint.
+    pub name: String,
+    /// What it is for, and its shape.
+    pub slot: Slot,
+    /// Whether it is made ternary in every forward pass.
+    pub ternary: bool,
+    /// Where it lies.
+    pub range: Range<usize>,
+}
+
+/// Where each tensor lies in a buffer of all parameters. Those that are trained lie at its end: gradients and the buffers of an optimizer begin
+/// with the first of them.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    list: Vec<Parameter>,
+    layers: usize,
+    /// The place in the list of the first one that is trained.
+    first: usize,
+    adapter: Option<LoraConfig>,
+}
+
+/// Low-rank matrices beside a projection (arXiv 2106.09685): places in the list, and what their product is multiplied with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LowRank {
+    /// `[rank, k]`.
+    pub(crate) a: usize,
+    /// `[n, rank]`.
+    pub(crate) b: usize,
+    pub(crate) scale: f32,
+}
+
+impl Parameters {
+    /// The tensors of a model, in the order of a file.
+    pub fn new(config: &ModelConfig, tensors: &ModelTensors<'_>) -> Self {
+        let mut end = 0;
+        let list = tensors.slots().into_iter().map(|slot| {
+            let start = end;
+            end += slot.rows * slot.cols;
+            let ternary = slot.role.is_projection() && !tensors.is_kept_dense(&slot);
+            let name = config.arch.tensor_name(slot.role, slot.layer);
+            Parameter { name, slot, ternary, range: start..end }
+        });
+        Self { list: list.collect(), layers: config.layers, first: 0, adapter: None }
+    }
+
+    /// Puts low-rank matrices beside the projections that the settings name, and leaves everything else as it is.
+    ///
+    /// # Errors
+    /// A name is of no projection.
+    pub fn with_adapters(mut self, lora: &LoraConfig) -> Result<Self, TrainError> {
+        self.first = self.list.len();
+        let projections: Vec<Parameter> =
+            self.list.iter().filter(|p| p.slot.role.is_projection()).cloned().collect();
+        let module = |p: &Parameter| p.name.trim_end_matches(".weight").to_owned();
+        let is = |target: &str, p: &Parameter| {
+            let module = module(p);
+            module.strip_suffix(target).is_some_and(|head| head.is_empty() || head.ends_with('.'))
+        };
+        if let Some(target) = lora.targets.iter().find(|t| !projections.iter().any(|p| is(t, p))) {
+            let what = format!("lora.targets names {target}, and the model has no such projection");
+            return Err(TrainError::Data { what });
+        }
+        for p in projections.iter().filter(|p| lora.targets.iter().any(|t| is(t, p))) {
+            for (side, rows, cols) in [("A", lora.rank, p.slot.cols), ("B", p.slot.rows, lora.rank)] {
+                let start = self.len();
+                self.list.push(Parameter {
+                    name: format!("base_model.model.{}.lora_{side}.weight", module(p)),
+                    slot: Slot { rows, cols, ..p.slot },
+                    ternary: false,
+                    range: start..start + rows * cols,
+                });
+            }
+        }
+        self.adapter = Some(lora.clone());
+        Ok(self)
+    }
+
+    /// Those that are trained.
+    pub fn trained(&self) -> &[Parameter] {
+        &self.list[self.first..]
+    }
+
+    /// Floats of those that are trained.
+    pub fn trained_len(&self) -> usize {
+        self.len() - self.start()
+    }
+
+    /// The first float that is trained.
+    pub(crate) fn start(&self) -> usize {
+        self.list.get(self.first).map_or(self.len(), |p| p.range.start)
+    }
+
+    /// Where one of those that are trained lies in buffers of them.
+    pub(crate) fn of_trained(&self, p: &Parameter) -> Range<usize> {
+        p.range.start - self.start()..p.range.end - self.start()
+    }
+
+    /// The same by its place in the list; `None` when it is not trained.
+    pub(crate) fn trained_range(&self, place: usize) -> Option<Range<usize>> {
+        (place >= self.first).then(|| self.of_trained(&self.list[place]))
+    }
+
+    /// The settings of low-rank matrices, where it is they that are trained.
+    pub(crate) fn adapter(&self) -> Option<&LoraConfig> {
+        self.adapter.as_ref()
+    }
+
+    /// The low-rank matrices beside a projection.
+    pub(crate) fn low_rank(&self, place: usize) -> Option<LowRank> {
+        let lora = self.adapter.as_ref()?;
+        let Slot { role, layer, .. } = self.list[place].slot;
+        let of = |p: &Parameter| (p.slot.role, p.slot.layer) == (role, layer);
+        let a = self.first + self.trained().iter().position(of)?;
+        Some(LowRank { a, b: a + 1, scale: lora.scale() as f32 })
+    }
+
+    /// Values at first: `base`, and behind it adapters that add nothing: `B` is zero, `A` comes from a normal distribution.
+    pub(crate) fn begin(&self, mut base: Vec<f32>, seed: u64) -> Vec<f32> {
+        base.resize(self.len(), 0.0);
+        for (stream, p) in self.trained().iter().enumerate().filter(|_| self.adapter.is_some()) {
+            if p.name.ends_with("lora_A.weight") {
+                // The variance of peft's uniform distribution.
+                let deviation = libm::sqrt(1.0 / (3.0 * p.slot.cols as f64));
+                for (i, v) in base[p.range.clone()].iter_mut().enumerate() {
+                    *v = (deviation * normal(seed, (self.first + stream) as u64, i as u64)) as f32;
+                }
+            }
+        }
+        base
+    }
+
+    /// All of them.
+    pub fn list(&self) -> &[Parameter] {
+        &self.list
+    }
+
+    /// Floats in all.
+    pub fn len(&self) -> usize {
+        self.list.last().map_or(0, |p| p.range.end)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The number of layers.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// The place of a tensor in the list; `None` when the model has none for this.
+    pub(crate) fn find(&self, role: Role, layer: usize) -> Option<usize> {
+        self.list.iter().position(|p| p.slot.role == role && p.slot.layer == layer)
+    }
+
+    /// Fresh values: norms are 1, matrices come from a normal distribution of this standard deviation.
+    pub fn fresh(&self, seed: u64, deviation: f64) -> Vec<f32> {
+        let mut values = vec![1.0; self.len()];
+        for (stream, p) in self.list.iter().enumerate().filter(|(_, p)| !p.slot.role.is_norm()) {
+            for (i, v) in values[p.range.clone()].iter_mut().enumerate() {
+                *v = (deviation * normal(seed, stream as u64, i as u64)) as f32;
+            }
+        }
+        values
+    }
+
+    /// The values of a checkpoint. Of packed weights, which have no masters any more, masters are made that become the same trits
+    /// and, but for rounding, the same scale.
+    ///
+    /// # Errors
+    /// A tensor is missing, has another shape or cannot be trained.
+    pub fn read(&self, checkpoint: &Checkpoint, tensors: &ModelTensors<'_>) -> Result<Vec<f32>, TrainError> {
+        let mut values = vec![0.0; self.len()];
+        for p in &self.list {
+            let out = &mut values[p.range.clone()];
+            let at = |source| TrainError::Model { path: checkpoint.path.clone(), source };
+            if p.slot.role.is_norm() {
+                out.copy_from_slice(&tensors.vector(&p.slot).map_err(at)?);
+                continue;
+            }
+            let dense = match tensors.masters(&p.slot).map_err(at)? {
+                Some(masters) => Matrix::Dense(masters),
+                None => tensors.matrix(&p.slot).map_err(at)?,
+            };
+            match dense {
+                Matrix::Dense(m) => {
+                    for (r, out) in out.chunks_exact_mut(p.slot.cols).enumerate() {
+                        dequantize_row(m.dtype(), m.row(r), out);
+                    }
+                }
+                Matrix::Ternary(m) => {
+                    let cols = p.slot.cols;
+                    for (i, out) in out.iter_mut().enumerate() {
+                        *out = f32::from(m.trit(i / cols, i % cols)) * m.scale_at(i / cols, i % cols);
+                    }
+                    if p.ternary {
+                        let present = out.iter().filter(|v| **v != 0.0).count();
+                        let factor = out.len() as f32 / present.max(1) as f32;
+                        out.iter_mut().for_each(|v| *v *= factor);
+                    }
+                }
+            }
+        }
+        match self.not_finite(&values) {
+            Some(name) => Err(TrainError::NotFinite { path: checkpoint.path.clone(), name: name.to_owned() }),
+            None => Ok(values),
+        }
+    }
+
+    /// The first tensor with a value that is no number.
+    pub(crate) fn not_finite(&self, values: &[f32]) -> Option<&str> {
+        let bad = |p: &&Parameter| values[p.range.clone()].iter().any(|v| !v.is_finite());
+        self.list.iter().find(bad).map(|p| p.name.as_str())
+    }
+}

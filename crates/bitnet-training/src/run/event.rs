@@ -1,0 +1,114 @@
+//! What a run is for, what happens in it, and what it leaves.
+
+use crate::data::Skipped;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a model is to learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Every token of documents.
+    Pretrain,
+    /// Answers.
+    Sft,
+    /// The same, by low-rank matrices beside the weights.
+    Lora,
+}
+
+impl Kind {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pretrain => "pretrain",
+            Self::Sft => "sft",
+            Self::Lora => "lora",
+        }
+    }
+}
+
+/// What happens in a run.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A checkpoint that cannot be gone on from; an older one is tried.
+    Damaged {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Rows of files that are no examples.
+    Skipped(Skipped),
+    /// Examples that were longer than a row.
+    Dropped(usize),
+    /// The first step follows.
+    Begin(Start),
+    /// Some steps were taken.
+    Steps {
+        /// Steps so far.
+        step: u64,
+        /// Steps of the run.
+        steps: u64,
+        /// Mean loss of the last one, in nats.
+        loss: f64,
+        /// Its learning rate.
+        rate: f64,
+        /// The norm of its gradient, before clipping.
+        norm: f64,
+        /// Tokens a second since the last such event.
+        speed: f64,
+        /// How long the rest takes at this speed.
+        left: Duration,
+    },
+    /// The loss on what is not trained on.
+    Validation {
+        /// Steps so far.
+        step: u64,
+        /// Mean loss in nats.
+        loss: f64,
+        /// Whether none was better.
+        best: bool,
+    },
+    /// There is a checkpoint.
+    Checkpoint(PathBuf),
+}
+
+/// What a run begins with.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Parameters that are trained.
+    pub parameters: usize,
+    /// Rows of tokens to train on, and to validate on.
+    pub rows: (usize, usize),
+    /// Steps that are taken already.
+    pub step: u64,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// All steps were taken.
+    Done,
+    /// Validations got no better.
+    Early,
+    /// It was asked to; it can be gone on with.
+    Interrupted,
+}
+
+/// What a run left.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Why it ended.
+    pub stopped: Stopped,
+    /// Steps taken in all.
+    pub step: u64,
+    /// The loss of the last step, in nats; `None` when there was none to take.
+    pub loss: Option<f64>,
+    /// The last validation's.
+    pub validation: Option<f64>,
+    /// The newest checkpoint.
+    pub checkpoint: PathBuf,
+    /// The model or the adapter, unless the run was interrupted.
+    pub model: Option<PathBuf>,
+}

@@ -1,0 +1,269 @@
+use super::*;
+use crate::example;
+use bitnet_testkit::golden;
+use std::path::Path;
+
+const WORDS: [&str; 8] = ["ships", "at", "night", "sail", "home", "from", "the", "sea"];
+
+/// A folder with data, and the tokenizer of the tiny models.
+pub(super) fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |i: usize| -> String {
+        (0..40).map(|j| WORDS[(i * 7 + j * (i + 3)) % 8]).flat_map(|w| [w, " "]).collect()
+    };
+    let lines: String = (0..60).map(|i| format!("{{\"text\": \"{}\"}}\n", line(i))).collect();
+    std::fs::write(folder.path().join("train.jsonl"), lines).unwrap();
+    let chats: String = (0..20)
+        .map(|i| {
+            format!("{{\"prompt\": \"{}?\", \"completion\": \" {}\"}}\n", WORDS[i % 8], WORDS[(i + 1) % 8])
+        })
+        .collect();
+    std::fs::write(folder.path().join("chat.jsonl"), chats).unwrap();
+    folder
+}
+
+/// The example, made small.
+fn config(kind: Kind, folder: &Path, changes: &[&str]) -> RunConfig {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let tokenizer = golden::fixtures().join("bitnet-online").display().to_string();
+    let mut all = vec![
+        format!("output={}", at("run")),
+        "train.steps=12".to_owned(),
+        "train.batch=2".to_owned(),
+        "train.accumulate=2".to_owned(),
+        "train.checkpoint_every=3".to_owned(),
+        "train.validate_every=4".to_owned(),
+        "train.log_every=1".to_owned(),
+        "threads=2".to_owned(),
+    ];
+    all.extend(match kind {
+        Kind::Pretrain => vec![
+            format!("model.tokenizer={tokenizer}"),
+            "model.hidden_size=64".to_owned(),
+            "model.intermediate_size=128".to_owned(),
+            "model.num_hidden_layers=2".to_owned(),
+            "model.num_attention_heads=2".to_owned(),
+            "model.num_key_value_heads=1".to_owned(),
+            format!("data.train={}", at("train.jsonl")),
+            "data.sequence=48".to_owned(),
+        ],
+        Kind::Sft | Kind::Lora => {
+            vec![format!("model.init={tokenizer}"), format!("data.train={}", at("chat.jsonl"))]
+        }
+    });
+    all.extend(changes.iter().map(|c| (*c).to_owned()));
+    RunConfig::parse("example", example(kind.name()).unwrap(), kind, &all).unwrap()
+}
+
+fn go(config: &RunConfig, resume: bool) -> Result<(Outcome, Vec<Event>), TrainError> {
+    let mut events = Vec::new();
+    let outcome = run(config, resume, &AtomicBool::new(false), &mut |e| events.push(e))?;
+    Ok((outcome, events))
+}
+
+/// Bytes of a checkpoint's files and of the metrics, without what tells of time.
+fn left(output: &Path, step: u64) -> Vec<(String, Vec<u8>)> {
+    let path = Checkpoints::of(output).path(step);
+    let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|e| e.unwrap())
+        .map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap()))
+        .collect();
+    files.sort_unstable();
+    let metrics = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
+    let timeless = metrics.lines().map(|line| {
+        let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+        value.as_object_mut().unwrap().remove("tokens_per_second");
+        value.to_string()
+    });
+    files.push(("metrics".to_owned(), timeless.collect::<Vec<_>>().join("\n").into_bytes()));
+    files
+}
+
+#[test]
+fn a_model_learns_and_can_be_run() {
+    let folder = folder();
+    let (outcome, events) = go(
+        &config(Kind::Pretrain, folder.path(), &["train.steps=60", "train.rate=5e-3", "train.export=f32"]),
+        false,
+    )
+    .unwrap();
+    assert_eq!((outcome.stopped, outcome.step), (Stopped::Done, 60));
+    let losses: Vec<f64> = events
+        .iter()
+        .filter_map(|e| match e {
+            Event::Steps { loss, .. } => Some(*loss),
+            _ => None,
+        })
+        .collect();
+    assert!((losses[0] - (512f64).ln()).abs() < 0.3, "{losses:?}");
+    assert!(losses[59] < 4.0, "{losses:?}");
+    let path = outcome.model.unwrap();
+    let mut model = bitnet_inference::Model::open(&path, &Default::default(), &mut |_, _| {}).unwrap();
+    let prompt = model.encode("ships at").unwrap();
+    let options =
+        bitnet_inference::GenerateOptions { max_tokens: Some(8), ignore_eos: true, ..Default::default() };
+    assert!(model.generate(&prompt, options).unwrap().all(|piece| piece.is_ok()));
+}
+
+#[test]
+fn going_on_gives_the_bits_of_a_run_in_one_go() {
+    let folder = folder();
+    let whole = config(Kind::Pretrain, folder.path(), &[]);
+    go(&whole, false).unwrap();
+    let want = left(&whole.output, 12);
+    for at in [1, 4, 7] {
+        let folder = self::folder();
+        let output = folder.path().join("run");
+        let config = config(Kind::Pretrain, folder.path(), &["threads=1"]);
+        // Interrupted behind some steps; then as if killed there: without the checkpoint that an interrupt leaves.
+        let stop = AtomicBool::new(false);
+        let seen = |e: Event| {
+            if let Event::Steps { step, .. } = e {
+                stop.store(step >= at, Ordering::Relaxed);
+            }
+        };
+        let outcome = run(&config, false, &stop, &mut { seen }).unwrap();
+        assert_eq!((outcome.stopped, outcome.step, outcome.model), (Stopped::Interrupted, at, None));
+        if at == 7 {
+            std::fs::remove_dir_all(&outcome.checkpoint).unwrap();
+        }
+        let refused = go(&config, false).unwrap_err().to_string();
+        assert!(refused.contains("--resume goes on"), "{refused}");
+        let (outcome, _) = go(&config, true).unwrap();
+        assert_eq!(outcome.step, 12);
+        let got = left(&output, 12);
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(&want) {
+            assert!(got == want, "{} behind {at} steps", got.0);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
+    let folder = folder();
+    let whole = config(Kind::Pretrain, folder.path(), &["train.keep=9"]);
+    go(&whole, false).unwrap();
+    let want = left(&whole.output, 12);
+    let checkpoints = Checkpoints::of(&whole.output);
+    assert!([3, 6, 9, 12].iter().all(|step| checkpoints.steps().contains(step)));
+    let weights = checkpoints.path(12).join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    std::fs::remove_file(checkpoints.path(9).join("optimizer.safetensors")).unwrap();
+    let (_, events) = go(&whole, true).unwrap();
+    let said: Vec<&String> = events
+        .iter()
+        .filter_map(|e| match e {
+            Event::Damaged { why } => Some(why),
+            _ => None,
+        })
+        .collect();
+    assert!(said[0].contains("step-00000012: model.safetensors is not what was written"), "{said:?}");
+    assert!(said[1].contains("step-00000009: optimizer.safetensors is missing"), "{said:?}");
+    assert!(left(&whole.output, 12) == want);
+}
+
+#[test]
+fn only_the_newest_and_the_best_checkpoints_stay() {
+    let folder = folder();
+    let config = config(Kind::Pretrain, folder.path(), &["train.keep=1", "train.checkpoint_every=1"]);
+    let (outcome, events) = go(&config, false).unwrap();
+    let best = events.iter().rev().find_map(|e| match e {
+        Event::Validation { step, best: true, .. } => Some(*step),
+        _ => None,
+    });
+    let mut want = vec![best.unwrap(), outcome.step];
+    want.dedup();
+    assert_eq!(Checkpoints::of(&config.output).steps(), want);
+}
+
+#[test]
+fn fine_tuning_learns_answers() {
+    let folder = folder();
+    let changes = ["train.rate=3e-3", "train.steps=40", "data.validation_share=0.0", "train.export=f32"];
+    let config = config(Kind::Sft, folder.path(), &changes);
+    let (outcome, events) = go(&config, false).unwrap();
+    let first = events.iter().find_map(|e| match e {
+        Event::Steps { loss, .. } => Some(*loss),
+        _ => None,
+    });
+    assert!(outcome.loss.unwrap() < 0.6 * first.unwrap(), "{first:?} {:?}", outcome.loss);
+    assert!(outcome.validation.is_none());
+}
+
+#[test]
+fn a_run_that_gets_no_better_ends_early() {
+    let folder = folder();
+    // A learning rate that is too small to matter, and one that ruins the model.
+    let changes = [
+        "train.patience=2",
+        "train.validate_every=1",
+        "train.schedule=constant",
+        "train.rate=0.5",
+        "train.steps=200",
+    ];
+    let (outcome, _) = go(&config(Kind::Pretrain, folder.path(), &changes), false).unwrap();
+    assert_eq!(outcome.stopped, Stopped::Early);
+    assert!(outcome.step < 200 && outcome.model.is_some());
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let folder = folder();
+    for (changes, words) in [
+        (&["data.sequence=4096"][..], "data.sequence is 4096, and the model's context has 1024"),
+        (&["data.train=nowhere.txt"], "nowhere.txt"),
+        (&["model.weights=float"], "BitNetForCausalLM is always run with ternary weights"),
+        (&["model.tokenizer=/nowhere"], "there is neither tokenizer.json nor tokenizer.model in it"),
+        (&["model.num_attention_heads=5"], "num_attention_heads"),
+        (&["threads=100000"], "threads were asked for"),
+    ] {
+        let error = go(&config(Kind::Pretrain, folder.path(), changes), false).unwrap_err();
+        let error = crate::error::chain(&error);
+        assert!(error.contains(words), "{changes:?}: {error}");
+    }
+}
+
+/// A state that is no number ends the run with the step and the layer; weights stay what they were.
+#[test]
+fn a_loss_that_is_no_number_is_told() {
+    let folder = folder();
+    let changes =
+        ["train.schedule=constant", "train.rate=1e38", "train.warmup=0", "train.clip=0", "train.steps=20"];
+    let error = go(&config(Kind::Pretrain, folder.path(), &changes), false).unwrap_err().to_string();
+    assert!(error.starts_with("the loss of step ") && error.contains("behind "), "{error}");
+}
+
+#[test]
+fn an_adapter_learns_goes_on_and_is_one_that_is_run_and_merged() {
+    let folder = folder();
+    let changes = [
+        "train.rate=2e-2",
+        "train.steps=30",
+        "data.validation_share=0.0",
+        "lora.targets=[\"q_proj\", \"down_proj\"]",
+    ];
+    let whole = config(Kind::Lora, folder.path(), &changes);
+    let (outcome, events) = go(&whole, false).unwrap();
+    let first = events.iter().find_map(|e| match e {
+        Event::Steps { loss, .. } => Some(*loss),
+        _ => None,
+    });
+    assert!(outcome.loss.unwrap() < 0.9 * first.unwrap(), "{first:?} {:?}", outcome.loss);
+    let want = left(&whole.output, 30);
+    // Again from the checkpoint before the last one.
+    std::fs::remove_dir_all(Checkpoints::of(&whole.output).path(30)).unwrap();
+    go(&whole, true).unwrap();
+    assert!(left(&whole.output, 30) == want);
+    // As the engine reads it.
+    let base = golden::fixtures().join("bitnet-online");
+    let adapter = outcome.model.unwrap();
+    let mut model = bitnet_inference::Model::open(&base, &Default::default(), &mut |_, _| {}).unwrap();
+    model.load_adapter(&adapter, 1.0).unwrap();
+    let report = crate::merge(&base, &adapter, &folder.path().join("merged"), 1.0, false, None).unwrap();
+    assert_eq!(report.len(), 4);
+    assert!(report.iter().any(|part| part.changed.unwrap() > 0.0), "{report:?}");
+}
