@@ -2,7 +2,8 @@
 
 use super::Sparsity;
 use bitnet_core::{
-    Activation, ActivationPrecision, Backend, BackendError, KvSpan, KvSpec, Matrix, Purpose, RopeRows,
+    Activation, ActivationPrecision, Backend, BackendError, KvSpan, KvSpec, Logits, LogitsNeed, Matrix,
+    Purpose, RopeRows,
 };
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_model::{Decoder, LoadOptions, ModelConfig, Rows, StepOutput, load};
@@ -116,8 +117,8 @@ impl Backend for Census {
     fn block_bytes(&self, kv: &Self::Kv) -> usize {
         self.inner.block_bytes(kv)
     }
-    fn save_block(&self, kv: &Self::Kv, block: u32, out: &mut Vec<u8>) {
-        self.inner.save_block(kv, block, out);
+    fn save_block(&self, kv: &Self::Kv, block: u32, out: &mut Vec<u8>) -> Result<(), BackendError> {
+        self.inner.save_block(kv, block, out)
     }
     fn load_block(&self, kv: &mut Self::Kv, block: u32, bytes: &[u8]) {
         self.inner.load_block(kv, block, bytes);
@@ -180,10 +181,19 @@ impl Backend for Census {
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) {
         self.inner.add(x, y);
     }
+    fn head(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Weight,
+        needs: &[LogitsNeed],
+        out: &mut Logits,
+    ) -> Result<(), BackendError> {
+        self.inner.head(x, w, needs, out)
+    }
     fn keep_rows(&self, x: &mut Self::Tensor, rows: &[usize]) {
         self.inner.keep_rows(x, rows);
     }
-    fn download(&self, x: &Self::Tensor, out: &mut Vec<f32>) {
-        self.inner.download(x, out);
+    fn download(&self, x: &Self::Tensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
+        self.inner.download(x, out)
     }
 }
