@@ -61,6 +61,14 @@ struct Census {
     zeros: Share,
 }
 
+impl Census {
+    fn values(&self, x: &<CpuBackend as Backend>::Tensor) -> Vec<f32> {
+        let mut values = Vec::new();
+        self.inner.download(x, &mut values).expect("the CPU has its tensors at hand");
+        values
+    }
+}
+
 impl Backend for Census {
     type Tensor = <CpuBackend as Backend>::Tensor;
     type Vector = <CpuBackend as Backend>::Vector;
@@ -70,8 +78,7 @@ impl Backend for Census {
     fn linear(&self, x: &Self::Tensor, w: &Self::Weight, out: &mut Self::Tensor) {
         let cols = std::mem::take(&mut *self.gated.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(cols) = cols {
-            let mut host = Vec::new();
-            self.inner.download(x, &mut host);
+            let host = self.values(x);
             let mut quantized = vec![0; cols];
             for row in host.chunks_exact(cols) {
                 spec::quantize_row(row, &mut quantized);
@@ -82,8 +89,7 @@ impl Backend for Census {
     }
 
     fn gate(&self, gate_up: &Self::Tensor, act: Activation, out: &mut Self::Tensor) {
-        let mut host = Vec::new();
-        self.inner.download(gate_up, &mut host);
+        let host = self.values(gate_up);
         for row in host.chunks_exact(2 * self.ffn) {
             self.gates.add(&row[..self.ffn], |gate| *gate <= 0.0);
         }
