@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 /// The models in Hugging Face form.
 pub const MODELS: [&str; 4] = ["bitnet-online", "bitnet-packed", "bitnet-packed-k256", "llama-packed"];
 
-/// Where the reference data lies.
+/// Where the reference data lies: beside the crate under test, wherever its tests were built.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
+    let built = || env!("CARGO_MANIFEST_DIR").into();
+    let crate_dir = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(built);
+    Path::new(&crate_dir).join("../../tests/fixtures")
 }
 
 /// A JSON file of the reference data.

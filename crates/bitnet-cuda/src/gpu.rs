@@ -1,0 +1,424 @@
+//! A device with the commands of a step, which are recorded until somebody wants to read.
+//!
+//! A step that launches what an earlier one did, with the same addresses and numbers, is a graph that the device already has:
+//! what differs from step to step (ids, positions, blocks of the cache) is data in memory that the launches read.
+
+use crate::driver::{Buffer, Driver, Function, Graph, Launch};
+use crate::error::CudaError;
+use crate::kernels::Kernels;
+use bitnet_core::BackendError;
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Launches that are worth a graph, at least.
+const GRAPH_LAUNCHES: usize = 16;
+/// Graphs that are kept; the one that was used longest ago makes room.
+const GRAPHS: usize = 24;
+/// Launches of a long step that are recorded before they are sent off, so that the device works while more are recorded.
+const AHEAD: usize = 24;
+/// Parameters of a norm.
+pub(crate) const NORM_PARAMS: usize = 10;
+/// Launches of a kernel that are timed together.
+const TIMED: usize = 6;
+/// How often, each.
+const ROUNDS: usize = 5;
+/// Bytes of uploads that there is room for in the beginning.
+const UPLOADS: usize = 1 << 20;
+
+pub(crate) struct Gpu {
+    name: String,
+    pub(crate) driver: Arc<Driver>,
+    pub(crate) kernels: Kernels,
+    failure: Mutex<Option<BackendError>>,
+    state: Mutex<State>,
+}
+
+/// Where a sum of so many elements goes, and of what it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Sum {
+    pub(crate) to: u64,
+    pub(crate) x: u64,
+    pub(crate) y: u64,
+    pub(crate) n: usize,
+}
+
+/// A rotation of queries, and the keys and values that it appends: the addresses of the tensor and of the layer's keys.
+pub(crate) type Rope = (u64, u64);
+
+#[derive(Default)]
+struct State {
+    launches: Vec<Launch>,
+    /// Whether launches of this step are sent off early rather than kept as a graph.
+    eager: bool,
+    /// What the host gives to the commands of a step, each content once, where it lies in `room`, and how much has been sent.
+    uploads: Vec<u8>,
+    contents: Vec<(usize, usize)>,
+    sent: usize,
+    room: Option<Buffer>,
+    /// Changes whenever what was uploaded is forgotten.
+    generation: u64,
+    /// A sum that is not recorded yet. A norm of it takes it along.
+    sum: Option<Sum>,
+    /// A launch that is not recorded yet, and what it is known by: an operation that is recorded next may do its work.
+    rope: Option<(Launch, Rope)>,
+    /// One whose work such an operation did, but for what it leaves in the tensor: recorded if anything else reads that.
+    done: Option<(Launch, Rope)>,
+    graphs: Vec<(Vec<Launch>, Graph)>,
+    /// Steps that were run once, by their hash.
+    seen: HashSet<u64>,
+}
+
+impl State {
+    fn forget_uploads(&mut self) {
+        self.uploads.clear();
+        self.contents.clear();
+        self.sent = 0;
+        self.generation += 1;
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    pub(crate) fn open(number: usize) -> Result<Self, CudaError> {
+        let driver = Arc::new(Driver::open(number)?);
+        let kernels = Kernels::load(&driver)?;
+        let (failure, state) = (Mutex::default(), Mutex::default());
+        Ok(Self { name: format!("cuda:{number}"), driver, kernels, failure, state })
+    }
+
+    /// Makes the step fail. What is recorded from here on is not run.
+    pub(crate) fn fail(&self, error: BackendError) {
+        locked(&self.failure).get_or_insert(error);
+    }
+
+    /// Gives what went wrong, once.
+    pub(crate) fn check(&self) -> Result<(), BackendError> {
+        locked(&self.failure).take().map_or(Ok(()), Err)
+    }
+
+    fn has_failed(&self) -> bool {
+        locked(&self.failure).is_some()
+    }
+
+    pub(crate) fn error(&self, error: CudaError, bytes: usize, what: &'static str) -> BackendError {
+        match error {
+            CudaError::OutOfMemory => BackendError::OutOfMemory { bytes, what },
+            error => BackendError::Device { device: self.name.clone(), why: error.to_string() },
+        }
+    }
+
+    /// Memory for kernels; what it holds is undefined.
+    pub(crate) fn storage(&self, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
+        let mut state = locked(&self.state);
+        let mut outcome = self.driver.allocate(bytes);
+        if outcome.as_ref().err() == Some(&CudaError::OutOfMemory) {
+            // Memory that nobody needs any more comes back when what uses it has run.
+            self.settle(&mut state);
+            self.send(&mut state);
+            outcome = self.driver.synchronize().and_then(|()| self.driver.allocate(bytes));
+        }
+        outcome.map_err(|e| self.error(e, bytes, what))
+    }
+
+    /// Memory for kernels with zeros in it.
+    pub(crate) fn zeroed(&self, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
+        let buffer = self.storage(bytes, what)?;
+        let _order = locked(&self.state);
+        self.driver.zero(&buffer).map_err(|e| self.error(e, bytes, what))?;
+        Ok(buffer)
+    }
+
+    /// Puts bytes into a buffer at once: behind what is under way, before what is recorded.
+    pub(crate) fn write(&self, buffer: &Buffer, at: usize, bytes: &[u8]) -> Result<(), BackendError> {
+        let _order = locked(&self.state);
+        self.driver.upload(buffer, at, bytes).map_err(|e| self.error(e, bytes.len(), "an upload"))
+    }
+
+    /// Begins a step of so many tokens: what an earlier one left recorded is sent off.
+    pub(crate) fn begin(&self, tokens: usize) {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        self.send(&mut state);
+        state.eager = tokens > 16;
+        state.done = None;
+        state.forget_uploads();
+    }
+
+    /// As long as this stays the same, addresses of uploads are good.
+    pub(crate) fn generation(&self) -> u64 {
+        locked(&self.state).generation
+    }
+
+    /// The address of these bytes for the commands that are recorded next.
+    pub(crate) fn upload(&self, bytes: &[u8]) -> u64 {
+        let mut state = locked(&self.state);
+        let State { uploads, contents, room, .. } = &mut *state;
+        let known = contents.iter().find(|(at, len)| *len == bytes.len() && uploads[*at..][..*len] == *bytes);
+        if let (Some((at, _)), Some(room)) = (known, &*room) {
+            return room.address() + *at as u64;
+        }
+        let at = uploads.len();
+        let end = (at + bytes.len()).next_multiple_of(16);
+        if room.as_ref().is_none_or(|room| room.bytes() < end) {
+            // What is recorded still reads from the room that it was promised, and so does what will be soon.
+            self.settle(&mut state);
+            self.send(&mut state);
+            if let Err(e) = self.send_uploads(&mut state) {
+                self.fail(self.error(e, 0, "what a step is given"));
+            }
+            state.room = None;
+            let size = end.next_power_of_two().max(UPLOADS);
+            match self.driver.allocate(size) {
+                Ok(room) => state.room = Some(room),
+                Err(e) => {
+                    self.fail(self.error(e, size, "what a step is given"));
+                    return 0;
+                }
+            }
+            state.forget_uploads();
+        }
+        let at = state.uploads.len();
+        state.uploads.extend_from_slice(bytes);
+        let padded = state.uploads.len().next_multiple_of(16);
+        state.uploads.resize(padded, 0);
+        state.contents.push((at, bytes.len()));
+        state.room.as_ref().map_or(0, |room| room.address() + at as u64)
+    }
+
+    /// Records a kernel: `grid` blocks of `threads` threads with `shared` bytes, and its arguments.
+    pub(crate) fn run(
+        &self,
+        kernel: Function,
+        grid: [usize; 3],
+        threads: u32,
+        shared: usize,
+        params: &[u64],
+    ) {
+        self.run_launch(Launch::new(kernel, grid, threads, shared, params), grid);
+    }
+
+    /// Records a launch of `grid` blocks.
+    pub(crate) fn run_launch(&self, launch: Launch, grid: [usize; 3]) {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        if let Some((rotation, _)) = state.done.take_if(|(_, (tensor, _))| launch.mentions(*tensor)) {
+            self.record(&mut state, rotation, [1; 3]);
+        }
+        self.record(&mut state, launch, grid);
+    }
+
+    /// Records a rotation, or leaves it to the attention that is recorded next.
+    pub(crate) fn rotate(&self, launch: Launch, rope: Rope) {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        state.done = None;
+        state.rope = Some((launch, rope));
+    }
+
+    /// Whether the operation that is recorded next has to rotate, because nothing did.
+    pub(crate) fn take_rotation(&self, rope: Rope) -> bool {
+        let mut state = locked(&self.state);
+        if state.rope.is_some_and(|(_, known)| known == rope) {
+            state.done = state.rope.take();
+        } else {
+            self.settle(&mut state);
+        }
+        state.done.is_some_and(|(_, known)| known == rope)
+    }
+
+    /// Says that nobody will read what a tensor holds.
+    pub(crate) fn overwritten(&self, tensor: u64) {
+        locked(&self.state).done.take_if(|(_, (known, _))| *known == tensor);
+    }
+
+    /// Records a launch that rotates.
+    pub(crate) fn run_rotating(&self, launch: Launch, grid: [usize; 3]) {
+        self.record(&mut locked(&self.state), launch, grid);
+    }
+
+    /// Records a sum, or leaves it to a norm that is recorded next.
+    pub(crate) fn add(&self, sum: Sum) {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        state.sum = Some(sum);
+    }
+
+    /// What is at an address, of `n` elements, if that is a sum that was put off; the caller adds. Anything else is recorded.
+    pub(crate) fn take_sum(&self, to: u64, n: usize) -> Option<Sum> {
+        let mut state = locked(&self.state);
+        let sum = state.sum.take_if(|sum| (sum.to, sum.n) == (to, n));
+        self.settle(&mut state);
+        sum
+    }
+
+    /// Takes back what was recorded last, if that is the norm of one token with these int8 activations and its arguments are none of
+    /// `written`: what does its work writes there while others still read.
+    pub(crate) fn take_norm(&self, q: u64, written: u64) -> Option<[u64; NORM_PARAMS]> {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        let launch = state.launches.last()?;
+        let params: &[u64; NORM_PARAMS] = launch.is(self.kernels.rms_norm, [1, 1, 1])?;
+        let [x, extra, sum, _, _, own_q, ..] = *params;
+        let apart = (extra == 0 || sum != x) && written != x && written != extra;
+        let params = (own_q == q && apart).then_some(*params)?;
+        state.launches.pop();
+        Some(params)
+    }
+
+    /// The index of the launch that takes the shortest time here; all of them do the same. `None`: the step has failed.
+    pub(crate) fn fastest(&self, launches: &[Launch]) -> Option<usize> {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        self.send(&mut state);
+        if self.has_failed() {
+            return None;
+        }
+        let time = |launch: &Launch| -> Result<Duration, CudaError> {
+            self.driver.synchronize()?;
+            let begin = Instant::now();
+            // SAFETY: as in `send_launches`.
+            unsafe { self.driver.launch(&[*launch; TIMED]) }?;
+            self.driver.synchronize()?;
+            Ok(begin.elapsed())
+        };
+        // Rounds of all of them, since a device takes a while to come up to its speed.
+        let mut least = vec![Duration::MAX; launches.len()];
+        for _ in 0..ROUNDS {
+            for (launch, least) in launches.iter().zip(&mut least) {
+                match time(launch) {
+                    Ok(time) => *least = time.min(*least),
+                    Err(e) => {
+                        self.fail(self.error(e, 0, "a step on the GPU"));
+                        return None;
+                    }
+                }
+            }
+        }
+        (0..least.len()).min_by_key(|i| least[*i])
+    }
+
+    /// Records the sum that was put off, if there is one.
+    pub(crate) fn settle_sum(&self) {
+        self.settle(&mut locked(&self.state));
+    }
+
+    fn settle(&self, state: &mut State) {
+        if let Some(Sum { to, x, y, n }) = state.sum.take() {
+            let grid = elements(n);
+            self.record(state, Launch::new(self.kernels.add, grid, 256, 0, &[to, x, y, n as u64]), grid);
+        }
+        if let Some((launch, _)) = state.rope.take() {
+            self.record(state, launch, [1; 3]);
+        }
+    }
+
+    fn record(&self, state: &mut State, launch: Launch, grid: [usize; 3]) {
+        if grid.contains(&0) || self.has_failed() {
+            return;
+        }
+        state.launches.push(launch);
+        if state.eager && state.launches.len() >= AHEAD {
+            self.send(state);
+        }
+    }
+
+    /// Sends the recorded commands off.
+    fn send(&self, state: &mut State) {
+        let launches = std::mem::take(&mut state.launches);
+        if launches.is_empty() || self.has_failed() {
+            return;
+        }
+        if let Err(e) = self.send_launches(state, &launches) {
+            self.fail(self.error(e, 0, "a step on the GPU"));
+        }
+        // The room is used again.
+        state.launches = launches;
+        state.launches.clear();
+    }
+
+    fn send_uploads(&self, state: &mut State) -> Result<(), CudaError> {
+        if let Some(room) = &state.room {
+            self.driver.upload(room, state.sent, &state.uploads[state.sent..])?;
+            state.sent = state.uploads.len();
+        }
+        Ok(())
+    }
+
+    fn send_launches(&self, state: &mut State, launches: &[Launch]) -> Result<(), CudaError> {
+        self.send_uploads(state)?;
+        // SAFETY: here and below: the operations of `backend.rs` and `weight.rs` record launches with the parameters of their
+        // kernels and with addresses of buffers that hold what the shapes ask for. A buffer is given back only when the stream
+        // was waited for with nothing recorded before it went. A graph is run where the very launches are recorded that it
+        // was made of, so that its addresses are those of buffers that live now.
+        let now = || unsafe { self.driver.launch(launches) };
+        // SAFETY: as above.
+        let again = |graph: &Graph| unsafe { self.driver.run(graph) };
+        if state.eager || launches.len() < GRAPH_LAUNCHES {
+            return now();
+        }
+        if let Some(at) = state.graphs.iter().position(|(known, _)| known == launches) {
+            let found = state.graphs.remove(at);
+            let run = again(&found.1);
+            state.graphs.push(found);
+            return run;
+        }
+        let mut hasher = DefaultHasher::new();
+        launches.hash(&mut hasher);
+        if state.seen.len() > 64 * GRAPHS {
+            state.seen.clear();
+        }
+        if state.seen.insert(hasher.finish()) {
+            return now();
+        }
+        if state.graphs.len() == GRAPHS {
+            let (_, oldest) = state.graphs.remove(0);
+            self.driver.forget(oldest)?;
+        }
+        // SAFETY: as above.
+        let graph = unsafe { self.driver.capture(launches) }?;
+        let run = again(&graph);
+        state.graphs.push((launches.to_vec(), graph));
+        run
+    }
+
+    /// Has bytes copied behind what is recorded.
+    pub(crate) fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        self.send(&mut state);
+        if !self.has_failed() {
+            let _ = self.driver.copy(from, to, bytes).map_err(|e| self.fail(self.error(e, bytes, "a copy")));
+        }
+    }
+
+    /// Runs what is recorded, and reads so many bytes at an offset of each buffer, one behind the other.
+    pub(crate) fn read(
+        &self,
+        from: &[(&Buffer, usize, usize)],
+        take: impl FnOnce(&[u8]),
+    ) -> Result<(), BackendError> {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        let reads = |tensor: u64| from.iter().any(|(buffer, _, _)| buffer.address() == tensor);
+        if let Some((rotation, _)) = state.done.take_if(|(_, (tensor, _))| reads(*tensor)) {
+            self.record(&mut state, rotation, [1; 3]);
+        }
+        self.send(&mut state);
+        if self.has_failed() {
+            // What ran of the step must not be met by the next one.
+            let _ = self.driver.synchronize();
+            return self.check();
+        }
+        self.driver.read(from, take).map_err(|e| self.error(e, 0, "what is read back"))
+    }
+}
+
+/// Blocks of 256 threads for so many elements, which threads take in strides.
+pub(crate) fn elements(n: usize) -> [usize; 3] {
+    [n.div_ceil(256).min(4096), 1, 1]
+}

@@ -1,0 +1,266 @@
+//! Logits: all of them, or the largest ones with the others left on the device (`kernels/select.cu`), where that can be proven
+//! without computing them all (`kernels/screen.cu`).
+
+use crate::CudaBackend;
+use crate::attention::{bytes_of, word};
+use crate::backend::extend_floats;
+use crate::driver::{Buffer, Function};
+use crate::gpu::{Gpu, elements};
+use crate::tensor::{CudaTensor, Int8, int8_words};
+use crate::weight::{CudaWeight, Form, Part, TILE_COLS, TILE_ROWS};
+use bitnet_core::{BackendError, Logits, LogitsNeed};
+
+/// Tokens whose logits are computed at once.
+const HEAD_TOKENS: usize = 128;
+/// The most logits of a token that are looked for on the device; for more, all are copied.
+const MAX_TOP: usize = 1024;
+/// Logits of a token that there is room for, and those of all tokens that are copied in any case.
+const ROOM: usize = 8192;
+const FIRST: usize = 4096;
+/// Bins of the histogram by which the largest are found.
+const BINS: usize = 8192;
+/// Heads of fewer rows are not screened.
+const SCREENED_ROWS: usize = 256;
+/// Bytes of what is known of a row, and of a token.
+const ROW_BYTES: usize = 16;
+const QUERY_BYTES: usize = 12;
+
+/// An int8 copy of a dense matrix, and what it misses.
+pub(crate) struct Screen {
+    codes: Buffer,
+    rows: Buffer,
+    exact: Function,
+    row_words: usize,
+}
+
+impl Screen {
+    /// `None`: products with these rows are not screened.
+    pub(crate) fn new(gpu: &Gpu, part: &Part, cols: usize) -> Result<Option<Self>, BackendError> {
+        let Form::Dense { dtype, row_words } = part.form else { return Ok(None) };
+        if part.rows < SCREENED_ROWS {
+            return Ok(None);
+        }
+        let padded = cols.next_multiple_of(TILE_COLS);
+        let codes = gpu.zeroed(part.rows.next_multiple_of(TILE_ROWS) * padded, "a copy of the head")?;
+        let rows = gpu.storage(part.rows * ROW_BYTES, "norms of the head")?;
+        let (copy, exact) = gpu.kernels.screen(dtype);
+        let sizes = [part.rows, row_words, cols, padded / 64].map(|n| n as u64);
+        let addresses = [part.data.address(), codes.address(), rows.address()];
+        let params: Vec<u64> = addresses.into_iter().chain(sizes).collect();
+        gpu.run(copy, [part.rows.div_ceil(8), 1, 1], 256, 0, &params);
+        gpu.read(&[], |_| ())?;
+        Ok(Some(Self { codes, rows, exact, row_words }))
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.codes.bytes() + self.rows.bytes()
+    }
+}
+
+/// Memory of the head.
+#[derive(Default)]
+pub(crate) struct HeadScratch {
+    int8: Int8,
+    logits: CudaTensor,
+    /// The least and the most that logits can be, and what is known of the tokens.
+    lower: CudaTensor,
+    upper: CudaTensor,
+    queries: CudaTensor,
+    digits: CudaTensor,
+    /// Bins of the histogram, and the logits that were found.
+    bins: CudaTensor,
+    found: CudaTensor,
+}
+
+/// The largest logits of some tokens, and some besides.
+pub(crate) struct Asked {
+    /// How many of the largest, for each token.
+    ks: Vec<u32>,
+    /// Pairs of a token and an id.
+    also: Vec<u32>,
+}
+
+impl Asked {
+    /// `None`: a token needs all of them, or so many that all may as well be copied.
+    pub(crate) fn new(needs: &[LogitsNeed]) -> Option<Self> {
+        let mut asked = Self { ks: Vec::new(), also: Vec::new() };
+        for (t, need) in needs.iter().enumerate() {
+            let LogitsNeed::Top { k, also } = need else { return None };
+            if *k > MAX_TOP || also.len() > MAX_TOP {
+                return None;
+            }
+            asked.ks.push(word(*k).max(1));
+            asked.also.extend(also.iter().flat_map(|id| [word(t), *id]));
+        }
+        (needs.len() <= HEAD_TOKENS).then_some(asked)
+    }
+
+    /// Drops entries of a token that are not among the largest; what was asked for besides stays with all others.
+    fn trim(&self, token: usize, entries: &mut Vec<(u32, f32)>) {
+        let k = self.ks[token] as usize;
+        if !self.also.is_empty() || entries.len() <= 2 * k {
+            return;
+        }
+        // Of equal ones, the lower ids are larger.
+        // Both zeros are equal.
+        let value = |e: &(u32, f32)| e.1 + 0.0;
+        entries.select_nth_unstable_by(k - 1, |a, b| value(b).total_cmp(&value(a)).then(a.0.cmp(&b.0)));
+        entries.truncate(k);
+        entries.sort_unstable_by_key(|(id, _)| *id);
+    }
+}
+
+impl CudaBackend {
+    /// All logits of all tokens.
+    pub(crate) fn all_logits(
+        &self,
+        x: &CudaTensor,
+        w: &CudaWeight,
+        scratch: &mut HeadScratch,
+        out: &mut Logits,
+    ) -> Result<(), BackendError> {
+        let HeadScratch { int8, logits, .. } = scratch;
+        for first in (0..x.rows).step_by(HEAD_TOKENS) {
+            let rows = first..x.rows.min(first + HEAD_TOKENS);
+            self.linear_rows(x, rows, w, int8, logits);
+            let Some(buffer) = logits.buffer() else { return self.gpu.check() };
+            let piece = (buffer, 0, 4 * logits.len());
+            self.gpu.read(&[piece], |bytes| extend_floats(&mut out.values, bytes))?;
+        }
+        out.push_full(x.rows);
+        Ok(())
+    }
+
+    /// The logits that were asked for, and others; `false` where so many lie close together that all may as well be computed.
+    pub(crate) fn largest(
+        &self,
+        x: &CudaTensor,
+        w: &CudaWeight,
+        asked: &Asked,
+        scratch: &mut HeadScratch,
+        out: &mut Logits,
+    ) -> Result<bool, BackendError> {
+        let (gpu, m, vocab) = (&self.gpu, x.rows, w.rows);
+        if asked.also.as_chunks::<2>().0.iter().any(|[_, id]| *id as usize >= vocab) {
+            return Ok(false);
+        }
+        let HeadScratch { int8, logits, lower, upper, queries, digits, bins, found } = scratch;
+        bins.shape(gpu, m, BINS);
+        // Counts and pairs; a word more where the number of tokens is odd.
+        found.shape(gpu, m, 2 + 2 * ROOM);
+        let screen = w.screen.as_ref();
+        let (counted, taken) = match screen {
+            Some(screen) => {
+                let (q, tokens) = self.int8_of(x, &(0..m), int8);
+                for bound in [&mut *lower, &mut *upper] {
+                    bound.shape(gpu, m, vocab);
+                }
+                queries.shape(gpu, m, QUERY_BYTES / 4);
+                let words = int8_words(x.cols);
+                let sizes = [x.cols, words].map(|n| n as u64);
+                digits.shape(gpu, m, words);
+                let addresses = [
+                    x.address(),
+                    q,
+                    tokens,
+                    digits.address(),
+                    queries.address(),
+                    bins.address(),
+                    found.address(),
+                ];
+                let params: Vec<u64> = addresses.into_iter().chain(sizes).collect();
+                gpu.run(gpu.kernels.screen_query, [m, 1, 1], 256, 0, &params);
+                // Rule 2 rounds once for each sixteenth of the columns, and folds; conversions round some times more.
+                let slack = (x.cols.div_ceil(16) + 32) as f32 * f32::EPSILON;
+                let addresses = [
+                    screen.codes.address(),
+                    q,
+                    digits.address(),
+                    tokens,
+                    screen.rows.address(),
+                    queries.address(),
+                    lower.address(),
+                    upper.address(),
+                ];
+                let sizes = [vocab, words / 16, m].map(|n| n as u64);
+                let params: Vec<u64> =
+                    addresses.into_iter().chain(sizes).chain([u64::from(slack.to_bits())]).collect();
+                if m <= 8 {
+                    gpu.run(gpu.kernels.screen_8, [vocab.div_ceil(16), 1, 1], 128, 0, &params);
+                } else {
+                    let grid = [vocab.div_ceil(128), m.div_ceil(64), 1];
+                    gpu.run(gpu.kernels.screen_64, grid, 256, 4 * 2 * TILE_COLS * 64, &params);
+                }
+                (lower.address(), upper.address())
+            }
+            None => {
+                for (buffer, n) in [(&*bins, bins.len()), (&*found, m)] {
+                    gpu.run(gpu.kernels.clear, elements(n), 256, 0, &[buffer.address(), n as u64]);
+                }
+                self.linear_rows(x, 0..m, w, int8, logits);
+                (logits.address(), logits.address())
+            }
+        };
+        // Each block reads or writes all bins: fewer of them where there are many tokens.
+        let grid = [vocab.div_ceil(2048).min((512 / m).max(4)), m, 1];
+        gpu.run(gpu.kernels.select_count, grid, 256, 0, &[counted, bins.address(), vocab as u64]);
+        let wanted = gpu.upload(&bytes_of(&asked.ks));
+        let params = [taken, bins.address(), wanted, found.address(), vocab as u64, ROOM as u64];
+        gpu.run(gpu.kernels.select_take, grid, 256, 0, &params);
+        let pairs = asked.also.len() / 2;
+        if pairs > 0 {
+            let logits = if screen.is_some() { 0 } else { logits.address() };
+            let also = gpu.upload(&bytes_of(&asked.also));
+            let sizes = [pairs, vocab, ROOM, m].map(|n| n as u64);
+            let params: Vec<u64> = [also, logits, found.address()].into_iter().chain(sizes).collect();
+            gpu.run(gpu.kernels.select_also, [pairs.div_ceil(128), 1, 1], 128, 0, &params);
+        }
+        if let (Some(screen), [part]) = (screen, &w.parts[..]) {
+            let addresses = [x.address(), part.data.address(), found.address()];
+            let sizes = [screen.row_words, x.cols, ROOM].map(|n| n as u64);
+            let params: Vec<u64> = addresses.into_iter().chain(sizes).collect();
+            // Enough blocks for a device of its own, or for as many tokens.
+            let blocks = (256 / m).max(8);
+            gpu.run(screen.exact, [blocks, m, 1], 256, 0, &params);
+        }
+        self.lists(found, asked, out)
+    }
+
+    /// Reads what was found of some tokens; `false` where there was no room for all of one.
+    fn lists(&self, found: &CudaTensor, asked: &Asked, out: &mut Logits) -> Result<bool, BackendError> {
+        let Some(buffer) = found.buffer() else { return self.gpu.check().map(|()| false) };
+        let m = asked.ks.len();
+        let head = m.next_multiple_of(2);
+        let first = (FIRST / m).max(16);
+        let mut words = Vec::new();
+        let read = |at: usize, n: usize, words: &mut Vec<u32>| {
+            self.gpu.read(&[(buffer, 4 * at, 4 * n)], |bytes| {
+                words.extend(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)));
+            })
+        };
+        read(0, head + 2 * first * m, &mut words)?;
+        let most = words[..m].iter().copied().max().unwrap_or(0) as usize;
+        if most > ROOM {
+            return Ok(false);
+        }
+        if most > first {
+            let at = words.len();
+            read(at, 2 * (most - first) * m, &mut words)?;
+        }
+        let pairs = words[head..].as_chunks::<2>().0;
+        let mut entries = Vec::new();
+        for (t, count) in words[..m].iter().enumerate() {
+            let own = pairs.iter().skip(t).step_by(m).take(*count as usize);
+            entries.clear();
+            entries.extend(own.map(|[id, bits]| (*id, f32::from_bits(*bits))));
+            entries.sort_unstable_by_key(|(id, _)| *id);
+            entries.dedup_by_key(|(id, _)| *id);
+            asked.trim(t, &mut entries);
+            let (ids, values) = (out.ids.len(), out.values.len());
+            out.ids.extend(entries.iter().map(|(id, _)| id));
+            out.values.extend(entries.iter().map(|(_, value)| value));
+            out.rows.push((ids..out.ids.len(), values..out.values.len()));
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,57 @@
+//! The key-value cache: blocks of 64 positions that any sequence may hold, two buffers a layer (`kernels/attention.cu` says what
+//! lies where in a block).
+
+use crate::driver::Buffer;
+use crate::gpu::Gpu;
+use crate::kernels::CacheKernels;
+use bitnet_core::{BackendError, KV_BLOCK, KvSpec};
+
+/// Keys and values of all blocks, all layers.
+pub struct CudaKv {
+    pub(crate) spec: KvSpec,
+    /// Of each layer.
+    pub(crate) keys: Vec<Buffer>,
+    pub(crate) values: Vec<Buffer>,
+    /// Bytes of a block's keys and of its values, of one layer.
+    block: (usize, usize),
+    pub(crate) kernels: CacheKernels,
+}
+
+impl CudaKv {
+    pub(crate) fn new(gpu: &Gpu, spec: KvSpec) -> Result<Self, BackendError> {
+        let unsupported = |what: String, hint| BackendError::Unsupported { backend: "cuda", what, hint };
+        let Some(kernels) = CacheKernels::load(&gpu.driver, spec.key, spec.value) else {
+            return Err(unsupported(
+                "a cache of q8_0".to_owned(),
+                "--cache-type f16, or --device cpu, would do",
+            ));
+        };
+        let kernels = kernels.map_err(|e| gpu.error(e, 0, "kernels"))?;
+        let d = spec.shape.head_dim;
+        if d % 2 == 1 {
+            return Err(unsupported(
+                format!("heads of {d} elements, an odd number"),
+                "--device cpu would do",
+            ));
+        }
+        let bytes = |ty: bitnet_core::KvType| spec.shape.kv_heads * KV_BLOCK * ty.head_bytes(d);
+        let block = (bytes(spec.key), bytes(spec.value));
+        let layers = |bytes: usize| {
+            let layer = |_| gpu.zeroed(spec.blocks().saturating_mul(bytes), "the key-value cache");
+            (0..spec.layers).map(layer).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self { spec, keys: layers(block.0)?, values: layers(block.1)?, block, kernels })
+    }
+
+    /// Bytes of a block of all layers.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.spec.layers * (self.block.0 + self.block.1)
+    }
+
+    /// Each buffer, and the bytes that a block takes in it: keys and values of one layer after the other.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = (&Buffer, usize)> {
+        let (key_bytes, value_bytes) = self.block;
+        let pairs = self.keys.iter().zip(&self.values);
+        pairs.flat_map(move |(key, value)| [(key, key_bytes), (value, value_bytes)])
+    }
+}

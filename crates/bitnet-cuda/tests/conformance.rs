@@ -1,0 +1,243 @@
+//! Every operation against the CPU backend, which equals the specification by `==`: the same bits.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod common;
+
+use bitnet_core::{
+    ActivationPrecision, AttentionShape, Backend, BackendError, DenseMatrix, DenseType, KvSpan, KvSpec,
+    KvType, Logits, LogitsNeed, Matrix, Purpose, RopeRows, Scale, TernaryMatrix,
+};
+use bitnet_cpu::{CpuBackend, CpuOptions};
+use bitnet_testkit::conformance::{Answer, answers};
+use bitnet_testkit::tensors::Noise;
+
+const CACHES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::BF16];
+
+fn cpu() -> CpuBackend {
+    CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap()
+}
+
+fn assert_same_bits(name: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{name}");
+    let off = got.iter().zip(want).position(|(a, b)| a.to_bits() != b.to_bits());
+    if let Some(at) = off {
+        panic!("{name}, element {at} of {}: {:e} for {:e}", got.len(), got[at], want[at]);
+    }
+}
+
+#[test]
+fn every_operation_gives_the_bits_of_the_processor() {
+    let Some(gpu) = common::backend() else { return };
+    let (got, want) = (answers(&gpu, &CACHES), answers(&cpu(), &CACHES));
+    assert_eq!(got.len(), want.len());
+    for (Answer { name, values, .. }, want) in got.iter().zip(&want) {
+        assert_same_bits(name, values, &want.values);
+    }
+    println!("{}: {} operations", gpu.device().name, want.len());
+}
+
+fn dense(values: &[f32], rows: usize) -> Matrix {
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Matrix::Dense(DenseMatrix::new(rows, values.len() / rows, DenseType::F32, bytes.into()).unwrap())
+}
+
+/// A tensor `[m, values / m]` of these numbers.
+fn tensor<B: Backend>(b: &B, values: &[f32], m: usize) -> B::Tensor {
+    let w = b.prepare(&[dense(values, m)], ActivationPrecision::Float, Purpose::Product).unwrap();
+    let mut out = b.tensor();
+    b.embed(&w, &(0..m as u32).collect::<Vec<_>>(), &mut out).unwrap();
+    out
+}
+
+fn floats(noise: &mut Noise, n: usize) -> Vec<f32> {
+    (0..n).map(|_| noise.unit() as f32 * 2.0).collect()
+}
+
+/// A layer's shape of a real model, as far as one launch goes: products of every number of tokens that has a kernel of its own,
+/// behind a norm and without one, gated and not.
+fn layer<B: Backend>(b: &B, tokens: &[usize]) -> Vec<(String, Vec<f32>)> {
+    let (hidden, ffn) = (640, 416);
+    let mut noise = Noise(5);
+    let mut ternary = |rows: usize, cols: usize| {
+        let trits: Vec<i8> = (0..rows * cols).map(|_| noise.below(3) as i8 - 1).collect();
+        Matrix::Ternary(TernaryMatrix::from_trits(rows, cols, &trits, Scale::Tensor(0.3)).unwrap())
+    };
+    let int8 = ActivationPrecision::Int8;
+    let act = bitnet_core::Activation::Relu2;
+    let gate_up =
+        b.prepare(&[ternary(ffn, hidden), ternary(ffn, hidden)], int8, Purpose::GateUp(act)).unwrap();
+    let down = b.prepare(&[ternary(hidden, ffn)], int8, Purpose::Down(act)).unwrap();
+    let (norm, sub_norm) = (floats(&mut noise, hidden), floats(&mut noise, ffn));
+    let (norm, sub_norm) = (b.vector(&norm).unwrap(), b.vector(&sub_norm).unwrap());
+    let mut answers = Vec::new();
+    for &m in tokens {
+        let mut take = |name: &str, x: &B::Tensor| {
+            let mut values = Vec::new();
+            b.download(x, &mut values).unwrap();
+            answers.push((format!("{name}, {m} tokens"), values));
+        };
+        let values = floats(&mut noise, m * hidden);
+        let mut h = tensor(b, &values, m);
+        let (mut x, mut y, mut wide) = (b.tensor(), b.tensor(), b.tensor());
+        b.rms_norm(&h, &norm, 1e-5, &mut x);
+        b.gated(&x, &gate_up, act, &mut wide, &mut y);
+        // Without a norm the product rounds for itself.
+        b.linear(&y, &down, &mut wide);
+        take("down of a gate", &wide);
+        b.rms_norm(&y, &sub_norm, 1e-5, &mut x);
+        b.linear(&x, &down, &mut wide);
+        b.add(&mut h, &wide);
+        b.rms_norm(&h, &norm, 1e-5, &mut x);
+        take("norm of a sum", &x);
+        take("the sum", &h);
+        // A sum that nothing norms, and one of which rows are kept.
+        b.add(&mut h, &x);
+        take("another sum", &h);
+        b.add(&mut h, &x);
+        b.keep_rows(&mut h, &[0]);
+        take("the first row of a sum", &h);
+    }
+    answers
+}
+
+#[test]
+fn products_of_any_number_of_tokens_give_the_bits_of_the_processor() {
+    let Some(gpu) = common::backend() else { return };
+    let tokens = [1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 130, 257];
+    for ((name, got), (_, want)) in layer(&gpu, &tokens).iter().zip(&layer(&cpu(), &tokens)) {
+        assert_same_bits(name, got, want);
+    }
+}
+
+/// Attention of long sequences, of steps of one token and of many, with several segments.
+fn attention<B: Backend>(b: &B, shape: AttentionShape, ty: KvType, window: Option<usize>) -> Vec<Vec<f32>> {
+    let mut noise = Noise(9);
+    let spec = KvSpec { layers: 1, shape, capacity: 64 * 24, key: ty, value: ty };
+    let mut kv = b.kv(spec).unwrap();
+    let blocks = [(0..12).map(|i| 2 * i).collect::<Vec<u32>>(), (0..12).map(|i| 2 * i + 1).collect()];
+    let mut answers = Vec::new();
+    for lengths in [[300, 9], [1, 1], [230, 1], [1, 400], [1, 2]] {
+        let starts = answers_so_far(&answers, shape);
+        let m: usize = lengths.iter().sum();
+        let values = floats(&mut noise, m * shape.qkv_cols());
+        let angles = floats(&mut noise, 2 * m * shape.head_dim / 2);
+        let (cos, sin) = angles.split_at(m * shape.head_dim / 2);
+        let mut qkv = tensor(b, &values, m);
+        let span = |i: usize| KvSpan { start: starts[i], len: lengths[i], blocks: &blocks[i] };
+        let spans = [span(0), span(1)];
+        b.rope_append(&mut qkv, RopeRows { cos, sin }, &mut kv, 0, &spans).unwrap();
+        let mut out = b.tensor();
+        b.attend(&qkv, &kv, 0, &spans, window, &mut out);
+        let mut values = Vec::new();
+        b.download(&out, &mut values).unwrap();
+        answers.push((lengths, values));
+    }
+    answers.into_iter().map(|(_, values)| values).collect()
+}
+
+fn answers_so_far(answers: &[([usize; 2], Vec<f32>)], _: AttentionShape) -> [usize; 2] {
+    answers.iter().fold([0, 0], |[a, b], ([c, d], _)| [a + c, b + d])
+}
+
+#[test]
+fn attention_over_long_sequences_gives_the_bits_of_the_processor() {
+    let Some(gpu) = common::backend() else { return };
+    let cpu = cpu();
+    for (heads, kv_heads, head_dim) in [(4, 1, 128), (3, 3, 64), (10, 2, 32)] {
+        let shape = AttentionShape { heads, kv_heads, head_dim };
+        for (ty, window) in [(KvType::F16, None), (KvType::F16, Some(70)), (KvType::F32, None)] {
+            let (got, want) = (attention(&gpu, shape, ty, window), attention(&cpu, shape, ty, window));
+            for (step, (got, want)) in got.iter().zip(&want).enumerate() {
+                assert_same_bits(&format!("{shape:?}, {ty:?}, {window:?}, step {step}"), got, want);
+            }
+        }
+    }
+}
+
+/// The largest logits are found, screened or not, and what is given is exact.
+#[test]
+fn the_largest_logits_are_found() {
+    let Some(gpu) = common::backend() else { return };
+    let (vocab, hidden) = (9000, 192);
+    let mut noise = Noise(3);
+    let table = floats(&mut noise, vocab * hidden);
+    let halves: Vec<u8> = table.iter().flat_map(|v| v.to_bits().to_le_bytes()[2..].to_vec()).collect();
+    let halves = Matrix::Dense(DenseMatrix::new(vocab, hidden, DenseType::BF16, halves.into()).unwrap());
+    for (matrix, purpose) in [
+        (dense(&table, vocab), Purpose::Head),
+        (dense(&table, vocab), Purpose::Product),
+        (halves, Purpose::Head),
+    ] {
+        let w = gpu.prepare(&[matrix], ActivationPrecision::Int8, purpose).unwrap();
+        for m in [1, 3, 9, 70] {
+            let x = floats(&mut noise, m * hidden);
+            let head = |needs: &[LogitsNeed]| {
+                let (x, mut out) = (tensor(&gpu, &x, m), Logits::default());
+                gpu.head(&x, &w, needs, &mut out).unwrap();
+                out
+            };
+            let full = head(&vec![LogitsNeed::All; m]);
+            for (k, also) in [(1, vec![]), (40, vec![8999, 0, 8999]), (300, vec![]), (9000, vec![])] {
+                let some = head(&vec![LogitsNeed::Top { k, also: also.clone() }; m]);
+                for ((ids, values), (_, full)) in some.rows().zip(full.rows()) {
+                    let mut best: Vec<usize> = (0..vocab).collect();
+                    best.sort_by(|a, b| full[*b].total_cmp(&full[*a]).then(a.cmp(b)));
+                    if ids.is_empty() {
+                        assert_eq!(values, full);
+                        assert!(k > 300, "{m} {k}: nothing is left out");
+                        continue;
+                    }
+                    assert!(ids.is_sorted() && ids.len() < vocab * 3 / 4, "{m} {k}: {}", ids.len());
+                    let has = |id: u32| ids.binary_search(&id).is_ok();
+                    assert!(best[..k].iter().all(|id| has(*id as u32)) && also.iter().all(|id| has(*id)));
+                    let same = |(id, v): (&u32, &f32)| v.to_bits() == full[*id as usize].to_bits();
+                    assert!(ids.iter().zip(values).all(same), "{m} {k}");
+                }
+            }
+        }
+    }
+}
+
+/// Steps that repeat become graphs; what they compute stays the same.
+#[test]
+fn a_step_that_repeats_gives_the_same_bits() {
+    let Some(gpu) = common::backend() else { return };
+    let first = layer(&gpu, &[1, 3]);
+    for _ in 0..3 {
+        for ((name, got), (_, want)) in layer(&gpu, &[1, 3]).iter().zip(&first) {
+            assert_same_bits(name, got, want);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let Some(gpu) = common::backend() else { return };
+    let prepare = |m: Matrix| gpu.prepare(&[m], ActivationPrecision::Int8, Purpose::Product);
+    assert!(matches!(prepare(dense(&[0.0, f32::NAN], 1)), Err(BackendError::NotFinite { .. })));
+    assert!(matches!(gpu.vector(&[f32::INFINITY]), Err(BackendError::NotFinite { .. })));
+    let both = [dense(&[1.0], 1), dense(&[1.0, 2.0], 1)];
+    let stacked = gpu.prepare(&both, ActivationPrecision::Int8, Purpose::Product);
+    assert!(matches!(stacked, Err(BackendError::Stack { a: 1, b: 2, .. })));
+    let odd_groups = Scale::Groups { size: 10, values: vec![1.0; 2].into() };
+    let grouped = TernaryMatrix::from_trits(1, 20, &[1; 20], odd_groups).unwrap();
+    assert!(matches!(prepare(Matrix::Ternary(grouped)), Err(BackendError::Unsupported { .. })));
+
+    let w = prepare(dense(&[1.0, 2.0], 1)).unwrap();
+    let mut out = gpu.tensor();
+    assert!(matches!(gpu.embed(&w, &[1], &mut out), Err(BackendError::IdOutOfRange { id: 1, rows: 1 })));
+    // A step that was refused leaves nothing behind.
+    gpu.embed(&w, &[0, 0], &mut out).unwrap();
+    let mut values = Vec::new();
+    gpu.download(&out, &mut values).unwrap();
+    assert_eq!(values, [1.0, 2.0, 1.0, 2.0]);
+
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 64 };
+    let spec = KvSpec { layers: 1, shape, capacity: 64, key: KvType::F16, value: KvType::F16 };
+    let of = |spec: KvSpec| gpu.kv(spec).map(drop);
+    assert!(matches!(of(KvSpec { value: KvType::Q8_0, ..spec }), Err(BackendError::Unsupported { .. })));
+    // More than any GPU has.
+    assert!(matches!(of(KvSpec { capacity: 1 << 40, ..spec }), Err(BackendError::OutOfMemory { .. })));
+    assert!(of(spec).is_ok());
+}

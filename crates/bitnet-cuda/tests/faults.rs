@@ -1,0 +1,73 @@
+//! What goes wrong with drivers and devices, as the stand-in for the driver's library makes it (`shim/`); on a real one nothing is run.
+//! `scripts/test-cuda-shim.sh` runs this once for each fault.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use bitnet_core::{
+    ActivationPrecision, AttentionShape, Backend, BackendError, DenseMatrix, DenseType, KvSpec, KvType,
+    Matrix, Purpose,
+};
+use bitnet_cuda::{CudaBackend, CudaError, devices};
+
+fn table(b: &CudaBackend) -> <CudaBackend as Backend>::Weight {
+    let bytes: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let rows = DenseMatrix::new(1, 3, DenseType::F32, bytes.into()).unwrap();
+    b.prepare(&[Matrix::Dense(rows)], ActivationPrecision::Float, Purpose::Product).unwrap()
+}
+
+fn step(b: &CudaBackend, w: &<CudaBackend as Backend>::Weight) -> Result<Vec<f32>, BackendError> {
+    let (mut x, mut out) = (b.tensor(), Vec::new());
+    b.embed(w, &[0, 0], &mut x)?;
+    b.download(&x, &mut out)?;
+    Ok(out)
+}
+
+#[test]
+fn a_fault_is_an_error_that_says_what_it_is() {
+    match std::env::var("BITNET_FAULT").as_deref() {
+        Ok("no device") => {
+            assert_eq!(devices(), Err(CudaError::NoDevice));
+            assert_eq!(CudaBackend::new(0).err(), Some(CudaError::NoDevice));
+        }
+        Ok("old driver") => {
+            let error = devices().unwrap_err();
+            assert_eq!(error, CudaError::TooOld { found: 12_040, needed: 13_000 });
+            let text = error.to_string();
+            assert!(text.contains("CUDA 12.4;") && text.contains("580"), "{text}");
+        }
+        Ok("two devices") => {
+            assert_eq!(devices().unwrap().len(), 2);
+            assert!(CudaBackend::new(1).is_ok());
+            assert_eq!(CudaBackend::new(2).err(), Some(CudaError::NoSuchDevice { number: 2, found: 2 }));
+        }
+        Ok("little memory") => {
+            let b = CudaBackend::new(0).unwrap();
+            let w = table(&b);
+            let shape = AttentionShape { heads: 4, kv_heads: 4, head_dim: 128 };
+            let spec = KvSpec { layers: 4, shape, capacity: 1 << 20, key: KvType::F16, value: KvType::F16 };
+            assert!(matches!(b.kv(spec), Err(BackendError::OutOfMemory { .. })));
+            // In the middle of a step: the step fails, and the next one does not.
+            let (mut x, mut wide) = (b.tensor(), Vec::new());
+            b.embed(&w, &[0; 60_000], &mut x).unwrap();
+            let mut parts: Vec<_> = (0..16).map(|_| b.tensor()).collect();
+            for part in &mut parts {
+                b.embed(&w, &[0; 60_000], part).unwrap_or(());
+            }
+            let mut joined = b.tensor();
+            b.join(&parts, &mut joined);
+            let outcome = b.download(&joined, &mut wide);
+            assert!(matches!(outcome, Err(BackendError::OutOfMemory { .. })), "{outcome:?}");
+            drop((parts, joined, x));
+            assert_eq!(step(&b, &w).unwrap(), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+        }
+        Ok("failed launch") => {
+            let b = CudaBackend::new(0).unwrap();
+            let w = table(&b);
+            let outcome = (0..8).map(|_| step(&b, &w)).find(Result::is_err).unwrap();
+            assert!(matches!(outcome, Err(BackendError::Device { .. })), "{outcome:?}");
+            // The driver gives the context up; all that follows says so, and nothing panics.
+            assert!(step(&b, &w).is_err());
+        }
+        _ => println!("not run: no fault was asked for"),
+    }
+}

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Checks the CUDA backend on a machine with an NVIDIA GPU: every operation and whole models against the bits of the processor, what
+# happens when things go wrong, the table of kernels, and models of real size from end to end. Takes less than 8 minutes.
+#
+#   scripts/gpu-check.sh --build DIR    builds what the check runs into DIR, on any machine (about 10 minutes)
+#   scripts/gpu-check.sh DIR OUT        runs it, in a checkout of the same commit; needs nothing but the driver. Where python3 has
+#                                       PyTorch, cuBLAS is timed too
+#
+# OUT gets the logs, and record.jsonl: one object a line, beginning with the machine's.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ "${1:-}" = --build ]; then
+    dir=${2:?a directory}
+    mkdir -p "$dir"
+    built() { # the name of a test or benchmark; prints its program
+        sed -n "s|.*Executable.*(\\(.*/$1-[0-9a-f]*\\))|\\1|p" "$dir/build.log" | tail -n 1
+    }
+    cargo test --locked --no-run -p bitnet-cuda 2>&1 | tee "$dir/build.log"
+    for name in conformance models; do cp "$(built $name)" "$dir/$name"; done
+    cargo bench --locked --no-run -p bitnet-cuda --bench kernels 2>&1 | tee "$dir/build.log"
+    cp "$(built kernels)" "$dir/kernels"
+    cargo build --locked --release -p bitnet-cli -p xtask
+    cp target/release/{bitnet,xtask} "$dir"
+    strip "$dir"/{conformance,models,kernels,bitnet,xtask}
+    exit
+fi
+dir=$(realpath "${1:?the directory that --build filled}")
+out=$(realpath -m "${2:?a directory for results}")
+mkdir -p "$out"
+record=$out/record.jsonl
+failed=0
+say() { echo "$1" >>"$record"; echo "$1"; }
+timed() { # name, seconds, command: a line with its outcome
+    local name=$1 limit=$2 begin rc=0
+    shift 2
+    begin=$(date +%s.%N)
+    timeout "$limit" "$@" >"$out/$name.log" 2>&1 || rc=$?
+    say "{\"check\":\"$name\",\"rc\":$rc,\"seconds\":$(echo "$(date +%s.%N) - $begin" | bc 2>/dev/null || echo null)}"
+    [ $rc = 0 ] || { failed=1; tail -n 25 "$out/$name.log"; }
+}
+: >"$record"
+say "{\"commit\":\"$(git rev-parse HEAD 2>/dev/null || echo unknown)\",\"gpu\":\"$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1)\",\"date\":\"$(date -u +%FT%TZ)\"}"
+
+# The model is written while the first checks run.
+model=$out/2b4t.gguf
+"$dir/xtask" synth --shape 2b-4t --output "$model" >"$out/synth.log" 2>&1 &
+synth=$!
+export REQUIRE_DEVICE=1 CARGO_MANIFEST_DIR=$PWD/crates/bitnet-cuda
+timed conformance 100 "$dir/conformance" --test-threads 1
+timed models 100 "$dir/models" --test-threads 1
+wait $synth || { cat "$out/synth.log"; failed=1; }
+
+timed kernels 100 "$dir/kernels" --bench
+if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    timed cublas 100 python3 crates/bitnet-cuda/benches/cublas.py
+else
+    say '{"check":"cublas","not_run":"python3 has no PyTorch with CUDA"}'
+fi
+
+bench() { "$dir/bitnet" bench "$model" --device cuda:0 -o jsonl "$@" 2>>"$out/bench.err" | tee -a "$record"; }
+bench -p 512 -n 128 -r 3 || failed=1
+bench -p 1 -n 128 --concurrency 64 -r 1 || failed=1
+exit $failed
