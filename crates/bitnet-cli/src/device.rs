@@ -6,8 +6,8 @@ use clap::Args;
 
 #[derive(Args, Clone, Debug)]
 pub struct DeviceFlag {
-    /// Where it runs: cpu; wgpu:N, a GPU through Vulkan, Metal or DirectX 12 (`doctor` lists them); auto takes the first discrete
-    /// GPU, else the first integrated one, else the cpu, and says why
+    /// Where it runs: cpu; cuda:N, an NVIDIA GPU; wgpu:N, a GPU through Vulkan, Metal or DirectX 12 (`doctor` lists them); auto
+    /// takes the first NVIDIA GPU, else the first discrete GPU, else the first integrated one, else the cpu, and says why
     #[arg(long, default_value = "cpu", env = "BITNET_DEVICE", help_heading = "Device")]
     device: String,
 }

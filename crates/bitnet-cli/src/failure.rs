@@ -2,7 +2,7 @@
 
 use bitnet_formats::FormatError;
 use bitnet_hub::HubError;
-use bitnet_inference::{Device, GenerateError, OpenError, SessionError, WgpuError};
+use bitnet_inference::{CudaError, Device, GenerateError, OpenError, SessionError, WgpuError};
 use bitnet_model::ModelError;
 use bitnet_tokenizer::{TemplateError, TokenizerError};
 use bitnet_training::TrainError;
@@ -148,6 +148,13 @@ impl From<OpenError> for Failure {
             OpenError::Gpu(WgpuError::NoSuchAdapter { number, .. }) => {
                 Self::Usage(format!("--device wgpu:{number}: there are {}; auto", Device::list()))
             }
+            OpenError::Cuda(
+                e @ (CudaError::NoDriver
+                | CudaError::NoDevice
+                | CudaError::NoSuchDevice { .. }
+                | CudaError::TooOld { .. }
+                | CudaError::Capability { .. }),
+            ) => Self::Usage(format!("--device cuda: {e}; there are {}; auto", Device::list())),
             e @ OpenError::DraftVocabulary { .. } => Self::Usage(chain(&e)),
             e => Self::Runtime(chain(&e)),
         }

@@ -3,9 +3,10 @@
 use crate::OpenError;
 use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Kernel};
+use bitnet_cuda::{CudaBackend, CudaError};
 use bitnet_formats::Checkpoint;
 use bitnet_model::{Decoder, LoadOptions, load};
-use bitnet_wgpu::{AdapterDetails, AdapterKind, WgpuBackend};
+use bitnet_wgpu::{AdapterKind, WgpuBackend};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -16,42 +17,85 @@ pub enum Device {
     /// The processor.
     #[default]
     Cpu,
-    /// A GPU by its number in [`gpus`].
+    /// An NVIDIA GPU by the number that its driver gives it.
+    Cuda(usize),
+    /// A GPU by its number among those that Vulkan, Metal or DirectX 12 have.
     Wgpu(usize),
 }
 
+/// A GPU as its driver describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuDetails {
+    /// How it is asked for.
+    pub device: Device,
+    /// What it calls itself.
+    pub name: String,
+    /// What makes its numbers, in words.
+    pub kind: &'static str,
+    /// The interface that it is reached by: `cuda`, `vulkan`, `metal` or `dx12`.
+    pub api: &'static str,
+    /// Its driver, or what it can do, as far as that is known.
+    pub driver: String,
+}
+
 impl Device {
-    /// The best device for models here, and why it is: the first discrete GPU, else the first integrated one, else the
-    /// processor. What a processor only pretends to be is never taken.
+    /// The best device for models here, and why it is: the first NVIDIA GPU, else the first discrete GPU, else the first integrated
+    /// one, else the processor. What a processor only pretends to be is never taken.
     pub fn auto() -> (Self, String) {
         let gpus = gpus();
-        let of = |kind| gpus.iter().position(|gpu| gpu.kind == kind);
-        match of(AdapterKind::Discrete).or_else(|| of(AdapterKind::Integrated)) {
-            Some(n) => (Self::Wgpu(n), format!("{}, {}", gpus[n].name, gpus[n].kind.name())),
+        let cuda = gpus.iter().find(|gpu| matches!(gpu.device, Self::Cuda(_)));
+        let of = |kind: AdapterKind| gpus.iter().find(|gpu| gpu.kind == kind.name());
+        match cuda.or_else(|| of(AdapterKind::Discrete)).or_else(|| of(AdapterKind::Integrated)) {
+            Some(gpu) => (gpu.device, format!("{}, {}", gpu.name, gpu.kind)),
             None => (Self::Cpu, "there is no GPU".to_owned()),
         }
     }
 
     /// The names of all devices here, each with what it is.
     pub fn list() -> String {
-        let name = |(n, gpu): (usize, &AdapterDetails)| {
-            format!("{} ({}, {}, {})", Self::Wgpu(n), gpu.name, gpu.api, gpu.kind.name())
-        };
-        let gpus = gpus();
-        let names = std::iter::once("cpu".to_owned()).chain(gpus.iter().enumerate().map(name));
+        let name = |gpu: GpuDetails| format!("{} ({}, {}, {})", gpu.device, gpu.name, gpu.api, gpu.kind);
+        let names = std::iter::once("cpu".to_owned()).chain(gpus().into_iter().map(name));
         names.collect::<Vec<_>>().join("; ")
     }
 }
 
-/// The GPUs that there are, in the order of their numbers.
-pub fn gpus() -> Vec<AdapterDetails> {
-    bitnet_wgpu::adapters()
+/// Why NVIDIA's GPUs cannot be used although their driver is there.
+pub fn cuda_trouble() -> Option<CudaError> {
+    let error = bitnet_cuda::devices().err()?;
+    (!matches!(error, CudaError::NoDriver | CudaError::NoDevice)).then_some(error)
+}
+
+/// The GPUs that there are: NVIDIA's first, then all that are reached through other interfaces.
+pub fn gpus() -> Vec<GpuDetails> {
+    let cuda = bitnet_cuda::devices().unwrap_or_default();
+    let cuda = cuda.into_iter().enumerate().map(|(n, gpu)| GpuDetails {
+        device: Device::Cuda(n),
+        name: gpu.name,
+        kind: AdapterKind::Discrete.name(),
+        api: "cuda",
+        driver: format!(
+            "compute capability {}.{}, {} multiprocessors, {} MiB",
+            gpu.capability.0,
+            gpu.capability.1,
+            gpu.processors,
+            gpu.memory >> 20
+        ),
+    });
+    let wgpu = bitnet_wgpu::adapters().into_iter().enumerate().map(|(n, gpu)| GpuDetails {
+        device: Device::Wgpu(n),
+        name: gpu.name,
+        kind: gpu.kind.name(),
+        api: gpu.api,
+        driver: gpu.driver,
+    });
+    cuda.chain(wgpu).collect()
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
             Self::Wgpu(n) => write!(f, "wgpu:{n}"),
         }
     }
@@ -59,7 +103,7 @@ impl fmt::Display for Device {
 
 /// No device has such a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is no device; cpu and wgpu:N are")]
+#[error("{name:?} is no device; cpu, cuda:N and wgpu:N are")]
 pub struct UnknownDevice {
     name: String,
 }
@@ -68,12 +112,12 @@ impl FromStr for Device {
     type Err = UnknownDevice;
 
     fn from_str(name: &str) -> Result<Self, UnknownDevice> {
+        let unknown = || UnknownDevice { name: name.to_owned() };
         match name.split_once(':') {
             None if name == "cpu" => Ok(Self::Cpu),
-            Some(("wgpu", n)) => {
-                n.parse().map(Self::Wgpu).map_err(|_| UnknownDevice { name: name.to_owned() })
-            }
-            _ => Err(UnknownDevice { name: name.to_owned() }),
+            Some(("cuda", n)) => n.parse().map(Self::Cuda).map_err(|_| unknown()),
+            Some(("wgpu", n)) => n.parse().map(Self::Wgpu).map_err(|_| unknown()),
+            _ => Err(unknown()),
         }
     }
 }
@@ -126,6 +170,12 @@ pub(crate) fn decoder(
             let skips = skips && gated && model.report().act == ActivationPrecision::Int8;
             Ok((Box::new(model), DeviceInfo { device, isa, kernel, skips, threads }))
         }
+        Device::Cuda(number) => {
+            let backend = CudaBackend::new(number)?;
+            let kernel = backend.device().name.clone();
+            let model = load(Arc::new(backend), checkpoint, load_options, progress)?;
+            Ok((Box::new(model), DeviceInfo { device, isa: "cuda", kernel, skips: false, threads: 1 }))
+        }
         Device::Wgpu(number) => {
             let backend = WgpuBackend::new(number)?;
             let (isa, kernel) = (backend.adapter().api, backend.adapter().name.clone());
@@ -141,10 +191,10 @@ mod tests {
 
     #[test]
     fn names_of_devices_are_read_back() {
-        for device in [Device::Cpu, Device::Wgpu(0), Device::Wgpu(12)] {
+        for device in [Device::Cpu, Device::Cuda(0), Device::Wgpu(0), Device::Wgpu(12)] {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
-        for name in ["", "gpu", "wgpu", "wgpu:", "wgpu:-1", "wgpu:x", "cpu:0", "cuda:0"] {
+        for name in ["", "gpu", "wgpu", "wgpu:", "wgpu:-1", "wgpu:x", "cpu:0", "cuda", "cuda:-1"] {
             assert!(name.parse::<Device>().is_err(), "{name}");
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::sample::{OptionError, SampleError};
 use bitnet_cpu::CpuError;
+use bitnet_cuda::CudaError;
 use bitnet_formats::FormatError;
 use bitnet_model::ModelError;
 use bitnet_tokenizer::TokenizerError;
@@ -29,7 +30,10 @@ pub enum OpenError {
     /// The processor.
     #[error(transparent)]
     Cpu(#[from] CpuError),
-    /// The GPU.
+    /// An NVIDIA GPU.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// Another GPU.
     #[error(transparent)]
     Gpu(#[from] WgpuError),
     /// A draft model's ids stand for other texts.

@@ -34,9 +34,10 @@ pub mod stop;
 mod vocabulary;
 
 pub use batch::Answer;
+pub use bitnet_cuda::CudaError;
 pub use bitnet_model::{LoadOptions, ModelConfig};
-pub use bitnet_wgpu::{AdapterDetails, AdapterKind, WgpuError};
-pub use device::{Device, DeviceInfo, DeviceOptions, UnknownDevice, gpus};
+pub use bitnet_wgpu::WgpuError;
+pub use device::{Device, DeviceInfo, DeviceOptions, GpuDetails, UnknownDevice, cuda_trouble, gpus};
 pub use embed::{EmbedOptions, Pooling};
 pub use error::{GenerateError, OpenError};
 pub use form::{Constraint, Form, Forms, bounded_whitespace};

@@ -82,6 +82,7 @@ pub(crate) fn identity(
     // Each backend has an order of its own in the blocks of its cache.
     hash.update(match device {
         Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
         Device::Wgpu(_) => "wgpu",
     });
     for tensor in checkpoint.tensors() {

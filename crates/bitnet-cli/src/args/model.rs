@@ -225,6 +225,7 @@ fn runs_on(info: &DeviceInfo) -> String {
     let DeviceInfo { device, isa, kernel, threads, .. } = info;
     match device {
         Device::Cpu => format!("{device} {kernel}, {threads} threads"),
+        Device::Cuda(_) => format!("{device} {kernel}"),
         Device::Wgpu(_) => format!("{device} {kernel} ({isa})"),
     }
 }

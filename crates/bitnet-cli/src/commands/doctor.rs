@@ -5,7 +5,7 @@ use crate::hub::HubFlags;
 use crate::tuning::TuningFlag;
 use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, SelfTest, Verdict, self_test};
 use bitnet_hub::{Hub, Settings};
-use bitnet_inference::{Device, gpus};
+use bitnet_inference::{cuda_trouble, gpus};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -66,9 +66,9 @@ impl Doctor {
             let object = json!({
                 "version": env!("CARGO_PKG_VERSION"), "target": std::env::consts::ARCH, "features": features,
                 "isa": backend.isa().name(), "threads": backend.threads(), "kernels": kernels, "failed": failed,
-                "gpus": gpus.iter().enumerate().map(|(n, gpu)| json!({
-                    "device": Device::Wgpu(n).to_string(), "name": gpu.name, "api": gpu.api,
-                    "kind": gpu.kind.name(), "driver": gpu.driver,
+                "gpus": gpus.iter().map(|gpu| json!({
+                    "device": gpu.device.to_string(), "name": gpu.name, "api": gpu.api,
+                    "kind": gpu.kind, "driver": gpu.driver,
                 })).collect::<Vec<_>>(),
                 "hub": hub.json(),
                 "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>()},
@@ -82,9 +82,12 @@ impl Doctor {
             if gpus.is_empty() {
                 writeln!(out, "GPUs             none found")?;
             }
-            for (n, gpu) in gpus.iter().enumerate() {
-                let (device, kind) = (Device::Wgpu(n), gpu.kind.name());
-                writeln!(out, "{device:<16} {}, {kind}, {}: {}", gpu.name, gpu.api, gpu.driver)?;
+            for gpu in &gpus {
+                let device = gpu.device.to_string();
+                writeln!(out, "{device:<16} {}, {}, {}: {}", gpu.name, gpu.kind, gpu.api, gpu.driver)?;
+            }
+            if let Some(why) = cuda_trouble() {
+                writeln!(out, "cuda             cannot be used: {why}")?;
             }
             writeln!(out, "hub              {}", hub.line())?;
             let file = file.as_deref().unwrap_or("no file");
