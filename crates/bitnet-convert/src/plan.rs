@@ -345,12 +345,14 @@ impl Plan {
         let target = options.target;
         let projections: Vec<&Slot> = slots.iter().filter(|s| s.role.is_projection()).collect();
         if let (Weights::Dense(_), None) = (target.weights, options.quantize) {
-            let masters = projections.iter().map(|slot| source.tensors.masters(slot));
-            self.online = masters
-                .collect::<Result<Vec<_>, _>>()?
-                .iter()
-                .zip(&projections)
-                .all(|(m, slot)| m.is_some() || source.tensors.is_kept_dense(slot));
+            self.online = true;
+            for slot in &projections {
+                self.online = source.tensors.is_kept_dense(slot) || source.tensors.masters(slot)?.is_some();
+                source.tensors.stored(slot)?.data.release();
+                if !self.online {
+                    break;
+                }
+            }
             if self.online {
                 return Ok(BTreeMap::new());
             }

@@ -35,18 +35,18 @@ pub(super) fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
         }
     };
     let mut values = vec![0.0; tensor.data.len() / dtype.block().1];
-    dequantize_row(dtype, &tensor.data, &mut values);
+    dequantize_row(dtype, &tensor.bytes(), &mut values);
     Ok(values)
 }
 
-/// A dense matrix in place.
+/// A dense matrix, in place where the file has it row after row.
 pub(super) fn dense_matrix(
     tensor: &Tensor,
     rows: usize,
     cols: usize,
     dtype: DenseType,
 ) -> Result<DenseMatrix, ModelError> {
-    Ok(DenseMatrix::new(rows, cols, dtype, tensor.data.clone())?)
+    Ok(DenseMatrix::new(rows, cols, dtype, tensor.bytes())?)
 }
 
 /// A dense matrix whose values are all zero or of one magnitude, as trits; `None` for any other.
