@@ -49,13 +49,17 @@ pub(super) fn dense_matrix(
     Ok(DenseMatrix::new(rows, cols, dtype, tensor.bytes())?)
 }
 
-/// A dense matrix whose values are all zero or of one magnitude, as trits; `None` for any other.
+/// A dense matrix whose values are all zero or of one magnitude, in all or in each group of columns, as trits; `None` for any
+/// other.
 ///
 /// # Errors
 /// A value is not finite; `name` is what the error calls the matrix.
 pub fn trits_of(name: &str, matrix: &DenseMatrix) -> Result<Option<TernaryMatrix>, ModelError> {
     let floats = Floats::read(name, matrix)?;
-    Ok(floats.magnitude().and_then(|magnitude| floats.trits(magnitude)))
+    Ok(match floats.magnitude() {
+        Some(magnitude) => floats.trits(magnitude),
+        None => floats.grouped(),
+    })
 }
 
 /// A dense matrix made ternary by absmean.
