@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Kills `bitnet convert` at 50 random moments for each kind of output, and fills the disk under it. Whatever happens, the target
 # is what it was before or whole, a later run makes the same bytes, and nothing else is left in its directory.
-# Needs Linux; the full disk is a tmpfs of 8 MB in a namespace of its own. SHAPE=2b-4t-slice is a smaller model.
+# Needs Linux; the full disk is a tmpfs of 8 MB in a namespace of its own. SHAPE=0.7b is a larger model, which takes an hour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 cargo build --locked --release -p bitnet-cli -p xtask
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 bitnet=$target/release/bitnet
-"$target/release/xtask" synth --shape "${SHAPE:-0.7b}" --format hf-bf16 --no-tokenizer -o "$work/model" >/dev/null 2>&1
+"$target/release/xtask" synth --shape "${SHAPE:-2b-4t-slice}" --format hf-bf16 --no-tokenizer -o "$work/model" >/dev/null 2>&1
 
 hashes() { # of all files of a target
     if [ -d "$1" ]; then (cd "$1" && sha256sum -- *); elif [ -e "$1" ]; then sha256sum <"$1"; else echo absent; fi
