@@ -22,7 +22,7 @@ pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
 pub use data::{Strided, TensorData};
 pub use error::FormatError;
 pub use gguf::ReadOptions;
-pub use huggingface::pooling_config;
+pub use huggingface::{CARD_FILES, TOKENIZER_FILES, pooling_config};
 pub use map::map as map_file;
 
 use std::path::Path;
