@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
             TensorType::Ternary(p) => assert_eq!(Some(t.data.len()), (p.bytes)(rows, cols)),
             _ => {}
         }
-        places.push((t.data.as_ptr() as usize, t.data.len()));
+        places.push((t.bytes().as_ptr() as usize, t.data.len()));
     }
     places.sort();
     assert!(places.windows(2).all(|w| w[0].0 + w[0].1 <= w[1].0), "tensors overlap");

@@ -1,4 +1,5 @@
-//! Any bytes as a PyTorch file, and as the pickle in one: what is accepted has tensors as long as their shapes say.
+//! Any bytes as a PyTorch file, and as the pickle in one: what is accepted has tensors as long as their shapes say, in
+//! whatever order they lie.
 #![no_main]
 
 use bitnet_formats::{Tensor, TensorType, torch};
@@ -7,6 +8,7 @@ use std::path::Path;
 
 fn check(tensors: &[Tensor]) {
     for t in tensors {
+        assert_eq!(t.bytes().len(), t.data.len());
         let elements: usize = t.shape.iter().product();
         match t.ttype {
             TensorType::Dense(d) => assert_eq!(t.data.len(), elements * d.block().1),

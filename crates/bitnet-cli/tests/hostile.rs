@@ -8,7 +8,7 @@ mod common;
 use bitnet_testkit::files::{Gguf, Key, Stored, huggingface, safetensors, with_header};
 use bitnet_testkit::tensors::Noise;
 use bitnet_testkit::tiny;
-use common::{Folder, output, refused, refused_with, text};
+use common::{Folder, bitnet, output, refused, refused_with, text};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -87,6 +87,34 @@ fn a_safetensors_file_may_be_cut_off_anywhere() {
     for len in lengths {
         folder.write("model.safetensors", &whole[..len]);
         bad(&folder.path(), &["model.safetensors"]);
+    }
+}
+
+#[test]
+fn pytorch_and_onnx_files_may_be_cut_off_anywhere() {
+    let (model, out) = (Folder::with_model(), Folder::new());
+    for (target, name) in [("pt-f32", "pytorch_model.bin"), ("onnx", "model.onnx")] {
+        let dir = text(&out.at(target));
+        output(&["convert", &model.path(), &dir, "--to", target, "-q"]);
+        output(&load(&dir));
+        let file = out.at(target).join(name);
+        let whole = std::fs::read(&file).unwrap();
+        let mut noise = Noise(5);
+        let mut lengths = BTreeSet::from([0, 1, 2, 3, 4, 8, 30, whole.len() - 22, whole.len() - 1]);
+        lengths.extend(tiny::tensors().iter().map(|t| find(&whole, &t.name)));
+        lengths.extend((0..20).map(|_| noise.bits() as usize % whole.len()));
+        for len in lengths {
+            std::fs::write(&file, &whole[..len]).unwrap();
+            bad(&dir, &[name]);
+        }
+        // A bit that is another one makes another model or none.
+        for _ in 0..30 {
+            let mut bytes = whole.clone();
+            bytes[noise.bits() as usize % 2000] ^= 1 << (noise.bits() % 8);
+            std::fs::write(&file, bytes).unwrap();
+            let ran = bitnet(&[&load(&dir)[..], &["-q"]].concat());
+            assert!(matches!(ran.code, Some(0 | 3)) && ran.stderr.lines().count() <= 1, "{ran:?}");
+        }
     }
 }
 

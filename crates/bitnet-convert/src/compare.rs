@@ -3,7 +3,7 @@
 use crate::ConvertError;
 use crate::ordered::ordered;
 use crate::plan::Source;
-use bitnet_core::{ActivationPrecision, DenseMatrix, Matrix, Scale, TernaryMatrix};
+use bitnet_core::{ActivationPrecision, Matrix, Scale, TernaryMatrix};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::{LoadOptions, Model, OpenOptions};
 use bitnet_model::{ModelConfig, Role, Rows, Slot, StepOutput};
@@ -134,51 +134,58 @@ fn tensor(
         values(&mut found, &a.tensors.vector(slot)?, &b.tensors.vector(slot)?, &mut 0.0);
         return Ok(found);
     }
-    let sides = [matrix(a, slot)?, matrix(b, slot)?];
-    match &sides {
-        [Matrix::Ternary(x), Matrix::Ternary(y)] => {
-            trits(&mut found, x, y, rows.clone());
-            scales(&mut found, x, y, rows.clone());
+    let sides = [matrix(a, slot, rows.clone())?, matrix(b, slot, rows)?];
+    let [(x, x_rows), (y, y_rows)] = &sides;
+    let pairs = x_rows.clone().zip(y_rows.clone());
+    match (x, y) {
+        (Matrix::Ternary(x), Matrix::Ternary(y)) => {
+            trits(&mut found, x, y, pairs.clone());
+            scales(&mut found, x, y, pairs);
         }
-        [x, y] => {
+        (x, y) => {
             let (mut p, mut q) = (vec![0.0; slot.cols], vec![0.0; slot.cols]);
             let mut largest = 0.0;
-            for row in rows.clone() {
-                real_row(x, row, &mut p);
-                real_row(y, row, &mut q);
+            for (r, s) in pairs {
+                real_row(x, r, &mut p);
+                real_row(y, s, &mut q);
                 values(&mut found, &p, &q, &mut largest);
             }
         }
     }
-    for (source, side) in [a, b].into_iter().zip(&sides) {
+    for (source, (side, _)) in [a, b].into_iter().zip(&sides) {
         match side {
-            Matrix::Dense(m) => release(m, rows.clone()),
+            Matrix::Dense(m) => m.data().release(),
             Matrix::Ternary(_) => source.tensors.stored(slot)?.data.release(),
         }
     }
     Ok(found)
 }
 
-fn matrix(source: &Source<'_>, slot: &Slot) -> Result<Matrix, ConvertError> {
-    if slot.role.is_projection()
-        && let Some(m) = source.trits(slot)?
-    {
-        return Ok(Matrix::Ternary(m));
+/// A matrix with some rows of a slot, and which of its rows they are.
+fn matrix(
+    source: &Source<'_>,
+    slot: &Slot,
+    rows: Range<usize>,
+) -> Result<(Matrix, Range<usize>), ConvertError> {
+    if slot.role.is_table() {
+        return Ok(source.tensors.table_rows(slot, rows)?);
     }
-    Ok(source.tensors.matrix(slot)?)
+    Ok(match source.trits(slot)? {
+        Some(m) => (Matrix::Ternary(m), rows),
+        None => (source.tensors.matrix(slot)?, rows),
+    })
 }
 
-fn release(m: &DenseMatrix, rows: Range<usize>) {
-    let stride = m.data().len() / m.rows().max(1);
-    if let Some(part) = m.data().slice(rows.start * stride..rows.end * stride) {
-        part.release();
-    }
-}
-
-fn trits(found: &mut RoleComparison, x: &TernaryMatrix, y: &TernaryMatrix, rows: Range<usize>) {
-    found.trits += rows.len() as u64 * x.cols() as u64;
-    for row in rows {
-        let pairs = x.row_codes(row).iter().zip(y.row_codes(row));
+/// Counts trits that differ; `rows` are pairs of a row of one and a row of the other.
+fn trits(
+    found: &mut RoleComparison,
+    x: &TernaryMatrix,
+    y: &TernaryMatrix,
+    rows: impl Iterator<Item = (usize, usize)>,
+) {
+    for (r, s) in rows {
+        found.trits += x.cols() as u64;
+        let pairs = x.row_codes(r).iter().zip(y.row_codes(s));
         found.trits_differ += pairs
             .map(|(x, y)| {
                 let d = x ^ y;
@@ -189,7 +196,12 @@ fn trits(found: &mut RoleComparison, x: &TernaryMatrix, y: &TernaryMatrix, rows:
 }
 
 /// Scales of trits that are not all zero: a scale of zeros says nothing.
-fn scales(found: &mut RoleComparison, x: &TernaryMatrix, y: &TernaryMatrix, rows: Range<usize>) {
+fn scales(
+    found: &mut RoleComparison,
+    x: &TernaryMatrix,
+    y: &TernaryMatrix,
+    rows: impl Iterator<Item = (usize, usize)>,
+) {
     let mut one = |p: f32, q: f32| {
         found.scales += 1;
         found.scales_differ += u64::from(p.to_bits() != q.to_bits());
@@ -203,11 +215,11 @@ fn scales(found: &mut RoleComparison, x: &TernaryMatrix, y: &TernaryMatrix, rows
         (Scale::Groups { size, .. }, _) | (_, Scale::Groups { size, .. }) => *size,
         _ => x.cols().max(1),
     };
-    for row in rows {
+    for (r, s) in rows {
         for col in (0..x.cols()).step_by(step) {
             let end = (col + step).min(x.cols());
-            if (col..end).any(|c| x.trit(row, c) != 0 || y.trit(row, c) != 0) {
-                one(x.scale_at(row, col), y.scale_at(row, col));
+            if (col..end).any(|c| x.trit(r, c) != 0 || y.trit(s, c) != 0) {
+                one(x.scale_at(r, col), y.scale_at(s, col));
             }
         }
     }

@@ -5,7 +5,6 @@ use crate::quality::layer_error;
 use crate::scale::{Stored, rounded};
 use crate::{ConvertError, Inexact, LayerError, Target};
 use bitnet_core::{DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
-use bitnet_formats::TensorType;
 use bitnet_model::{Architecture, in_file_order};
 use bitnet_quant::dense::{dequantize_row, quantize_row};
 use bitnet_quant::packing::Packing;
@@ -188,46 +187,18 @@ fn table(
     dtype: DenseType,
     rows: Range<usize>,
 ) -> Result<Encoded, ConvertError> {
-    let stored = source.tensors.stored(&job.slot)?;
-    if let TensorType::Dense(_) = stored.ttype
-        && let Matrix::Dense(m) = source.tensors.matrix(&job.slot)?
-    {
-        let stride = m.data().len() / m.rows().max(1);
-        let done = dense(name, "values", &m, dtype, rows.clone());
-        // Neighbouring rows share pages; those of other chunks are read again from the cache.
-        if let Some(chunk) = m.data().slice(rows.start * stride..rows.end * stride) {
-            chunk.release();
+    let (matrix, rows) = source.tensors.table_rows(&job.slot, rows)?;
+    match matrix {
+        Matrix::Dense(m) => {
+            let done = dense(name, "values", &m, dtype, rows);
+            // Neighbouring rows share pages; those of other chunks are read again from the cache.
+            m.data().release();
+            done
         }
-        return done;
-    }
-    let (m, first) = ternary_rows(source, job, rows.clone())?;
-    let (m, inexact) = rounded(m, dtype, name, "a table")?;
-    let part: Vec<usize> = rows.map(|r| r - first).collect();
-    let bytes = products(&m, part[0]..part[part.len() - 1] + 1, dtype, |row, col| m.scale_at(row, col));
-    Ok(Encoded::new(bytes, inexact))
-}
-
-/// At least the given rows of a table in trits, and which row of the table is their first.
-fn ternary_rows(
-    source: &Source<'_>,
-    job: &Job,
-    rows: Range<usize>,
-) -> Result<(TernaryMatrix, usize), ConvertError> {
-    let stored = source.tensors.stored(&job.slot)?;
-    let stride = stored.data.len() / job.slot.rows.max(1);
-    // Rows stand for themselves where there is nothing behind the last one.
-    if let TensorType::Ternary(packing) = stored.ttype
-        && (packing.bytes)(rows.len(), job.slot.cols) == Some(rows.len() * stride)
-    {
-        let data = &stored.data[rows.start * stride..rows.end * stride];
-        let m = (packing.unpack)(rows.len(), job.slot.cols, data)
-            .map_err(|source| ConvertError::Packing { tensor: stored.name.clone(), source })?;
-        return Ok((m, rows.start));
-    }
-    match source.tensors.matrix(&job.slot)? {
-        Matrix::Ternary(m) => Ok((m, 0)),
-        Matrix::Dense(_) => {
-            Err(ConvertError::NotTernary { tensor: stored.name.clone(), target: "a table of trits" })
+        Matrix::Ternary(m) => {
+            let (m, inexact) = rounded(m, dtype, name, "a table")?;
+            let bytes = products(&m, rows, dtype, |row, col| m.scale_at(row, col));
+            Ok(Encoded::new(bytes, inexact))
         }
     }
 }

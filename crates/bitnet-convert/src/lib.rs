@@ -96,9 +96,15 @@ pub fn convert(
     refuse_unsayable(input, &config, options.target.container)?;
     if options.quantize.is_some() {
         let source = Source::new(input, &config, None);
-        let projections = source.tensors.slots().into_iter().filter(|s| s.role.is_projection());
-        let floats = projections.map(|slot| quality::floats(&source, &slot));
-        if !floats.collect::<Result<Vec<_>, _>>()?.iter().any(Option::is_some) {
+        let mut quantizable = false;
+        for slot in source.tensors.slots().iter().filter(|s| s.role.is_projection()) {
+            quantizable |= quality::floats(&source, slot)?.is_some();
+            source.tensors.stored(slot)?.data.release();
+            if quantizable {
+                break;
+            }
+        }
+        if !quantizable {
             return Err(ConvertError::AlreadyTernary);
         }
     }

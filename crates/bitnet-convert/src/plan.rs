@@ -27,7 +27,8 @@ impl<'a> Source<'a> {
         Self { checkpoint, config, tensors: ModelTensors::new(checkpoint, config), method }
     }
 
-    /// A projection in trits, if it is one: as the model reads it, or floats and blocks of one magnitude.
+    /// A projection in trits, if it is one: as the model reads it, or floats and blocks of one magnitude, in all or in each
+    /// group of columns. What is to be made ternary gets one scale.
     pub(crate) fn trits(&self, slot: &Slot) -> Result<Option<TernaryMatrix>, ModelError> {
         match self.tensors.matrix(slot)? {
             Matrix::Ternary(m) => Ok(Some(m)),
@@ -35,8 +36,9 @@ impl<'a> Source<'a> {
             Matrix::Dense(m) => {
                 let name = &self.tensors.stored(slot)?.name;
                 match (trits_of(name, &m)?, self.method) {
-                    (None, Some(Method::Absmean)) => absmean_of(name, &m).map(Some),
-                    (found, _) => Ok(found),
+                    (Some(found), Some(_)) if matches!(found.scale(), Scale::Tensor(_)) => Ok(Some(found)),
+                    (_, Some(Method::Absmean)) => absmean_of(name, &m).map(Some),
+                    (found, None) => Ok(found),
                 }
             }
         }
@@ -345,12 +347,14 @@ impl Plan {
         let target = options.target;
         let projections: Vec<&Slot> = slots.iter().filter(|s| s.role.is_projection()).collect();
         if let (Weights::Dense(_), None) = (target.weights, options.quantize) {
-            let masters = projections.iter().map(|slot| source.tensors.masters(slot));
-            self.online = masters
-                .collect::<Result<Vec<_>, _>>()?
-                .iter()
-                .zip(&projections)
-                .all(|(m, slot)| m.is_some() || source.tensors.is_kept_dense(slot));
+            self.online = true;
+            for slot in &projections {
+                self.online = source.tensors.is_kept_dense(slot) || source.tensors.masters(slot)?.is_some();
+                source.tensors.stored(slot)?.data.release();
+                if !self.online {
+                    break;
+                }
+            }
             if self.online {
                 return Ok(BTreeMap::new());
             }
@@ -375,6 +379,10 @@ impl Plan {
                     }
                     None => return Err(ConvertError::NotTernary { tensor: tensor(), target: target.name }),
                     Some(Scale::Tensor(s)) => s,
+                    // Multiplied in, scales are no matter of their own.
+                    Some(_) if matches!(target.weights, Weights::Dense(_)) && !self.arch.ternary => {
+                        return Ok(());
+                    }
                     Some(Scale::Rows(_)) => {
                         return Err(ConvertError::Groups {
                             tensor: tensor(),

@@ -1,10 +1,12 @@
 //! What every file format is read into: named tensors in the type of the file, and the header beside them.
 
+use crate::TensorData;
 use crate::map::TrimHeap;
 use bitnet_core::{Bytes, DenseType};
 use bitnet_quant::packing::{Packing, Tile, Tiled};
 use serde_json::Value;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// What the bytes of a tensor are.
@@ -44,8 +46,21 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Type of the data.
     pub ttype: TensorType,
-    /// The data, in place in the file's memory map where there is one.
-    pub data: Bytes,
+    /// The data, where it lies in the file's memory map where there is one.
+    pub data: TensorData,
+}
+
+impl Tensor {
+    /// All bytes, row after row: in place, or where the file has them in another order a copy, which costs its size for as long
+    /// as it is kept and is made again for whoever asks again.
+    pub fn bytes(&self) -> Bytes {
+        self.data.bytes()
+    }
+
+    /// The bytes of some rows (indices of the slowest dimension), in the same way; `None` where there are no such rows.
+    pub fn rows(&self, rows: Range<usize>) -> Option<Bytes> {
+        self.data.rows(rows, *self.shape.first()?)
+    }
 }
 
 /// What stands beside the tensors.

@@ -9,6 +9,21 @@ use std::path::{Component, Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 
+/// Files of a directory that make up its tokenizer, as far as they are there.
+pub const TOKENIZER_FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+
+/// Files of a directory that tell people of the model, its card and its terms, as far as they are there.
+pub const CARD_FILES: [&str; 5] = ["README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"];
+
 /// A way to store tensors in a directory: one file, or shards and an index that says where each tensor is.
 struct Layout {
     single: &'static str,

@@ -7,6 +7,7 @@
 mod adapter;
 mod atomic;
 mod checkpoint;
+mod data;
 mod error;
 pub mod gguf;
 mod huggingface;
@@ -18,9 +19,10 @@ pub mod torch;
 pub use adapter::{AdapterFiles, open_adapter};
 pub use atomic::{AtomicFile, NewDirectory, write_file};
 pub use checkpoint::{Checkpoint, Header, Tensor, TensorType};
+pub use data::{Strided, TensorData};
 pub use error::FormatError;
 pub use gguf::ReadOptions;
-pub use huggingface::pooling_config;
+pub use huggingface::{CARD_FILES, TOKENIZER_FILES, pooling_config};
 pub use map::map as map_file;
 
 use std::path::Path;

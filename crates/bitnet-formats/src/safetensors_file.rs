@@ -34,7 +34,7 @@ pub fn read(path: &Path, bytes: &Bytes) -> Result<Vec<Tensor>, FormatError> {
             Dtype::U8 => TensorType::U8,
             other => TensorType::Other(dtype_name(other)),
         };
-        tensors.push(Tensor { name, shape: info.shape.clone(), ttype, data });
+        tensors.push(Tensor { name, shape: info.shape.clone(), ttype, data: data.into() });
     }
     Ok(tensors)
 }

@@ -2,25 +2,10 @@
 
 use crate::HubError;
 use crate::reference::Reference;
+use bitnet_formats::{CARD_FILES, TOKENIZER_FILES};
 
-/// What describes a model and its vocabulary, beside the weights.
-const DESCRIPTION: &[&str] = &[
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "README.md",
-    "LICENSE",
-    "LICENSE.md",
-    "LICENSE.txt",
-];
+/// What describes a model, beside its vocabulary and its card.
+const CONFIGURATION: [&str; 2] = ["config.json", "generation_config.json"];
 
 /// Where a model lies in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,8 +113,9 @@ fn single(name: &str) -> Selection {
 }
 
 fn folder<'a>(names: &[&str], weights: impl Iterator<Item = &'a str>) -> Selection {
-    let there = DESCRIPTION.iter().filter(|d| names.contains(d)).map(|d| (*d).to_owned());
-    Selection { files: there.chain(weights.map(str::to_owned)).collect(), place: Place::Folder }
+    let beside = CONFIGURATION.into_iter().chain(TOKENIZER_FILES).chain(CARD_FILES);
+    let files = beside.filter(|name| names.contains(name)).chain(weights);
+    Selection { files: files.map(str::to_owned).collect(), place: Place::Folder }
 }
 
 /// The weights of a Hugging Face directory: one file, or an index and its shards. `Err` says what is missing.

@@ -87,7 +87,7 @@ pub(crate) fn identity(
     });
     for tensor in checkpoint.tensors() {
         hash.update(format!("{:?} {} {:?}", tensor.name, tensor.ttype.name(), tensor.shape));
-        let data: &[u8] = &tensor.data;
+        let data = tensor.bytes();
         hash.update(&data[..data.len().min(SAMPLE)]);
         hash.update(&data[data.len().saturating_sub(SAMPLE)..]);
     }

@@ -101,7 +101,7 @@ fn matrix(tensor: &Tensor, rows: usize, cols: usize) -> Result<DenseMatrix, Mode
     }
     match tensor.ttype {
         TensorType::Dense(dtype @ (DenseType::F32 | DenseType::F16 | DenseType::BF16)) => {
-            Ok(DenseMatrix::new(rows, cols, dtype, tensor.data.clone())?)
+            Ok(DenseMatrix::new(rows, cols, dtype, tensor.bytes())?)
         }
         other => Err(ModelError::TensorType {
             name: tensor.name.clone(),

@@ -268,7 +268,7 @@ fn load(path: &Path, parameters: &Parameters, prefix: &str, out: &mut [f32]) -> 
                 "has another type or shape than the model's: the settings are those of another run",
             ));
         }
-        for (out, bytes) in out[parameters.of_trained(p)].iter_mut().zip(tensor.data.as_chunks::<4>().0) {
+        for (out, bytes) in out[parameters.of_trained(p)].iter_mut().zip(tensor.bytes().as_chunks::<4>().0) {
             *out = f32::from_le_bytes(*bytes);
         }
     }

@@ -2,24 +2,12 @@
 
 use crate::config::ModelSource;
 use crate::{Parameters, TrainError};
-use bitnet_formats::{Checkpoint, Header};
+use bitnet_formats::{Checkpoint, Header, TOKENIZER_FILES};
 use bitnet_model::{ModelConfig, ModelTensors};
 use bitnet_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-
-/// Files of a tokenizer; they go along with every checkpoint.
-const TOKENIZER: [&str; 8] = [
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-];
 
 /// A model before the first step.
 pub(crate) struct Origin {
@@ -137,7 +125,7 @@ fn beside(dir: &Path) -> Result<(Tokenizer, Beside), TrainError> {
         what: "there is neither tokenizer.json nor tokenizer.model in it".to_owned(),
     })?;
     let (mut hash, mut files) = (Sha256::new(), Vec::new());
-    for name in TOKENIZER {
+    for name in TOKENIZER_FILES {
         let path: PathBuf = dir.join(name);
         if path.exists() {
             let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;

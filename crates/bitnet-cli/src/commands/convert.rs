@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+/// Threads where nobody asks for more. Each holds a tensor or two, and disks are no faster for more of them.
+const THREADS: usize = 4;
+
 #[derive(Args)]
 #[command(
     long_about = "Convert a model to another format.\n\n\
@@ -24,8 +27,8 @@ use std::path::{Path, PathBuf};
         chat template, generation defaults and licence go along; what the target has no place for is listed. The output \
         appears under its name when it is whole.\n\n\
         Tensors are read, converted and written one after the other: a model of the size of BitNet 2B-4T takes less than \
-        1 GB of memory (--verify runs both models and takes as much as running them; weights that an ONNX exporter has \
-        transposed are put in order first, and take their size).",
+        1 GB of memory, whatever order its file has its weights in (--verify runs both models and takes as much as running \
+        them; more than 4 threads hold more tensors at a time).",
     after_help = "\
 Targets, a GGUF file:
   i2_s, i2_s-arm    bitnet.cpp's on x86, which is what models are published in, and on ARM
@@ -76,7 +79,7 @@ pub struct Convert {
     /// Refuse to round anything: scales, master weights, embedding
     #[arg(long)]
     strict: bool,
-    /// Threads [default: physical cores]
+    /// Threads [default: physical cores, at most 4]
     #[arg(short, long, env = "BITNET_THREADS")]
     threads: Option<usize>,
     /// Print one JSON object
@@ -113,7 +116,7 @@ fn tile_table(path: &Path) -> Result<TileTable, Failure> {
 
 impl Convert {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
-        let threads = self.threads.unwrap_or_else(bitnet_cpu::physical_cores).max(1);
+        let threads = self.threads.unwrap_or_else(|| bitnet_cpu::physical_cores().min(THREADS)).max(1);
         let tiles = match (&self.tiles, self.to.weights) {
             (Some(path), _) => tile_table(path)?,
             (None, Weights::Tiled(_)) => {
@@ -176,7 +179,7 @@ impl Convert {
         let tensors = compare(input, &output, threads, &mut |done, all| progress.at(done, all))
             .map_err(Failure::at(&self.output))?;
         progress.finish();
-        let device = DeviceOptions { threads: Some(threads), ..DeviceOptions::default() };
+        let device = DeviceOptions { threads: self.threads.map(|n| n.max(1)), ..DeviceOptions::default() };
         let options = OpenOptions { device, ..OpenOptions::default() };
         let mut progress = Progress::new("loading both", quiet);
         let logits = compare_logits(input, &output, &options, &mut |done, all| progress.at(done, all))

@@ -1,27 +1,15 @@
 //! The small files beside a Hugging Face model.
 
 use crate::ConvertError;
+use bitnet_formats::{CARD_FILES, TOKENIZER_FILES};
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that describe a model and that are the same whatever its weights are stored as.
-pub(super) const COPIED: [&str; 14] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "README.md",
-    "LICENSE",
-    "LICENSE.txt",
-    "LICENSE.md",
-    "NOTICE",
-];
+pub(super) fn copied() -> impl Iterator<Item = &'static str> {
+    ["generation_config.json"].into_iter().chain(TOKENIZER_FILES).chain(CARD_FILES)
+}
 
 /// Bytes of such a file that are taken; the largest vocabularies have 35 MB.
 const MAX_FILE: u64 = 1 << 28;
@@ -68,7 +56,7 @@ pub(crate) fn read(dir: &Path) -> Result<Aside, ConvertError> {
         _ => Vec::new(),
     };
     let mut no_place = Vec::new();
-    for name in ["README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"] {
+    for name in CARD_FILES {
         if dir.join(name).exists() {
             let kept = if name == "README.md" { ", but for its licence" } else { "" };
             no_place.push(format!("{name}: GGUF has no place for its text{kept}"));

@@ -1,6 +1,6 @@
 //! Tokenizer, template, generation defaults and licence of the output.
 
-use super::aside::{COPIED, small_file};
+use super::aside::{copied, small_file};
 use super::pretty;
 use crate::ConvertError;
 use crate::gguf::kept;
@@ -17,7 +17,7 @@ pub(super) fn beside(source: &Source<'_>, left_out: &mut Vec<String>) -> Result<
     let mut files = Vec::new();
     match &source.checkpoint.header {
         Header::HuggingFace { dir, .. } => {
-            for name in COPIED {
+            for name in copied() {
                 files.extend(small_file(&dir.join(name))?.map(|bytes| (name.to_owned(), bytes)));
             }
         }

@@ -279,7 +279,7 @@ fn place(
         }
         let from = start + d.offset;
         let data = bytes.slice(from..from + len).ok_or_else(|| fail("lies outside the file".to_owned()))?;
-        tensors.push(Tensor { name: d.name, shape: d.shape, ttype, data });
+        tensors.push(Tensor { name: d.name, shape: d.shape, ttype, data: data.into() });
     }
     Ok(tensors)
 }

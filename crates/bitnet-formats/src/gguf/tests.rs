@@ -65,9 +65,9 @@ fn dequantized(tensor: &Tensor) -> Vec<u8> {
     let rows = outer.iter().product();
     let mut values = vec![0.0; rows * cols];
     match tensor.ttype {
-        TensorType::Dense(d) => dequantize_row(d, &tensor.data, &mut values),
+        TensorType::Dense(d) => dequantize_row(d, &tensor.bytes(), &mut values),
         TensorType::Ternary(packing) => {
-            let m = (packing.unpack)(rows, *cols, &tensor.data).unwrap();
+            let m = (packing.unpack)(rows, *cols, &tensor.bytes()).unwrap();
             for (i, v) in values.iter_mut().enumerate() {
                 *v = f32::from(m.trit(i / cols, i % cols)) * m.scale_at(i / cols, i % cols);
             }
@@ -89,7 +89,7 @@ fn fixtures_have_the_tensors_of_their_manifest() {
             let tensor = checkpoint.tensor(want["name"].as_str().unwrap()).unwrap();
             let shape: Vec<usize> = serde_json::from_value(want["shape_rows_first"].clone()).unwrap();
             assert_eq!(tensor.shape, shape);
-            assert_eq!(want["sha256_data"], sha(&tensor.data), "{}", tensor.name);
+            assert_eq!(want["sha256_data"], sha(&tensor.bytes()), "{}", tensor.name);
             assert_eq!(want["sha256_dequant_f32"], sha(&dequantized(tensor)), "{}", tensor.name);
             seen += 1;
         }

@@ -49,7 +49,7 @@ fn shards_are_joined_and_checked() {
     };
     index(r#"{"x":"a.safetensors","y":"b.safetensors"}"#);
     let checkpoint = open(dir.path()).unwrap();
-    assert_eq!(&*checkpoint.tensor("y").unwrap().data, &[1, 2]);
+    assert_eq!(&*checkpoint.tensor("y").unwrap().bytes(), &[1, 2]);
     assert_eq!(checkpoint.tensors().len(), 2);
     index(r#"{"x":"c.safetensors"}"#);
     assert!(error(dir.path()).contains("c.safetensors"));

@@ -2,8 +2,9 @@
 
 use super::ELEMENTS;
 use super::wire::{Field, fields, packed};
+use crate::data::Strided;
 use crate::map::map;
-use crate::{FormatError, Tensor, TensorType};
+use crate::{FormatError, Tensor, TensorData, TensorType};
 use bitnet_core::{Bytes, DenseType};
 use bitnet_quant::packing::I8;
 use std::collections::HashMap;
@@ -48,27 +49,27 @@ pub fn read(path: &Path, file: &Bytes) -> Result<Contents, FormatError> {
             found.push(reader.tensor(initializer, at)?);
         }
         for (node, _) in reader.messages(message, start, 1)? {
-            if let Some((weight, module)) = product(node) {
-                products.insert(weight, module);
+            if let Some((weight, name)) = product(node) {
+                products.insert(weight, name);
             }
         }
     }
     if found.is_empty() {
         return Err(reader.fail("it has no graph with initializers"));
     }
-    // Many initializers may name one range of a file; what is copied of them may not be more than there is.
+    // Many initializers may name one range of a file; what may be copied of them is no more than there is.
     let mut room = file.len() + reader.beside.values().map(|file| file.len()).sum::<usize>();
     for mut tensor in found {
         let is_weight = |name: &str| name.starts_with("model.") || name.starts_with("lm_head.");
         if !is_weight(&tensor.name)
-            && let Some(module) = products.get(&tensor.name).filter(|m| is_weight(m))
+            && let Some(name) = products.get(&tensor.name).filter(|name| is_weight(name))
         {
             // Exporters fold the transposition of a linear layer into its weight and forget the name.
             room = room
                 .checked_sub(tensor.data.len())
                 .ok_or_else(|| reader.fail("its products share more weights than its files hold"))?;
             tensor = transposed(tensor).map_err(|what| reader.fail(what))?;
-            tensor.name = format!("{module}.weight");
+            tensor.name.clone_from(name);
         }
         match is_weight(&tensor.name) {
             true => contents.model.push(tensor),
@@ -78,7 +79,8 @@ pub fn read(path: &Path, file: &Bytes) -> Result<Contents, FormatError> {
     Ok(contents)
 }
 
-/// The second input of a product, and the module that the product's name tells of: `/model/layers.0/mlp/up_proj/MatMul`.
+/// The second input of a product, and what it is in the module that the product's name tells of:
+/// `/model/layers.0/mlp/up_proj/MatMul`.
 fn product(node: &[u8]) -> Option<(String, String)> {
     let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
     let (mut inputs, mut name, mut op) = (Vec::new(), None, None);
@@ -92,19 +94,16 @@ fn product(node: &[u8]) -> Option<(String, String)> {
     }
     let name = name?;
     let path = name.strip_prefix('/')?.strip_suffix("/MatMul")?;
-    (op? == "MatMul" && inputs.len() == 2).then(|| (inputs.swap_remove(1), path.replace('/', ".")))
+    (op? == "MatMul" && inputs.len() == 2)
+        .then(|| (inputs.swap_remove(1), format!("{}.weight", path.replace('/', "."))))
 }
 
 fn transposed(t: Tensor) -> Result<Tensor, String> {
     let wrong = || format!("tensor {:?} of a product is no matrix of floats", t.name);
     let ([rows, cols], TensorType::Dense(dtype)) = (&t.shape[..], t.ttype) else { return Err(wrong()) };
-    let (rows, cols, size) = (*rows, *cols, dtype.block().1);
-    let mut out = vec![0; t.data.len()];
-    for (i, element) in t.data.chunks_exact(size).enumerate() {
-        let at = (i % cols * rows + i / cols) * size;
-        out[at..at + size].copy_from_slice(element);
-    }
-    Ok(Tensor { shape: vec![cols, rows], data: out.into(), ..t })
+    let (shape, strides) = (vec![*cols, *rows], vec![1, *cols]);
+    let view = Strided::new(&t.bytes(), 0, dtype.block().1, shape.clone(), strides).ok_or_else(wrong)?;
+    Ok(Tensor { shape, data: TensorData::Strided(view), ..t })
 }
 
 impl<'a> Reader<'a> {
@@ -186,7 +185,7 @@ impl<'a> Reader<'a> {
             "I8" if shape.len() == 2 => TensorType::Ternary(&I8),
             other => TensorType::Other(other),
         };
-        Ok(Tensor { name, shape, ttype, data })
+        Ok(Tensor { name, shape, ttype, data: data.into() })
     }
 
     /// Bytes of a tensor in another file of the same directory.

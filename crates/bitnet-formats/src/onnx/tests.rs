@@ -1,7 +1,7 @@
 use super::wire::{put_bytes, put_number};
 use super::*;
 use crate::safetensors_file::TensorInfo;
-use crate::{FormatError, Tensor, TensorType};
+use crate::{FormatError, Tensor, TensorData, TensorType};
 use bitnet_core::Bytes;
 use std::path::Path;
 
@@ -71,7 +71,7 @@ fn what_is_written_is_read() {
     let path = dir.path().join("model.onnx");
     let found = read(&path, &std::fs::read(&path).unwrap().into()).unwrap();
     let shown = |v: &[Tensor]| {
-        v.iter().map(|t| (t.name.clone(), t.shape.clone(), t.data.to_vec())).collect::<Vec<_>>()
+        v.iter().map(|t| (t.name.clone(), t.shape.clone(), t.bytes().to_vec())).collect::<Vec<_>>()
     };
     assert_eq!(
         shown(&found.model),
@@ -86,20 +86,22 @@ fn what_is_written_is_read() {
 
 #[test]
 fn folded_transpositions_are_undone() {
-    let node = message(&[
-        (1, b"x".to_vec()),
-        (1, b"onnx::MatMul_7".to_vec()),
-        (2, b"y".to_vec()),
-        (3, b"/model/layers.0/mlp/up_proj/MatMul".to_vec()),
-        (4, b"MatMul".to_vec()),
-    ]);
-    let found =
-        read_bytes(model(&[(1, node), (5, tensor("onnx::MatMul_7", &[2, 3], 1, &[(9, F.to_vec())]))]))
-            .unwrap();
-    let t = &found.model[0];
-    assert_eq!((t.name.as_str(), &t.shape[..]), ("model.layers.0.mlp.up_proj.weight", &[3, 2][..]));
-    let values: Vec<f32> = t.data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    assert_eq!(values, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    for module in ["model.layers.0.mlp.up_proj", "lm_head"] {
+        let node = message(&[
+            (1, b"x".to_vec()),
+            (1, b"onnx::MatMul_7".to_vec()),
+            (2, b"y".to_vec()),
+            (3, format!("/{}/MatMul", module.replace('.', "/")).into_bytes()),
+            (4, b"MatMul".to_vec()),
+        ]);
+        let weight = tensor("onnx::MatMul_7", &[2, 3], 1, &[(9, F.to_vec())]);
+        let found = read_bytes(model(&[(1, node), (5, weight)])).unwrap();
+        let t = &found.model[0];
+        assert_eq!((&t.name, &t.shape[..]), (&format!("{module}.weight"), &[3, 2][..]));
+        let values: Vec<f32> = t.bytes().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        assert_eq!(values, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert!(matches!(t.data, TensorData::Strided(_)), "it was put in order before it was asked for");
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::Contents;
 use super::pickle::{self, Id, Known, Node, Pickle};
-use crate::{Tensor, TensorType};
+use crate::data::Strided;
+use crate::{Tensor, TensorData, TensorType};
 use bitnet_core::{Bytes, DenseType};
 
 /// Dictionaries within dictionaries.
@@ -74,8 +75,8 @@ struct Walk<'a> {
     entries: usize,
     /// Bytes of names so far.
     names: usize,
-    /// Bytes that tensors which do not lie in one piece may still take. Views of one storage, any number of them, cost a few
-    /// bytes of a pickle each.
+    /// Bytes that copies of tensors which do not lie in one piece may still take. Views of one storage, any number of them, cost
+    /// a few bytes of a pickle each.
     room: usize,
 }
 
@@ -148,13 +149,14 @@ impl Walk<'_> {
         let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).ok_or_else(outside)?;
         let len = count.checked_mul(size).filter(|len| *len <= storage.len()).ok_or_else(outside)?;
         let start = usize::try_from(t.offset).ok().and_then(|o| o.checked_mul(size)).ok_or_else(outside)?;
-        let data = match is_contiguous(&shape, &strides) {
-            true => start.checked_add(len).and_then(|end| storage.slice(start..end)).ok_or_else(outside)?,
+        let data = match len == 0 || is_contiguous(&shape, &strides) {
+            true => start.checked_add(len).and_then(|end| storage.slice(start..end)).map(TensorData::from),
             false => {
                 self.room = self.room.checked_sub(len).ok_or("is one of too many views of one storage")?;
-                gather(&storage, start, size, &shape, &strides).ok_or_else(outside)?.into()
+                Strided::new(&storage, start, size, shape.clone(), strides).map(TensorData::Strided)
             }
         };
+        let data = data.ok_or_else(outside)?;
         let ttype = match dtype {
             "F32" => TensorType::Dense(DenseType::F32),
             "F16" => TensorType::Dense(DenseType::F16),
@@ -173,26 +175,4 @@ fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
         next = next.and_then(|n| n.checked_mul(*dim));
         fits
     })
-}
-
-/// Elements of a tensor that does not lie in one piece (a transposed one), row after row. As many bytes as the storage has at
-/// most: the caller has compared them.
-fn gather(storage: &[u8], start: usize, size: usize, shape: &[usize], strides: &[usize]) -> Option<Vec<u8>> {
-    let count: usize = shape.iter().product();
-    let mut out = Vec::with_capacity(count * size);
-    let mut index = vec![0usize; shape.len()];
-    for _ in 0..count {
-        let element =
-            index.iter().zip(strides).try_fold(0usize, |at, (i, s)| at.checked_add(i.checked_mul(*s)?))?;
-        let at = element.checked_mul(size)?.checked_add(start)?;
-        out.extend(storage.get(at..at.checked_add(size)?)?);
-        for (i, dim) in index.iter_mut().zip(shape).rev() {
-            *i += 1;
-            if *i < *dim {
-                break;
-            }
-            *i = 0;
-        }
-    }
-    Some(out)
 }

@@ -80,7 +80,7 @@ fn what_is_written_is_read() {
     let found = read_bytes(std::fs::read(&path).unwrap()).unwrap();
     assert!(found.others.is_empty());
     let shown: Vec<_> =
-        found.model.iter().map(|t| (t.name.as_str(), t.shape.clone(), t.data.to_vec())).collect();
+        found.model.iter().map(|t| (t.name.as_str(), t.shape.clone(), t.bytes().to_vec())).collect();
     assert_eq!(
         shown,
         [
@@ -127,7 +127,7 @@ fn the_model_is_found_wherever_it_stands() {
 fn tensors_are_views_of_their_storage() {
     let values = |t: Vec<u8>| -> Result<Vec<f32>, String> {
         let found = archive_of(&pickle(dict(&[("x", t)])))?;
-        Ok(found.others[0].data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        Ok(found.others[0].bytes().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     };
     assert_eq!(values(tensor(2, &[2, 2], &[2, 1])).unwrap(), [2.0, 3.0, 4.0, 5.0]);
     assert_eq!(values(tensor(0, &[3, 2], &[1, 3])).unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
@@ -222,7 +222,7 @@ fn the_older_format_is_read() {
     file.extend((0..6).flat_map(|i| (i as f32).to_le_bytes()));
     let found = read_bytes(file.clone()).unwrap();
     assert_eq!((found.model[0].shape.as_slice(), found.model[0].data.len()), (&[2, 3][..], 24));
-    assert_eq!(found.model[0].data[20..], 5.0f32.to_le_bytes());
+    assert_eq!(found.model[0].bytes()[20..], 5.0f32.to_le_bytes());
     file.truncate(file.len() - 1);
     assert!(read_bytes(file).unwrap_err().contains("storage \"0\" is cut off"));
 }

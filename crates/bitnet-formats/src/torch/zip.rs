@@ -26,7 +26,9 @@ pub(super) fn entries(file: &[u8]) -> Result<HashMap<String, Range<usize>>, Stri
     let cut = || "its directory lies outside the file".to_owned();
     let from = file.len().saturating_sub(MAX_COMMENT + 22);
     let end = file[from..].windows(4).rposition(|w| w == END).map(|at| from + at);
-    let end = end.ok_or("it is cut off: it has no directory at its end")?;
+    // The last field of the record is the length of a comment.
+    let is_whole = |end: &usize| le(file, end + 20, 2).is_some_and(|n| file.len() - end - 22 >= n as usize);
+    let end = end.filter(is_whole).ok_or("it is cut off: it has no directory at its end")?;
     let (mut count, mut at) =
         (le(file, end + 10, 2).ok_or_else(cut)?, le(file, end + 16, 4).ok_or_else(cut)?);
     if let Some(locator) = end.checked_sub(20).filter(|at| file[*at..].starts_with(&LOCATOR_64)) {

@@ -29,7 +29,7 @@ pub(super) fn hash(files: &AdapterFiles) -> [u8; 32] {
     hash.update(files.config.to_string());
     for tensor in &files.tensors {
         hash.update(&tensor.name);
-        hash.update(&tensor.data[..]);
+        hash.update(&tensor.bytes()[..]);
     }
     hash.finalize().into()
 }

@@ -129,7 +129,7 @@ fn gguf_names_its_keys() {
         name: "token_embd.weight".into(),
         shape: vec![10, 64],
         ttype: TensorType::Dense(bitnet_core::DenseType::F32),
-        data: vec![0; 2560].into(),
+        data: bitnet_core::Bytes::from(vec![0; 2560]).into(),
     };
     let read = |metadata: &Metadata, tensors: Vec<Tensor>| {
         let header = Header::Gguf { version: 3, metadata: metadata.clone() };

@@ -7,6 +7,9 @@ use bitnet_core::{BackendError, DenseMatrix, Scale, ShapeError, TernaryMatrix};
 use bitnet_quant::absmean::{MeanMagnitude, quantize_row};
 use bitnet_quant::dense::dequantize_row;
 
+/// Columns of the groups that files have scales for, the largest first.
+const GROUPS: [usize; 3] = [128, 64, 32];
+
 /// What the first pass found.
 pub(super) struct Floats<'a> {
     matrix: &'a DenseMatrix,
@@ -52,6 +55,41 @@ impl<'a> Floats<'a> {
         let fits = self.largest == 0.0 || self.magnitude() == Some(magnitude);
         // Half the magnitude lies between what becomes 0 and what becomes 1, however the quotient is rounded.
         fits.then(|| quantize(self.matrix, 1.0 / magnitude, magnitude)).transpose().ok().flatten()
+    }
+
+    /// The trits of a matrix in which each group of columns has one magnitude, as it is where scales of groups have been
+    /// multiplied in; `None` of any other, most of which their first group tells.
+    pub(super) fn grouped(&self) -> Option<TernaryMatrix> {
+        let m = self.matrix;
+        let (size, values) = GROUPS.into_iter().find_map(|size| Some((size, self.magnitudes(size)?)))?;
+        let stride = TernaryMatrix::row_bytes(m.cols());
+        let mut codes = vec![0; m.rows() * stride];
+        each_row(m, |r, row| {
+            let signs: Vec<f32> = row.iter().map(|v| if *v == 0.0 { 0.0 } else { v.signum() }).collect();
+            quantize_row(&signs, 1.0, &mut codes[r * stride..(r + 1) * stride]);
+        });
+        let scale = Scale::Groups { size, values: values.into() };
+        TernaryMatrix::new(m.rows(), m.cols(), codes.into(), scale).ok()
+    }
+
+    /// The one magnitude of each group of `size` columns; a group of zeros may have any.
+    fn magnitudes(&self, size: usize) -> Option<Vec<f32>> {
+        let m = self.matrix;
+        if self.largest == 0.0 || !m.cols().is_multiple_of(size) {
+            return None;
+        }
+        let (mut row, mut values) = (vec![0.0; m.cols()], Vec::with_capacity(m.rows() * m.cols() / size));
+        for r in 0..m.rows() {
+            dequantize_row(m.dtype(), m.row(r), &mut row);
+            for group in row.chunks_exact(size) {
+                let largest = group.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                if !group.iter().all(|v| v.abs() == largest || *v == 0.0) {
+                    return None;
+                }
+                values.push(if largest > 0.0 { largest } else { self.largest });
+            }
+        }
+        Some(values)
     }
 }
 

@@ -35,27 +35,31 @@ pub(super) fn to_f32(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
         }
     };
     let mut values = vec![0.0; tensor.data.len() / dtype.block().1];
-    dequantize_row(dtype, &tensor.data, &mut values);
+    dequantize_row(dtype, &tensor.bytes(), &mut values);
     Ok(values)
 }
 
-/// A dense matrix in place.
+/// A dense matrix, in place where the file has it row after row.
 pub(super) fn dense_matrix(
     tensor: &Tensor,
     rows: usize,
     cols: usize,
     dtype: DenseType,
 ) -> Result<DenseMatrix, ModelError> {
-    Ok(DenseMatrix::new(rows, cols, dtype, tensor.data.clone())?)
+    Ok(DenseMatrix::new(rows, cols, dtype, tensor.bytes())?)
 }
 
-/// A dense matrix whose values are all zero or of one magnitude, as trits; `None` for any other.
+/// A dense matrix whose values are all zero or of one magnitude, in all or in each group of columns, as trits; `None` for any
+/// other.
 ///
 /// # Errors
 /// A value is not finite; `name` is what the error calls the matrix.
 pub fn trits_of(name: &str, matrix: &DenseMatrix) -> Result<Option<TernaryMatrix>, ModelError> {
     let floats = Floats::read(name, matrix)?;
-    Ok(floats.magnitude().and_then(|magnitude| floats.trits(magnitude)))
+    Ok(match floats.magnitude() {
+        Some(magnitude) => floats.trits(magnitude),
+        None => floats.grouped(),
+    })
 }
 
 /// A dense matrix made ternary by absmean.

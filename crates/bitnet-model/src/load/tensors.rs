@@ -4,16 +4,17 @@ use super::masters::{self, Floats};
 use super::matrix::{dense_matrix, dense_values, reorder, scalar_values};
 use crate::config::{Masters, ModelConfig, ScaleMeaning};
 use crate::{ModelError, Role, Slot};
-use bitnet_core::{DenseMatrix, Matrix, Scale, TernaryMatrix};
+use bitnet_core::{Bytes, DenseMatrix, Matrix, Scale, TernaryMatrix};
 use bitnet_formats::{Checkpoint, Tensor, TensorType};
 use bitnet_quant::packing;
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// The tensors of a model, whatever its file calls them and however it packs them.
 ///
 /// Every ternary format becomes a [`TernaryMatrix`], scales become multipliers, rows of q and k come in the order of
 /// half-split rotation, and float projections are made ternary where the file says that they are master weights.
-/// Everything else stays in the file's memory map. Reading is stateless, so several threads may share one of these.
+/// Everything else stays in the file's memory map, if it lies there row after row. Reading is stateless, so several threads may share one of these.
 pub struct ModelTensors<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a ModelConfig,
@@ -94,6 +95,26 @@ impl<'a> ModelTensors<'a> {
         })
     }
 
+    /// A matrix with some rows of the embedding or the head, and which of its rows they are. Only whole tables can be read where
+    /// a packing has something behind the last row.
+    pub fn table_rows(&self, slot: &Slot, rows: Range<usize>) -> Result<(Matrix, Range<usize>), ModelError> {
+        let tensor = self.stored(slot)?;
+        shape(tensor, &[slot.rows, slot.cols])?;
+        let (count, part) = (rows.len(), tensor.rows(rows.clone()));
+        let matrix = match (tensor.ttype, part) {
+            (TensorType::Dense(dtype), Some(part)) => {
+                Matrix::Dense(DenseMatrix::new(count, slot.cols, dtype, part)?)
+            }
+            (TensorType::Ternary(packing), Some(part))
+                if (packing.bytes)(count, slot.cols) == Some(part.len()) =>
+            {
+                unpack(tensor, packing, count, slot.cols, &part).map(Matrix::Ternary)?
+            }
+            _ => return Ok((table(tensor, slot.rows, slot.cols)?, rows)),
+        };
+        Ok((matrix, 0..count))
+    }
+
     /// The floats behind a projection that [`ModelTensors::matrix`] makes ternary by absmean; `None` for all others.
     pub fn masters(&self, slot: &Slot) -> Result<Option<DenseMatrix>, ModelError> {
         let tensor = self.stored(slot)?;
@@ -123,7 +144,7 @@ impl<'a> ModelTensors<'a> {
         let only_trits = || wrong_type(tensor, "a scale beside it goes with trits only");
         match tensor.ttype {
             TensorType::Ternary(packing) => {
-                let mut m = unpack(tensor, packing, rows, cols)?;
+                let mut m = unpack(tensor, packing, rows, cols, &tensor.bytes())?;
                 if packing.name == packing::I8.name {
                     let name = format!("{}_scale", tensor.name);
                     let scale = self.stored_scale(&tensor.name, rows)?;
@@ -133,7 +154,7 @@ impl<'a> ModelTensors<'a> {
             }
             TensorType::Tiled(kind, tile) => {
                 let m = kind
-                    .unpack(&tile, &tensor.data)
+                    .unpack(&tile, &tensor.bytes())
                     .map_err(|source| ModelError::Packing { name: tensor.name.clone(), source })?;
                 tensor.data.release();
                 let name = format!("{}_scale", tensor.name);
@@ -189,7 +210,7 @@ impl<'a> ModelTensors<'a> {
         shape(tensor, &[rows / 4, cols])?;
         let name = format!("{}_scale", tensor.name);
         let scale = self.stored_scale(&tensor.name, rows)?.ok_or(ModelError::MissingTensor { name })?;
-        Ok(unpack(tensor, &packing::HF, rows, cols)?.with_scale(scale)?)
+        Ok(unpack(tensor, &packing::HF, rows, cols, &tensor.bytes())?.with_scale(scale)?)
     }
 
     /// The `weight_scale` beside a Hugging Face projection, as a multiplier.
@@ -277,7 +298,9 @@ fn table(tensor: &Tensor, rows: usize, cols: usize) -> Result<Matrix, ModelError
     shape(tensor, &[rows, cols])?;
     match tensor.ttype {
         TensorType::Dense(dtype) => Ok(Matrix::Dense(dense_matrix(tensor, rows, cols, dtype)?)),
-        TensorType::Ternary(packing) => unpack(tensor, packing, rows, cols).map(Matrix::Ternary),
+        TensorType::Ternary(packing) => {
+            unpack(tensor, packing, rows, cols, &tensor.bytes()).map(Matrix::Ternary)
+        }
         _ => Err(wrong_type(tensor, "embedding and head must be floats, quantized blocks or packed trits")),
     }
 }
@@ -288,16 +311,15 @@ fn factor_name(name: &str) -> Option<String> {
     Some(format!("{stem}.scale"))
 }
 
-/// Trits of a tensor; its pages are given back where they become a copy.
+/// Trits of a tensor, or of some of its rows; their pages are given back where they become a copy.
 fn unpack(
     tensor: &Tensor,
     packing: &packing::Packing,
     rows: usize,
     cols: usize,
+    data: &Bytes,
 ) -> Result<TernaryMatrix, ModelError> {
-    packing
-        .read(rows, cols, &tensor.data)
-        .map_err(|source| ModelError::Packing { name: tensor.name.clone(), source })
+    packing.read(rows, cols, data).map_err(|source| ModelError::Packing { name: tensor.name.clone(), source })
 }
 
 fn times(m: TernaryMatrix, factor: Option<f32>) -> Result<TernaryMatrix, ModelError> {

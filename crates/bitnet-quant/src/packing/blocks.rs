@@ -100,17 +100,29 @@ impl BlockFormat {
         if !cols.is_multiple_of(self.len) {
             return Err(PackingError::Shape { packing: name, rows: m.rows(), cols, need: self.need });
         }
-        if let Scale::Groups { size, .. } = m.scale()
-            && !size.is_multiple_of(self.len)
-        {
-            return Err(PackingError::ScaleKind { packing: name, room: "each of its blocks" });
+        let other_groups = PackingError::ScaleKind { packing: name, room: "each of its blocks" };
+        // Columns of a block that are known to share a scale: all, or those of a group.
+        let part = match m.scale() {
+            Scale::Groups { size, .. } if !size.is_multiple_of(self.len) => *size,
+            _ => self.len,
+        };
+        if !self.len.is_multiple_of(part) || !part.is_multiple_of(4) {
+            return Err(other_groups);
         }
         for row in 0..m.rows() {
             for (b, codes) in m.row_codes(row)[..cols / 4].chunks_exact(self.len / 4).enumerate() {
-                let scale = m.scale_at(row, b * self.len);
-                let zeros = codes.iter().all(|c| *c == ZEROS);
-                let d = if zeros { f16::ZERO } else { f16::from_f32(scale) };
-                if !zeros && d.to_f32().to_bits() != scale.to_bits() {
+                // What multiplies zeros says nothing.
+                let parts = codes.chunks_exact(part / 4).enumerate();
+                let mut scales = parts
+                    .filter(|(_, codes)| codes.iter().any(|c| *c != ZEROS))
+                    .map(|(i, _)| m.scale_at(row, b * self.len + i * part));
+                let first = scales.next();
+                if scales.any(|s| Some(s.to_bits()) != first.map(f32::to_bits)) {
+                    return Err(other_groups);
+                }
+                let scale = first.unwrap_or(0.0);
+                let d = f16::from_f32(scale);
+                if d.to_f32().to_bits() != scale.to_bits() {
                     return Err(PackingError::ScaleNotExact { packing: name, scale, nearest: d.to_f32() });
                 }
                 let start = out.len();
