@@ -28,11 +28,9 @@ impl CudaKv {
         };
         let kernels = kernels.map_err(|e| gpu.error(e, 0, "kernels"))?;
         let d = spec.shape.head_dim;
-        if d % 2 == 1 {
-            return Err(unsupported(
-                format!("heads of {d} elements, an odd number"),
-                "--device cpu would do",
-            ));
+        if !d.is_multiple_of(4) {
+            let what = format!("heads of {d} elements, no multiple of four");
+            return Err(unsupported(what, "--device cpu would do"));
         }
         let bytes = |ty: bitnet_core::KvType| spec.shape.kv_heads * KV_BLOCK * ty.head_bytes(d);
         let block = (bytes(spec.key), bytes(spec.value));
