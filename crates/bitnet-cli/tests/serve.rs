@@ -115,7 +115,7 @@ fn a_model_that_has_not_come_is_not_waited_for() {
     let address = lines.find_map(|l| Some(l.strip_prefix("listening on http://")?.to_owned())).unwrap();
     assert!(ask(&address, "", "").starts_with("HTTP/1.1 503"));
     end(server);
-    assert_eq!(lines.collect::<Vec<_>>(), Vec::<String>::new(), "it was never ready");
+    assert!(!lines.any(|line| line == "ready"));
 }
 
 #[test]

@@ -30,6 +30,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long clients have at least to read what they were sent when the server has ended.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Bytes of a connection that wait to be read, and so of a request's head, at most: clients that send large bodies take no more.
+const BUFFER: usize = 64 << 10;
+
 /// Why a server could not be started, or failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -130,7 +133,7 @@ async fn answer<L: Listener>(
     drained: impl Future<Output = Instant>,
 ) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(patience);
+    http.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(BUFFER);
     // Every connection listens, so that there are no listeners when all are closed.
     let (close, _) = watch::channel(());
     let mut drained = std::pin::pin!(drained);
@@ -204,8 +207,10 @@ impl Running {
 /// read: as long as the drain may take, but some while at least.
 async fn drain(server: &Server) -> Instant {
     let over = Instant::now() + server.options.drain;
-    tracing::info!(open = server.open(), "draining");
     server.drain();
+    if server.open() > 0 {
+        tracing::info!(open = server.open(), "draining");
+    }
     wait_for_answers(server, over).await;
     if server.open() > 0 {
         tracing::warn!(open = server.open(), "the drain is over; running answers end");
