@@ -33,7 +33,7 @@ struct Named {
 impl Adapters {
     /// Those that a model was opened with, under the names of their folders.
     pub fn new(model: &Served, adapters: &[AdapterInfo]) -> Self {
-        let name = |path: &Path| path.file_name().map_or_else(|| path.into(), |name| PathBuf::from(name));
+        let name = |path: &Path| path.file_name().map_or_else(|| path.into(), PathBuf::from);
         let named = |a: &AdapterInfo| Named::new(model, a.id, name(&a.path).display().to_string());
         Self {
             named: RwLock::new(adapters.iter().map(named).collect()),
