@@ -19,7 +19,7 @@ fn engine() -> Engine {
 }
 
 thread_local! {
-    /// Opening the model takes longer than all the rest; adapters come and go.
+    /// One for all inputs, so that what an adapter leaves behind meets the next.
     static ENGINE: RefCell<Engine> = RefCell::new(engine());
 }
 

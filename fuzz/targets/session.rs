@@ -20,7 +20,7 @@ fn model() -> Model {
 }
 
 thread_local! {
-    /// Opening the model takes longer than all the rest; what the cache holds gives way.
+    /// One for all inputs, so that what a session leaves in the cache meets the next.
     static MODEL: RefCell<Model> = RefCell::new(model());
 }
 
