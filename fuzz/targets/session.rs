@@ -8,6 +8,7 @@ use bitnet_inference::{DeviceOptions, GenerateOptions, LoadOptions, Model, OpenO
 use bitnet_testkit::tiny;
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
+use std::cell::RefCell;
 use std::path::Path;
 
 fn model() -> Model {
@@ -16,6 +17,11 @@ fn model() -> Model {
     let load = LoadOptions { cache: Some(256), ..LoadOptions::default() };
     let options = OpenOptions { device, load };
     Model::from_checkpoint(&checkpoint, &options, &mut |_, _| {}).expect("it is whole")
+}
+
+thread_local! {
+    /// One for all inputs, so that what a session leaves in the cache meets the next.
+    static MODEL: RefCell<Model> = RefCell::new(model());
 }
 
 /// A file whose head and checksum are right.
@@ -33,11 +39,11 @@ fuzz_target!(|data: &[u8]| {
     let Some(file) = (if kind % 2 == 0 { Some(rest.to_vec()) } else { sealed(rest) }) else { return };
     let path = std::env::temp_dir().join(format!("bitnet-fuzz-session-{}", std::process::id()));
     std::fs::write(&path, file).expect("the disk has room");
-    let mut model = model();
-    if let Ok(ids) = model.load_session(&path) {
+    MODEL.with_borrow_mut(|model| {
+        let Ok(ids) = model.load_session(&path) else { return };
         let options = GenerateOptions { max_tokens: Some(2), ..GenerateOptions::default() };
         if let Ok(generation) = model.generate(&ids, options) {
             assert!(generation.count() <= 3);
         }
-    }
+    });
 });

@@ -131,6 +131,10 @@ fn tables_come_and_go_with_all_their_columns() {
     let ran = bitnet(&["batch", &model, &folder.write("one.txt", "ships\n"), "-n", "2", "-q"]);
     let line: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!((&line["index"], &line["usage"]["completion_tokens"]), (&json!(0), &json!(2)));
+    // A model that is named needs no position.
+    let named =
+        bitnet(&["batch", "-m", &model, &folder.at("one.txt").display().to_string(), "-n", "2", "-q"]);
+    assert_eq!(serde_json::from_str::<Value>(&named.stdout).unwrap()["usage"], line["usage"], "{named:?}");
 }
 
 /// Rows of the journal, the one being written left out.

@@ -21,6 +21,7 @@ fn what_cannot_be_served_is_refused() {
     serve(&["--host", "0.0.0.0"], 2, &["--api-key"]);
     serve(&["--api-key-file", "/nowhere"], 2, &["--api-key-file"]);
     serve(&["--top-p", "2"], 2, &["top-p"]);
+    serve(&["--lora-dir", "/nowhere"], 2, &["--lora-dir", "/nowhere"]);
     serve(&["--parallel", "0"], 2, &["--parallel"]);
     serve(&["--ssl-cert-file", "/nowhere", "--ssl-key-file", "/nowhere"], 2, &["--tls-cert", "/nowhere"]);
     serve(&["--log-level", "x=loud"], 2, &["--log-level"]);
@@ -92,6 +93,29 @@ fn it_answers_and_ends_when_told() {
     }
     assert!(ask(&address, "", "absent").starts_with("HTTP/1.1 404"));
     end(server);
+}
+
+/// A hub's cache whose reference is a pipe that nobody writes into keeps whoever looks for the model for ever.
+#[test]
+fn a_model_that_has_not_come_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let refs = folder.path().join("hub/models--org--repo/refs");
+    std::fs::create_dir_all(&refs).unwrap();
+    assert!(Command::new("mkfifo").arg(refs.join("main")).status().unwrap().success());
+    let child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
+        .args(["serve", "org/repo", "--port", "0"])
+        .env_clear()
+        .env("HF_HOME", folder.path())
+        .env("HF_HUB_OFFLINE", "1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut server = Server(child);
+    let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines.find_map(|l| Some(l.strip_prefix("listening on http://")?.to_owned())).unwrap();
+    assert!(ask(&address, "", "").starts_with("HTTP/1.1 503"));
+    end(server);
+    assert!(!lines.any(|line| line == "ready"));
 }
 
 #[test]

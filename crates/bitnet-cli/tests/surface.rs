@@ -118,6 +118,12 @@ fn embed_gives_a_vector_of_length_one_for_each_text() {
         let got = output_of(&[&["embed", &path], flags].concat(), "ships at night\n");
         assert_eq!(numbers(got.trim_end()) == one, same, "{flags:?}");
     }
+    for args in [&["-m", &path, "ships at night"][..], &["-m", &path, "-p", "ships at night"]] {
+        assert_eq!(numbers(output(&[&["embed"], args].concat()).trim_end()), one, "{args:?}");
+    }
+    let ids = output(&["tokenize", &path, "ships at night"]);
+    assert_eq!(numbers(output(&["embed", &path, "--tokens", &ids]).trim_end()), one);
+    refused(&["embed", &path, "--tokens", "99999"], 2, &["99999"]);
     refused(&["embed", &path, "x", "--embd-normalize", "3"], 2, &["--embd-normalize 3"]);
 }
 

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 pub(crate) struct Answers {
     /// One for each prompt, with the number of its first choice.
     subscriptions: Vec<(Subscription, usize)>,
-    _ticket: Ticket,
+    ticket: Ticket,
 }
 
 impl Answers {
@@ -34,7 +34,7 @@ impl Answers {
             return Err(ApiError::bad(format!("{wanted} answers were asked for; {most} can be had at once")));
         }
         let mut first = 0;
-        let mut answers = Self { subscriptions: Vec::new(), _ticket: ticket };
+        let mut answers = Self { subscriptions: Vec::new(), ticket };
         for request in requests {
             let choices = request.choices;
             let subscription = model.worker.submit(request, client.trace.clone()).await?;
@@ -70,6 +70,11 @@ impl Answers {
     /// Ends them where they are; the events that say so are still to come.
     pub fn cancel(&self) {
         self.subscriptions.iter().for_each(|(subscription, _)| subscription.cancel());
+    }
+
+    /// What keeps their request open, after they have ended.
+    pub fn into_ticket(self) -> Ticket {
+        self.ticket
     }
 
     /// Waits for all of them.

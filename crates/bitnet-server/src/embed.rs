@@ -33,6 +33,7 @@ pub(crate) async fn embed(
         embedding: Some(options),
         client: Arc::clone(&client.name),
         deadline: server.options.timeout.map(|t| Instant::now() + t),
+        adapters: model.defaults.adapters.clone(),
         ..Request::default()
     };
     let mut vectors = vec![Vec::new(); prompts.len()];

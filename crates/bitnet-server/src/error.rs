@@ -170,10 +170,11 @@ impl From<GenerateError> for ApiError {
 }
 
 /// Every status that a route may refuse a request with.
-const REFUSALS: [(&str, &str); 9] = [
+const REFUSALS: [(&str, &str); 10] = [
     ("400", "The request cannot be served"),
     ("401", "The key is missing or wrong"),
     ("404", "There is no such model"),
+    ("408", "The body has not come in time"),
     ("413", "The body is too large"),
     ("422", "A field has a value that means nothing"),
     ("429", "Too many requests; `Retry-After` tells when to come back"),

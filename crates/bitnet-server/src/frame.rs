@@ -1,7 +1,7 @@
 //! What surrounds every route: keys, request ids, cross-origin rules, counting.
 
 use crate::trace::Trace;
-use crate::{ApiError, Server, page};
+use crate::{ApiError, Server, body, page};
 use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -44,13 +44,18 @@ pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Reques
             Some(client) => {
                 let client = Client { name: client.into(), trace: trace.clone() };
                 // What only looks costs next to nothing.
-                let admitted = if method == Method::POST { server.admit(&client) } else { Ok(()) };
+                let admitted =
+                    if method == Method::POST { admit(&server, &request, &client) } else { Ok(()) };
                 request.extensions_mut().insert(client);
                 match admitted {
-                    Ok(()) if is_too_large(&server, &request) => {
-                        refuse_body(server.options.body_limit, request).await
+                    Ok(()) => {
+                        let too_large = is_too_large(&server, &request);
+                        let request = request.map(|body| body::patient(body, server.options.patience));
+                        match too_large {
+                            true => refuse_body(server.options.body_limit, request).await,
+                            false => next.run(request).await,
+                        }
                     }
-                    Ok(()) => next.run(request).await,
                     Err(e) => e.into_response(),
                 }
             }
@@ -61,6 +66,10 @@ pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Reques
         }
     };
     let headers = response.headers_mut();
+    if server.is_draining() {
+        // Whoever sent the next request over this connection might find it closed, and not know whether it was taken.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);
     }
@@ -84,6 +93,21 @@ pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Reques
     server.metrics.add(method.as_str(), &path, status, took);
     tracing::info!(%method, path, status, id, ms = took.as_secs_f64() * 1e3, "request");
     response
+}
+
+/// Counts a request of a client. Browsers let any page send requests whose answers it may not read; where a key is needed, the page
+/// does not have it.
+fn admit(server: &Server, request: &Request, client: &Client) -> Result<(), ApiError> {
+    if server.options.keys.is_open() && is_foreign(server, request.headers()) {
+        return Err(foreign());
+    }
+    server.admit(client)
+}
+
+/// 400: a page asks that may not.
+pub(crate) fn foreign() -> ApiError {
+    ApiError::bad("pages of this origin may not use the server; --cors-origin names those that may")
+        .with_code("origin")
 }
 
 /// Whether a request says itself that its body is larger than any that is taken.

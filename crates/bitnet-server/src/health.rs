@@ -26,6 +26,10 @@ pub(crate) async fn ready(State(server): State<Arc<Server>>) -> Result<Json<Heal
     if server.is_draining() {
         return Err(ApiError::ending());
     }
+    if let Some(id) = server.models.stopped() {
+        let message = format!("the engine of {id:?} has stopped; POST /models/load begins it anew");
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("engine_stopped"));
+    }
     server.named(None)?;
     Ok(live().await)
 }

@@ -1,6 +1,6 @@
 //! Bodies in JSON.
 
-use crate::ApiError;
+use crate::{ApiError, body};
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
@@ -15,9 +15,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = Bytes::from_request(request, state).await.map_err(|e| {
-            let status = e.status();
-            ApiError::new(status, e.body_text())
+        let body = Bytes::from_request(request, state).await.map_err(|e| match body::is_stalled(&e) {
+            true => ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body has not come in time"),
+            false => ApiError::new(e.status(), e.body_text()),
         })?;
         serde_json::from_slice(&body).map(Self).map_err(|e| match e.classify() {
             serde_json::error::Category::Data => {

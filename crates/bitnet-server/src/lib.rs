@@ -4,11 +4,16 @@
 //! engine's and events into bytes. [`router`] needs no socket; [`serve`] binds one and ends in order.
 #![forbid(unsafe_code)]
 
+// What the tests of this crate have in common speaks of it from outside.
+#[cfg(test)]
+extern crate self as bitnet_server;
+
 mod answer;
 mod anthropic;
 mod aside;
 mod auth;
 mod batch;
+mod body;
 mod embed;
 mod error;
 mod fields;
@@ -41,7 +46,7 @@ pub use batch::{Call, Reply, run_calls};
 pub use error::ApiError;
 pub use models::Open;
 pub use options::{ModelCard, Opened, ServeOptions};
-pub use run::{Running, ServeError, serve};
+pub use run::{Ending, Running, ServeError, serve};
 pub use state::{Server, router};
 pub use tls::{Tls, TlsError};
 pub use trace::TraceOptions;

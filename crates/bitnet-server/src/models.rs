@@ -35,6 +35,25 @@ enum State {
     Failed(String),
 }
 
+impl Slot {
+    /// The model, where it is loaded and has an engine that runs.
+    fn served(&self) -> Option<&Arc<Served>> {
+        match &self.state {
+            State::Loaded(served) if !served.worker.has_stopped() => Some(served),
+            _ => None,
+        }
+    }
+
+    /// Why it cannot be used before it is loaded again.
+    fn failure(&self) -> Option<&str> {
+        match &self.state {
+            State::Failed(why) => Some(why),
+            State::Loaded(served) if served.worker.has_stopped() => Some("its engine has stopped"),
+            _ => None,
+        }
+    }
+}
+
 /// What is known of a model from outside.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ModelStatus {
@@ -97,24 +116,24 @@ impl Models {
         });
     }
 
-    /// The model that a name means; no name means the first one loaded.
+    /// The model, or the adapter of one, that a name means; no name means the first model loaded.
     pub fn find(&self, name: Option<&str>) -> Result<Arc<Served>, ApiError> {
         let Some(name) = name.filter(|name| !name.is_empty()) else { return self.first() };
         self.read(|slots| {
             // Ollama's clients say a version of every model.
             let plain = name.strip_suffix(":latest");
             let slot = slots.iter().find(|slot| slot.id == name || plain == Some(&slot.id));
-            match slot.map(|slot| &slot.state) {
-                Some(State::Loaded(served)) => Ok(Arc::clone(served)),
-                Some(State::Loading) => Err(ApiError::loading()),
-                Some(State::Failed(why)) => {
-                    let message = format!("the model {name:?} could not be loaded: {why}");
-                    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("model_failed"))
-                }
-                Some(State::Unloaded) => {
+            let adapter = || slots.iter().find_map(|slot| slot.served()?.adapters.named(name));
+            if let Some(served) = slot.map_or_else(adapter, |slot| slot.served().cloned()) {
+                return Ok(served);
+            }
+            match slot.map(|slot| (&slot.state, slot.failure())) {
+                Some((_, Some(why))) => Err(failed(name, why)),
+                Some((State::Unloaded, _)) => {
                     let message = format!("the model {name:?} is not loaded; POST /models/load loads it");
                     Err(unknown(message, "model_not_loaded"))
                 }
+                Some(_) => Err(ApiError::loading()),
                 None if slots.is_empty() => Err(ApiError::loading()),
                 None => {
                     let ids: Vec<String> = slots.iter().map(|slot| format!("{:?}", slot.id)).collect();
@@ -127,26 +146,40 @@ impl Models {
 
     fn first(&self) -> Result<Arc<Served>, ApiError> {
         self.read(|slots| {
-            let loaded = slots.iter().find_map(|slot| match &slot.state {
-                State::Loaded(served) => Some(Arc::clone(served)),
-                _ => None,
-            });
+            let loaded = slots.iter().find_map(|slot| slot.served().cloned());
             loaded.ok_or_else(|| {
-                match slots.is_empty() || slots.iter().any(|s| matches!(s.state, State::Loading)) {
-                    true => ApiError::loading(),
-                    false => ApiError::new(
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "no model is loaded; POST /models/load loads one",
-                    )
-                    .with_code("model_not_loaded"),
+                if slots.is_empty() || slots.iter().any(|s| matches!(s.state, State::Loading)) {
+                    return ApiError::loading();
                 }
+                let failure = slots.iter().find_map(|slot| Some(failed(&slot.id, slot.failure()?)));
+                failure.unwrap_or_else(|| {
+                    let message = "no model is loaded; POST /models/load loads one";
+                    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("model_not_loaded")
+                })
             })
         })
     }
 
-    /// Those that are loaded.
-    pub fn loaded(&self) -> Vec<Arc<Served>> {
-        self.counted().into_iter().filter_map(|(.., served)| served).collect()
+    /// All that a request may name: models that are loaded, each with its adapters behind it.
+    pub fn served(&self) -> Vec<Arc<Served>> {
+        let with_adapters = |served: &Arc<Served>| [vec![Arc::clone(served)], served.adapters.all()].concat();
+        self.read(|slots| slots.iter().filter_map(Slot::served).flat_map(with_adapters).collect())
+    }
+
+    /// Whether a model is called so, loaded or not, or an adapter.
+    pub fn has(&self, name: &str) -> bool {
+        let called = |slot: &Slot| {
+            slot.id == name || slot.served().is_some_and(|served| served.adapters.named(name).is_some())
+        };
+        self.read(|slots| slots.iter().any(called))
+    }
+
+    /// A model whose engine has stopped by itself.
+    pub fn stopped(&self) -> Option<String> {
+        self.read(|slots| {
+            let stopped = |s: &&Slot| matches!(&s.state, State::Loaded(_)) && s.served().is_none();
+            slots.iter().find(stopped).map(|slot| slot.id.clone())
+        })
     }
 
     /// All, with what they have counted.
@@ -164,11 +197,12 @@ impl Models {
     /// All, and how they are.
     pub fn list(&self) -> Vec<ModelStatus> {
         let one = |slot: &Slot| {
-            let (value, error) = match &slot.state {
-                State::Unloaded => ("unloaded", None),
-                State::Loading => ("loading", None),
-                State::Loaded(_) => ("loaded", None),
-                State::Failed(why) => ("failed", Some(why.clone())),
+            let error = slot.failure().map(str::to_owned);
+            let value = match &slot.state {
+                _ if error.is_some() => "failed",
+                State::Unloaded => "unloaded",
+                State::Loading => "loading",
+                _ => "loaded",
             };
             ModelStatus { id: slot.id.clone(), status: Status { value, error } }
         };
@@ -184,7 +218,7 @@ impl Models {
                 slot.open.clone().ok_or_else(|| ApiError::absent("model", "the model cannot be loaded again"))
             };
             match slot.state {
-                State::Loaded(_) => Ok(None),
+                _ if slot.served().is_some() => Ok(None),
                 State::Loading => Err(ApiError::loading()),
                 _ => {
                     let open = open()?;
@@ -211,7 +245,12 @@ impl Models {
     }
 }
 
-fn unknown(message: String, code: &'static str) -> ApiError {
+fn failed(id: &str, why: &str) -> ApiError {
+    let message = format!("the model {id:?} has failed: {why}; POST /models/load loads it again");
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("model_failed")
+}
+
+pub(crate) fn unknown(message: String, code: &'static str) -> ApiError {
     let error = ApiError::new(StatusCode::NOT_FOUND, message).with_code(code);
     ApiError { param: Some("model".to_owned()), ..error }
 }
@@ -245,6 +284,12 @@ pub(crate) struct Success {
     success: bool,
 }
 
+impl Success {
+    pub fn reply() -> Json<Self> {
+        Json(Self { success: true })
+    }
+}
+
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ModelStatuses {
     data: Vec<ModelStatus>,
@@ -268,7 +313,7 @@ pub(crate) async fn load(
     let _open = server.ticket(None)?;
     let asked = Arc::clone(&server);
     aside(move || asked.load_again(&request.model)).await?;
-    Ok(Json(Success { success: true }))
+    Ok(Success::reply())
 }
 
 /// Gives a model's memory back. Answers that it is making are finished first.
@@ -281,5 +326,5 @@ pub(crate) async fn unload(
     crate::json::Json(request): crate::json::Json<ModelRequest>,
 ) -> Result<Json<Success>, ApiError> {
     server.models.unload(&request.model)?;
-    Ok(Json(Success { success: true }))
+    Ok(Success::reply())
 }

@@ -3,6 +3,7 @@
 use crate::{Keys, Tls, TraceOptions};
 use bitnet_inference::engine::{Engine, Request};
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How a server behaves.
@@ -24,6 +25,11 @@ pub struct ServeOptions {
     pub traces: Option<TraceOptions>,
     /// Whether the chat page is served.
     pub page: bool,
+    /// The folder from which clients may load adapters besides those that a model was opened with.
+    pub adapters: Option<PathBuf>,
+    /// How long a client may take over the head of a request, and be silent between two pieces of its body; a connection without a
+    /// request is closed after it.
+    pub patience: Duration,
     /// How long an answer may take; as long as it likes when `None`.
     pub timeout: Option<Duration>,
     /// How long running answers may go on when the server is told to end.
@@ -41,6 +47,8 @@ impl Default for ServeOptions {
             tls: None,
             traces: None,
             page: true,
+            adapters: None,
+            patience: Duration::from_secs(30),
             timeout: None,
             drain: Duration::from_secs(30),
         }

@@ -2,6 +2,7 @@
 
 use crate::aside::aside;
 use crate::frame::{Client, frame};
+use crate::lora::Adapters;
 use crate::metrics::HttpMetrics;
 use crate::models::Models;
 use crate::options::{ModelCard, Opened, ServeOptions};
@@ -13,7 +14,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use bitnet_inference::engine::Request;
+use bitnet_inference::engine::{AdapterUse, Request};
 use bitnet_inference::{Constraint, Form, Forms, Pooling};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
@@ -31,14 +32,21 @@ pub struct Server {
     pub(crate) traces: Option<Arc<Exporter>>,
     rates: Option<Rates>,
     draining: AtomicBool,
+    /// Set when answers that are still being made have to end; the engines' threads look at it.
+    ending: Arc<AtomicBool>,
     open: AtomicUsize,
 }
 
-/// A loaded model.
+/// A loaded model, or one of its adapters under a name of its own.
+#[derive(Clone)]
 pub(crate) struct Served {
     pub card: ModelCard,
     pub defaults: Request,
     pub worker: Worker,
+    /// The model that it is an adapter of.
+    pub base: Option<String>,
+    /// The adapters of a model.
+    pub adapters: Arc<Adapters>,
     tokenizer: Option<Arc<Tokenizer>>,
     pub vocab: usize,
     /// Positions of a sequence at most.
@@ -51,6 +59,18 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// The same model, whose requests go through an adapter unless they choose others.
+    pub fn through(&self, id: u32, name: String) -> Self {
+        let adapters = Some(vec![AdapterUse { id, scale: 1.0 }]);
+        Self {
+            card: ModelCard { id: name, ..self.card.clone() },
+            base: Some(self.card.id.clone()),
+            adapters: Arc::default(),
+            defaults: Request { adapters, ..self.defaults.clone() },
+            ..self.clone()
+        }
+    }
+
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>, ApiError> {
         self.tokenizer.as_ref().ok_or_else(|| {
             ApiError::new(StatusCode::NOT_IMPLEMENTED, "the model has no tokenizer; give token ids")
@@ -86,6 +106,7 @@ impl Server {
             models: Models::default(),
             traces,
             draining: AtomicBool::new(false),
+            ending: Arc::default(),
             open: AtomicUsize::new(0),
         }))
     }
@@ -101,8 +122,22 @@ impl Server {
             let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());
             let (vocab, width) = (engine.config().vocab, engine.config().hidden);
             let (capacity, pooling) = (engine.capacity(), engine.pooling());
-            let worker = Worker::start(engine, metrics)?;
-            Ok(Served { card, defaults, worker, tokenizer, vocab, capacity, width, pooling, forms })
+            let adapters = engine.adapters().to_vec();
+            let worker = Worker::start(engine, metrics, Arc::clone(&self.ending))?;
+            let served = Served {
+                card,
+                defaults,
+                worker,
+                base: None,
+                adapters: Arc::default(),
+                tokenizer,
+                vocab,
+                capacity,
+                width,
+                pooling,
+                forms,
+            };
+            Ok(Served { adapters: Arc::new(Adapters::new(&served, &adapters)), ..served })
         })
     }
 
@@ -125,9 +160,15 @@ impl Server {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Ends what is still running.
+    /// Ends what is still running, that of models which are unloaded too.
     pub(crate) fn cancel_all(&self) {
-        self.models.loaded().iter().for_each(|model| model.worker.cancel_all());
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether they have been told to end.
+    #[cfg(test)]
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
     }
 
     /// Requests that are being answered.
@@ -176,6 +217,8 @@ pub fn router(server: Arc<Server>) -> Router {
         .routes(routes!(native::detokenize))
         .routes(routes!(native::apply_template))
         .routes(routes!(lora::list, lora::set))
+        .routes(routes!(lora::load))
+        .routes(routes!(lora::unload))
         .routes(routes!(ollama::generate::create))
         .routes(routes!(ollama::chat::create))
         .routes(routes!(ollama::embed::create))

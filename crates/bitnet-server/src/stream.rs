@@ -2,6 +2,7 @@
 
 use crate::ApiError;
 use crate::answer::Answers;
+use crate::state::Ticket;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -136,6 +137,11 @@ impl Feed {
                 return Some(chunks);
             }
         }
+    }
+
+    /// What keeps its request open, for whoever has to send its last chunks still.
+    pub fn into_ticket(self) -> Ticket {
+        self.answers.into_ticket()
     }
 
     /// Ends the answers where they are; their last chunks are still to come.

@@ -1,6 +1,6 @@
-//! Connections behind TLS.
+//! Connections: as they come, and behind TLS.
 
-use axum::serve::Listener;
+use axum::serve::{Listener, ListenerExt};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,6 +83,14 @@ impl Tls {
     }
 }
 
+/// Gives connections as they come. Pieces of an answer are sent as they are made, not gathered until the last one has arrived.
+pub(crate) fn listener(tcp: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    tcp.tap_io(|stream| {
+        // One that cannot be set is slower and no less right.
+        let _ = stream.set_nodelay(true);
+    })
+}
+
 /// Gives connections that have agreed on keys; one that is slow at it keeps no other waiting.
 pub(crate) struct TlsListener {
     tcp: TcpListener,
@@ -99,6 +107,7 @@ impl Listener for TlsListener {
             let busy = self.handshakes.len() >= HANDSHAKES;
             tokio::select! {
                 (stream, address) = Listener::accept(&mut self.tcp), if !busy => {
+                    let _ = stream.set_nodelay(true);
                     let handshake = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream));
                     self.handshakes.spawn(async move { Some((handshake.await.ok()?.ok()?, address)) });
                 }

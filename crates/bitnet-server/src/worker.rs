@@ -6,6 +6,7 @@ use crate::trace::{Making, Trace};
 use bitnet_inference::GenerateError;
 use bitnet_inference::engine::{Engine, Event, News, Request, RequestId, Stats};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -15,7 +16,6 @@ use tokio::sync::oneshot;
 enum Order {
     Submit(Box<Submission>),
     Cancel(RequestId),
-    CancelAll,
     /// Anything else, between two steps.
     Do(Box<dyn FnOnce(&mut Engine) + Send>),
 }
@@ -33,6 +33,7 @@ struct Submission {
 pub(crate) struct Worker {
     orders: Sender<Order>,
     stats: Arc<Mutex<Stats>>,
+    stopped: Arc<AtomicBool>,
 }
 
 /// News of one request. Whoever drops it cancels what is not finished.
@@ -78,14 +79,28 @@ impl Subscription {
 }
 
 impl Worker {
-    pub fn start(engine: Engine, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+    /// A thread for an engine; every answer ends where it is once `ending` is set.
+    pub fn start(engine: Engine, metrics: Arc<Metrics>, ending: Arc<AtomicBool>) -> std::io::Result<Self> {
         let (orders, inbox) = channel();
         let stats = Arc::new(Mutex::new(engine.stats()));
-        let seen = Arc::clone(&stats);
-        let desk =
-            Desk { engine, inbox, subscribers: HashMap::new(), traced: HashMap::new(), metrics, stats: seen };
+        let stopped = Arc::new(AtomicBool::new(false));
+        let desk = Desk {
+            engine,
+            inbox,
+            subscribers: HashMap::new(),
+            traced: HashMap::new(),
+            metrics,
+            stats: Arc::clone(&stats),
+            ending,
+            stopped: Arc::clone(&stopped),
+        };
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || desk.work())?;
-        Ok(Self { orders, stats })
+        Ok(Self { orders, stats, stopped })
+    }
+
+    /// Whether the thread is gone while somebody still has a way to it: it has panicked.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
     }
 
     pub async fn submit(
@@ -113,11 +128,6 @@ impl Worker {
         answer.await.map_err(|_| ApiError::stopped())
     }
 
-    /// Ends every answer where it is.
-    pub fn cancel_all(&self) {
-        let _ = self.orders.send(Order::CancelAll);
-    }
-
     pub fn stats(&self) -> Stats {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,6 +140,17 @@ struct Desk {
     traced: HashMap<RequestId, Making>,
     metrics: Arc<Metrics>,
     stats: Arc<Mutex<Stats>>,
+    ending: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        // Told before subscribers hear of it, so that whoever does finds the server saying the same.
+        self.stopped.store(true, Ordering::SeqCst);
+        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        *stats = Stats { running: 0, waiting: 0, held_blocks: 0, ..*stats };
+    }
 }
 
 impl Desk {
@@ -149,6 +170,11 @@ impl Desk {
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
+            }
+            // A model that is unloaded has nobody left who could tell it, only whoever waits for its answers.
+            if self.ending.load(Ordering::SeqCst) {
+                let all: Vec<RequestId> = self.subscribers.keys().copied().collect();
+                all.into_iter().for_each(|id| self.engine.cancel(id));
             }
             self.engine.step(&mut events);
             *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = self.engine.stats();
@@ -183,10 +209,9 @@ impl Desk {
             }
             Order::Cancel(id) => self.engine.cancel(id),
             Order::Do(work) => work(&mut self.engine),
-            Order::CancelAll => {
-                let all: Vec<RequestId> = self.subscribers.keys().copied().collect();
-                all.into_iter().for_each(|id| self.engine.cancel(id));
-            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

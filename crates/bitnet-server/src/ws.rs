@@ -4,9 +4,10 @@
 //! stream of server-sent events and carry that `id`. `{"id", "done": true}` follows the last, or `{"id", "error"}` says why there
 //! are none. `{"cancel": id}` ends an answer where it is: its last chunk says `cancelled`.
 
-use crate::frame::{Client, fresh_id, is_foreign};
+use crate::frame::{Client, foreign, fresh_id, is_foreign};
 use crate::openai::chat::Chat;
 use crate::openai::completions::Completion;
+use crate::state::Ticket;
 use crate::stream::Feed;
 use crate::{ApiError, Server};
 use axum::Extension;
@@ -39,7 +40,10 @@ pub(crate) async fn open(
 ) -> Result<Response, ApiError> {
     // Browsers let any page open a socket; what tells a page's origin is this header alone.
     if is_foreign(&server, &headers) {
-        return Err(ApiError::bad("pages of this origin may not connect").with_code("origin"));
+        return Err(foreign());
+    }
+    if server.is_draining() {
+        return Err(ApiError::ending());
     }
     let upgrade = upgrade.map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, e.body_text()))?;
     let limit = server.options.body_limit;
@@ -49,14 +53,17 @@ pub(crate) async fn open(
 /// Answers that are being made, and how to end them.
 type Running = HashMap<String, oneshot::Sender<()>>;
 
+/// A message on its way out. The last one of a request keeps it open until it is sent.
+type Letter = (Value, Option<Ticket>);
+
 async fn talk(server: Arc<Server>, client: Client, socket: WebSocket) {
     let (mut sink, mut messages) = socket.split();
-    let (out, mut outbox) = mpsc::channel::<Value>(WAITING);
+    let (out, mut outbox) = mpsc::channel::<Letter>(WAITING);
     let mut running = Running::new();
     // Whoever hangs up drops these, and with them the requests.
     let mut tasks: JoinSet<String> = JoinSet::new();
     let write = async move {
-        while let Some(value) = outbox.recv().await {
+        while let Some((value, _ticket)) = outbox.recv().await {
             if sink.send(Message::Text(value.to_string().into())).await.is_err() {
                 return;
             }
@@ -68,11 +75,12 @@ async fn talk(server: Arc<Server>, client: Client, socket: WebSocket) {
                 message = messages.next() => match message {
                     Some(Ok(Message::Text(text))) => {
                         if let Err((id, e)) = take(&server, &client, &text, &mut running, &mut tasks, &out) {
-                            let _ = out.send(failed(&id, &e)).await;
+                            let _ = out.send((failed(&id, &e), None)).await;
                         }
                     }
                     Some(Ok(Message::Binary(_))) => {
-                        let _ = out.send(failed(&None, &ApiError::bad("a message is a text"))).await;
+                        let refusal = failed(&None, &ApiError::bad("a message is a text"));
+                        let _ = out.send((refusal, None)).await;
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return,
@@ -102,7 +110,7 @@ fn take(
     text: &str,
     running: &mut Running,
     tasks: &mut JoinSet<String>,
-    out: &mpsc::Sender<Value>,
+    out: &mpsc::Sender<Letter>,
 ) -> Result<(), Refused> {
     let body: Value = serde_json::from_str(text)
         .map_err(|e| (None, ApiError::bad(format!("the message is not JSON: {e}"))))?;
@@ -128,7 +136,7 @@ fn take(
     tasks.spawn(async move {
         let last = match begin(&server, &client, &id, body).await {
             Ok(feed) => answer(feed, &id, ended, &out).await,
-            Err(e) => failed(&Some(id.clone()), &e),
+            Err(e) => (failed(&Some(id.clone()), &e), None),
         };
         let _ = out.send(last).await;
         id
@@ -152,7 +160,12 @@ async fn begin(server: &Arc<Server>, client: &Client, id: &str, body: Value) -> 
 }
 
 /// Sends the chunks of an answer, and gives what tells of its end.
-async fn answer(mut feed: Feed, id: &str, ended: oneshot::Receiver<()>, out: &mpsc::Sender<Value>) -> Value {
+async fn answer(
+    mut feed: Feed,
+    id: &str,
+    ended: oneshot::Receiver<()>,
+    out: &mpsc::Sender<Letter>,
+) -> Letter {
     let mut ended = std::pin::pin!(ended);
     let mut open = true;
     loop {
@@ -164,15 +177,17 @@ async fn answer(mut feed: Feed, id: &str, ended: oneshot::Receiver<()>, out: &mp
                 continue;
             }
         };
-        let Some(chunks) = chunks else { return json!({"id": id, "done": true}) };
+        let Some(chunks) = chunks else {
+            return (json!({"id": id, "done": true}), Some(feed.into_ticket()));
+        };
         for mut chunk in chunks {
             if chunk.get("error").is_some() {
                 chunk["id"] = id.into();
-                return chunk;
+                return (chunk, Some(feed.into_ticket()));
             }
-            if out.send(chunk).await.is_err() {
+            if out.send((chunk, None)).await.is_err() {
                 // The socket is gone; so is this task in a moment.
-                return Value::Null;
+                return (Value::Null, None);
             }
         }
     }

@@ -68,6 +68,19 @@ impl ModelPath {
     }
 }
 
+/// Settles whether a single position is the model or the text, where either may be left out: it is a text where the model is `named`
+/// otherwise, or where one is set up and the word is no model's name. Texts that are `given` otherwise leave the position to the model.
+pub fn place_words(model: &mut Option<PathBuf>, text: &mut Option<String>, named: bool, given: bool) {
+    if let (Some(word), None) = (&*model, &*text) {
+        let word = word.to_string_lossy().into_owned();
+        // A model that is set up answers; no file's name is asked of it.
+        if !given && (named || (Config::model().is_some() && !hub::names_model(&word))) {
+            *text = Some(word);
+            *model = None;
+        }
+    }
+}
+
 /// A model that is named, or else the one of the environment or of bitnet.toml.
 pub fn named(model: Option<PathBuf>) -> Result<PathBuf, Failure> {
     model.or_else(Config::model).ok_or_else(|| {

@@ -1,7 +1,7 @@
 //! `bitnet embed`: texts as vectors.
 
 use super::vocabulary;
-use crate::args::ModelFlags;
+use crate::args::{self, ModelFlags};
 use crate::failure::Failure;
 use crate::hub;
 use crate::lora::LoraFlags;
@@ -18,13 +18,23 @@ A vector is a line of numbers with blanks between them; --json prints one object
 Examples:
   bitnet embed model.gguf \"ships at night\"
   bitnet embed model.gguf texts.txt --json
+  bitnet embed model.gguf --tokens 128000,9906,1917
   echo \"ships at night\" | bitnet embed model.gguf --pooling mean")]
 pub struct Embed {
     #[arg(value_name = "MODEL", help = hub::MODEL_HELP)]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// A text, or a file with a text on each line; standard input when absent
     #[arg(value_name = "TEXT|FILE")]
     text: Option<String>,
+    /// The model, by name; a single position is then the text [env: BITNET_MODEL, and `model` in bitnet.toml]
+    #[arg(short, long = "model", id = "model_flag", value_name = "MODEL")]
+    model_flag: Option<PathBuf>,
+    /// The text, by name
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "text")]
+    prompt: Option<String>,
+    /// Token ids instead of a text, as given: nothing is put in front
+    #[arg(long, value_name = "IDS", conflicts_with_all = ["text", "prompt"])]
+    tokens: Option<String>,
     /// Which states become the vector [default: what the model was made for, else last]
     #[arg(long, value_enum, env = "BITNET_POOLING")]
     pooling: Option<PoolingFlag>,
@@ -67,19 +77,23 @@ impl From<PoolingFlag> for Pooling {
 }
 
 impl Embed {
-    pub fn execute(self, quiet: bool) -> Result<(), Failure> {
+    pub fn execute(mut self, quiet: bool) -> Result<(), Failure> {
         let normalize = match self.embd_normalize {
             2 => true,
             -1 => false,
             n => return Err(Failure::Usage(format!("--embd-normalize {n} is not known; 2 and -1 are"))),
         };
-        let texts = self.texts()?;
-        let path = hub::locate(&self.model, quiet)?;
+        let given = self.prompt.is_some() || self.tokens.is_some();
+        args::place_words(&mut self.model, &mut self.text, self.model_flag.is_some(), given);
+        let path = args::named(self.model.take().or_else(|| self.model_flag.take()))?;
+        let ids = self.tokens.as_deref().map(args::ids).transpose()?;
+        let texts = if ids.is_some() { Vec::new() } else { self.texts()? };
+        let path = hub::locate(&path, quiet)?;
         let mut model = self.flags.open(&path, quiet)?;
         self.lora.load(&mut model)?;
         let pooling = self.pooling.map(Pooling::from).or(model.pooling()).unwrap_or_default();
-        let prompts = texts.iter().map(|text| vocabulary::encode(&model, text, &path));
-        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+        let encoded = texts.iter().map(|text| vocabulary::encode(&model, text, &path));
+        let prompts = ids.map(Ok).into_iter().chain(encoded).collect::<Result<Vec<_>, _>>()?;
         let vectors = model.embed(&prompts, EmbedOptions { pooling, normalize })?;
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         if self.json {
@@ -106,6 +120,9 @@ impl Embed {
                 text.lines().filter(|l| !l.trim().is_empty()).map(str::to_owned).collect();
             if lines.is_empty() { Err(Failure::Usage(format!("{name} has no text"))) } else { Ok(lines) }
         };
+        if let Some(text) = &self.prompt {
+            return Ok(vec![text.clone()]);
+        }
         match &self.text {
             Some(text) if std::path::Path::new(text).is_file() => {
                 let bytes = std::fs::read(text).map_err(|e| Failure::Usage(format!("{text}: {e}")))?;

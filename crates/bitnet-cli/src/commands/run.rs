@@ -3,7 +3,6 @@
 use crate::args::{self, ModelFlags, SamplingFlags, ids};
 use crate::commands::chat::Chat;
 use crate::commands::vocabulary;
-use crate::config::Config;
 use crate::failure::Failure;
 use crate::hub;
 use crate::stages::FormFlags;
@@ -60,7 +59,9 @@ enum Prompt {
 
 impl Run {
     pub fn execute(mut self, quiet: bool) -> Result<(), Failure> {
-        let path = args::named(self.place_words())?;
+        let given = self.prompt_flag.is_some() || self.tokens.is_some();
+        args::place_words(&mut self.model, &mut self.prompt, self.model_flag.is_some(), given);
+        let path = args::named(self.model.take().or_else(|| self.model_flag.take()))?;
         // What is wrong with flags is said before a model is loaded.
         self.sampling.options(&self.model_flags)?;
         let form = self.form.form()?;
@@ -103,21 +104,6 @@ impl Run {
             Some(FinishReason::Cancelled) => Err(Failure::Interrupted),
             _ => Ok(()),
         }
-    }
-
-    /// Settles whether a single position is the model or the prompt, and gives the model where one is named.
-    fn place_words(&mut self) -> Option<PathBuf> {
-        if let (Some(word), None) = (&self.model, &self.prompt) {
-            let given = self.prompt_flag.is_some() || self.tokens.is_some();
-            let text = word.to_string_lossy().into_owned();
-            // `run -m MODEL PROMPT`; or the model that is set up answers, which no file's name is asked.
-            let prompt = self.model_flag.is_some() || (Config::model().is_some() && !hub::names_model(&text));
-            if prompt && !given {
-                self.prompt = Some(text);
-                self.model = None;
-            }
-        }
-        self.model.take().or_else(|| self.model_flag.take())
     }
 
     fn prompt(&self) -> Result<Option<Prompt>, Failure> {

@@ -10,8 +10,10 @@ use bitnet_server::{Keys, ModelCard, Opened, ServeError, ServeOptions, Server, T
 use clap::Args;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime};
 
 #[derive(Args)]
@@ -19,12 +21,14 @@ use std::time::{Duration, SystemTime};
 Routes: /v1/chat/completions /v1/completions /v1/responses /v1/embeddings /v1/ws /v1/models
         /v1/messages /v1/messages/count_tokens
         /api/generate /api/chat /api/embed /api/tags /api/show /api/version
-        /completion /tokenize /detokenize /apply-template /lora-adapters /models /models/load /models/unload
+        /completion /tokenize /detokenize /apply-template /models /models/load /models/unload
+        /lora-adapters /v1/load_lora_adapter /v1/unload_lora_adapter
         /health /healthz /readyz /metrics /openapi.json /docs, and a chat page on /
 
 Examples:
   bitnet serve model.gguf
   bitnet serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --parallel 32
+  bitnet serve model.gguf --lora sql/ --lora-dir adapters/
   bitnet serve small.gguf large.gguf --alias small,large --tls-cert cert.pem --tls-key key.pem
   curl localhost:8080/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": true}'")]
@@ -123,6 +127,9 @@ pub struct Serve {
         help_heading = "Server"
     )]
     tls_key: Option<PathBuf>,
+    /// Folder from which clients may load LoRA adapters [default: none but those of --lora]
+    #[arg(long, value_name = "DIR", env = "BITNET_LORA_DIR", help_heading = "Server")]
+    lora_dir: Option<PathBuf>,
     /// Serve no chat page
     #[arg(long, env = "BITNET_NO_UI", help_heading = "Server")]
     no_ui: bool,
@@ -179,15 +186,36 @@ impl Serve {
         if !quiet {
             eprintln!("listening on {}://{}", running.scheme(), running.address());
         }
+        // Whoever ends it while models are fetched and read does not wait for them.
+        let (tell, told) = channel();
+        let ending = running.ending();
+        std::thread::Builder::new().name("load".to_owned()).spawn(move || {
+            let loaded = catch_unwind(AssertUnwindSafe(|| self.load(&server, quiet)));
+            let ready = matches!(loaded, Ok(Ok(())));
+            // Sent before the end, where it is looked for.
+            let _ = tell.send(loaded);
+            match ready {
+                true if !quiet => eprintln!("ready"),
+                true => {}
+                false => ending.end(),
+            }
+        })?;
+        running.wait()?;
+        match told.try_recv() {
+            Ok(loaded) => loaded.unwrap_or_else(|panic| resume_unwind(panic)),
+            // It was ended before.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Loads all models.
+    fn load(&self, server: &Server, quiet: bool) -> Result<(), Failure> {
         for source in self.sources(quiet)? {
             server.load(source.open()?)?;
             let id = source.id.clone();
             server.reopen(&id, Arc::new(move || source.open().map_err(|f| f.message().to_owned())));
         }
-        if !quiet {
-            eprintln!("ready");
-        }
-        Ok(running.wait()?)
+        Ok(())
     }
 
     /// How the server behaves.
@@ -201,6 +229,9 @@ impl Serve {
             ),
             _ => None,
         };
+        if let Some(folder) = self.lora_dir.as_ref().filter(|folder| !folder.is_dir()) {
+            return Err(Failure::Usage(format!("--lora-dir: {} is no folder", folder.display())));
+        }
         let traces = self.traces()?;
         Ok(ServeOptions {
             keys,
@@ -211,8 +242,10 @@ impl Serve {
             tls,
             traces,
             page: !self.no_ui,
+            adapters: self.lora_dir.clone(),
             timeout: self.request_timeout.map(Duration::from_secs),
             drain: Duration::from_secs(self.drain_timeout),
+            ..ServeOptions::default()
         })
     }
 

@@ -1,10 +1,10 @@
 //! Adapters that requests may go through.
 
-use crate::GenerateError;
+use crate::{GenerateError, OpenError};
 use bitnet_formats::AdapterFiles;
 use bitnet_model::AdapterUse;
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The adapters of a sequence, ascending by number; keys and values of one list have other bits than those of another.
@@ -23,8 +23,26 @@ pub struct AdapterInfo {
     pub scale: f32,
 }
 
+/// An adapter whose files are read, which no engine has to wait for: [`super::Engine::add_adapter`] takes it.
+pub struct OpenedAdapter {
+    pub(super) path: PathBuf,
+    pub(super) hash: [u8; 32],
+    pub(super) files: AdapterFiles,
+}
+
+impl OpenedAdapter {
+    /// Reads what peft saved.
+    ///
+    /// # Errors
+    /// The files are damaged.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let files = bitnet_formats::open_adapter(path)?;
+        Ok(Self { path: path.to_owned(), hash: hash(&files), files })
+    }
+}
+
 /// What the files of an adapter are known by.
-pub(super) fn hash(files: &AdapterFiles) -> [u8; 32] {
+fn hash(files: &AdapterFiles) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(files.config.to_string());
     for tensor in &files.tensors {

@@ -18,7 +18,7 @@ mod sequence;
 #[cfg(test)]
 mod tests;
 
-pub use adapters::AdapterInfo;
+pub use adapters::{AdapterInfo, OpenedAdapter};
 pub use bitnet_model::AdapterUse;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
@@ -170,13 +170,20 @@ impl Engine {
     /// # Errors
     /// The files are damaged, or are no adapter of this model.
     pub fn load_adapter(&mut self, path: &Path, scale: f32) -> Result<u32, OpenError> {
+        self.add_adapter(OpenedAdapter::open(path)?, scale)
+    }
+
+    /// Loads an adapter as [`Engine::load_adapter`] does, but for reading its files: what is left is done in a moment.
+    ///
+    /// # Errors
+    /// It is no adapter of this model.
+    pub fn add_adapter(&mut self, opened: OpenedAdapter, scale: f32) -> Result<u32, OpenError> {
         if !scale.is_finite() {
             return Err(OpenError::AdapterScale { scale });
         }
-        let files = bitnet_formats::open_adapter(path)?;
-        let id = self.cache.decoder.load_adapter(&Adapter::read(&files, self.cache.decoder.config())?)?;
-        let hash = adapters::hash(&files);
-        self.adapters.list.push(AdapterInfo { id, path: path.to_owned(), hash, scale });
+        let OpenedAdapter { path, hash, files } = opened;
+        let id = self.cache.decoder.load_adapter(&Adapter::read(&files, self.config())?)?;
+        self.adapters.list.push(AdapterInfo { id, path, hash, scale });
         Ok(id)
     }
 

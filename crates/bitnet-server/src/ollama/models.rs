@@ -79,7 +79,7 @@ impl From<&ModelCard> for Tag {
 #[utoipa::path(get, path = "/api/tags", tag = "Ollama", responses((status = 200, body = Tags), Failure))]
 pub(crate) async fn tags(State(server): State<Arc<Server>>) -> Result<axum::Json<Tags>, Failure> {
     server.named(None)?;
-    Ok(axum::Json(Tags { models: server.models.loaded().iter().map(|model| (&model.card).into()).collect() }))
+    Ok(axum::Json(Tags { models: server.models.served().iter().map(|model| (&model.card).into()).collect() }))
 }
 
 #[derive(Deserialize, ToSchema)]

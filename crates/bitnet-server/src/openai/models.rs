@@ -1,6 +1,6 @@
 //! `GET /v1/models`.
 
-use crate::options::ModelCard;
+use crate::state::Served;
 use crate::{ApiError, Server};
 use axum::Json;
 use axum::extract::{Path, State};
@@ -21,6 +21,9 @@ pub(crate) struct Model {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+    /// The model that it is an adapter of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
     meta: Meta,
 }
 
@@ -34,13 +37,14 @@ struct Meta {
     ftype: String,
 }
 
-impl From<&ModelCard> for Model {
-    fn from(card: &ModelCard) -> Self {
+impl From<&Served> for Model {
+    fn from(Served { card, base, .. }: &Served) -> Self {
         Self {
             id: card.id.clone(),
             object: "model",
             created: card.created,
             owned_by: "bitnet",
+            parent: base.clone(),
             meta: Meta {
                 n_ctx_train: card.context,
                 n_params: card.params,
@@ -51,16 +55,16 @@ impl From<&ModelCard> for Model {
     }
 }
 
-/// The models that are served.
+/// The models that are served, each with its adapters behind it.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = List), ApiError))]
 pub(crate) async fn list(State(server): State<Arc<Server>>) -> Result<Json<List>, ApiError> {
-    let loaded = server.models.loaded();
+    let served = server.models.served();
     // A client that asks while all of them are loading has to come back.
     server.named(None)?;
-    Ok(Json(List { object: "list", data: loaded.iter().map(|model| (&model.card).into()).collect() }))
+    Ok(Json(List { object: "list", data: served.iter().map(|model| (&**model).into()).collect() }))
 }
 
-/// One of the models.
+/// One of the models, or of their adapters.
 #[utoipa::path(
     get, path = "/v1/models/{id}", tag = "OpenAI", params(("id" = String, Path, description = "Its name")),
     responses((status = 200, body = Model), ApiError)
@@ -69,5 +73,5 @@ pub(crate) async fn one(
     State(server): State<Arc<Server>>,
     Path(id): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
-    Ok(Json((&server.named(Some(&id))?.card).into()))
+    Ok(Json((&*server.named(Some(&id))?).into()))
 }

@@ -4,9 +4,10 @@ use crate::common::{Client, MODEL, listen, load, options, start};
 use bitnet_inference::engine::EngineOptions;
 use bitnet_server::{Keys, ServeError, ServeOptions, Server, serve};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -288,7 +289,7 @@ fn whoever_hangs_up_is_cancelled_and_a_full_queue_says_so() {
 #[test]
 fn a_server_that_ends_finishes_what_it_began() {
     let server = Server::new(options()).unwrap();
-    let (ending, client) = listen(server.clone());
+    let (running, client) = listen(server.clone());
     assert_eq!(client.get("/healthz").status, 200);
     assert_eq!(
         client.get("/readyz").error(),
@@ -299,25 +300,87 @@ fn a_server_that_ends_finishes_what_it_began() {
     assert_eq!(client.get("/readyz").status, 200);
     let mut stream = client.post(COMPLETE, &long());
     stream.piece().unwrap();
-    ending.end();
+    running.ending().end();
     wait("readiness goes first", || client.get("/readyz").status == 503);
-    assert_eq!(client.post(COMPLETE, &long()).error().2.as_deref(), Some("shutting_down"));
+    let refused = client.post(COMPLETE, &long());
+    assert_eq!(refused.header("connection"), Some("close"), "whoever comes later finds no open connection");
+    assert_eq!(refused.error().2.as_deref(), Some("shutting_down"));
     let reasons = stream.chunks().iter().filter(|c| c["choices"][0]["finish_reason"] == "length").count();
     assert_eq!(reasons, 8);
-    ending.wait().unwrap();
+    running.wait().unwrap();
     assert!(TcpStream::connect(client.address).is_err(), "nobody listens any more");
+}
+
+/// A model that was unloaded still makes the answers it had begun; nobody else could end them.
+#[test]
+fn a_drain_that_is_over_ends_those_of_models_that_were_unloaded() {
+    let server = Server::new(ServeOptions { drain: Duration::ZERO, ..options() }).unwrap();
+    load(&server, EngineOptions::default());
+    server.reopen(MODEL, Arc::new(|| Err("nobody asks".to_owned())));
+    let (running, client) = listen(server);
+    let mut stream = client.post(COMPLETE, &long());
+    stream.piece().unwrap();
+    client.json("/models/unload", &json!({"model": MODEL}));
+    running.ending().end();
+    let reasons = stream.chunks().iter().filter(|c| c["choices"][0]["finish_reason"] == "cancelled").count();
+    assert_eq!(reasons, 8);
+    running.wait().unwrap();
+}
+
+#[test]
+fn clients_that_send_nothing_are_not_waited_for() {
+    let patience = Duration::from_millis(50);
+    let (_running, client) = start(ServeOptions { patience, ..options() }, EngineOptions::default());
+    let reply = |sent: &str| {
+        let mut stream = TcpStream::connect(client.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(sent.as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
+    };
+    let post = |length: usize, body: &str| {
+        format!("POST {COMPLETE} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
+    };
+    let body = json!({"prompt": "a", "max_tokens": 1}).to_string();
+    // One that is done and keeps its connection is answered, and then closed without a further word.
+    let whole = reply(&post(body.len(), &body));
+    assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with('}'), "{whole}");
+    for half in ["", "POST ", "POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-slow: "] {
+        let got = reply(half);
+        assert!(!got.starts_with("HTTP/1.1 200"), "{half:?}: {got}");
+    }
+    let half = reply(&post(body.len(), &body[..9]));
+    assert!(half.starts_with("HTTP/1.1 408") && half.contains("has not come in time"), "{half}");
+    let refused = reply(&post(2 << 20, "half of one that is refused"));
+    assert!(refused.starts_with("HTTP/1.1 413"), "{refused}");
+}
+
+#[test]
+fn pages_of_other_origins_make_the_server_do_nothing() {
+    let (_running, client) = start(options(), EngineOptions::default());
+    let (path, body) = ("/tokenize", json!({"content": "a"}));
+    for origin in ["https://example.org", "null", "http://localhost.example.org"] {
+        let refused = client.with("origin", origin).post(path, &body);
+        assert_eq!(refused.header("access-control-allow-origin"), None);
+        assert_eq!(refused.error().2.as_deref(), Some("origin"), "{origin}");
+    }
+    // The server's own page, whatever it is reached by, and one of this machine.
+    for origin in ["http://x", "http://localhost:5173", "http://[::1]:80"] {
+        assert_eq!(client.with("origin", origin).post(path, &body).status, 200, "{origin}");
+    }
 }
 
 #[test]
 fn a_drain_that_is_over_ends_answers_with_a_word() {
-    let (ending, client) =
+    let (running, client) =
         start(ServeOptions { drain: Duration::ZERO, ..options() }, EngineOptions::default());
     let mut stream = client.post(COMPLETE, &long());
     stream.piece().unwrap();
-    ending.end();
+    running.ending().end();
     let reasons = stream.chunks().iter().filter(|c| c["choices"][0]["finish_reason"] == "cancelled").count();
     assert_eq!(reasons, 8);
-    ending.wait().unwrap();
+    running.wait().unwrap();
 }
 
 /// Whatever clients do, every answer that was begun has one end, and nothing stays behind.

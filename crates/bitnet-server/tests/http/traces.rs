@@ -72,7 +72,7 @@ fn a_request_has_spans_of_queue_prefill_and_decode() {
         client.with("traceparent", "00-zz-1-01").post("/tokenize", &json!({"content": "a"})).status,
         200
     );
-    running.end();
+    running.ending().end();
     running.wait().unwrap();
 
     let mut spans = Vec::new();

@@ -113,3 +113,19 @@ fn whoever_hangs_up_is_cancelled_and_foreign_pages_are_refused() {
     assert!(page(&format!("http://{}", client.address)));
     assert_eq!(client.get("/v1/ws").error().0, 400);
 }
+
+#[test]
+fn a_server_that_ends_finishes_what_it_began_over_a_socket() {
+    let (running, client) = start(options(), EngineOptions::default());
+    let mut socket = open(&client);
+    send(
+        &mut socket,
+        &json!({"id": "a", "prompt": "a", "max_tokens": 200, "ignore_eos": true, "logprobs": 20}),
+    );
+    assert_eq!(next(&mut socket)["id"], "a");
+    running.ending().end();
+    let chunks = rest(&mut socket, "a");
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "length");
+    running.wait().unwrap();
+    assert!(socket.read().is_err(), "it is closed");
+}

@@ -5,7 +5,7 @@ mod journal;
 mod parquet;
 mod table;
 
-use crate::args::{ModelFlags, SamplingFlags};
+use crate::args::{self, ModelFlags, SamplingFlags};
 use crate::commands::serve::{self, Source};
 use crate::failure::Failure;
 use crate::hub;
@@ -24,7 +24,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 #[derive(Args)]
-#[command(after_help = "\
+#[command(
+    allow_missing_positional = true,
+    after_help = "\
 Rows of IN, by the end of its name:
   .txt      a line is a prompt
   .jsonl    a line is a string, an object with `prompt` or `messages` and any field that the server's routes take, or a
@@ -45,10 +47,14 @@ where it was: rows that are in OUT are not done again.
 Examples:
   bitnet batch model.gguf prompts.txt -o answers.jsonl -n 64 --temp 0
   bitnet batch model.gguf questions.csv -o answers.parquet --column question --chat
-  bitnet batch model.gguf requests.jsonl -o results.jsonl --resume")]
+  bitnet batch model.gguf requests.jsonl -o results.jsonl --resume"
+)]
 pub struct Batch {
     #[arg(value_name = "MODEL", help = hub::MODEL_HELP)]
-    model: PathBuf,
+    path: Option<PathBuf>,
+    /// The model, by name [env: BITNET_MODEL, and `model` in bitnet.toml]
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "path")]
+    model: Option<PathBuf>,
     /// The rows: .txt, .jsonl, .csv or .parquet
     #[arg(value_name = "IN")]
     input: PathBuf,
@@ -101,6 +107,7 @@ impl Batch {
         if self.concurrency == 0 {
             return Err(Failure::Usage("--concurrency is 0; at least one row has to be done".to_owned()));
         }
+        let path = args::named(self.path.clone().or_else(|| self.model.clone()))?;
         let form = self.output.as_deref().map_or(Ok(Form::Jsonl), form)?;
         let input = Input::read(&self.input, self.column.as_deref(), self.chat)?;
         if form != Form::Jsonl {
@@ -118,7 +125,7 @@ impl Batch {
                 }
             },
         };
-        let path = hub::locate(&self.model, quiet)?;
+        let path = hub::locate(&path, quiet)?;
         let source = Source {
             id: serve::name(&path),
             path,

@@ -86,11 +86,14 @@ pub struct Bench {
     ubatch_size: Vec<Counts>,
     #[command(flatten)]
     device: DeviceFlag,
-    /// Types of cached keys (also -ctk)
+    /// Types of cached keys and values
     #[arg(long, value_enum, default_value = "f16", value_delimiter = ',', help_heading = "Device")]
+    cache_type: Vec<CacheType>,
+    /// Types of cached keys alone (also -ctk)
+    #[arg(long, value_enum, value_delimiter = ',', help_heading = "Device")]
     cache_type_k: Vec<CacheType>,
-    /// Types of cached values (also -ctv)
-    #[arg(long, value_enum, default_value = "f16", value_delimiter = ',', help_heading = "Device")]
+    /// Types of cached values alone (also -ctv)
+    #[arg(long, value_enum, value_delimiter = ',', help_heading = "Device")]
     cache_type_v: Vec<CacheType>,
     /// Threads of the cpu [default: physical cores]
     #[arg(
@@ -335,17 +338,20 @@ impl Bench {
         let mut setups = Vec::new();
         for &threads in &threads {
             for &kernel in &kernels {
-                for &key in &self.cache_type_k {
-                    setups.extend(self.cache_type_v.iter().map(|&value| Setup {
-                        device,
-                        threads,
-                        kernel,
-                        key,
-                        value,
-                    }));
-                }
+                let setup = |(key, value)| Setup { device, threads, kernel, key, value };
+                setups.extend(self.cache_types().into_iter().map(setup));
             }
         }
         Ok(setups)
+    }
+
+    /// Types of keys and of values: those that are given alone with each of the others, else both the same.
+    fn cache_types(&self) -> Vec<(CacheType, CacheType)> {
+        let (keys, values) = (&self.cache_type_k, &self.cache_type_v);
+        if keys.is_empty() && values.is_empty() {
+            return self.cache_type.iter().map(|t| (*t, *t)).collect();
+        }
+        let [keys, values] = [keys, values].map(|own| if own.is_empty() { &self.cache_type } else { own });
+        keys.iter().flat_map(|key| values.iter().map(|value| (*key, *value))).collect()
     }
 }
