@@ -148,13 +148,15 @@ impl From<OpenError> for Failure {
             OpenError::Gpu(WgpuError::NoSuchAdapter { number, .. }) => {
                 Self::Usage(format!("--device wgpu:{number}: there are {}; auto", Device::list()))
             }
-            OpenError::Cuda(
-                e @ (CudaError::NoDriver
-                | CudaError::NoDevice
-                | CudaError::NoSuchDevice { .. }
-                | CudaError::TooOld { .. }
-                | CudaError::Capability { .. }),
-            ) => Self::Usage(format!("--device cuda: {e}; there are {}; auto", Device::list())),
+            OpenError::Cuda {
+                number,
+                source:
+                    e @ (CudaError::NoDriver
+                    | CudaError::NoDevice
+                    | CudaError::NoSuchDevice { .. }
+                    | CudaError::TooOld { .. }
+                    | CudaError::Capability { .. }),
+            } => Self::Usage(format!("--device cuda:{number}: {e}; there are {}; auto", Device::list())),
             e @ OpenError::DraftVocabulary { .. } => Self::Usage(chain(&e)),
             e => Self::Runtime(chain(&e)),
         }

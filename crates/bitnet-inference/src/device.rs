@@ -171,7 +171,7 @@ pub(crate) fn decoder(
             Ok((Box::new(model), DeviceInfo { device, isa, kernel, skips, threads }))
         }
         Device::Cuda(number) => {
-            let backend = CudaBackend::new(number)?;
+            let backend = CudaBackend::new(number).map_err(|source| OpenError::Cuda { number, source })?;
             let kernel = backend.device().name.clone();
             let model = load(Arc::new(backend), checkpoint, load_options, progress)?;
             Ok((Box::new(model), DeviceInfo { device, isa: "cuda", kernel, skips: false, threads: 1 }))

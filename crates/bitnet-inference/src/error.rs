@@ -31,8 +31,13 @@ pub enum OpenError {
     #[error(transparent)]
     Cpu(#[from] CpuError),
     /// An NVIDIA GPU.
-    #[error(transparent)]
-    Cuda(#[from] CudaError),
+    #[error("cuda:{number} cannot be used")]
+    Cuda {
+        /// What was asked for.
+        number: usize,
+        /// Why.
+        source: CudaError,
+    },
     /// Another GPU.
     #[error(transparent)]
     Gpu(#[from] WgpuError),
