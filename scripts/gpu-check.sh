@@ -33,9 +33,9 @@ say() { echo "$1" >>"$record"; echo "$1"; }
 timed() { # name, seconds, command: a line with its outcome
     local name=$1 limit=$2 begin rc=0
     shift 2
-    begin=$(date +%s.%N)
+    begin=$(date +%s%N)
     timeout "$limit" "$@" >"$out/$name.log" 2>&1 || rc=$?
-    say "{\"check\":\"$name\",\"rc\":$rc,\"seconds\":$(echo "$(date +%s.%N) - $begin" | bc 2>/dev/null || echo null)}"
+    say "{\"check\":\"$name\",\"rc\":$rc,\"milliseconds\":$((($(date +%s%N) - begin) / 1000000))}"
     [ $rc = 0 ] || { failed=1; tail -n 25 "$out/$name.log"; }
 }
 : >"$record"
