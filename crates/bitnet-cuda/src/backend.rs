@@ -56,14 +56,6 @@ impl CudaBackend {
         self.gpu.driver.details()
     }
 
-    /// Bytes of the GPU's memory that are free.
-    ///
-    /// # Errors
-    /// The driver failed.
-    pub fn free_bytes(&self) -> Result<usize, CudaError> {
-        self.gpu.driver.free_bytes()
-    }
-
     fn scratch(&self) -> MutexGuard<'_, Scratch> {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -273,15 +273,6 @@ impl Driver {
         Ok(Buffer { driver: Arc::clone(self), address, bytes })
     }
 
-    /// Bytes that are free on the device, of all that it has.
-    pub(crate) fn free_bytes(&self) -> Result<usize, CudaError> {
-        self.bind()?;
-        let (mut free, mut total) = (0, 0);
-        // SAFETY: both are where numbers go.
-        check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
-        Ok(free)
-    }
-
     /// Has zeros written behind what is under way.
     pub(crate) fn zero(&self, buffer: &Buffer) -> Result<(), CudaError> {
         self.bind()?;

@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod files;
 pub mod golden;
 pub mod hub;
+pub mod models;
 pub mod oracle;
 pub mod synthetic;
 pub mod tensors;
