@@ -84,6 +84,9 @@ pub enum TrainError {
         /// Which checkpoint there is.
         kept: String,
     },
+    /// There is no memory for weights.
+    #[error(transparent)]
+    Backend(#[from] bitnet_core::BackendError),
     /// Threads or instructions that cannot be had.
     #[error(transparent)]
     Cpu(#[from] bitnet_cpu::CpuError),

@@ -16,7 +16,6 @@ mod example;
 mod hash;
 mod merge;
 mod model;
-mod norm;
 mod optimizer;
 mod parameters;
 mod quantizer;

@@ -5,7 +5,7 @@ use crate::config::ModelSource;
 use crate::source::Origin;
 use crate::{Ternary, TrainError};
 use bitnet_core::DenseMatrix;
-use bitnet_cpu::{CpuTraining, Side, Store, Target, Values};
+use bitnet_cpu::{CpuTraining, Side, Store, Target, Terms, Values};
 use bitnet_model::Adapter;
 use bitnet_quant::dense::dequantize_row;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub fn merge(
         let factor = (part.scale * scale) as f32;
         let target = Target { values: &mut added, stride: k, first: 0 };
         let (left, right) = (Side::rows(Values::F32(&b), rank), Side::columns(Values::F32(&a), k));
-        ops.product((n, k, rank), left, right, Store::Set(factor), target);
+        ops.product(Terms::F32, (n, k, rank), left, right, Store::Set(factor), target);
         let values = &mut origin.values[parameter.range.clone()];
         let (mut before, mut after) = (Ternary::default(), Ternary::default());
         before.absmean(&ops, values, k);

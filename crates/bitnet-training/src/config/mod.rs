@@ -158,10 +158,11 @@ impl RunConfig {
         let output = s.text("output")?.ok_or_else(|| need(&s, "output"))?.into();
         let seed = s.count("seed", 0)?.unwrap_or(0);
         let threads = s.size("threads")?;
-        let (model, precision) = tables::model(s.section("model")?)?;
+        let (model, mut precision) = tables::model(s.section("model")?)?;
         let lora = if kind == Kind::Lora { Some(tables::lora(s.section("lora")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;
-        let train = tables::train(s.section("train")?, kind)?;
+        let (train, terms) = tables::train(s.section("train")?, kind)?;
+        precision.terms = terms;
         s.finish()?;
         Ok(Self { kind, output, seed, threads, model, precision, lora, data, train, text: kept })
     }

@@ -7,6 +7,7 @@ use crate::model::Precision;
 use crate::optimizer::Optimizer;
 use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
+use bitnet_cpu::Terms;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -30,7 +31,7 @@ const FRESH: [&str; 13] = [
 pub(super) fn model(mut s: Section<'_>) -> Result<(ModelSource, Precision), TrainError> {
     let ternary = s.choice("weights", true, &[("ternary", true), ("float", false)])?;
     // Dense models are run with float activations.
-    let precision = Precision { ternary_weights: ternary, int8_activations: ternary };
+    let precision = Precision { ternary_weights: ternary, int8_activations: ternary, terms: Terms::F32 };
     let source = match s.text("init")? {
         Some(path) => {
             s.refuse(&FRESH, "does not go with model.init, whose model has its own")?;
@@ -118,7 +119,7 @@ pub(super) fn data(mut s: Section<'_>) -> Result<DataConfig, TrainError> {
     Ok(config)
 }
 
-pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, TrainError> {
+pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Terms), TrainError> {
     let steps = s.count("steps", 1)?.ok_or_else(|| s.error("steps", "is missing"))?;
     let any = (0.0, f64::MAX);
     let pretrain = kind == Kind::Pretrain;
@@ -157,6 +158,7 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, Train
         steps,
         weight_decay: s.number("weight_decay", (0.0, 1.0))?.unwrap_or(if pretrain { 0.1 } else { 0.0 }),
     };
+    let terms = s.choice("products", Terms::Bf16, &[("bf16", Terms::Bf16), ("f32", Terms::F32)])?;
     let config = TrainConfig {
         batch: s.size("batch")?.unwrap_or(8),
         accumulate: s.size("accumulate")?.unwrap_or(1),
@@ -172,5 +174,5 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, Train
         bf16: s.choice("export", true, &[("bf16", true), ("f32", false)])?,
     };
     s.finish()?;
-    Ok(config)
+    Ok((config, terms))
 }

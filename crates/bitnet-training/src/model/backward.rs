@@ -4,7 +4,8 @@ use super::forward::sized;
 use super::linear::Place;
 use super::state::{Gradients, State};
 use super::{Layer, Model};
-use crate::{Batch, norm};
+use crate::Batch;
+use bitnet_cpu::Norm;
 
 impl Model {
     /// From the gradients of the residual stream behind the last layer to those of all parameters below the head.
@@ -80,7 +81,8 @@ impl Model {
     fn norm_backward(&mut self, place: usize, x: &[f32], dy: &[f32], add: bool, dx: &mut [f32]) {
         let range = self.parameters.list()[place].range.clone();
         let dw = self.parameters.trained_range(place).map(|range| &mut self.gradients[range]);
-        norm::backward(&self.ops, (x, &self.values[range], self.config.eps), dy, add, dx, dw);
+        let norm = Norm { x, w: &self.values[range], eps: self.config.eps };
+        self.ops.rms_norm_backward(norm, dy, add, dx, dw);
     }
 
     /// The gradients of what goes into a norm, or `dy` where there is no norm.

@@ -11,7 +11,7 @@ mod tests;
 use crate::parameters::LowRank;
 use crate::{Batch, Optimizer, Parameters, Rates, Ternary, TrainError};
 use bitnet_core::AttentionShape;
-use bitnet_cpu::CpuTraining;
+use bitnet_cpu::{CpuTraining, Terms, TernaryWeights};
 use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
@@ -25,11 +25,13 @@ pub struct Precision {
     pub ternary_weights: bool,
     /// Inputs of projections are made int8, each token with its own scale; else they stay f32.
     pub int8_activations: bool,
+    /// How the terms of all products are multiplied but those of integers, which are exact.
+    pub terms: Terms,
 }
 
 impl Precision {
-    /// BitNet b1.58: both.
-    pub const BITNET: Self = Self { ternary_weights: true, int8_activations: true };
+    /// BitNet b1.58: both; everything else in f32.
+    pub const BITNET: Self = Self { ternary_weights: true, int8_activations: true, terms: Terms::F32 };
 }
 
 /// Places of a layer's parameters in the list.
@@ -69,6 +71,8 @@ pub struct Model {
     low_rank: Vec<Option<LowRank>>,
     /// By place in the list; empty for parameters that are not made ternary.
     ternary: Vec<Ternary>,
+    /// The same for products with int8 activations.
+    prepared: Vec<Option<TernaryWeights>>,
     inverse: Vec<f32>,
     /// `[positions, head_dim/2]`.
     rope: (Vec<f32>, Vec<f32>),
@@ -130,6 +134,7 @@ impl Model {
             final_norm: need(Role::FinalNorm, 0),
             head: find(Role::Head, 0),
             ternary: vec![Ternary::default(); parameters.list().len()],
+            prepared: parameters.list().iter().map(|_| None).collect(),
             inverse: config.inverse_frequencies(),
             rope: Default::default(),
             inputs: Vec::new(),
@@ -162,16 +167,26 @@ impl Model {
     }
 
     /// Makes ternary weights of the present values. Passes use what the last call made; of weights that are not trained, the first call's.
-    pub fn quantize(&mut self) {
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn quantize(&mut self) -> Result<(), TrainError> {
         if !self.precision.ternary_weights {
-            return;
+            return Ok(());
         }
-        for (p, ternary) in self.parameters.list().iter().zip(&mut self.ternary).filter(|(p, _)| p.ternary) {
+        let weights = self.ternary.iter_mut().zip(&mut self.prepared);
+        for (p, (ternary, prepared)) in self.parameters.list().iter().zip(weights).filter(|(p, _)| p.ternary)
+        {
             if self.parameters.adapter().is_some() && !ternary.trits.is_empty() {
                 continue;
             }
             ternary.absmean(&self.ops, &self.values[p.range.clone()], p.slot.cols);
+            if self.precision.int8_activations {
+                let Ternary { trits, scale } = ternary;
+                *prepared = Some(self.ops.prepare((p.slot.rows, p.slot.cols), trits, *scale)?);
+            }
         }
+        Ok(())
     }
 
     /// The ternary weights that passes use, with the parameter they are of.

@@ -1,12 +1,12 @@
 //! What a layer keeps for the way back.
 
-use bitnet_cpu::{CpuTraining, Side, Values};
+use bitnet_cpu::{Activations, CpuTraining, Side, Values};
 
 /// The input of some projections, as they see it.
 #[derive(Default)]
 pub(super) struct Input {
-    /// Int8 activations `[m, k]`, and what makes each token's real again `[m]`.
-    pub(super) int8: Option<(Vec<i8>, Vec<f32>)>,
+    /// Int8 activations.
+    pub(super) int8: Option<Activations>,
     /// As it was, `[m, k]`, where it is not quantized or adapters need it.
     pub(super) float: Vec<f32>,
 }
@@ -15,10 +15,7 @@ impl Input {
     /// Takes over `x [m, k]`.
     pub(super) fn set(&mut self, ops: &CpuTraining, x: &[f32], k: usize, int8: bool, float: bool) {
         if int8 {
-            let (q, d) = self.int8.get_or_insert_default();
-            q.resize(x.len(), 0);
-            d.resize(x.len() / k, 0.0);
-            ops.quantize(x, k, q, d);
+            ops.quantize(x, k, self.int8.get_or_insert_default());
         }
         if float || !int8 {
             self.float.clear();
@@ -29,16 +26,22 @@ impl Input {
     /// Tokens as vectors of features, and what their integers are multiplied with.
     pub(super) fn tokens(&self, k: usize) -> (Side<'_>, Option<&[f32]>) {
         match &self.int8 {
-            Some((q, d)) => (Side::rows(Values::I8(q), k), Some(d)),
+            Some(x) => {
+                let (q, stride) = x.integers();
+                (Side::rows(Values::I8(q), stride), Some(x.factors()))
+            }
             None => (Side::rows(Values::F32(&self.float), k), None),
         }
     }
 
-    /// Features as vectors of tokens, real.
-    pub(super) fn features(&self, k: usize) -> Side<'_> {
+    /// Features as vectors of tokens, and what their integers are multiplied with.
+    pub(super) fn features(&self, k: usize) -> (Side<'_>, Option<&[f32]>) {
         match &self.int8 {
-            Some((q, d)) => Side::columns(Values::I8(q), k).scaled(d),
-            None => Side::columns(Values::F32(&self.float), k),
+            Some(x) => {
+                let (q, stride) = x.integers();
+                (Side::columns(Values::I8(q), stride), Some(x.factors()))
+            }
+            None => (Side::columns(Values::F32(&self.float), k), None),
         }
     }
 }

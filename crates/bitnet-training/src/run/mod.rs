@@ -185,7 +185,7 @@ impl<'a> Run<'a> {
             let due = train.validate_every > 0 && step.is_multiple_of(train.validate_every);
             let mut improved = false;
             if (due || last) && self.validation_rows.len() > 0 {
-                let value = self.validate();
+                let value = self.validate()?;
                 improved = self.progress.best.is_none_or(|(_, best)| value < best);
                 if improved {
                     (self.progress.best, self.progress.stale) = (Some((step, value)), 0);
@@ -231,7 +231,7 @@ impl<'a> Run<'a> {
             .collect();
         let total: usize = batches.iter().map(|b| b.counted()).sum();
         let tokens = batches.iter().map(|b| b.ids.len()).sum();
-        self.model.quantize();
+        self.model.quantize()?;
         self.model.gradients.fill(0.0);
         let mut sum = 0.0;
         for batch in &batches {
@@ -266,16 +266,16 @@ impl<'a> Run<'a> {
     }
 
     /// The mean loss on what is not trained on.
-    fn validate(&mut self) -> f64 {
+    fn validate(&mut self) -> Result<f64, TrainError> {
         let corpus = self.validation.as_ref().unwrap_or(&self.train.0);
-        self.model.quantize();
+        self.model.quantize()?;
         let (mut sum, mut counted) = (0.0, 0);
         for first in (0..self.validation_rows.len()).step_by(self.config.train.batch) {
             let batch = self.validation_rows.plain(corpus, first, self.config.train.batch);
             sum += self.model.loss(&batch) * batch.counted() as f64;
             counted += batch.counted();
         }
-        sum / counted.max(1) as f64
+        Ok(sum / counted.max(1) as f64)
     }
 
     fn save(&self, each: &mut dyn FnMut(Event)) -> Result<(u64, PathBuf), TrainError> {

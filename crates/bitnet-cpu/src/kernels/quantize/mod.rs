@@ -10,8 +10,9 @@ use crate::simd::{Kernel, Lanes, dispatch};
 pub(crate) struct Quantized {
     /// `[m, stride]`, every token padded with zeros; behind them what an earlier product left.
     pub(crate) q: Vec<i8>,
-    /// Elements a token takes in `q`.
+    /// Elements a token takes in `q`, and how many of them are its own.
     pub(crate) stride: usize,
+    pub(crate) k: usize,
     /// `[m]`: what an integer is multiplied with to be real again.
     pub(crate) d: Vec<f32>,
     /// `[m]`: sums of the integers.
@@ -60,7 +61,7 @@ impl Kernel for QuantizeRow<'_> {
 pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Quantized) {
     let m = x.len() / k;
     // Room for the columns of padding that any layout has.
-    out.stride = (k.div_ceil(64) + 1) * 64;
+    (out.stride, out.k) = ((k.div_ceil(64) + 1) * 64, k);
     let q = at_least(&mut out.q, m * out.stride, 0);
     out.d.resize(m, 0.0);
     out.sums.resize(m, 0);
@@ -72,16 +73,6 @@ pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Qua
         // SAFETY: `t` is visited once.
         let (d, sums) = unsafe { (d.slice(t, 1), sums.slice(t, 1)) };
         (d[0], sums[0]) = of_row;
-    });
-}
-
-/// Quantizes `x [m, k]` into `q [m, k]` and `d [m]`, which makes integers real again.
-pub(crate) fn rows(isa: Isa, pool: &Pool, x: &[f32], k: usize, q: &mut [i8], d: &mut [f32]) {
-    let d = Shares::new(d);
-    pool.chunks_mut(q, k, &|t, q| {
-        // SAFETY: `t` is visited once.
-        let d = unsafe { d.slice(t, 1) };
-        (d[0], _) = dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q });
     });
 }
 
