@@ -181,10 +181,11 @@ impl Model {
                 continue;
             }
             ternary.absmean(&self.ops, &self.values[p.range.clone()], p.slot.cols);
-            if self.precision.int8_activations {
-                let Ternary { trits, scale } = ternary;
-                *prepared = Some(self.ops.prepare((p.slot.rows, p.slot.cols), trits, *scale)?);
-            }
+            let Ternary { trits, scale } = ternary;
+            // Weights that have become no numbers are found by the loss that they give.
+            let wanted = self.precision.int8_activations && scale.is_finite();
+            let weights = wanted.then(|| self.ops.prepare((p.slot.rows, p.slot.cols), trits, *scale));
+            *prepared = weights.transpose()?;
         }
         Ok(())
     }
