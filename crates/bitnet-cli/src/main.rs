@@ -24,7 +24,7 @@ mod tuning;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use commands::{
     batch, bench, cache, chat, completions, convert, detokenize, doctor, embed, eval, inspect, logits, ls,
-    merge, pull, quantize, rm, run, serve, show, template, tokenize, train, tune,
+    merge, pull, quantize, rm, run, serve, show, template, tokenize, tokenizer, train, tune,
 };
 use failure::Failure;
 use std::process::ExitCode;
@@ -100,6 +100,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Ids of a text
     Tokenize(tokenize::Tokenize),
+    /// Make a vocabulary
+    Tokenizer(tokenizer::Tokenizer),
     /// Text of ids
     Detokenize(detokenize::Detokenize),
     /// Render a conversation with the model's chat template
@@ -161,6 +163,7 @@ impl Cli {
             Command::Tune(c) => c.execute(quiet),
             Command::Doctor(c) => c.execute(),
             Command::Tokenize(c) => c.execute(quiet),
+            Command::Tokenizer(c) => c.execute(quiet),
             Command::Detokenize(c) => c.execute(quiet),
             Command::Template(c) => c.execute(quiet),
             Command::Completions(c) => c.execute(),

@@ -40,6 +40,9 @@ pub enum TokenizerError {
         /// What it is, shortened.
         value: String,
     },
+    /// No vocabulary could be made of some texts.
+    #[error("no vocabulary could be made: {0}")]
+    Train(String),
     /// Text could not be encoded.
     #[error("the text could not be encoded: {0}")]
     Encode(String),

@@ -151,13 +151,8 @@ fn byte_level(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
         .build()
         .map_err(invalid)?;
     let mut inner = Inner::new(model);
-    let split =
-        Split::new(SplitPattern::Regex(pre.pattern.to_owned()), SplitDelimiterBehavior::Isolated, false);
-    let bytes = ByteLevel::new(false, true, false);
-    let sequence =
-        [PreTokenizerWrapper::Split(split.map_err(invalid)?), PreTokenizerWrapper::ByteLevel(bytes)];
-    inner.with_pre_tokenizer(Some(Sequence::new(sequence.into())));
-    inner.with_decoder(Some(bytes));
+    inner.with_pre_tokenizer(Some(words(pre.pattern)?));
+    inner.with_decoder(Some(ByteLevel::new(false, true, false)));
     if pre.nfc {
         inner.with_normalizer(Some(NFC)).map_err(invalid)?;
     }
@@ -171,6 +166,19 @@ fn byte_level(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
         add_eos: false,
         template: None,
     })
+}
+
+/// Cuts a text where a pattern says, and makes characters of bytes.
+fn words(pattern: &str) -> Result<Sequence, TokenizerError> {
+    let pattern = SplitPattern::Regex(pattern.to_owned());
+    let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(invalid)?;
+    let bytes = ByteLevel::new(false, true, false);
+    Ok(Sequence::new(vec![PreTokenizerWrapper::Split(split), PreTokenizerWrapper::ByteLevel(bytes)]))
+}
+
+/// As Llama 3 cuts texts.
+pub(crate) fn llama3_words() -> Result<Sequence, TokenizerError> {
+    words(LLAMA3)
 }
 
 fn sentencepiece(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {

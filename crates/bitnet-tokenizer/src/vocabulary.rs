@@ -87,6 +87,11 @@ impl Vocabulary {
         Ok(Some(found))
     }
 
+    /// Reads a `tokenizer.json` alone.
+    pub(crate) fn from_json(json: &[u8]) -> Result<FoundVocabulary, TokenizerError> {
+        from_json::read(json)
+    }
+
     /// Adds unused tokens up to `size`, which is the embedding's.
     pub fn fill(&mut self, size: usize) {
         for id in self.tokens.len()..size {

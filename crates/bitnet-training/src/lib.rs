@@ -25,7 +25,7 @@ mod schedule;
 mod source;
 
 pub use config::{DataConfig, LoraConfig, ModelSource, RunConfig, TrainConfig};
-pub use data::{Batch, Skipped};
+pub use data::{Batch, Skipped, texts};
 pub use error::TrainError;
 pub use example::{KINDS, example};
 pub use merge::{Merged, merge};

@@ -24,6 +24,7 @@ pub mod serve;
 pub mod show;
 pub mod template;
 pub mod tokenize;
+pub mod tokenizer;
 pub mod train;
 pub mod tune;
 mod vocabulary;

@@ -7,8 +7,10 @@ mod read;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 pub use batch::Batch;
 pub(crate) use corpus::{Corpus, Maker};
 pub use read::Skipped;
 pub(crate) use rows::{Rows, Split};
+pub use texts::texts;
