@@ -1,6 +1,7 @@
 //! `bitnet train`: a model from data.
 
 use crate::failure::Failure;
+use crate::hub::{self, Located};
 use crate::terminal::interrupt;
 use bitnet_training::{Event, KINDS, Kind, Outcome, RunConfig, Start, Stopped, example, run};
 use clap::{Args, ValueEnum};
@@ -87,6 +88,7 @@ impl Train {
         if let Some(dir) = &self.resume {
             config.output.clone_from(dir);
         }
+        let _held = [fetch(&mut config.data.train, quiet)?, fetch(&mut config.data.validation, quiet)?];
         let stop = interrupt();
         let outcome = run(&config, self.resume.is_some(), &stop, &mut |event| {
             if let (false, Some(line)) = (quiet, line(&event)) {
@@ -107,6 +109,17 @@ impl Train {
         }
         Ok(())
     }
+}
+
+/// Fetches files of the hub, and puts their places for their addresses; the cache holds them for as long as what is returned lives.
+fn fetch(files: &mut [PathBuf], quiet: bool) -> Result<Vec<Located>, Failure> {
+    let addresses = files.iter_mut().filter(|f| f.to_str().is_some_and(|f| f.starts_with("hf://")));
+    let fetch = |file: &mut PathBuf| {
+        let located = hub::locate(file, quiet)?;
+        file.clone_from(&located.to_path_buf());
+        Ok(located)
+    };
+    addresses.map(fetch).collect()
 }
 
 /// What is told of an event.
