@@ -219,6 +219,7 @@ impl CpuTraining {
         spans: &[Range<usize>],
         (out, sums): (&[f32], &[f32]),
         dout: &[f32],
+        terms: Terms,
         dqkv: &mut [f32],
     ) {
         let m = check_spans(qkv, shape, spans);
@@ -229,7 +230,7 @@ impl CpuTraining {
             "attention"
         );
         let sequences = attention::Sequences { qkv, shape, spans };
-        attention::backward(self.isa, &self.pool, sequences, out, sums, dout, dqkv);
+        attention::backward(self.isa, &self.pool, sequences, out, sums, dout, terms, dqkv);
     }
 
     /// Rows of `logits [m, vocab]` become the gradients of `sum of weights[i] * cross-entropy of row i`; gives each row's cross-entropy in

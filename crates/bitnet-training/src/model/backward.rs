@@ -67,7 +67,8 @@ impl Model {
         let dattn = self.sub_norm_backward(layer.attn_sub_norm, &state.attn, input, inner);
         let dqkv = sized(wide, m * cols);
         let gave = (&state.attn[..], &state.sums[..]);
-        self.ops.attend_backward(&state.qkv, shape, &batch.spans, gave, dattn, dqkv);
+        let terms = self.precision.terms;
+        self.ops.attend_backward(&state.qkv, shape, &batch.spans, gave, dattn, terms, dqkv);
         self.rotate(batch, dqkv, true);
         let dx = sized(input, m * hidden);
         for (i, (place, first)) in [(layer.q, 0), (layer.k, q), (layer.v, q + kv)].into_iter().enumerate() {
