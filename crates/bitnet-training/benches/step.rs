@@ -87,6 +87,6 @@ fn main() {
         );
     }
     if best < f64::MAX {
-        println!("best {:.0} tokens/s", total as f64 / best);
+        println!("best {:.0} tokens/s peak {} MiB", total as f64 / best, peak());
     }
 }
