@@ -31,7 +31,7 @@ pub enum Optimizer {
 pub struct Rates {
     /// Learning rate.
     pub rate: f64,
-    /// Weight decay of matrices; norms have none.
+    /// Weight decay of matrices; norms and steps have none.
     pub decay: f64,
     /// What gradients are multiplied with: see [`clip`].
     pub scale: f32,
@@ -68,8 +68,7 @@ impl Optimizer {
     ) {
         for parameter in parameters.trained() {
             let (own, range) = (parameter.range.clone(), parameters.of_trained(parameter));
-            let keep =
-                if parameter.slot.role.is_norm() { 1.0 } else { (1.0 - rates.rate * rates.decay) as f32 };
+            let keep = if parameter.is_matrix() { (1.0 - rates.rate * rates.decay) as f32 } else { 1.0 };
             let buffers: Vec<&mut [f32]> = buffers.iter_mut().map(|b| &mut b[range.clone()]).collect();
             self.apply(ops, rates, keep, &mut values[own], &gradients[range], buffers);
         }

@@ -1,7 +1,7 @@
 //! Where a run's model comes from: its configuration, its weights and the small files beside them.
 
 use crate::config::ModelSource;
-use crate::{Parameters, TrainError};
+use crate::{Parameters, Precision, TrainError, WeightQuantizer};
 use bitnet_formats::{Checkpoint, Header, TOKENIZER_FILES};
 use bitnet_model::{ModelConfig, ModelTensors};
 use bitnet_tokenizer::Tokenizer;
@@ -34,8 +34,12 @@ pub(crate) struct Beside {
 }
 
 impl Origin {
-    /// Reads or makes a model, whose projections are to be ternary or not; where `None`, as they are.
-    pub(crate) fn read(source: &ModelSource, ternary: Option<bool>, seed: u64) -> Result<Self, TrainError> {
+    /// Reads or makes a model, whose projections are to be quantized so; where `None`, as they are.
+    pub(crate) fn read(
+        source: &ModelSource,
+        precision: Option<&Precision>,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
         let (dir, checkpoint, mut config) = match source {
             ModelSource::Checkpoint(path) => {
                 if !path.exists() {
@@ -63,22 +67,36 @@ impl Origin {
             beside.files.push(("generation_config.json".to_owned(), bytes));
         }
         // Reading weights needs to know what they mean now; what is written are masters.
-        let read = match &checkpoint {
+        let mut read = match &checkpoint {
             Some(path) => bitnet_formats::open(path)?,
             None => empty(&dir, &config)?,
         };
+        if let Header::HuggingFace { config, .. } = &mut read.header
+            && let Some(q) = config.get_mut("quantization_config").and_then(Value::as_object_mut)
+            && precision.is_some_and(|p| p.hadamard)
+        {
+            // It cannot be run, and is gone on with here.
+            q.shift_remove("hadamard");
+        }
         let at = |source| TrainError::Model { path: dir.clone(), source };
         let model = ModelConfig::read(&read).map_err(at)?;
-        let ternary = ternary.unwrap_or(model.arch.ternary || config.get("quantization_config").is_some());
+        let quantizer = match precision {
+            Some(precision) => precision.weights,
+            None if model.arch.ternary || config.get("quantization_config").is_some() => {
+                WeightQuantizer::Absmean
+            }
+            None => WeightQuantizer::Float,
+        };
+        let ternary = quantizer.is_ternary();
         if model.arch.ternary && !ternary {
             let what = format!(
-                "{} is always run with ternary weights; model.weights cannot be float",
+                "{} is always run with ternary weights; quantize.weights and quantize.bits cannot give others",
                 model.arch.name
             );
             return Err(TrainError::Data { what });
         }
         let tensors = ModelTensors::new(&read, &model);
-        let parameters = Parameters::new(&model, &tensors);
+        let parameters = Parameters::new(&model, &tensors).with_quantizer(quantizer);
         let values = match source {
             ModelSource::Checkpoint(_) => {
                 tensors.check().map_err(at)?;
@@ -86,7 +104,7 @@ impl Origin {
             }
             ModelSource::Fresh { deviation, .. } => parameters.fresh(seed, *deviation),
         };
-        masters(&mut config, ternary);
+        describe(&mut config, quantizer, precision.is_some_and(|p| p.hadamard));
         beside.config = config;
         Ok(Self { config: model, parameters, values, ternary, tokenizer, beside })
     }
@@ -100,19 +118,25 @@ fn empty(dir: &Path, config: &Value) -> Result<Checkpoint, TrainError> {
     Checkpoint::new(dir, header, Vec::new()).map_err(fail)
 }
 
-/// Says that weights are masters which are made ternary when they are used, or that they are dense.
-fn masters(config: &mut Value, ternary: bool) {
+/// Says what projections are in a model that is written: masters which are made ternary when they are used, trits with scales, or dense.
+fn describe(config: &mut Value, quantizer: WeightQuantizer, hadamard: bool) {
     let Some(map) = config.as_object_mut() else { return };
     map.shift_remove("dtype");
-    if !ternary {
+    if !quantizer.is_ternary() {
         map.shift_remove("quantization_config");
         return;
     }
     let mut q = map.get("quantization_config").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mode = if quantizer.is_of_readers() { "online" } else { "offline" };
     for (key, value) in
-        [("quant_method", "bitnet"), ("linear_class", "autobitlinear"), ("quantization_mode", "online")]
+        [("quant_method", "bitnet"), ("linear_class", "autobitlinear"), ("quantization_mode", mode)]
     {
         q.insert(key.to_owned(), value.into());
+    }
+    if hadamard {
+        q.insert("hadamard".to_owned(), true.into());
+    } else {
+        q.shift_remove("hadamard");
     }
     map.insert("quantization_config".to_owned(), Value::Object(q));
 }

@@ -129,6 +129,7 @@ fn line(event: &Event) -> Option<String> {
             rows.0,
             rows.1
         ),
+        Event::RunOtherwise { how } => format!("note: {how}"),
         Event::Steps { step, steps, loss, rate, norm, speed, left } => format!(
             "step {step}/{steps}  loss {loss:.4}  rate {rate:.2e}  gradient {norm:.3}  {speed:.0} tokens/s  {} left",
             clock(*left)

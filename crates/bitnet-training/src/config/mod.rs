@@ -158,10 +158,15 @@ impl RunConfig {
         let output = s.text("output")?.ok_or_else(|| need(&s, "output"))?.into();
         let seed = s.count("seed", 0)?.unwrap_or(0);
         let threads = s.size("threads")?;
-        let (model, precision) = tables::model(s.section("model")?)?;
+        let model = tables::model(s.section("model")?)?;
+        let precision = tables::quantize(s.section("quantize")?, kind, seed)?;
         let lora = if kind == Kind::Lora { Some(tables::lora(s.section("lora")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;
         let train = tables::train(s.section("train")?, kind)?;
+        if precision.ramp.steps >= train.schedule.steps {
+            let (ramp, steps) = (precision.ramp.steps, train.schedule.steps);
+            return Err(s.error("quantize.ramp", format!("is {ramp}, and the run has {steps} steps")));
+        }
         s.finish()?;
         Ok(Self { kind, output, seed, threads, model, precision, lora, data, train, text: kept })
     }

@@ -3,10 +3,10 @@
 use super::section::Section;
 use super::{DataConfig, LoraConfig, ModelSource, TrainConfig};
 use crate::TrainError;
-use crate::model::Precision;
 use crate::optimizer::Optimizer;
 use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
+use crate::{Activations, Bits, Precision, Ramp, WeightQuantizer};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -27,10 +27,7 @@ const FRESH: [&str; 13] = [
     "initializer_range",
 ];
 
-pub(super) fn model(mut s: Section<'_>) -> Result<(ModelSource, Precision), TrainError> {
-    let ternary = s.choice("weights", true, &[("ternary", true), ("float", false)])?;
-    // Dense models are run with float activations.
-    let precision = Precision { ternary_weights: ternary, int8_activations: ternary };
+pub(super) fn model(mut s: Section<'_>) -> Result<ModelSource, TrainError> {
     let source = match s.text("init")? {
         Some(path) => {
             s.refuse(&FRESH, "does not go with model.init, whose model has its own")?;
@@ -78,7 +75,81 @@ pub(super) fn model(mut s: Section<'_>) -> Result<(ModelSource, Precision), Trai
         }
     };
     s.finish()?;
-    Ok((source, precision))
+    Ok(source)
+}
+
+pub(super) fn quantize(mut s: Section<'_>, kind: Kind, seed: u64) -> Result<Precision, TrainError> {
+    let words = ["absmean", "absmedian", "twn", "lsq", "seq", "none"].map(|w| (w, w));
+    let word = s.choice("weights", "absmean", &words)?;
+    let weights = match word {
+        "absmedian" => WeightQuantizer::Absmedian,
+        "twn" => WeightQuantizer::Twn,
+        "lsq" => WeightQuantizer::Lsq {
+            bits: bits(&mut s, &[Bits::Ternary, Bits::Two, Bits::Three, Bits::Four, Bits::Eight])?,
+            rows: s.choice("steps", false, &[("tensor", false), ("row", true)])?,
+        },
+        "seq" => WeightQuantizer::Seq {
+            bits: bits(&mut s, &[Bits::One, Bits::Ternary, Bits::Two, Bits::Three, Bits::Four])?,
+        },
+        "none" => WeightQuantizer::Float,
+        _ => WeightQuantizer::Absmean,
+    };
+    if kind == Kind::Lora && weights.steps(1) > 0 {
+        let what =
+            format!("is {word}, whose steps are learned with the weights, and lora leaves those alone");
+        return Err(s.error("weights", what));
+    }
+    let rounded = !matches!(weights, WeightQuantizer::Float | WeightQuantizer::Twn)
+        && weights != (WeightQuantizer::Seq { bits: Bits::One });
+    let stochastic = s.choice("rounding", false, &[("nearest", false), ("stochastic", true)])?;
+    if stochastic && !rounded {
+        return Err(s.error("rounding", "is stochastic, and these weights are not rounded"));
+    }
+    let ternary = weights.is_ternary();
+    let default = if ternary { Activations::Int8 } else { Activations::Float };
+    let words = [
+        ("int8", Activations::Int8),
+        ("int4", Activations::Int4),
+        ("a4.8", Activations::A48),
+        ("none", Activations::Float),
+    ];
+    let activations = s.choice("activations", default, &words)?;
+    let hadamard = s.flag("hadamard")?;
+    if hadamard && !ternary {
+        return Err(s.error("hadamard", "is true, and weights are not ternary"));
+    }
+    let top_k = s.number("top_k", (1e-3, 1.0))?;
+    if hadamard && top_k.is_some() {
+        return Err(s.error("top_k", "does not go with hadamard, which leaves no element small"));
+    }
+    let top_k = top_k.or((activations == Activations::A48 && !hadamard).then_some(0.5)).filter(|k| *k < 1.0);
+    let ramp = Ramp {
+        steps: s.count("ramp", 0)?.unwrap_or(0),
+        by_layer: s.choice("ramp_order", false, &[("together", false), ("layers", true)])?,
+    };
+    if ramp.steps > 0 && weights == WeightQuantizer::Float {
+        return Err(s.error("ramp", "is set, and weights are not quantized"));
+    }
+    s.finish()?;
+    Ok(Precision { weights, stochastic: stochastic.then_some(seed), activations, top_k, hadamard, ramp })
+}
+
+/// Bits of a weight, those of three values when nothing is said.
+fn bits(s: &mut Section<'_>, allowed: &[Bits]) -> Result<Bits, TrainError> {
+    const NAMES: [(Bits, f64); 6] = [
+        (Bits::One, 1.0),
+        (Bits::Ternary, 1.58),
+        (Bits::Two, 2.0),
+        (Bits::Three, 3.0),
+        (Bits::Four, 4.0),
+        (Bits::Eight, 8.0),
+    ];
+    let Some(number) = s.number("bits", (1.0, 8.0))? else { return Ok(Bits::Ternary) };
+    let known = NAMES.iter().filter(|(bits, _)| allowed.contains(bits));
+    known.clone().find(|(_, n)| *n == number).map(|(bits, _)| *bits).ok_or_else(|| {
+        let all: Vec<String> = known.map(|(_, n)| n.to_string()).collect();
+        s.error("bits", format!("is {number}; it is one of {}", all.join(", ")))
+    })
 }
 
 pub(super) fn lora(mut s: Section<'_>) -> Result<LoraConfig, TrainError> {

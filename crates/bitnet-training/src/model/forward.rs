@@ -48,12 +48,12 @@ impl Model {
         let (m, shape) = (batch.ids.len(), self.shape());
         let (hidden, ffn, d) = (self.config.hidden, self.config.ffn, shape.head_dim);
         let (q, kv, cols) = (shape.heads * d, shape.kv_heads * d, shape.qkv_cols());
-        let int8 = self.precision.int8_activations;
+        let (of_norms, of_blocks) = (self.precision.input(false), self.precision.input(true));
         let float = |places: &[usize]| places.iter().any(|place| self.low_rank[*place].is_some());
         let State { normed, .. } = state;
 
         ops.rms_norm(h, self.value(layer.attn_norm), eps, sized(normed, m * hidden));
-        state.qkv_input.set(ops, normed, hidden, int8, float(&[layer.q, layer.k, layer.v]));
+        state.qkv_input.set(ops, normed, hidden, of_norms, float(&[layer.q, layer.k, layer.v]));
         let qkv = sized(&mut state.qkv, m * cols);
         for (place, first) in [(layer.q, 0), (layer.k, q), (layer.v, q + kv)] {
             self.linear(&state.qkv_input, place, qkv, Place { stride: cols, first });
@@ -62,21 +62,21 @@ impl Model {
         let (attn, sums) = (sized(&mut state.attn, m * q), &mut state.sums);
         ops.attend(qkv, shape, &batch.spans, attn, sized(sums, m * shape.heads * 2));
         self.sub_norm(layer.attn_sub_norm, &state.attn, normed);
-        state.o_input.set(ops, normed, q, int8, float(&[layer.o]));
+        state.o_input.set(ops, normed, q, of_blocks, float(&[layer.o]));
         self.linear(&state.o_input, layer.o, sized(normed, m * hidden), Place { stride: hidden, first: 0 });
         self.add(h, normed);
         state.middle.clear();
         state.middle.extend_from_slice(h);
 
         ops.rms_norm(h, self.value(layer.ffn_norm), eps, sized(normed, m * hidden));
-        state.ffn_input.set(ops, normed, hidden, int8, float(&[layer.gate, layer.up]));
+        state.ffn_input.set(ops, normed, hidden, of_norms, float(&[layer.gate, layer.up]));
         let gate_up = sized(&mut state.gate_up, m * 2 * ffn);
         for (place, first) in [(layer.gate, 0), (layer.up, ffn)] {
             self.linear(&state.ffn_input, place, gate_up, Place { stride: 2 * ffn, first });
         }
         ops.gate(gate_up, ffn, self.config.activation, sized(&mut state.gated, m * ffn));
         self.sub_norm(layer.ffn_sub_norm, &state.gated, normed);
-        state.down_input.set(ops, normed, ffn, int8, float(&[layer.down]));
+        state.down_input.set(ops, normed, ffn, of_blocks, float(&[layer.down]));
         self.linear(
             &state.down_input,
             layer.down,

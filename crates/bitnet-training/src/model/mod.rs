@@ -4,33 +4,22 @@ mod backward;
 mod forward;
 mod head;
 mod linear;
+mod precision;
+mod quantize;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use crate::parameters::LowRank;
-use crate::{Batch, Optimizer, Parameters, Rates, Ternary, TrainError};
+use crate::{Batch, Optimizer, Parameters, Quantized, Rates, TrainError};
 use bitnet_core::AttentionShape;
 use bitnet_cpu::CpuTraining;
 use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
+pub use precision::{Activations, Precision, Ramp};
 use state::{Gradients, State};
-
-/// What is quantized in the forward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Precision {
-    /// Projections are made ternary by absmean; else they are multiplied as they are.
-    pub ternary_weights: bool,
-    /// Inputs of projections are made int8, each token with its own scale; else they stay f32.
-    pub int8_activations: bool,
-}
-
-impl Precision {
-    /// BitNet b1.58: both.
-    pub const BITNET: Self = Self { ternary_weights: true, int8_activations: true };
-}
 
 /// Places of a layer's parameters in the list.
 struct Layer {
@@ -67,8 +56,10 @@ pub struct Model {
     head: Option<usize>,
     /// By place in the list.
     low_rank: Vec<Option<LowRank>>,
-    /// By place in the list; empty for parameters that are not made ternary.
-    ternary: Vec<Ternary>,
+    /// By place in the list; empty for parameters that are not quantized.
+    quantized: Vec<Quantized>,
+    /// The share of quantized weights in what passes use, by layer.
+    strength: Vec<f32>,
     inverse: Vec<f32>,
     /// `[positions, head_dim/2]`.
     rope: (Vec<f32>, Vec<f32>),
@@ -129,7 +120,8 @@ impl Model {
             embedding: need(Role::Embedding, 0),
             final_norm: need(Role::FinalNorm, 0),
             head: find(Role::Head, 0),
-            ternary: vec![Ternary::default(); parameters.list().len()],
+            quantized: vec![Quantized::default(); parameters.list().len()],
+            strength: vec![1.0; config.layers],
             inverse: config.inverse_frequencies(),
             rope: Default::default(),
             inputs: Vec::new(),
@@ -159,24 +151,6 @@ impl Model {
     /// Threads and kernels.
     pub fn ops(&self) -> &Arc<CpuTraining> {
         &self.ops
-    }
-
-    /// Makes ternary weights of the present values. Passes use what the last call made; of weights that are not trained, the first call's.
-    pub fn quantize(&mut self) {
-        if !self.precision.ternary_weights {
-            return;
-        }
-        for (p, ternary) in self.parameters.list().iter().zip(&mut self.ternary).filter(|(p, _)| p.ternary) {
-            if self.parameters.adapter().is_some() && !ternary.trits.is_empty() {
-                continue;
-            }
-            ternary.absmean(&self.ops, &self.values[p.range.clone()], p.slot.cols);
-        }
-    }
-
-    /// The ternary weights that passes use, with the parameter they are of.
-    pub fn ternary(&self) -> impl Iterator<Item = (&crate::Parameter, &Ternary)> {
-        self.parameters.list().iter().zip(&self.ternary).filter(|(_, t)| !t.trits.is_empty())
     }
 
     /// Takes a step of an optimizer with the present gradients.

@@ -1,44 +1,64 @@
 //! What a layer keeps for the way back.
 
+use crate::quantizer::{InputCodes, InputQuantizer, int4};
 use bitnet_cpu::{CpuTraining, Side, Values};
 
 /// The input of some projections, as they see it.
 #[derive(Default)]
 pub(super) struct Input {
-    /// Int8 activations `[m, k]`, and what makes each token's real again `[m]`.
-    pub(super) int8: Option<(Vec<i8>, Vec<f32>)>,
+    /// Quantized activations `[m, k]`, and what makes each token's real again `[m]`.
+    codes: Option<(Vec<i8>, Vec<f32>)>,
+    /// What is multiplied where it is not quantized and not [`Input::float`].
+    turned: Vec<f32>,
     /// As it was, `[m, k]`, where it is not quantized or adapters need it.
     pub(super) float: Vec<f32>,
+    /// Whether tokens were turned by a Hadamard matrix.
+    pub(super) hadamard: bool,
 }
 
 impl Input {
-    /// Takes over `x [m, k]`.
-    pub(super) fn set(&mut self, ops: &CpuTraining, x: &[f32], k: usize, int8: bool, float: bool) {
-        if int8 {
-            let (q, d) = self.int8.get_or_insert_default();
+    /// Takes over `x [m, k]`; `float` where adapters need it as it was.
+    pub(super) fn set(&mut self, ops: &CpuTraining, x: &[f32], k: usize, how: InputQuantizer, float: bool) {
+        self.hadamard = how.hadamard;
+        let turned = how.turned(ops, x, k);
+        let codes = how.codes != InputCodes::Float;
+        if codes {
+            let (q, d) = self.codes.get_or_insert_default();
             q.resize(x.len(), 0);
             d.resize(x.len() / k, 0.0);
-            ops.quantize(x, k, q, d);
+            let x = turned.as_deref().unwrap_or(x);
+            match how.codes {
+                InputCodes::Int4 => int4(ops, x, k, q, d),
+                _ => ops.quantize(x, k, q, d),
+            }
         }
-        if float || !int8 {
+        if float || (!codes && turned.is_none()) {
             self.float.clear();
             self.float.extend_from_slice(x);
         }
+        if !codes {
+            self.turned = turned.unwrap_or_default();
+        }
+    }
+
+    /// The input where it is not quantized.
+    fn real(&self) -> Values<'_> {
+        Values::F32(if self.turned.is_empty() { &self.float } else { &self.turned })
     }
 
     /// Tokens as vectors of features, and what their integers are multiplied with.
     pub(super) fn tokens(&self, k: usize) -> (Side<'_>, Option<&[f32]>) {
-        match &self.int8 {
+        match &self.codes {
             Some((q, d)) => (Side::rows(Values::I8(q), k), Some(d)),
-            None => (Side::rows(Values::F32(&self.float), k), None),
+            None => (Side::rows(self.real(), k), None),
         }
     }
 
     /// Features as vectors of tokens, real.
     pub(super) fn features(&self, k: usize) -> Side<'_> {
-        match &self.int8 {
+        match &self.codes {
             Some((q, d)) => Side::columns(Values::I8(q), k).scaled(d),
-            None => Side::columns(Values::F32(&self.float), k),
+            None => Side::columns(self.real(), k),
         }
     }
 }

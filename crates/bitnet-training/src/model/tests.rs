@@ -1,5 +1,5 @@
 use super::*;
-use crate::{clip, norm};
+use crate::{Bits, WeightQuantizer, clip, norm};
 use bitnet_core::KvType;
 use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
 use bitnet_model::{Decoder, LoadOptions, ModelTensors, Rows, StepOutput};
@@ -15,7 +15,7 @@ fn open(name: &str, ops: Arc<CpuTraining>, precision: Precision, recompute: bool
     let checkpoint = bitnet_formats::open(&golden::fixtures().join(name)).unwrap();
     let config = ModelConfig::read(&checkpoint).unwrap();
     let tensors = ModelTensors::new(&checkpoint, &config);
-    let parameters = Parameters::new(&config, &tensors);
+    let parameters = Parameters::new(&config, &tensors).with_quantizer(precision.weights);
     let values = parameters.read(&checkpoint, &tensors).unwrap();
     Model::new(ops, config.clone(), parameters, values, precision, recompute).unwrap()
 }
@@ -183,7 +183,7 @@ fn one_step_of_each_optimizer_is_that_of_the_reference() {
 fn twenty_steps_with_float_activations_are_those_of_the_reference() {
     let reference = golden::json("training/optim.json");
     let run = &reference["runs"]["adamw_weights_only"];
-    let precision = Precision { int8_activations: false, ..Precision::BITNET };
+    let precision = Precision { activations: Activations::Float, ..Precision::BITNET };
     let mut model = open("bitnet-online", ops(None, 2), precision, false);
     let (start, optimizer) = (model.values.clone(), Optimizer::AdamW { betas: (0.9, 0.95), eps: 1e-8 });
     let mut buffers = zeros(&model, optimizer);
@@ -246,11 +246,26 @@ fn threads_instructions_and_kept_states_change_no_bit() {
     batch.push(&ids[..20], |_| true);
     let run = |isa, threads, recompute, precision| {
         let mut model = open("bitnet-online", ops(isa, threads), precision, recompute);
-        model.quantize();
+        model.quantize_for(3);
         let loss = model.backward(&batch, batch.counted());
+        model.through_quantizers();
         (loss.to_bits(), model.gradients)
     };
-    for precision in [Precision::BITNET, Precision { ternary_weights: false, int8_activations: false }] {
+    let lsq = Precision {
+        weights: WeightQuantizer::Lsq { bits: Bits::Three, rows: false },
+        stochastic: Some(1),
+        activations: Activations::Int4,
+        hadamard: true,
+        ramp: Ramp { steps: 4, by_layer: true },
+        ..Precision::BITNET
+    };
+    let seq = Precision {
+        weights: WeightQuantizer::Seq { bits: Bits::Ternary },
+        activations: Activations::A48,
+        top_k: Some(0.5),
+        ..Precision::BITNET
+    };
+    for precision in [Precision::BITNET, Precision::FLOAT, lsq, seq] {
         let want = run(None, 1, false, precision);
         assert!(want.1.iter().all(|g| g.is_finite()));
         assert!(run(None, 3, false, precision) == want, "threads");
@@ -265,8 +280,7 @@ fn threads_instructions_and_kept_states_change_no_bit() {
 #[test]
 fn without_quantizers_the_gradient_is_the_slope() {
     for name in ["bitnet-online", "llama-packed"] {
-        let precision = Precision { ternary_weights: false, int8_activations: false };
-        let mut model = open(name, ops(None, 2), precision, false);
+        let mut model = open(name, ops(None, 2), Precision::FLOAT, false);
         let batch = reference_batch();
         let (total, start) = (batch.counted(), model.values.clone());
         model.backward(&batch, total);
@@ -292,7 +306,7 @@ fn gradients_of_adapters_are_those_of_the_reference() {
     let reference = golden::json("training/lora.json");
     let targets: Vec<String> = serde_json::from_value(reference["targets"].clone()).unwrap();
     let lora = crate::LoraConfig { rank: 4, alpha: 8.0, rank_stabilized: false, targets: targets.clone() };
-    let precision = Precision { int8_activations: false, ..Precision::BITNET };
+    let precision = Precision { activations: Activations::Float, ..Precision::BITNET };
     let base = open("bitnet-online", ops(None, 2), precision, false);
     let parameters = base.parameters.clone().with_adapters(&lora).unwrap();
     let values = parameters.begin(base.values.clone(), 1);
@@ -326,4 +340,135 @@ fn gradients_of_adapters_are_those_of_the_reference() {
         let name = side(&p.name);
         compare(&name, &model.gradients[model.parameters().of_trained(p)], &want["grad"][&name], 1e-4);
     }
+}
+
+/// Every quantizer of three values or two is run as it was trained, exported in bf16 too: states have the same bits.
+#[test]
+fn exported_trits_are_run_as_they_were_trained() {
+    let backend =
+        Arc::new(CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap());
+    let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 512).collect();
+    let mut batch = Batch::default();
+    batch.push(&[&ids[..], &[0]].concat(), |_| true);
+    let lsq = |rows| WeightQuantizer::Lsq { bits: Bits::Ternary, rows };
+    let seq = |bits| WeightQuantizer::Seq { bits };
+    for (weights, bf16) in [
+        (WeightQuantizer::Absmean, false),
+        (WeightQuantizer::Absmedian, true),
+        (WeightQuantizer::Twn, true),
+        (lsq(false), true),
+        (lsq(true), false),
+        (seq(Bits::Ternary), true),
+        (seq(Bits::One), true),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let precision = Precision { weights, ..Precision::BITNET };
+        let source = crate::ModelSource::Checkpoint(golden::fixtures().join("bitnet-online"));
+        let origin = crate::source::Origin::read(&source, Some(&precision), 1).unwrap();
+        let (parameters, mut values) = (origin.parameters, origin.values);
+        // Steps that are not what they began with; all else is exact in bf16.
+        for p in parameters.list().iter().filter(|p| p.part == crate::Part::Steps) {
+            values[p.range.clone()]
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, s)| *s *= 0.8 + 0.01 * (i % 9) as f32);
+        }
+        let ops = ops(None, 2);
+        let trained = crate::export::Trained {
+            ops: &ops,
+            parameters: &parameters,
+            values: &values,
+            beside: &origin.beside,
+        };
+        trained.export(&path, bf16).unwrap();
+        let mut model =
+            Model::new(Arc::clone(&ops), origin.config, parameters, values, precision, false).unwrap();
+        model.quantize();
+        let checkpoint = bitnet_formats::open(&path).unwrap();
+        let options = LoadOptions { key: KvType::F32, value: KvType::F32, ..LoadOptions::default() };
+        let mut engine =
+            bitnet_model::load(Arc::clone(&backend), &checkpoint, &options, &mut |_, _| {}).unwrap();
+        let mut out = StepOutput { rows: Rows::All, keep_hidden: true, ..StepOutput::default() };
+        engine.step(&ids, &mut out).unwrap();
+        assert!(model.states(&batch) == &out.hidden.last().unwrap()[..], "{weights:?}");
+    }
+}
+
+/// Weights of more levels are exported as what they are worth, and a model with a Hadamard transform is refused by the engine.
+#[test]
+fn what_the_engine_has_no_products_for_is_dense_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let export = |name: &str, path: &std::path::Path, precision: &Precision| {
+        let source = crate::ModelSource::Checkpoint(golden::fixtures().join(name));
+        let origin = crate::source::Origin::read(&source, Some(precision), 1)?;
+        let ops = ops(None, 2);
+        let (parameters, values) = (&origin.parameters, &origin.values[..]);
+        crate::export::Trained { ops: &ops, parameters, values, beside: &origin.beside }
+            .export(path, false)?;
+        Model::new(ops, origin.config, origin.parameters, origin.values, *precision, false)
+    };
+    let load = |path: &std::path::Path| {
+        let backend = CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
+        let options = LoadOptions { key: KvType::F32, value: KvType::F32, ..LoadOptions::default() };
+        let checkpoint = bitnet_formats::open(path).unwrap();
+        bitnet_model::load(Arc::new(backend), &checkpoint, &options, &mut |_, _| {})
+    };
+    let weights = WeightQuantizer::Lsq { bits: Bits::Four, rows: true };
+    let four = Precision { weights, ..Precision::FLOAT };
+    let refused = export("bitnet-online", &folder.path().join("a"), &four).err().unwrap().to_string();
+    assert!(refused.contains("always run with ternary weights"), "{refused}");
+    let path = folder.path().join("four");
+    let mut model = export("llama-packed", &path, &four).unwrap();
+    model.quantize();
+    let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 512).collect();
+    let mut batch = Batch::default();
+    batch.push(&[&ids[..], &[0]].concat(), |_| true);
+    let mut out = StepOutput { rows: Rows::All, keep_hidden: true, ..StepOutput::default() };
+    let mut engine = load(&path).unwrap();
+    assert_eq!(engine.report().ternary_weights, 0);
+    engine.step(&ids, &mut out).unwrap();
+    let want = out.hidden.last().unwrap();
+    let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    assert!(golden::max_diff(model.states(&batch), want) <= 1e-4 * largest);
+
+    let turned = Precision { hadamard: true, ..Precision::BITNET };
+    let path = folder.path().join("turned");
+    export("bitnet-online", &path, &turned).unwrap();
+    let refused = load(&path).err().unwrap().to_string();
+    assert!(refused.contains("quantization_config.hadamard"), "{refused}");
+    // It can be gone on with, by those who turn inputs too.
+    let source = crate::ModelSource::Checkpoint(path);
+    assert!(crate::source::Origin::read(&source, Some(&turned), 1).is_ok());
+    assert!(crate::source::Origin::read(&source, Some(&Precision::BITNET), 1).is_err());
+}
+
+/// With what rounding adds held fixed, the gradient of the whole model is the slope of its loss, through inputs that are turned, too.
+#[test]
+fn the_gradient_behind_a_hadamard_transform_is_the_slope() {
+    let precision = Precision { hadamard: true, ..Precision::FLOAT };
+    let mut model = open("bitnet-online", ops(None, 2), precision, false);
+    let batch = reference_batch();
+    let (total, start) = (batch.counted(), model.values.clone());
+    model.backward(&batch, total);
+    let along: Vec<f64> = (0..start.len()).map(|i| crate::random::normal(3, 1, i as u64)).collect();
+    let scale = |i: usize| f64::from(start[i].abs()).max(1e-3) * along[i];
+    let mut at = |h: f64| {
+        model.values = start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * scale(i)) as f32).collect();
+        model.loss(&batch)
+    };
+    let h = 1e-4;
+    let slope = (at(h) - at(-h)) / (2.0 * h);
+    let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
+    assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{slope} {gradient}");
+}
+
+#[test]
+fn a_ramp_ends_at_full_strength() {
+    let together = Ramp { steps: 4, by_layer: false };
+    assert_eq!([0, 1, 4, 9].map(|t| together.strength(t, 1, 2)), [0.0, 0.25, 1.0, 1.0]);
+    let layers = Ramp { steps: 4, by_layer: true };
+    assert_eq!([0, 1, 2, 3, 4].map(|t| layers.strength(t, 0, 2)), [0.0, 0.5, 1.0, 1.0, 1.0]);
+    assert_eq!([0, 1, 2, 3, 4].map(|t| layers.strength(t, 1, 2)), [0.0, 0.0, 0.0, 0.5, 1.0]);
+    assert_eq!(Ramp::default().strength(0, 0, 1), 1.0);
 }

@@ -40,6 +40,11 @@ pub enum Event {
     Dropped(usize),
     /// The first step follows.
     Begin(Start),
+    /// The model that comes out will not be run quite as it is trained.
+    RunOtherwise {
+        /// In what it differs.
+        how: &'static str,
+    },
     /// Some steps were taken.
     Steps {
         /// Steps so far.

@@ -5,9 +5,10 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 
-use crate::checkpoint::{Checkpoints, Progress, write_model};
+use crate::checkpoint::{Checkpoints, Progress};
 use crate::config::RunConfig;
 use crate::data::{Corpus, Rows, Skipped, Split};
+use crate::export::Trained;
 use crate::model::Model;
 use crate::source::{Beside, Origin};
 use crate::{Rates, TrainError, clip, norm};
@@ -61,7 +62,7 @@ impl<'a> Run<'a> {
             );
             return Err(TrainError::Data { what });
         }
-        let origin = Origin::read(&config.model, Some(config.precision.ternary_weights), config.seed)?;
+        let origin = Origin::read(&config.model, Some(&config.precision), config.seed)?;
         let Origin { config: body, mut parameters, mut values, tokenizer, beside, .. } = origin;
         if let Some(lora) = &config.lora {
             parameters = parameters.with_adapters(lora)?;
@@ -152,6 +153,9 @@ impl<'a> Run<'a> {
             steps,
             threads: self.model.ops().threads(),
         }));
+        if let Some(how) = self.config.precision.run_otherwise() {
+            each(Event::RunOtherwise { how });
+        }
         let (mut loss, mut validation, mut stopped) = (None, None, Stopped::Done);
         let (mut begin, mut tokens, mut since) = (Instant::now(), 0, self.progress.step);
         let mut saved = None;
@@ -215,7 +219,7 @@ impl<'a> Run<'a> {
         let model = (stopped != Stopped::Interrupted)
             .then(|| self.config.output.join(if self.config.lora.is_some() { "adapter" } else { "model" }));
         if let Some(path) = &model {
-            write_model(path, self.model.parameters(), &self.model.values, &self.beside, train.bf16)?;
+            self.trained().export(path, train.bf16)?;
         }
         Ok(Outcome { stopped, step, loss, validation, checkpoint, model })
     }
@@ -231,7 +235,7 @@ impl<'a> Run<'a> {
             .collect();
         let total: usize = batches.iter().map(|b| b.counted()).sum();
         let tokens = batches.iter().map(|b| b.ids.len()).sum();
-        self.model.quantize();
+        self.model.quantize_for(t);
         self.model.gradients.fill(0.0);
         let mut sum = 0.0;
         for batch in &batches {
@@ -240,6 +244,7 @@ impl<'a> Run<'a> {
                 return Err(self.diverged(t + 1));
             }
         }
+        self.model.through_quantizers();
         let ops = Arc::clone(self.model.ops());
         let norm = norm(&ops, &self.model.gradients);
         if !norm.is_finite() {
@@ -278,17 +283,20 @@ impl<'a> Run<'a> {
         sum / counted.max(1) as f64
     }
 
+    fn trained(&self) -> Trained<'_> {
+        let model = &self.model;
+        Trained {
+            ops: model.ops(),
+            parameters: model.parameters(),
+            values: &model.values,
+            beside: &self.beside,
+        }
+    }
+
     fn save(&self, each: &mut dyn FnMut(Event)) -> Result<(u64, PathBuf), TrainError> {
         let train = &self.config.train;
-        let (model, progress) = (&self.model, &self.progress);
-        let path = self.checkpoints.write(
-            model.parameters(),
-            &model.values,
-            &train.optimizer,
-            &self.buffers,
-            progress,
-            &self.beside,
-        )?;
+        let progress = &self.progress;
+        let path = self.checkpoints.write(&self.trained(), &train.optimizer, &self.buffers, progress)?;
         self.checkpoints.prune(train.keep, progress.best.map(|(step, _)| step))?;
         each(Event::Checkpoint(path.clone()));
         Ok((progress.step, path))

@@ -140,6 +140,48 @@ fn going_on_gives_the_bits_of_a_run_in_one_go() {
     }
 }
 
+/// Learned steps, random rounding and a ramp: all of it goes on, and what is left can be run.
+#[test]
+fn quantizers_go_on_to_the_bits_of_a_run_in_one_go() {
+    for quantizer in [
+        &["quantize.weights=lsq", "quantize.rounding=stochastic", "quantize.ramp=9"][..],
+        &[
+            "quantize.weights=seq",
+            "quantize.activations=a4.8",
+            "quantize.ramp=9",
+            "quantize.ramp_order=layers",
+        ],
+    ] {
+        let folder = folder();
+        let changes = [quantizer, &["train.rate=5e-3", "train.keep=9"]].concat();
+        let whole = config(Kind::Pretrain, folder.path(), &changes);
+        let (outcome, events) = go(&whole, false).unwrap();
+        let told = events.iter().any(|e| matches!(e, Event::RunOtherwise { .. }));
+        assert_eq!(told, quantizer[0].ends_with("seq"));
+        let want = left(&whole.output, 12);
+        let checkpoints = Checkpoints::of(&whole.output);
+        let steps = |step: u64| {
+            let path = checkpoints.path(step).join("masters.safetensors");
+            let bytes = std::fs::read(path).unwrap();
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            file.tensor("model.layers.0.mlp.up_proj.weight_steps").unwrap().data().to_vec()
+        };
+        assert_ne!(steps(6), steps(9));
+        for step in checkpoints.steps().into_iter().filter(|step| *step > 6) {
+            std::fs::remove_dir_all(checkpoints.path(step)).unwrap();
+        }
+        go(&whole, true).unwrap();
+        assert!(left(&whole.output, 12) == want, "{quantizer:?}");
+        for path in [outcome.model.unwrap(), checkpoints.path(12)] {
+            let mut model =
+                bitnet_inference::Model::open(&path, &Default::default(), &mut |_, _| {}).unwrap();
+            let prompt = model.encode("ships at").unwrap();
+            let options = bitnet_inference::GenerateOptions { max_tokens: Some(2), ..Default::default() };
+            assert!(model.generate(&prompt, options).unwrap().all(|piece| piece.is_ok()));
+        }
+    }
+}
+
 #[test]
 fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
     let folder = folder();
@@ -216,7 +258,7 @@ fn what_does_not_fit_is_refused() {
     for (changes, words) in [
         (&["data.sequence=4096"][..], "data.sequence is 4096, and the model's context has 1024"),
         (&["data.train=nowhere.txt"], "nowhere.txt"),
-        (&["model.weights=float"], "BitNetForCausalLM is always run with ternary weights"),
+        (&["quantize.weights=none"], "BitNetForCausalLM is always run with ternary weights"),
         (&["model.tokenizer=/nowhere"], "there is neither tokenizer.json nor tokenizer.model in it"),
         (&["model.num_attention_heads=5"], "num_attention_heads"),
         (&["threads=100000"], "threads were asked for"),
