@@ -5,7 +5,7 @@
 //! with; `manifest.json` has the SHA-256 of every other file.
 
 use crate::export::{ADAPTER, Trained, WEIGHTS, floats, pretty};
-use crate::{Optimizer, Parameters, TrainError, hash};
+use crate::{Parameter, Parameters, TrainConfig, TrainError, hash};
 use bitnet_core::DenseType;
 use bitnet_formats::safetensors_file::{self, TensorInfo, Writer};
 use bitnet_formats::{NewDirectory, TensorType, map_file, write_file};
@@ -74,7 +74,7 @@ impl Checkpoints {
     pub(crate) fn write(
         &self,
         trained: &Trained<'_>,
-        optimizer: &Optimizer,
+        train: &TrainConfig,
         buffers: &[Vec<f32>],
         progress: &Progress,
     ) -> Result<PathBuf, TrainError> {
@@ -87,24 +87,25 @@ impl Checkpoints {
         trained.write(dir.path(), false)?;
         if masters_apart(parameters) {
             let all = parameters.trained().iter();
-            let info =
-                |p: &crate::Parameter| TensorInfo { name: p.name.clone(), dtype: "F32", shape: p.shape() };
+            let info = |p: &Parameter| TensorInfo { name: p.name.clone(), dtype: "F32", shape: p.shape() };
             let mut file = Writer::create(&dir.path().join(MASTERS), &[], all.clone().map(info).collect())?;
             for p in all {
                 floats(&trained.values[p.range.clone()], false, &mut file)?;
             }
             file.finish()?;
         }
-        let infos = optimizer.names().iter().flat_map(|buffer| {
-            parameters.trained().iter().map(move |p| TensorInfo {
-                name: format!("{buffer}.{}", p.name),
+        let all = train.buffers();
+        let kept = |buffer: usize| parameters.trained().iter().filter(move |p| train.keeps(buffer, p));
+        let infos = all.iter().enumerate().flat_map(|(buffer, name)| {
+            kept(buffer).map(move |p| TensorInfo {
+                name: format!("{name}.{}", p.name),
                 dtype: "F32",
                 shape: p.shape(),
             })
         });
         let mut file = Writer::create(&dir.path().join(OPTIMIZER), &[], infos.collect())?;
-        for buffer in buffers {
-            for p in parameters.trained() {
+        for (i, buffer) in buffers.iter().enumerate() {
+            for p in kept(i) {
                 floats(&buffer[parameters.of_trained(p)], false, &mut file)?;
             }
         }
@@ -123,7 +124,7 @@ impl Checkpoints {
         step: u64,
         parameters: &Parameters,
         values: &mut [f32],
-        optimizer: &Optimizer,
+        train: &TrainConfig,
         buffers: &mut [Vec<f32>],
     ) -> Result<Progress, TrainError> {
         let path = self.path(step);
@@ -150,9 +151,9 @@ impl Checkpoints {
             None if masters_apart(parameters) => MASTERS,
             None => WEIGHTS,
         };
-        load(&path.join(file), parameters, "", &mut values[parameters.start()..])?;
-        for (name, buffer) in optimizer.names().iter().zip(buffers) {
-            load(&path.join(OPTIMIZER), parameters, &format!("{name}."), buffer)?;
+        load(&path.join(file), parameters, "", &|_| true, &mut values[parameters.start()..])?;
+        for (i, (name, buffer)) in train.buffers().iter().zip(buffers).enumerate() {
+            load(&path.join(OPTIMIZER), parameters, &format!("{name}."), &|p| train.keeps(i, p), buffer)?;
         }
         Ok(progress)
     }
@@ -191,9 +192,16 @@ pub(crate) fn remove(path: &Path) -> Result<(), TrainError> {
     fs::remove_dir_all(&hidden).map_err(TrainError::io(&hidden))
 }
 
-fn load(path: &Path, parameters: &Parameters, prefix: &str, out: &mut [f32]) -> Result<(), TrainError> {
+/// Reads what a file has of those parameters that it is asked for, under their names behind a prefix.
+fn load(
+    path: &Path,
+    parameters: &Parameters,
+    prefix: &str,
+    kept: &dyn Fn(&Parameter) -> bool,
+    out: &mut [f32],
+) -> Result<(), TrainError> {
     let tensors = safetensors_file::read(path, &map_file(path)?)?;
-    for p in parameters.trained() {
+    for p in parameters.trained().iter().filter(|p| kept(p)) {
         let name = format!("{prefix}{}", p.name);
         let fail =
             |what: &str| TrainError::Checkpoint { path: path.to_owned(), what: format!("{name} {what}") };

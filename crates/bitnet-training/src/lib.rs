@@ -32,7 +32,7 @@ pub use error::TrainError;
 pub use example::{KINDS, example};
 pub use merge::{Merged, merge};
 pub use model::{Activations, Model, Precision, Ramp};
-pub use optimizer::{Optimizer, Rates, clip, norm};
+pub use optimizer::{Adam, Optimizer, Rates, clip, norm};
 pub use parameters::{Parameter, Parameters, Part};
 pub use quantizer::{Bits, Quantized, Rounding, WeightQuantizer};
 pub use run::{Event, Kind, Outcome, Start, Stopped, run};

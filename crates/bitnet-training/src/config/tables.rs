@@ -3,7 +3,7 @@
 use super::section::Section;
 use super::{DataConfig, LoraConfig, ModelSource, TrainConfig};
 use crate::TrainError;
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Adam, Optimizer};
 use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
 use crate::{Activations, Bits, Precision, Ramp, WeightQuantizer};
@@ -193,15 +193,23 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, Train
     let steps = s.count("steps", 1)?.ok_or_else(|| s.error("steps", "is missing"))?;
     let any = (0.0, f64::MAX);
     let pretrain = kind == Kind::Pretrain;
-    let optimizer = match s.choice("optimizer", "adamw", &[("adamw", "adamw"), ("sgd", "sgd")])? {
+    let words = ["adamw", "adam", "sgd", "muon"].map(|w| (w, w));
+    let word = s.choice("optimizer", "adamw", &words)?;
+    let mut adam = || -> Result<Adam, TrainError> {
+        let betas = s.betas("betas")?.unwrap_or((0.9, 0.95));
+        Ok(Adam { betas, eps: s.number("eps", (0.0, 1.0))?.unwrap_or(1e-8) })
+    };
+    let optimizer = match word {
+        "adam" => Optimizer::Adam(adam()?),
         "sgd" => Optimizer::Sgd {
             momentum: s.number("momentum", (0.0, 1.0))?.unwrap_or(0.9),
             nesterov: s.flag("nesterov")?,
         },
-        _ => Optimizer::AdamW {
-            betas: s.betas("betas")?.unwrap_or((0.9, 0.95)),
-            eps: s.number("eps", (0.0, 1.0))?.unwrap_or(1e-8),
-        },
+        "muon" => {
+            let adam = adam()?;
+            Optimizer::Muon { momentum: s.number("momentum", (0.0, 1.0))?.unwrap_or(0.95), adam }
+        }
+        _ => Optimizer::AdamW(adam()?),
     };
     let base = s.number("rate", any)?.unwrap_or(if pretrain { 1.5e-3 } else { 2e-4 });
     let words =
@@ -232,6 +240,7 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, Train
         batch: s.size("batch")?.unwrap_or(8),
         accumulate: s.size("accumulate")?.unwrap_or(1),
         optimizer,
+        average: s.number("ema", (0.0, 1.0))?.filter(|decay| *decay > 0.0),
         schedule,
         clip: Some(s.number("clip", any)?.unwrap_or(1.0)).filter(|c| *c > 0.0),
         recompute: s.flag("gradient_checkpointing")?,

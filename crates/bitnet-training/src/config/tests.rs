@@ -24,6 +24,10 @@ fn examples_are_valid_and_changes_apply() {
             let changes = [&format!("train.schedule={schedule}")[..], "train.optimizer=sgd"];
             assert!(parse(kind, &changes).is_ok(), "{schedule}");
         }
+        for optimizer in ["adamw", "adam", "sgd", "muon"] {
+            let config = parse(kind, &[&format!("train.optimizer={optimizer}"), "train.ema=0.9"]).unwrap();
+            assert_eq!(config.train.average, Some(0.9));
+        }
     }
     for (changes, want) in [
         (&[][..], Precision::BITNET),
@@ -76,6 +80,9 @@ fn what_is_wrong_is_named() {
         ("train.steps=none", "train.steps is \"none\", and should be a whole number of at least 1"),
         ("train.steps=0", "train.steps is 0"),
         ("train.betas=[0.9, 1.5]", "two numbers"),
+        ("train.optimizer=lion", "it is one of adamw, adam, sgd, muon"),
+        ("train.ema=1.5", "train.ema is 1.5, and should be a number from 0 to 1"),
+        ("train={optimizer=\"adamw\", momentum=0.9, steps=3}", "train.momentum is unknown"),
         ("train.rate=-1", "train.rate is -1, and should be a number of at least 0"),
         ("train.schedule=cosin", "it is one of two-stage, constant"),
         ("train.clip=nan", "train.clip"),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Bits, WeightQuantizer, clip, norm};
+use crate::{Adam, Bits, WeightQuantizer, clip, norm};
 use bitnet_core::KvType;
 use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
 use bitnet_model::{Decoder, LoadOptions, ModelTensors, Rows, StepOutput};
@@ -149,7 +149,7 @@ fn moved(model: &Model, start: &[f32]) -> Vec<f32> {
 #[test]
 fn one_step_of_each_optimizer_is_that_of_the_reference() {
     let runs = golden::json("training/optim.json");
-    let adam = |b2| Optimizer::AdamW { betas: (0.9, b2), eps: 1e-8 };
+    let adam = |b2| Optimizer::AdamW(Adam { betas: (0.9, b2), eps: 1e-8 });
     for (name, optimizer, max, decay, tolerance) in [
         ("adamw_strict", adam(0.95), Some(1.0), 0.1, 3e-3),
         ("adam_strict", adam(0.999), None, 0.0, 3e-3),
@@ -185,7 +185,7 @@ fn twenty_steps_with_float_activations_are_those_of_the_reference() {
     let run = &reference["runs"]["adamw_weights_only"];
     let precision = Precision { activations: Activations::Float, ..Precision::BITNET };
     let mut model = open("bitnet-online", ops(None, 2), precision, false);
-    let (start, optimizer) = (model.values.clone(), Optimizer::AdamW { betas: (0.9, 0.95), eps: 1e-8 });
+    let (start, optimizer) = (model.values.clone(), Optimizer::AdamW(Adam { betas: (0.9, 0.95), eps: 1e-8 }));
     let mut buffers = zeros(&model, optimizer);
     for t in 0..20 {
         let batch = run_batch(&reference["batches"][t]);

@@ -109,12 +109,16 @@ impl<'a> Run<'a> {
         if rows.len() == 0 {
             return Err(TrainError::Data { what: "there is nothing to train on".to_owned() });
         }
-        let optimizer = &config.train.optimizer;
-        let mut buffers = vec![vec![0.0; model.gradients.len()]; optimizer.buffers()];
+        let train_config = &config.train;
+        let mut buffers = vec![vec![0.0; model.gradients.len()]; train_config.buffers().len()];
+        if train_config.average.is_some() {
+            buffers[train_config.optimizer.buffers()]
+                .copy_from_slice(&model.values[model.parameters().start()..]);
+        }
         let mut progress = Progress::default();
         for step in checkpoints.steps().into_iter().rev() {
             let mut values = std::mem::take(&mut model.values);
-            let read = checkpoints.read(step, model.parameters(), &mut values, optimizer, &mut buffers);
+            let read = checkpoints.read(step, model.parameters(), &mut values, train_config, &mut buffers);
             model.values = values;
             match read {
                 Ok(read) => {
@@ -219,7 +223,10 @@ impl<'a> Run<'a> {
         let model = (stopped != Stopped::Interrupted)
             .then(|| self.config.output.join(if self.config.lora.is_some() { "adapter" } else { "model" }));
         if let Some(path) = &model {
-            self.trained().export(path, train.bf16)?;
+            self.swap_average();
+            let exported = self.trained().export(path, train.bf16);
+            self.swap_average();
+            exported?;
         }
         Ok(Outcome { stopped, step, loss, validation, checkpoint, model })
     }
@@ -252,7 +259,12 @@ impl<'a> Run<'a> {
         }
         let (rate, decay) = (train.schedule.rate(t), train.schedule.decay(t));
         let rates = Rates { rate, decay, scale: clip(norm, train.clip), step: t + 1 };
-        self.model.update(&train.optimizer, rates, &mut self.buffers);
+        let (buffers, average) = self.buffers.split_at_mut(train.optimizer.buffers());
+        self.model.update(&train.optimizer, rates, buffers);
+        if let (Some(decay), Some(average)) = (train.average, average.first_mut()) {
+            let start = self.model.parameters().start();
+            crate::optimizer::average(&ops, decay, &self.model.values[start..], average);
+        }
         self.progress.step += 1;
         Ok(Taken { loss: sum / total.max(1) as f64, rate, norm, tokens })
     }
@@ -270,8 +282,17 @@ impl<'a> Run<'a> {
         TrainError::Diverged { step, place, kept }
     }
 
+    /// Puts the average of parameters, where one is kept, in their place, or back.
+    fn swap_average(&mut self) {
+        if let Some(average) = self.buffers.get_mut(self.config.train.optimizer.buffers()) {
+            let start = self.model.parameters().start();
+            self.model.values[start..].swap_with_slice(average);
+        }
+    }
+
     /// The mean loss on what is not trained on.
     fn validate(&mut self) -> f64 {
+        self.swap_average();
         let corpus = self.validation.as_ref().unwrap_or(&self.train.0);
         self.model.quantize();
         let (mut sum, mut counted) = (0.0, 0);
@@ -280,6 +301,7 @@ impl<'a> Run<'a> {
             sum += self.model.loss(&batch) * batch.counted() as f64;
             counted += batch.counted();
         }
+        self.swap_average();
         sum / counted.max(1) as f64
     }
 
@@ -296,7 +318,7 @@ impl<'a> Run<'a> {
     fn save(&self, each: &mut dyn FnMut(Event)) -> Result<(u64, PathBuf), TrainError> {
         let train = &self.config.train;
         let progress = &self.progress;
-        let path = self.checkpoints.write(&self.trained(), &train.optimizer, &self.buffers, progress)?;
+        let path = self.checkpoints.write(&self.trained(), train, &self.buffers, progress)?;
         self.checkpoints.prune(train.keep, progress.best.map(|(step, _)| step))?;
         each(Event::Checkpoint(path.clone()));
         Ok((progress.step, path))

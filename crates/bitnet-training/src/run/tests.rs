@@ -182,6 +182,36 @@ fn quantizers_go_on_to_the_bits_of_a_run_in_one_go() {
     }
 }
 
+/// Muon's momentum and the average of parameters go on; it is the average that is exported.
+#[test]
+fn optimizers_go_on_to_the_bits_of_a_run_in_one_go() {
+    let folder = folder();
+    let changes =
+        ["train.optimizer=muon", "train.ema=0.8", "train.rate=5e-3", "train.keep=9", "train.export=f32"];
+    let whole = config(Kind::Pretrain, folder.path(), &changes);
+    let (outcome, _) = go(&whole, false).unwrap();
+    let want = left(&whole.output, 12);
+    let checkpoints = Checkpoints::of(&whole.output);
+    for step in checkpoints.steps().into_iter().filter(|step| *step > 6) {
+        std::fs::remove_dir_all(checkpoints.path(step)).unwrap();
+    }
+    go(&whole, true).unwrap();
+    assert!(left(&whole.output, 12) == want);
+    let tensors = |path: PathBuf| -> std::collections::BTreeMap<String, Vec<u8>> {
+        let bytes = std::fs::read(path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        file.iter().map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec())).collect()
+    };
+    let kept = tensors(checkpoints.path(12).join("optimizer.safetensors"));
+    let values = tensors(checkpoints.path(12).join("model.safetensors"));
+    for (name, data) in tensors(outcome.model.unwrap().join("model.safetensors")) {
+        assert_eq!(kept[&format!("average.{name}")], data, "{name}");
+        assert_ne!(values[&name], data, "{name}");
+        // A projection has momentum only.
+        assert_eq!(kept.contains_key(&format!("exp_avg_sq.{name}")), !name.contains("_proj"), "{name}");
+    }
+}
+
 #[test]
 fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
     let folder = folder();
