@@ -146,6 +146,53 @@ impl Parameters {
         Ok(self)
     }
 
+    /// Leaves tensors whose names fit a pattern, and those of some layers (first and last), as they are: they go before those that are
+    /// trained, and `values` along with them.
+    ///
+    /// # Errors
+    /// A pattern fits no name, there is no such layer, or nothing is left to train.
+    pub(crate) fn freeze(
+        mut self,
+        values: &[f32],
+        patterns: &[String],
+        layers: Option<(usize, usize)>,
+    ) -> Result<(Self, Vec<f32>), TrainError> {
+        let fits = |pattern: &String, p: &Parameter| crate::pattern::matches(pattern, &p.name);
+        let fail = |what: String| Err(TrainError::Data { what });
+        if let Some(pattern) = patterns.iter().find(|pattern| !self.tensors().any(|p| fits(pattern, p))) {
+            return fail(format!("train.freeze names {pattern}, and no tensor of the model is called so"));
+        }
+        if let Some((_, last)) = layers.filter(|(_, last)| *last >= self.layers) {
+            let count = self.layers;
+            return fail(format!(
+                "train.freeze_layers ends with {last}, and the model has the layers 0 to {}",
+                count - 1
+            ));
+        }
+        let in_layer = |p: &Parameter| !matches!(p.slot.role, Role::Embedding | Role::FinalNorm | Role::Head);
+        let frozen = |p: &Parameter| {
+            patterns.iter().any(|pattern| fits(pattern, p))
+                || layers.is_some_and(|(a, b)| in_layer(p) && (a..=b).contains(&p.slot.layer))
+        };
+        // Steps stay with the weights that they are for.
+        let of: Vec<(Role, usize)> =
+            self.tensors().filter(|p| frozen(p)).map(|p| (p.slot.role, p.slot.layer)).collect();
+        let (still, trained): (Vec<Parameter>, Vec<Parameter>) =
+            self.list.into_iter().partition(|p| of.contains(&(p.slot.role, p.slot.layer)));
+        if trained.is_empty() {
+            return fail("train.freeze and train.freeze_layers leave nothing to train".to_owned());
+        }
+        self.first = still.len();
+        self.list = still.into_iter().chain(trained).collect();
+        let mut moved = Vec::with_capacity(values.len());
+        for p in &mut self.list {
+            let start = moved.len();
+            moved.extend_from_slice(&values[p.range.clone()]);
+            p.range = start..moved.len();
+        }
+        Ok((self, moved))
+    }
+
     /// Those that are trained.
     pub fn trained(&self) -> &[Parameter] {
         &self.list[self.first..]
@@ -269,15 +316,21 @@ impl Parameters {
     }
 
     /// The values of a checkpoint. Of packed weights, which have no masters any more, masters are made that by absmean become the same
-    /// trits and, but for rounding, the same scale; other quantizers get the weights as they are.
+    /// trits and, but for rounding, the same scale; other quantizers get the weights as they are. Norms that the checkpoint's model has
+    /// not are 1.
     ///
     /// # Errors
     /// A tensor is missing, has another shape or cannot be trained.
     pub fn read(&self, checkpoint: &Checkpoint, tensors: &ModelTensors<'_>) -> Result<Vec<f32>, TrainError> {
         let mut values = vec![0.0; self.len()];
+        let there = tensors.slots();
         for p in self.tensors() {
             let out = &mut values[p.range.clone()];
             let at = |source| TrainError::Model { path: checkpoint.path.clone(), source };
+            if p.slot.role.is_norm() && !there.contains(&p.slot) {
+                out.fill(1.0);
+                continue;
+            }
             if p.slot.role.is_norm() {
                 out.copy_from_slice(&tensors.vector(&p.slot).map_err(at)?);
                 continue;

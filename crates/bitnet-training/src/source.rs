@@ -1,7 +1,8 @@
 //! Where a run's model comes from: its configuration, its weights and the small files beside them.
 
 use crate::config::ModelSource;
-use crate::{Parameters, Precision, TrainError, WeightQuantizer};
+use crate::{ExtraNorms, Parameters, Precision, TrainError, WeightQuantizer};
+use bitnet_core::Activation;
 use bitnet_formats::{Checkpoint, Header, TOKENIZER_FILES};
 use bitnet_model::{ModelConfig, ModelTensors};
 use bitnet_tokenizer::Tokenizer;
@@ -96,7 +97,16 @@ impl Origin {
             return Err(TrainError::Data { what });
         }
         let tensors = ModelTensors::new(&read, &model);
-        let parameters = Parameters::new(&model, &tensors).with_quantizer(quantizer);
+        describe(&mut config, quantizer, precision.is_some_and(|p| p.hadamard));
+        let extra = precision.map_or(ExtraNorms::None, |p| p.extra_norms);
+        let target = with_norms(extra, &mut config, &model, &tensors)?;
+        let empty = empty(&dir, &config)?;
+        let model = if target { ModelConfig::read(&empty).map_err(at)? } else { model.clone() };
+        let parameters = match target {
+            true => Parameters::new(&model, &ModelTensors::new(&empty, &model)),
+            false => Parameters::new(&model, &tensors),
+        };
+        let parameters = parameters.with_quantizer(quantizer);
         let values = match source {
             ModelSource::Checkpoint(_) => {
                 tensors.check().map_err(at)?;
@@ -104,10 +114,55 @@ impl Origin {
             }
             ModelSource::Fresh { deviation, .. } => parameters.fresh(seed, *deviation),
         };
-        describe(&mut config, quantizer, precision.is_some_and(|p| p.hadamard));
         beside.config = config;
         Ok(Self { config: model, parameters, values, ternary, tokenizer, beside })
     }
+}
+
+/// Says in `config` that a model has extra norms; false where it has them already, or is to have none.
+fn with_norms(
+    extra: ExtraNorms,
+    config: &mut Value,
+    model: &ModelConfig,
+    tensors: &ModelTensors<'_>,
+) -> Result<bool, TrainError> {
+    let arch = model.arch;
+    if extra == ExtraNorms::None || arch.sub_norms || model.projection_norms.is_some() {
+        return Ok(false);
+    }
+    // The body of a BitNet is Llama's with these norms; which class it is follows from the activation.
+    let body = match model.activation {
+        Activation::Silu => Some("BitnetForCausalLM"),
+        Activation::Relu2 => Some("BitNetForCausalLM"),
+        Activation::Gelu => None,
+    };
+    let body = body
+        .filter(|_| !arch.qk_norms && !arch.post_norms)
+        .and_then(|name| bitnet_model::Architecture::find(bitnet_model::Origin::HuggingFace, name));
+    // What a file says by its tensors must be said.
+    config["vocab_size"] = json!(model.vocab);
+    config["tie_word_embeddings"] = json!(!tensors.own_head());
+    match (extra, body) {
+        (ExtraNorms::Blocks | ExtraNorms::Auto, Some(body)) => {
+            config["architectures"] = json!([body.name]);
+            config["model_type"] = body.model_type.into();
+            if config.get("rope_theta").is_none() {
+                config["rope_theta"] = json!(model.rope.theta);
+            }
+        }
+        (ExtraNorms::Blocks, None) => {
+            let what = format!(
+                "{} has no form with norms inside its blocks; quantize.extra_norms may be projections",
+                arch.name
+            );
+            return Err(TrainError::Data { what });
+        }
+        _ => {
+            config["quantization_config"]["use_rms_norm"] = true.into();
+            config["quantization_config"]["rms_norm_eps"] = json!(f64::from(model.eps));
+        }
+    }
+    Ok(true)
 }
 
 /// A model of which there is nothing but the configuration.

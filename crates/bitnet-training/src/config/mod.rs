@@ -101,6 +101,10 @@ pub struct TrainConfig {
     pub accumulate: usize,
     /// The optimizer.
     pub optimizer: Optimizer,
+    /// Patterns of names of tensors that are left as they are.
+    pub freeze: Vec<String>,
+    /// The first and the last layer of those that are left as they are.
+    pub freeze_layers: Option<(usize, usize)>,
     /// The decay, from one step to the next, of an average of the parameters, which is then what is validated and exported.
     pub average: Option<f64>,
     /// Learning rate and weight decay; it has the number of steps.
@@ -173,7 +177,7 @@ impl RunConfig {
         let output = s.text("output")?.ok_or_else(|| need(&s, "output"))?.into();
         let seed = s.count("seed", 0)?.unwrap_or(0);
         let threads = s.size("threads")?;
-        let model = tables::model(s.section("model")?)?;
+        let model = tables::model(s.section("model")?, kind)?;
         let precision = tables::quantize(s.section("quantize")?, kind, seed)?;
         let lora = if kind == Kind::Lora { Some(tables::lora(s.section("lora")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;

@@ -6,7 +6,7 @@ use crate::TrainError;
 use crate::optimizer::{Adam, Optimizer};
 use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
-use crate::{Activations, Bits, Precision, Ramp, WeightQuantizer};
+use crate::{Activations, Bits, ExtraNorms, Precision, Ramp, WeightQuantizer};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -27,11 +27,14 @@ const FRESH: [&str; 13] = [
     "initializer_range",
 ];
 
-pub(super) fn model(mut s: Section<'_>) -> Result<ModelSource, TrainError> {
+pub(super) fn model(mut s: Section<'_>, kind: Kind) -> Result<ModelSource, TrainError> {
     let source = match s.text("init")? {
         Some(path) => {
             s.refuse(&FRESH, "does not go with model.init, whose model has its own")?;
             ModelSource::Checkpoint(path.into())
+        }
+        None if kind == Kind::Qat => {
+            return Err(s.error("init", "is missing: a directory of the weights that are to become ternary"));
         }
         None => {
             let tokenizer = s.text("tokenizer")?.ok_or_else(|| {
@@ -43,6 +46,7 @@ pub(super) fn model(mut s: Section<'_>) -> Result<ModelSource, TrainError> {
                 &[
                     ("BitNetForCausalLM", ("BitNetForCausalLM", "bitnet", "relu2")),
                     ("LlamaForCausalLM", ("LlamaForCausalLM", "llama", "silu")),
+                    ("Qwen3ForCausalLM", ("Qwen3ForCausalLM", "qwen3", "silu")),
                 ],
             )?;
             let mut size = |key| s.size(key)?.ok_or_else(|| s.error(key, "is missing"));
@@ -130,8 +134,26 @@ pub(super) fn quantize(mut s: Section<'_>, kind: Kind, seed: u64) -> Result<Prec
     if ramp.steps > 0 && weights == WeightQuantizer::Float {
         return Err(s.error("ramp", "is set, and weights are not quantized"));
     }
+    let converts = kind == Kind::Qat && ternary;
+    let extra_norms = s.choice(
+        "extra_norms",
+        if converts { ExtraNorms::Auto } else { ExtraNorms::None },
+        &[
+            ("none", ExtraNorms::None),
+            ("blocks", ExtraNorms::Blocks),
+            ("projections", ExtraNorms::Projections),
+            ("auto", ExtraNorms::Auto),
+        ],
+    )?;
+    if extra_norms != ExtraNorms::None && (!ternary || kind == Kind::Lora) {
+        return Err(s.error("extra_norms", "are for ternary weights that are trained"));
+    }
+    if kind == Kind::Qat && weights == WeightQuantizer::Float {
+        return Err(s.error("weights", "is none, and qat is for weights that are quantized"));
+    }
     s.finish()?;
-    Ok(Precision { weights, stochastic: stochastic.then_some(seed), activations, top_k, hadamard, ramp })
+    let stochastic = stochastic.then_some(seed);
+    Ok(Precision { weights, stochastic, activations, top_k, hadamard, ramp, extra_norms })
 }
 
 /// Bits of a weight, those of three values when nothing is said.
@@ -240,6 +262,8 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, Train
         batch: s.size("batch")?.unwrap_or(8),
         accumulate: s.size("accumulate")?.unwrap_or(1),
         optimizer,
+        freeze: if kind == Kind::Lora { Vec::new() } else { s.texts("freeze")? },
+        freeze_layers: if kind == Kind::Lora { None } else { s.range("freeze_layers")? },
         average: s.number("ema", (0.0, 1.0))?.filter(|decay| *decay > 0.0),
         schedule,
         clip: Some(s.number("clip", any)?.unwrap_or(1.0)).filter(|c| *c > 0.0),

@@ -17,7 +17,7 @@ fn examples_are_valid_and_changes_apply() {
     assert_eq!(again.text, config.text);
     let other = RunConfig::parse("b", &config.text, Kind::Sft, &[]).unwrap_err().to_string();
     assert_eq!(other, "b: kind is \"pretrain\", and the command is sft");
-    for kind in [Kind::Pretrain, Kind::Sft, Kind::Lora] {
+    for kind in [Kind::Pretrain, Kind::Sft, Kind::Lora, Kind::Qat] {
         assert!(parse(kind, &[]).is_ok());
         // A choice can be changed alone: the examples set nothing that only another one has.
         for schedule in ["two-stage", "constant", "linear", "cosine", "exponential", "warmup-stable-decay"] {
@@ -80,6 +80,16 @@ fn what_is_wrong_is_named() {
         ("train.steps=none", "train.steps is \"none\", and should be a whole number of at least 1"),
         ("train.steps=0", "train.steps is 0"),
         ("train.betas=[0.9, 1.5]", "two numbers"),
+        (
+            "train.freeze_layers=[3, 1]",
+            "train.freeze_layers is [3, 1], and should be the first and the last, such as [0, 3]",
+        ),
+        ("train.freeze=1", "train.freeze should be a list of texts"),
+        (
+            "quantize={weights=\"seq\", bits=2, extra_norms=\"auto\"}",
+            "quantize.extra_norms are for ternary weights",
+        ),
+        ("quantize.extra_norms=all", "it is one of none, blocks, projections, auto"),
         ("train.optimizer=lion", "it is one of adamw, adam, sgd, muon"),
         ("train.ema=1.5", "train.ema is 1.5, and should be a number from 0 to 1"),
         ("train={optimizer=\"adamw\", momentum=0.9, steps=3}", "train.momentum is unknown"),
@@ -116,6 +126,18 @@ fn what_is_wrong_is_named() {
         let error = parse(Kind::Pretrain, &[change]).unwrap_err().to_string();
         assert!(error.contains(words), "{change}: {error}");
     }
+    for (changes, words) in [
+        (
+            &["quantize.weights=none", "quantize.ramp=0"],
+            "quantize.weights is none, and qat is for weights that are quantized",
+        ),
+        (&["model={}", "seed=1"], "model.init is missing"),
+    ] {
+        let error = parse(Kind::Qat, changes).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let error = parse(Kind::Lora, &["train.freeze=*"]).unwrap_err().to_string();
+    assert!(error.contains("train.freeze is unknown"), "{error}");
     let error = parse(Kind::Lora, &["quantize.weights=lsq"]).unwrap_err().to_string();
     assert!(error.contains("steps are learned with the weights"), "{error}");
     let error = RunConfig::parse("a.toml", "output = \"x\"\nseed = \n", Kind::Sft, &[]).unwrap_err();

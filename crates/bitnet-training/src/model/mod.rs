@@ -3,6 +3,7 @@
 mod backward;
 mod forward;
 mod head;
+mod heads;
 mod linear;
 mod precision;
 mod quantize;
@@ -18,22 +19,28 @@ use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
-pub use precision::{Activations, Precision, Ramp};
-use state::{Gradients, State};
+pub use precision::{Activations, ExtraNorms, Precision, Ramp};
+use state::{Gradients, Scratch, State};
+
+/// Places in the list of a projection, and of the norm of its own input where it has one.
+#[derive(Clone, Copy)]
+struct Projection {
+    weight: usize,
+    norm: Option<usize>,
+}
 
 /// Places of a layer's parameters in the list.
 struct Layer {
     attn_norm: usize,
-    q: usize,
-    k: usize,
-    v: usize,
+    qkv: [Projection; 3],
+    /// Norms of heads of q and of k.
+    head_norms: Option<(usize, usize)>,
     attn_sub_norm: Option<usize>,
-    o: usize,
+    o: [Projection; 1],
     ffn_norm: usize,
-    gate: usize,
-    up: usize,
+    gate_up: [Projection; 2],
     ffn_sub_norm: Option<usize>,
-    down: usize,
+    down: [Projection; 1],
 }
 
 /// A model in training: parameters, and room for a pass forward and back.
@@ -68,6 +75,7 @@ pub struct Model {
     states: Vec<State>,
     /// Behind the last layer, and behind the final norm.
     last: (Vec<f32>, Vec<f32>),
+    scratch: Scratch,
     room: Gradients,
 }
 
@@ -86,9 +94,11 @@ impl Model {
     ) -> Result<Self, TrainError> {
         let arch = config.arch;
         for (has, what) in [
-            (arch.qk_norms, "norms on heads of q and k"),
             (arch.post_norms, "norms behind attention and feed-forward blocks"),
-            (config.projection_norms.is_some(), "norms of projections' own inputs"),
+            (
+                config.projection_norms.is_some() && (arch.sub_norms || parameters.adapter().is_some()),
+                "norms of projections' own inputs beside norms inside blocks or low-rank matrices",
+            ),
             (config.norms_less_one, "norms that are stored less 1"),
             (config.local.is_some(), "sliding windows"),
             (arch.scaled_embedding, "a scaled embedding"),
@@ -100,18 +110,20 @@ impl Model {
         }
         let find = |role, layer| parameters.find(role, layer);
         let need = |role, layer| find(role, layer).expect("every body has this tensor");
+        let projection = |role: Role, layer| Projection {
+            weight: need(role, layer),
+            norm: role.input_norm().and_then(|norm| find(norm, layer)),
+        };
         let layers = (0..parameters.layers()).map(|l| Layer {
             attn_norm: need(Role::AttnNorm, l),
-            q: need(Role::Q, l),
-            k: need(Role::K, l),
-            v: need(Role::V, l),
+            qkv: [Role::Q, Role::K, Role::V].map(|role| projection(role, l)),
+            head_norms: find(Role::QNorm, l).zip(find(Role::KNorm, l)),
             attn_sub_norm: find(Role::AttnSubNorm, l),
-            o: need(Role::O, l),
+            o: [projection(Role::O, l)],
             ffn_norm: need(Role::FfnNorm, l),
-            gate: need(Role::Gate, l),
-            up: need(Role::Up, l),
+            gate_up: [Role::Gate, Role::Up].map(|role| projection(role, l)),
             ffn_sub_norm: find(Role::FfnSubNorm, l),
-            down: need(Role::Down, l),
+            down: [projection(Role::Down, l)],
         });
         let layers: Vec<Layer> = layers.collect();
         Ok(Self {
@@ -127,6 +139,7 @@ impl Model {
             inputs: Vec::new(),
             states: Vec::new(),
             last: Default::default(),
+            scratch: Scratch::default(),
             room: Gradients::default(),
             gradients: vec![0.0; parameters.trained_len()],
             low_rank: (0..parameters.list().len()).map(|place| parameters.low_rank(place)).collect(),

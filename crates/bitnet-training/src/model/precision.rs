@@ -19,6 +19,21 @@ pub struct Precision {
     pub hadamard: bool,
     /// How quantization of weights comes in.
     pub ramp: Ramp,
+    /// Norms that a model gets besides its own.
+    pub extra_norms: ExtraNorms,
+}
+
+/// Norms of the inputs of projections that a model without them gets; their weights are 1 at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtraNorms {
+    /// None.
+    None,
+    /// Before output and down projections, whose inputs nothing else norms (BitDistill, arXiv 2510.13998): the body of a BitNet.
+    Blocks,
+    /// Before every projection, each its own (`use_rms_norm` of a Hugging Face configuration).
+    Projections,
+    /// The first of these that there is a body for: what a dense model is converted with.
+    Auto,
 }
 
 /// How inputs of projections are quantized, each token with its own scale.
@@ -66,6 +81,7 @@ impl Precision {
         top_k: None,
         hadamard: false,
         ramp: Ramp { steps: 0, by_layer: false },
+        extra_norms: ExtraNorms::None,
     };
 
     /// Nothing is quantized.

@@ -66,21 +66,35 @@ impl Input {
 /// States of a layer, all `[m, ...]`.
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) qkv_input: Input,
+    /// One for all three, or one each where each has a norm of its own, with what goes into these.
+    pub(super) qkv_input: [Input; 3],
+    pub(super) qkv_shared: Vec<f32>,
+    /// Queries and keys before the norms of their heads.
+    pub(super) heads: (Vec<f32>, Vec<f32>),
     /// Rotated queries and keys, and values.
     pub(super) qkv: Vec<f32>,
     /// What attention gives, and of every query and head the largest score and the sum of weights.
     pub(super) attn: Vec<f32>,
     pub(super) sums: Vec<f32>,
-    pub(super) o_input: Input,
+    pub(super) o_input: [Input; 1],
     /// The residual stream between the blocks.
     pub(super) middle: Vec<f32>,
-    pub(super) ffn_input: Input,
+    pub(super) ffn_input: [Input; 2],
+    pub(super) ffn_shared: Vec<f32>,
     pub(super) gate_up: Vec<f32>,
     pub(super) gated: Vec<f32>,
-    pub(super) down_input: Input,
-    /// Room for what is normed.
+    pub(super) down_input: [Input; 1],
+}
+
+/// Room that one layer after the other uses on the way forward.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// What is normed.
     pub(super) normed: Vec<f32>,
+    /// What is normed for one projection.
+    pub(super) own: Vec<f32>,
+    /// What a block gives.
+    pub(super) out: Vec<f32>,
 }
 
 /// Gradients of states on the way back.
@@ -92,6 +106,8 @@ pub(super) struct Gradients {
     pub(super) input: Vec<f32>,
     /// Of what was normed.
     pub(super) inner: Vec<f32>,
+    /// Of what was normed for one projection.
+    pub(super) own: Vec<f32>,
     /// Of stacked projections' outputs.
     pub(super) wide: Vec<f32>,
     /// Logits of some tokens.

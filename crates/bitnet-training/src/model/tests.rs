@@ -1,5 +1,6 @@
 use super::*;
-use crate::{Adam, Bits, WeightQuantizer, clip, norm};
+use crate::source::Origin;
+use crate::{Adam, Bits, ModelSource, WeightQuantizer, clip, norm};
 use bitnet_core::KvType;
 use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
 use bitnet_model::{Decoder, LoadOptions, ModelTensors, Rows, StepOutput};
@@ -364,8 +365,8 @@ fn exported_trits_are_run_as_they_were_trained() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");
         let precision = Precision { weights, ..Precision::BITNET };
-        let source = crate::ModelSource::Checkpoint(golden::fixtures().join("bitnet-online"));
-        let origin = crate::source::Origin::read(&source, Some(&precision), 1).unwrap();
+        let source = ModelSource::Checkpoint(golden::fixtures().join("bitnet-online"));
+        let origin = Origin::read(&source, Some(&precision), 1).unwrap();
         let (parameters, mut values) = (origin.parameters, origin.values);
         // Steps that are not what they began with; all else is exact in bf16.
         for p in parameters.list().iter().filter(|p| p.part == crate::Part::Steps) {
@@ -400,8 +401,8 @@ fn exported_trits_are_run_as_they_were_trained() {
 fn what_the_engine_has_no_products_for_is_dense_or_refused() {
     let folder = tempfile::tempdir().unwrap();
     let export = |name: &str, path: &std::path::Path, precision: &Precision| {
-        let source = crate::ModelSource::Checkpoint(golden::fixtures().join(name));
-        let origin = crate::source::Origin::read(&source, Some(precision), 1)?;
+        let source = ModelSource::Checkpoint(golden::fixtures().join(name));
+        let origin = Origin::read(&source, Some(precision), 1)?;
         let ops = ops(None, 2);
         let (parameters, values) = (&origin.parameters, &origin.values[..]);
         crate::export::Trained { ops: &ops, parameters, values, beside: &origin.beside }
@@ -438,9 +439,9 @@ fn what_the_engine_has_no_products_for_is_dense_or_refused() {
     let refused = load(&path).err().unwrap().to_string();
     assert!(refused.contains("quantization_config.hadamard"), "{refused}");
     // It can be gone on with, by those who turn inputs too.
-    let source = crate::ModelSource::Checkpoint(path);
-    assert!(crate::source::Origin::read(&source, Some(&turned), 1).is_ok());
-    assert!(crate::source::Origin::read(&source, Some(&Precision::BITNET), 1).is_err());
+    let source = ModelSource::Checkpoint(path);
+    assert!(Origin::read(&source, Some(&turned), 1).is_ok());
+    assert!(Origin::read(&source, Some(&Precision::BITNET), 1).is_err());
 }
 
 /// With what rounding adds held fixed, the gradient of the whole model is the slope of its loss, through inputs that are turned, too.
@@ -471,4 +472,116 @@ fn a_ramp_ends_at_full_strength() {
     assert_eq!([0, 1, 2, 3, 4].map(|t| layers.strength(t, 0, 2)), [0.0, 0.5, 1.0, 1.0, 1.0]);
     assert_eq!([0, 1, 2, 3, 4].map(|t| layers.strength(t, 1, 2)), [0.0, 0.0, 0.0, 0.5, 1.0]);
     assert_eq!(Ramp::default().strength(0, 0, 1), 1.0);
+}
+
+/// A fresh model whose norms are no longer 1.
+fn fresh(architecture: &str, model_type: &str, precision: Precision) -> (Model, crate::source::Beside) {
+    let config = serde_json::json!({
+        "architectures": [architecture], "model_type": model_type, "hidden_act": "silu", "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+    });
+    let tokenizer = golden::fixtures().join("bitnet-online");
+    let origin =
+        Origin::read(&ModelSource::Fresh { config, tokenizer, deviation: 0.2 }, Some(&precision), 1).unwrap();
+    let mut values = origin.values;
+    for (i, p) in origin.parameters.list().iter().enumerate().filter(|(_, p)| p.slot.role.is_norm()) {
+        for (j, v) in values[p.range.clone()].iter_mut().enumerate() {
+            *v = 1.0 + 0.3 * crate::random::normal(8, i as u64, j as u64) as f32;
+        }
+    }
+    let model = Model::new(ops(None, 2), origin.config, origin.parameters, values, precision, false).unwrap();
+    (model, origin.beside)
+}
+
+const BODIES: [(&str, &str, ExtraNorms); 4] = [
+    ("Qwen3ForCausalLM", "qwen3", ExtraNorms::None),
+    ("Qwen3ForCausalLM", "qwen3", ExtraNorms::Auto),
+    ("LlamaForCausalLM", "llama", ExtraNorms::Auto),
+    ("LlamaForCausalLM", "llama", ExtraNorms::Projections),
+];
+
+/// Norms of heads, of projections' own inputs and inside blocks: the gradient is the slope, and states that are computed again change no bit.
+#[test]
+fn gradients_through_other_norms_are_slopes() {
+    for (architecture, model_type, extra_norms) in BODIES {
+        let (mut model, _) = fresh(architecture, model_type, Precision { extra_norms, ..Precision::FLOAT });
+        let batch = reference_batch();
+        let (total, start) = (batch.counted(), model.values.clone());
+        model.backward(&batch, total);
+        let gradients = model.gradients.clone();
+        model.recompute = true;
+        model.gradients.fill(0.0);
+        model.backward(&batch, total);
+        assert!(gradients == model.gradients, "{architecture} {extra_norms:?}");
+        // Norms by themselves, and all.
+        for only_norms in [true, false] {
+            let of: Vec<bool> = model
+                .parameters()
+                .list()
+                .iter()
+                .flat_map(|p| std::iter::repeat_n(p.slot.role.is_norm() || !only_norms, p.range.len()))
+                .collect();
+            let along = |i: usize| if of[i] { crate::random::normal(3, 1, i as u64) } else { 0.0 };
+            let scale = |i: usize| f64::from(start[i].abs()).max(1e-3) * along(i);
+            let mut at = |h: f64| {
+                model.values =
+                    start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * scale(i)) as f32).collect();
+                model.loss(&batch)
+            };
+            let h = 1e-3;
+            let slope = (at(h) - at(-h)) / (2.0 * h);
+            let gradient: f64 = gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
+            assert!(
+                (slope - gradient).abs() <= 0.01 * slope.abs().max(0.1),
+                "{architecture} {extra_norms:?} {only_norms}: {slope} {gradient}"
+            );
+        }
+    }
+}
+
+#[test]
+fn bodies_with_other_norms_are_run_as_they_were_trained() {
+    let backend =
+        Arc::new(CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap());
+    let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 512).collect();
+    let mut batch = Batch::default();
+    batch.push(&[&ids[..], &[0]].concat(), |_| true);
+    for (architecture, model_type, extra_norms) in BODIES {
+        let (mut model, beside) =
+            fresh(architecture, model_type, Precision { extra_norms, ..Precision::BITNET });
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let trained = crate::export::Trained {
+            ops: model.ops(),
+            parameters: model.parameters(),
+            values: &model.values,
+            beside: &beside,
+        };
+        trained.export(&path, false).unwrap();
+        let checkpoint = bitnet_formats::open(&path).unwrap();
+        let options = LoadOptions { key: KvType::F32, value: KvType::F32, ..LoadOptions::default() };
+        let mut engine =
+            bitnet_model::load(Arc::clone(&backend), &checkpoint, &options, &mut |_, _| {}).unwrap();
+        let mut out = StepOutput { rows: Rows::All, keep_hidden: true, ..StepOutput::default() };
+        engine.step(&ids, &mut out).unwrap();
+        model.quantize();
+        let want = out.hidden.last().unwrap();
+        assert!(model.states(&batch) == &want[..], "{architecture} {extra_norms:?}");
+        // Once more from what was written: nothing is added to norms that are there.
+        let precision = Precision { extra_norms, ..Precision::BITNET };
+        let again = Origin::read(&ModelSource::Checkpoint(path), Some(&precision), 1).unwrap();
+        assert!(again.values == model.values, "{architecture} {extra_norms:?}");
+    }
+    let precision = Precision { extra_norms: ExtraNorms::Blocks, ..Precision::BITNET };
+    let (model, beside) = fresh("Qwen3ForCausalLM", "qwen3", Precision::BITNET);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    let (parameters, values) = (model.parameters(), &model.values[..]);
+    crate::export::Trained { ops: model.ops(), parameters, values, beside: &beside }
+        .export(&path, false)
+        .unwrap();
+    let refused =
+        Origin::read(&ModelSource::Checkpoint(path), Some(&precision), 1).err().unwrap().to_string();
+    assert!(refused.contains("Qwen3ForCausalLM has no form with norms inside its blocks"), "{refused}");
 }

@@ -13,6 +13,8 @@ pub enum Kind {
     Sft,
     /// The same, by low-rank matrices beside the weights.
     Lora,
+    /// Documents and answers, with weights that become ternary on the way.
+    Qat,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
             Self::Lora => "lora",
+            Self::Qat => "qat",
         }
     }
 }

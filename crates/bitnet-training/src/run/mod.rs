@@ -67,6 +67,9 @@ impl<'a> Run<'a> {
         if let Some(lora) = &config.lora {
             parameters = parameters.with_adapters(lora)?;
             values = parameters.begin(values, config.seed);
+        } else if !config.train.freeze.is_empty() || config.train.freeze_layers.is_some() {
+            (parameters, values) =
+                parameters.freeze(&values, &config.train.freeze, config.train.freeze_layers)?;
         }
         let (sequence, context) = (config.data.sequence, body.context);
         if sequence > context {
