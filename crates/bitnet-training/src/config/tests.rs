@@ -1,5 +1,6 @@
 use super::*;
 use crate::{Activations, Bits, Ramp, WeightQuantizer, example};
+use bitnet_cpu::Terms;
 
 fn parse(kind: Kind, changes: &[&str]) -> Result<RunConfig, TrainError> {
     let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
@@ -11,7 +12,7 @@ fn examples_are_valid_and_changes_apply() {
     let config =
         parse(Kind::Pretrain, &["train.steps=7", "output=elsewhere", "quantize.weights=\"none\""]).unwrap();
     assert_eq!((config.train.schedule.steps, config.output.to_str()), (7, Some("elsewhere")));
-    assert_eq!(config.precision, Precision { terms: bitnet_cpu::Terms::Bf16, ..Precision::FLOAT });
+    assert_eq!(config.precision, Precision { terms: Terms::Bf16, ..Precision::FLOAT });
     // What is kept says the same.
     let again = RunConfig::parse("b", &config.text, Kind::Pretrain, &[]).unwrap();
     assert_eq!(again.text, config.text);
@@ -64,6 +65,7 @@ fn examples_are_valid_and_changes_apply() {
             },
         ),
     ] {
+        let want = Precision { terms: Terms::Bf16, ..want };
         assert_eq!(parse(Kind::Pretrain, changes).unwrap().precision, want, "{changes:?}");
     }
     let lora = parse(Kind::Lora, &["lora.rank=4", "lora.rank_stabilized=true"]).unwrap().lora.unwrap();
