@@ -45,6 +45,13 @@ pub enum Terms {
     Bf16,
 }
 
+impl Terms {
+    /// Those that this processor multiplies faster.
+    pub fn fastest() -> Self {
+        if Isa::detect().multiplies_bf16() { Self::Bf16 } else { Self::F32 }
+    }
+}
+
 /// Int8 activations of tokens, or of fewer bits.
 #[derive(Default)]
 pub struct QuantizedTokens(Quantized);
