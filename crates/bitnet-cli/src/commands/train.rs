@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::hub::{self, Located};
 use crate::terminal::interrupt;
-use bitnet_training::{Event, KINDS, Kind, Outcome, RunConfig, Start, Stopped, example, run};
+use bitnet_training::{Event, KINDS, Kind, Outcome, Preferences, RunConfig, Start, Stopped, example, run};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::Write;
@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Args)]
 #[command(
     long_about = "Train a ternary model: from scratch on documents (pretrain), or an existing one to answer, all of it (sft) or by \
-        a small adapter (lora).\n\n\
+        a small adapter (lora), or which of two answers is preferred (dpo).\n\n\
         A TOML file says all; --example prints one that explains every key. Weights are ternary and activations int8 in every step, as \
         they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
         and the model, a Hugging Face directory, or the adapter as peft saves it; a checkpoint of a model can be run, too.\n\n\
@@ -29,7 +29,9 @@ Examples:
   bitnet train --example lora > lora.toml
   bitnet train lora -c lora.toml --set train.steps=2
   bitnet run model --lora run-lora/adapter \"ships at\"
-  bitnet merge model run-lora/adapter merged-lora"
+  bitnet merge model run-lora/adapter merged-lora
+  bitnet train --example dpo > dpo.toml
+  bitnet train dpo -c dpo.toml --set train.steps=2"
 )]
 pub struct Train {
     /// What the model is to learn
@@ -60,6 +62,8 @@ enum KindName {
     Sft,
     /// The same by small matrices beside the weights, an adapter as peft saves it
     Lora,
+    /// Which of two answers is preferred: direct preference optimization, of the weights or of an adapter
+    Dpo,
 }
 
 impl From<KindName> for Kind {
@@ -68,6 +72,7 @@ impl From<KindName> for Kind {
             KindName::Pretrain => Self::Pretrain,
             KindName::Sft => Self::Sft,
             KindName::Lora => Self::Lora,
+            KindName::Dpo => Self::Dpo,
         }
     }
 }
@@ -142,15 +147,27 @@ fn line(event: &Event) -> Option<String> {
             rows.0,
             rows.1
         ),
-        Event::Steps { step, steps, loss, rate, norm, speed, left } => format!(
-            "step {step}/{steps}  loss {loss:.4}  rate {rate:.2e}  gradient {norm:.3}  {speed:.0} tokens/s  {} left",
+        Event::Reference(pairs) => format!("measuring {pairs} pairs of answers with the model at the start"),
+        Event::Steps { step, steps, loss, rate, norm, speed, left, preferences } => format!(
+            "step {step}/{steps}  loss {loss:.4}{}  rate {rate:.2e}  gradient {norm:.3}  {speed:.0} tokens/s  {} left",
+            preferred(*preferences),
             clock(*left)
         ),
-        Event::Validation { step, loss, best } => {
+        Event::Validation { step, loss, best, preferences } => {
             let best = if *best { ", the best so far" } else { "" };
-            format!("step {step}  validation loss {loss:.4}, perplexity {:.2}{best}", loss.exp())
+            let more = match preferences {
+                None => format!(", perplexity {:.2}", loss.exp()),
+                some => preferred(*some),
+            };
+            format!("step {step}  validation loss {loss:.4}{more}{best}")
         }
         Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
+    })
+}
+
+fn preferred(preferences: Option<Preferences>) -> String {
+    preferences.map_or_else(String::new, |p| {
+        format!("  preferred {:.0} %, margin {:.3}", p.accuracy * 100.0, p.margin)
     })
 }
 

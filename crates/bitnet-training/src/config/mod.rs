@@ -8,6 +8,7 @@ mod tests;
 use crate::TrainError;
 use crate::model::Precision;
 use crate::optimizer::Optimizer;
+use crate::preference::Dpo;
 use crate::run::Kind;
 use crate::schedule::Schedule;
 use section::Section;
@@ -34,6 +35,8 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// Low-rank matrices, where those are trained and nothing else.
     pub lora: Option<LoraConfig>,
+    /// The objective over pairs of answers, where those are trained on.
+    pub dpo: Option<Dpo>,
     /// How.
     pub train: TrainConfig,
     /// The file with all changes, as it is kept beside the checkpoints.
@@ -159,12 +162,14 @@ impl RunConfig {
         let seed = s.count("seed", 0)?.unwrap_or(0);
         let threads = s.size("threads")?;
         let (model, mut precision) = tables::model(s.section("model")?)?;
-        let lora = if kind == Kind::Lora { Some(tables::lora(s.section("lora")?)?) } else { None };
+        let adapts = kind == Kind::Lora || kind == Kind::Dpo && s.has("lora");
+        let lora = if adapts { Some(tables::lora(s.section("lora")?)?) } else { None };
+        let dpo = if kind == Kind::Dpo { Some(tables::dpo(s.section("dpo")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;
         let (train, terms) = tables::train(s.section("train")?, kind)?;
         precision.terms = terms;
         s.finish()?;
-        Ok(Self { kind, output, seed, threads, model, precision, lora, data, train, text: kept })
+        Ok(Self { kind, output, seed, threads, model, precision, lora, data, dpo, train, text: kept })
     }
 }
 

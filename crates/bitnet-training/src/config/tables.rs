@@ -5,6 +5,7 @@ use super::{DataConfig, LoraConfig, ModelSource, TrainConfig};
 use crate::TrainError;
 use crate::model::Precision;
 use crate::optimizer::Optimizer;
+use crate::preference::Dpo;
 use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
 use bitnet_cpu::Terms;
@@ -102,6 +103,16 @@ pub(super) fn lora(mut s: Section<'_>) -> Result<LoraConfig, TrainError> {
     Ok(config)
 }
 
+pub(super) fn dpo(mut s: Section<'_>) -> Result<Dpo, TrainError> {
+    let beta = s.number("beta", (0.0, 100.0))?.unwrap_or(0.1);
+    if beta == 0.0 {
+        return Err(s.error("beta", "is 0, which leaves nothing to learn"));
+    }
+    let label_smoothing = s.number("label_smoothing", (0.0, 0.499))?.unwrap_or(0.0);
+    s.finish()?;
+    Ok(Dpo { beta, label_smoothing })
+}
+
 pub(super) fn data(mut s: Section<'_>) -> Result<DataConfig, TrainError> {
     let paths = |texts: Vec<String>| texts.into_iter().map(PathBuf::from).collect::<Vec<_>>();
     let train = paths(s.texts("train")?);
@@ -133,7 +144,11 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
             eps: s.number("eps", (0.0, 1.0))?.unwrap_or(1e-8),
         },
     };
-    let base = s.number("rate", any)?.unwrap_or(if pretrain { 1.5e-3 } else { 2e-4 });
+    let base = s.number("rate", any)?.unwrap_or(match kind {
+        Kind::Pretrain => 1.5e-3,
+        Kind::Sft | Kind::Lora => 2e-4,
+        Kind::Dpo => 5e-5,
+    });
     let words =
         ["two-stage", "constant", "linear", "cosine", "exponential", "warmup-stable-decay"].map(|w| (w, w));
     let shape = match s.choice("schedule", if pretrain { "two-stage" } else { "cosine" }, &words)? {

@@ -3,6 +3,7 @@
 mod batch;
 mod corpus;
 mod encode;
+mod pair;
 mod read;
 mod rows;
 #[cfg(test)]

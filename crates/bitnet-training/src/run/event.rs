@@ -13,6 +13,8 @@ pub enum Kind {
     Sft,
     /// The same, by low-rank matrices beside the weights.
     Lora,
+    /// Which of two answers is preferred; by the weights, or by low-rank matrices.
+    Dpo,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
             Self::Lora => "lora",
+            Self::Dpo => "dpo",
         }
     }
 }
@@ -38,6 +41,8 @@ pub enum Event {
     Skipped(Skipped),
     /// Examples that were longer than a row.
     Dropped(usize),
+    /// So many pairs of answers are measured with the model at the start; what comes of it is kept.
+    Reference(usize),
     /// The first step follows.
     Begin(Start),
     /// Some steps were taken.
@@ -56,6 +61,8 @@ pub enum Event {
         speed: f64,
         /// How long the rest takes at this speed.
         left: Duration,
+        /// Of the last one, where answers are preferred.
+        preferences: Option<Preferences>,
     },
     /// The loss on what is not trained on.
     Validation {
@@ -65,9 +72,20 @@ pub enum Event {
         loss: f64,
         /// Whether none was better.
         best: bool,
+        /// Where answers are preferred.
+        preferences: Option<Preferences>,
     },
     /// There is a checkpoint.
     Checkpoint(PathBuf),
+}
+
+/// What pairs of answers say beside the loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preferences {
+    /// The share of pairs whose chosen answer gained more on the model at the start than the other one.
+    pub accuracy: f64,
+    /// The mean of beta times by how much more, in nats.
+    pub margin: f64,
 }
 
 /// What a run begins with.

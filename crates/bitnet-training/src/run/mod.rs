@@ -2,6 +2,7 @@
 
 mod event;
 mod metrics;
+mod objective;
 #[cfg(test)]
 mod tests;
 
@@ -14,13 +15,14 @@ use crate::{Rates, TrainError, clip, norm};
 use bitnet_cpu::CpuTraining;
 use bitnet_formats::write_file;
 use metrics::Metrics;
+use objective::{Objective, Sums};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub use event::{Event, Kind, Outcome, Start, Stopped};
+pub use event::{Event, Kind, Outcome, Preferences, Start, Stopped};
 
 /// Runs. With `resume` it goes on from the newest checkpoint that is whole, or begins where there is none; without, the output must have no
 /// checkpoints. `stop` ends it behind the present step, with a checkpoint.
@@ -44,7 +46,11 @@ struct Run<'a> {
     progress: Progress,
     checkpoints: Checkpoints,
     metrics: Metrics,
+    objective: Objective,
     train: (Corpus, Rows),
+    /// Log-likelihoods of the examples of each corpus under the model at the start, where they are asked for.
+    reference: Vec<f64>,
+    validation_reference: Vec<f64>,
     /// `None`: what is kept of the files to train on.
     validation: Option<Corpus>,
     validation_rows: Rows,
@@ -108,6 +114,21 @@ impl<'a> Run<'a> {
         if rows.len() == 0 {
             return Err(TrainError::Data { what: "there is nothing to train on".to_owned() });
         }
+        let (mut reference, mut validation_reference) = (Vec::new(), Vec::new());
+        if config.dpo.is_some() {
+            let mut of = |corpus: &Corpus, rows: &[&Rows]| {
+                let mut begin = |pairs| each(Event::Reference(pairs));
+                let batch = config.train.batch;
+                objective::reference(&mut model, config.precision, corpus, rows, &folder, batch, &mut begin)
+            };
+            match &validation {
+                None => reference = of(&train, &[&rows, &validation_rows])?,
+                Some(corpus) => {
+                    reference = of(&train, &[&rows])?;
+                    validation_reference = of(corpus, &[&validation_rows])?;
+                }
+            }
+        }
         let optimizer = &config.train.optimizer;
         let mut buffers = vec![vec![0.0; model.gradients.len()]; optimizer.buffers()];
         let mut progress = Progress::default();
@@ -136,7 +157,10 @@ impl<'a> Run<'a> {
             progress,
             checkpoints,
             metrics,
+            objective: config.dpo.map_or(Objective::Tokens, Objective::Pairs),
             train: (train, rows),
+            reference,
+            validation_reference,
             validation,
             validation_rows,
         })
@@ -162,30 +186,38 @@ impl<'a> Run<'a> {
             }
             let taken = self.step()?;
             tokens += taken.tokens;
-            loss = Some(taken.loss);
+            loss = Some(taken.sums.mean());
             let step = self.progress.step;
             let last = step == steps;
             if step.is_multiple_of(train.log_every) || last {
                 let seconds = begin.elapsed().as_secs_f64();
                 let speed = tokens as f64 / seconds.max(1e-9);
                 let rest = seconds / (step - since) as f64 * (steps - step) as f64;
-                self.metrics.write(json!({"step": step, "loss": taken.loss, "rate": taken.rate,
-                    "grad_norm": taken.norm, "tokens": taken.tokens, "tokens_per_second": speed}))?;
+                let mut line = json!({"step": step, "loss": taken.sums.mean(), "rate": taken.rate,
+                    "grad_norm": taken.norm, "tokens": taken.tokens, "tokens_per_second": speed});
+                let preferences = self.objective.preferences(&taken.sums);
+                if let Some(Preferences { accuracy, margin }) = preferences {
+                    line["accuracy"] = json!(accuracy);
+                    line["margin"] = json!(margin);
+                }
+                self.metrics.write(line)?;
                 each(Event::Steps {
                     step,
                     steps,
-                    loss: taken.loss,
+                    loss: taken.sums.mean(),
                     rate: taken.rate,
                     norm: taken.norm,
                     speed,
                     left: Duration::try_from_secs_f64(rest).unwrap_or_default(),
+                    preferences,
                 });
                 (begin, tokens, since) = (Instant::now(), 0, step);
             }
             let due = train.validate_every > 0 && step.is_multiple_of(train.validate_every);
             let mut improved = false;
             if (due || last) && self.validation_rows.len() > 0 {
-                let value = self.validate()?;
+                let sums = self.validate()?;
+                let (value, preferences) = (sums.mean(), self.objective.preferences(&sums));
                 improved = self.progress.best.is_none_or(|(_, best)| value < best);
                 if improved {
                     (self.progress.best, self.progress.stale) = (Some((step, value)), 0);
@@ -193,9 +225,16 @@ impl<'a> Run<'a> {
                     self.progress.stale += 1;
                 }
                 validation = Some(value);
-                self.metrics
-                    .write(json!({"step": step, "validation_loss": value, "perplexity": value.exp()}))?;
-                each(Event::Validation { step, loss: value, best: improved });
+                let mut line = json!({"step": step, "validation_loss": value});
+                match preferences {
+                    Some(Preferences { accuracy, margin }) => {
+                        line["validation_accuracy"] = json!(accuracy);
+                        line["validation_margin"] = json!(margin);
+                    }
+                    None => line["perplexity"] = json!(value.exp()),
+                }
+                self.metrics.write(line)?;
+                each(Event::Validation { step, loss: value, best: improved, preferences });
             }
             let early = train.patience.is_some_and(|p| self.progress.stale >= p) && !last;
             if step.is_multiple_of(train.checkpoint_every) || last || improved || early {
@@ -229,14 +268,14 @@ impl<'a> Run<'a> {
         let batches: Vec<_> = (0..train.accumulate as u64)
             .map(|i| rows.shuffled(corpus, t * per_step + i * train.batch as u64, train.batch))
             .collect();
-        let total: usize = batches.iter().map(|b| b.counted()).sum();
+        let total: usize = batches.iter().map(|b| self.objective.count(b)).sum();
         let tokens = batches.iter().map(|b| b.ids.len()).sum();
         self.model.quantize()?;
         self.model.gradients.fill(0.0);
-        let mut sum = 0.0;
+        let mut sums = Sums::default();
         for batch in &batches {
-            sum += self.model.backward(batch, total);
-            if !sum.is_finite() {
+            sums.add(self.objective.backward(&mut self.model, batch, total, &self.reference));
+            if !sums.loss.is_finite() {
                 return Err(self.diverged(t + 1));
             }
         }
@@ -249,7 +288,7 @@ impl<'a> Run<'a> {
         let rates = Rates { rate, decay, scale: clip(norm, train.clip), step: t + 1 };
         self.model.update(&train.optimizer, rates, &mut self.buffers);
         self.progress.step += 1;
-        Ok(Taken { loss: sum / total.max(1) as f64, rate, norm, tokens })
+        Ok(Taken { sums, rate, norm, tokens })
     }
 
     fn diverged(&self, step: u64) -> TrainError {
@@ -265,17 +304,19 @@ impl<'a> Run<'a> {
         TrainError::Diverged { step, place, kept }
     }
 
-    /// The mean loss on what is not trained on.
-    fn validate(&mut self) -> Result<f64, TrainError> {
-        let corpus = self.validation.as_ref().unwrap_or(&self.train.0);
+    /// The loss on what is not trained on.
+    fn validate(&mut self) -> Result<Sums, TrainError> {
+        let (corpus, reference) = match &self.validation {
+            Some(corpus) => (corpus, &self.validation_reference),
+            None => (&self.train.0, &self.reference),
+        };
         self.model.quantize()?;
-        let (mut sum, mut counted) = (0.0, 0);
+        let mut sums = Sums::default();
         for first in (0..self.validation_rows.len()).step_by(self.config.train.batch) {
             let batch = self.validation_rows.plain(corpus, first, self.config.train.batch);
-            sum += self.model.loss(&batch) * batch.counted() as f64;
-            counted += batch.counted();
+            sums.add(self.objective.measure(&mut self.model, &batch, reference));
         }
-        Ok(sum / counted.max(1) as f64)
+        Ok(sums)
     }
 
     fn save(&self, each: &mut dyn FnMut(Event)) -> Result<(u64, PathBuf), TrainError> {
@@ -297,7 +338,7 @@ impl<'a> Run<'a> {
 
 /// A step that was taken.
 struct Taken {
-    loss: f64,
+    sums: Sums,
     rate: f64,
     norm: f64,
     tokens: usize,

@@ -19,6 +19,13 @@ pub(super) fn folder() -> tempfile::TempDir {
         })
         .collect();
     std::fs::write(folder.path().join("chat.jsonl"), chats).unwrap();
+    let pairs: String = (0..20)
+        .map(|i| {
+            let (word, good, bad) = (WORDS[i % 8], WORDS[(i + 1) % 8], WORDS[(i + 3) % 8]);
+            format!("{{\"prompt\": \"{word}?\", \"chosen\": \" {good}\", \"rejected\": \" {bad} {word}\"}}\n")
+        })
+        .collect();
+    std::fs::write(folder.path().join("pairs.jsonl"), pairs).unwrap();
     folder
 }
 
@@ -50,6 +57,7 @@ fn config(kind: Kind, folder: &Path, changes: &[&str]) -> RunConfig {
         Kind::Sft | Kind::Lora => {
             vec![format!("model.init={tokenizer}"), format!("data.train={}", at("chat.jsonl"))]
         }
+        Kind::Dpo => vec![format!("model.init={tokenizer}"), format!("data.train={}", at("pairs.jsonl"))],
     });
     all.extend(changes.iter().map(|c| (*c).to_owned()));
     RunConfig::parse("example", example(kind.name()).unwrap(), kind, &all).unwrap()
@@ -266,4 +274,78 @@ fn an_adapter_learns_goes_on_and_is_one_that_is_run_and_merged() {
     let report = crate::merge(&base, &adapter, &folder.path().join("merged"), 1.0, false, None).unwrap();
     assert_eq!(report.len(), 4);
     assert!(report.iter().any(|part| part.changed.unwrap() > 0.0), "{report:?}");
+}
+
+/// With all weights or an adapter: preferred answers win, and going on gives the bits of a run in one go, also when what was measured with
+/// the model at the start is measured again.
+#[test]
+fn preferences_are_learnt_and_going_on_gives_the_same() {
+    for lora in [false, true] {
+        let folder = folder();
+        let changes =
+            ["train.rate=1e-2", "train.steps=24", "data.validation_share=0.2", "dpo.beta=0.2", "lora.rank=4"];
+        let whole = config(Kind::Dpo, folder.path(), if lora { &changes } else { &changes[..4] });
+        let (outcome, events) = go(&whole, false).unwrap();
+        let told: Vec<(f64, Preferences)> = events
+            .iter()
+            .filter_map(|e| match e {
+                Event::Steps { loss, preferences, .. } => preferences.map(|p| (*loss, p)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told.len(), 24);
+        // At the start both models are one: ln 2, and nothing won.
+        assert!((told[0].0 - std::f64::consts::LN_2).abs() < 1e-12 && told[0].1.margin == 0.0, "{told:?}");
+        let end = told[23];
+        assert!(end.0 < 0.5 && end.1.accuracy > 0.9 && end.1.margin > 0.3, "{told:?}");
+        assert!(events.iter().any(|e| matches!(e, Event::Reference(20))));
+        assert!(events.iter().any(|e| matches!(e, Event::Validation { preferences: Some(_), .. })));
+        assert!(outcome.model.unwrap().ends_with(if lora { "adapter" } else { "model" }));
+        let want = left(&whole.output, 24);
+        for measured in [true, false] {
+            std::fs::remove_dir_all(Checkpoints::of(&whole.output).path(24)).unwrap();
+            if !measured {
+                for entry in std::fs::read_dir(whole.output.join("data")).unwrap().flatten() {
+                    if entry.path().extension().is_some_and(|e| e == "reference") {
+                        std::fs::remove_file(entry.path()).unwrap();
+                    }
+                }
+            }
+            let (_, events) = go(&whole, true).unwrap();
+            assert_eq!(!measured, events.iter().any(|e| matches!(e, Event::Reference(_))));
+            assert!(left(&whole.output, 24) == want, "{lora} {measured}");
+        }
+    }
+}
+
+/// With nothing quantized, the gradient of the loss of pairs is its slope.
+#[test]
+fn the_gradient_of_preferences_is_the_slope_of_their_loss() {
+    let folder = folder();
+    let config = config(Kind::Dpo, folder.path(), &["dpo.beta=0.5", "dpo.label_smoothing=0.1"]);
+    let mut run = Run::new(&config, false, &mut |_| {}).unwrap();
+    let precision =
+        crate::Precision { ternary_weights: false, int8_activations: false, terms: bitnet_cpu::Terms::F32 };
+    let ops = Arc::clone(run.model.ops());
+    let (body, parameters) = (run.model.config().clone(), run.model.parameters().clone());
+    let values = std::mem::take(&mut run.model.values);
+    let mut model = Model::new(ops, body, parameters, values, precision, false).unwrap();
+    let (corpus, rows) = &run.train;
+    let batch = rows.plain(corpus, 0, 6);
+    // A reference that is not the model, so that slopes differ.
+    let reference: Vec<f64> =
+        (0..corpus.len()).map(|i| run.reference[i] + crate::random::normal(5, 0, i as u64)).collect();
+    let objective = &run.objective;
+    let sums = objective.backward(&mut model, &batch, 6, &reference);
+    assert_eq!(objective.measure(&mut model, &batch, &reference).loss, sums.loss);
+    let start = model.values.clone();
+    let along = |i: usize| f64::from(start[i].abs()).max(1e-3) * crate::random::normal(3, 1, i as u64);
+    let mut at = |h: f64| {
+        model.values = start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * along(i)) as f32).collect();
+        objective.measure(&mut model, &batch, &reference).mean()
+    };
+    let h = 1e-4;
+    let slope = (at(h) - at(-h)) / (2.0 * h);
+    let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * along(i)).sum();
+    assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{slope} {gradient}");
 }
