@@ -37,6 +37,8 @@ pub struct RunConfig {
     pub lora: Option<LoraConfig>,
     /// The objective over pairs of answers, where those are trained on.
     pub dpo: Option<Dpo>,
+    /// Texts that the model goes on with while it is trained.
+    pub samples: SampleConfig,
     /// How.
     pub train: TrainConfig,
     /// The file with all changes, as it is kept beside the checkpoints.
@@ -93,6 +95,21 @@ pub struct DataConfig {
     pub sequence: usize,
     /// Whether examples that are longer than a row are left out and counted, instead of ending the run.
     pub drop_long: bool,
+}
+
+/// Texts that the model goes on with while it is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleConfig {
+    /// Their beginnings.
+    pub prompts: Vec<String>,
+    /// Whether those are what a user says, through the chat template, instead of the beginning of a text.
+    pub chat: bool,
+    /// Tokens at most.
+    pub tokens: usize,
+    /// 0 takes the likeliest token each time; else what logits are divided by before one is drawn.
+    pub temperature: f64,
+    /// Steps from one time to the next; 0: with every validation. The last step always has them.
+    pub every: u64,
 }
 
 /// How it is trained.
@@ -166,10 +183,24 @@ impl RunConfig {
         let lora = if adapts { Some(tables::lora(s.section("lora")?)?) } else { None };
         let dpo = if kind == Kind::Dpo { Some(tables::dpo(s.section("dpo")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;
+        let samples = tables::samples(s.section("samples")?)?;
         let (train, terms) = tables::train(s.section("train")?, kind)?;
         precision.terms = terms;
         s.finish()?;
-        Ok(Self { kind, output, seed, threads, model, precision, lora, data, dpo, train, text: kept })
+        Ok(Self {
+            kind,
+            output,
+            seed,
+            threads,
+            model,
+            precision,
+            lora,
+            data,
+            dpo,
+            samples,
+            train,
+            text: kept,
+        })
     }
 }
 

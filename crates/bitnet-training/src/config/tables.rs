@@ -1,7 +1,7 @@
 //! The tables of a configuration.
 
 use super::section::Section;
-use super::{DataConfig, LoraConfig, ModelSource, TrainConfig};
+use super::{DataConfig, LoraConfig, ModelSource, SampleConfig, TrainConfig};
 use crate::TrainError;
 use crate::model::Precision;
 use crate::optimizer::Optimizer;
@@ -111,6 +111,22 @@ pub(super) fn dpo(mut s: Section<'_>) -> Result<Dpo, TrainError> {
     let label_smoothing = s.number("label_smoothing", (0.0, 0.499))?.unwrap_or(0.0);
     s.finish()?;
     Ok(Dpo { beta, label_smoothing })
+}
+
+pub(super) fn samples(mut s: Section<'_>) -> Result<SampleConfig, TrainError> {
+    let prompts = s.texts("prompts")?;
+    if prompts.is_empty() {
+        s.refuse(&["chat", "tokens", "temperature", "every"], "has no effect without samples.prompts")?;
+    }
+    let config = SampleConfig {
+        prompts,
+        chat: s.flag("chat")?,
+        tokens: s.size("tokens")?.unwrap_or(40),
+        temperature: s.number("temperature", (0.0, 100.0))?.unwrap_or(0.0),
+        every: s.count("every", 1)?.unwrap_or(0),
+    };
+    s.finish()?;
+    Ok(config)
 }
 
 pub(super) fn data(mut s: Section<'_>) -> Result<DataConfig, TrainError> {

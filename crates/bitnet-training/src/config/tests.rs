@@ -58,6 +58,8 @@ fn what_is_wrong_is_named() {
         ("model.init=\"x\"", "model.tokenizer does not go with model.init, whose model has its own"),
         ("model=3", "model is 3, and should be a table"),
         ("kind=sft", "kind is \"sft\", and the command is pretrain"),
+        ("samples.temperature=1", "samples.temperature has no effect without samples.prompts"),
+        ("samples.prompt=a", "did you mean samples.prompts?"),
         ("seed", "--set seed: it should be key=value"),
         ("seed.a=3", "--set seed.a=3"),
     ] {

@@ -17,9 +17,24 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Corpus {
     /// Tells corpora apart.
     pub(crate) name: String,
+    /// What it was made of.
+    pub(crate) set: DataSet,
     bytes: Bytes,
     /// Where each example's words begin, in bytes, and how many there are.
     places: Vec<(usize, u32)>,
+}
+
+/// What examples were made of, and how many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataSet {
+    /// Files, and their sizes in bytes.
+    pub files: Vec<(PathBuf, u64)>,
+    /// Examples; a pair of answers is two.
+    pub examples: usize,
+    /// Tokens of them.
+    pub tokens: u64,
+    /// Rows that are no examples.
+    pub skipped: Skipped,
 }
 
 /// What a corpus is made with.
@@ -34,12 +49,7 @@ pub(crate) struct Maker<'a> {
 
 impl Corpus {
     /// The tokens of some files: from `folder` where they were encoded before, else encoded by several threads and put there.
-    pub(crate) fn of(
-        files: &[PathBuf],
-        folder: &Path,
-        maker: &Maker<'_>,
-        skipped: &mut Skipped,
-    ) -> Result<Self, TrainError> {
+    pub(crate) fn of(files: &[PathBuf], folder: &Path, maker: &Maker<'_>) -> Result<Self, TrainError> {
         let mut hash = Sha256::new();
         hash.update(format!("2 {} {}", maker.kind.name(), maker.identity));
         for file in files {
@@ -60,12 +70,12 @@ impl Corpus {
             write_file(&beside, bad.to_json().to_string().as_bytes())?;
             out.finish()?;
         }
-        let corpus = Self::open(name, &path, maker.vocab)?;
+        let mut corpus = Self::open(name, &path, maker.vocab)?;
         let told = std::fs::read(&beside).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let damaged = || TrainError::Data {
             what: format!("{} is damaged; remove {}", beside.display(), path.display()),
         };
-        skipped.append(told.as_ref().and_then(Skipped::from_json).ok_or_else(damaged)?);
+        let skipped = told.as_ref().and_then(Skipped::from_json).ok_or_else(damaged)?;
         if corpus.places.is_empty() {
             let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
             let first = skipped.first.first().map_or_else(String::new, |f| format!(" ({f})"));
@@ -73,6 +83,13 @@ impl Corpus {
                 what: format!("there is no example in {}{first}", names.join(", ")),
             });
         }
+        let size = |file: &PathBuf| std::fs::metadata(file).map_or(0, |m| m.len());
+        corpus.set = DataSet {
+            files: files.iter().map(|file| (file.clone(), size(file))).collect(),
+            examples: corpus.places.len(),
+            tokens: corpus.places.iter().map(|place| u64::from(place.1)).sum(),
+            skipped,
+        };
         Ok(corpus)
     }
 
@@ -92,7 +109,7 @@ impl Corpus {
             places.push((at + 4, count));
             at = end;
         }
-        Ok(Self { name, bytes, places })
+        Ok(Self { name, set: DataSet::default(), bytes, places })
     }
 
     /// Examples.

@@ -73,9 +73,9 @@ impl Skipped {
     }
 
     /// Those of another file go behind these.
-    pub(super) fn append(&mut self, other: Self) {
+    pub(crate) fn append(&mut self, other: &Self) {
         self.count += other.count;
-        self.first.extend(other.first);
+        self.first.extend(other.first.iter().cloned());
         self.first.truncate(Self::KEPT);
     }
 

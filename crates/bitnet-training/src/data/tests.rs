@@ -30,9 +30,10 @@ impl Files {
     ) -> (Result<Corpus, crate::TrainError>, Skipped) {
         let tokenizer = tokenizer();
         let maker = Maker { tokenizer: &tokenizer, identity: "x", kind, vocab: 512, threads };
-        let mut skipped = Skipped::default();
         let folder = self.0.path().join(format!("data{threads}"));
-        (Corpus::of(files, &folder, &maker, &mut skipped), skipped)
+        let corpus = Corpus::of(files, &folder, &maker);
+        let skipped = corpus.as_ref().map(|corpus| corpus.set.skipped.clone()).unwrap_or_default();
+        (corpus, skipped)
     }
 }
 

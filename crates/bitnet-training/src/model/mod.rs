@@ -11,7 +11,7 @@ mod tests;
 use crate::parameters::LowRank;
 use crate::{Batch, Optimizer, Parameters, Rates, Ternary, TrainError};
 use bitnet_core::AttentionShape;
-use bitnet_cpu::{CpuTraining, Terms, TernaryWeights};
+use bitnet_cpu::{CpuTraining, Side, Store, Target, Terms, TernaryWeights, Values};
 use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
@@ -272,6 +272,18 @@ impl Model {
     pub fn states(&mut self, batch: &Batch) -> &[f32] {
         self.forward(batch, false);
         &self.last.1
+    }
+
+    /// Logits `[vocab]` behind the last token of the last pass.
+    pub(crate) fn last_logits(&self) -> Vec<f32> {
+        let (hidden, vocab) = (self.config.hidden, self.config.vocab);
+        let head = Side::rows(Values::F32(self.value(self.head.unwrap_or(self.embedding))), hidden);
+        let state = Side::rows(Values::F32(&self.last.1[self.last.1.len() - hidden..]), hidden);
+        let mut logits = vec![0.0; vocab];
+        let target = Target { values: &mut logits, stride: vocab, first: 0 };
+        // As inference makes them, whatever steps are taken with.
+        self.ops.product(Terms::F32, (1, vocab, hidden), state, head, Store::Set(1.0), target);
+        logits
     }
 
     /// The first layer behind which a state of the last pass is no number; the number of layers means the head.

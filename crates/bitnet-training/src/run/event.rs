@@ -1,6 +1,7 @@
 //! What a run is for, what happens in it, and what it leaves.
 
-use crate::data::Skipped;
+use crate::data::{DataSet, Skipped};
+use crate::{ProcessMemory, Sample};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,6 +64,15 @@ pub enum Event {
         left: Duration,
         /// Of the last one, where answers are preferred.
         preferences: Option<Preferences>,
+        /// What the process holds, where the system says it.
+        memory: Option<ProcessMemory>,
+    },
+    /// What the model goes on with.
+    Samples {
+        /// Steps so far.
+        step: u64,
+        /// A text for each prompt.
+        samples: Vec<Sample>,
     },
     /// The loss on what is not trained on.
     Validation {
@@ -95,6 +105,10 @@ pub struct Start {
     pub parameters: usize,
     /// Rows of tokens to train on, and to validate on.
     pub rows: (usize, usize),
+    /// What is trained on.
+    pub train: DataSet,
+    /// What is validated on, where that is not a part of it.
+    pub validation: Option<DataSet>,
     /// Steps that are taken already.
     pub step: u64,
     /// Steps of the run.

@@ -1,19 +1,23 @@
 //! A run from its first step, or from its last checkpoint, to its end.
 
 mod event;
+mod health;
 mod metrics;
 mod objective;
+mod tensorboard;
 #[cfg(test)]
 mod tests;
 
 use crate::checkpoint::{Checkpoints, Progress, write_model};
 use crate::config::RunConfig;
-use crate::data::{Corpus, Rows, Skipped, Split};
+use crate::data::{Corpus, Rows, Split};
 use crate::model::Model;
 use crate::source::{Beside, Origin};
-use crate::{Rates, TrainError, clip, norm};
+use crate::{Rates, TrainError, clip, norm, process_memory, sample};
 use bitnet_cpu::CpuTraining;
 use bitnet_formats::write_file;
+use bitnet_tokenizer::Tokenizer;
+use health::Health;
 use metrics::Metrics;
 use objective::{Objective, Sums};
 use serde_json::json;
@@ -42,6 +46,9 @@ struct Run<'a> {
     config: &'a RunConfig,
     model: Model,
     beside: Beside,
+    tokenizer: Tokenizer,
+    /// What samples begin with.
+    prompts: Vec<Vec<u32>>,
     buffers: Vec<Vec<f32>>,
     progress: Progress,
     checkpoints: Checkpoints,
@@ -89,11 +96,11 @@ impl<'a> Run<'a> {
             vocab,
             threads,
         };
-        let (mut skipped, folder) = (Skipped::default(), output.join("data"));
-        let train = Corpus::of(&config.data.train, &folder, &maker, &mut skipped)?;
+        let folder = output.join("data");
+        let train = Corpus::of(&config.data.train, &folder, &maker)?;
         let validation = match &config.data.validation[..] {
             [] => None,
-            files => Some(Corpus::of(files, &folder, &maker, &mut skipped)?),
+            files => Some(Corpus::of(files, &folder, &maker)?),
         };
         let share = if validation.is_some() { 0.0 } else { config.data.validation_share };
         let pack = |corpus: &Corpus, split| {
@@ -104,6 +111,8 @@ impl<'a> Run<'a> {
             Some(corpus) => pack(corpus, Split::All)?,
             None => pack(&train, Split::Validation(share))?,
         };
+        let mut skipped = train.set.skipped.clone();
+        validation.iter().for_each(|corpus| skipped.append(&corpus.set.skipped));
         if skipped.count > 0 {
             each(Event::Skipped(skipped));
         }
@@ -148,11 +157,13 @@ impl<'a> Run<'a> {
         }
         std::fs::create_dir_all(output).map_err(TrainError::io(output))?;
         write_file(&output.join("config.toml"), config.text.as_bytes())?;
-        let metrics = Metrics::open(&output.join("metrics.jsonl"), progress.step)?;
+        let metrics = Metrics::open(output, progress.step)?;
         Ok(Self {
             config,
             model,
             beside,
+            prompts: sample::encoded(&config.samples, &tokenizer, context)?,
+            tokenizer,
             buffers,
             progress,
             checkpoints,
@@ -172,6 +183,8 @@ impl<'a> Run<'a> {
         each(Event::Begin(Start {
             parameters: self.model.gradients.len(),
             rows: (self.train.1.len(), self.validation_rows.len()),
+            train: self.train.0.set.clone(),
+            validation: self.validation.as_ref().map(|corpus| corpus.set.clone()),
             step: self.progress.step,
             steps,
             threads: self.model.ops().threads(),
@@ -179,6 +192,8 @@ impl<'a> Run<'a> {
         let (mut loss, mut validation, mut stopped) = (None, None, Stopped::Done);
         let (mut begin, mut tokens, mut since) = (Instant::now(), 0, self.progress.step);
         let mut saved = None;
+        self.model.quantize()?;
+        let mut health = Health::new(&self.model);
         while self.progress.step < steps {
             if stop.load(Ordering::Relaxed) {
                 stopped = Stopped::Interrupted;
@@ -200,6 +215,11 @@ impl<'a> Run<'a> {
                     line["accuracy"] = json!(accuracy);
                     line["margin"] = json!(margin);
                 }
+                let memory = process_memory();
+                if let Some(memory) = memory {
+                    line["resident_bytes"] = json!(memory.resident_bytes);
+                    line["peak_bytes"] = json!(memory.peak_bytes);
+                }
                 self.metrics.write(line)?;
                 each(Event::Steps {
                     step,
@@ -210,7 +230,10 @@ impl<'a> Run<'a> {
                     speed,
                     left: Duration::try_from_secs_f64(rest).unwrap_or_default(),
                     preferences,
+                    memory,
                 });
+                self.model.quantize()?;
+                self.metrics.health(step, &health.look(&self.model))?;
                 (begin, tokens, since) = (Instant::now(), 0, step);
             }
             let due = train.validate_every > 0 && step.is_multiple_of(train.validate_every);
@@ -235,6 +258,11 @@ impl<'a> Run<'a> {
                 }
                 self.metrics.write(line)?;
                 each(Event::Validation { step, loss: value, best: improved, preferences });
+            }
+            let every = self.config.samples.every;
+            let sampled = if every > 0 { step.is_multiple_of(every) } else { due };
+            if (sampled || last) && !self.prompts.is_empty() {
+                self.sample(each)?;
             }
             let early = train.patience.is_some_and(|p| self.progress.stale >= p) && !last;
             if step.is_multiple_of(train.checkpoint_every) || last || improved || early {
@@ -317,6 +345,23 @@ impl<'a> Run<'a> {
             sums.add(self.objective.measure(&mut self.model, &batch, reference));
         }
         Ok(sums)
+    }
+
+    /// Lets the model go on with the prompts.
+    fn sample(&mut self, each: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        let (config, step) = (self.config, self.progress.step);
+        self.model.quantize()?;
+        let samples = sample::samples(
+            &mut self.model,
+            &config.samples,
+            &self.prompts,
+            &self.tokenizer,
+            (config.seed, step),
+        )?;
+        let told = samples.iter().map(|s| json!({"prompt": s.prompt, "text": s.text}));
+        self.metrics.write(json!({"step": step, "samples": told.collect::<Vec<_>>()}))?;
+        each(Event::Samples { step, samples });
+        Ok(())
     }
 
     fn save(&self, each: &mut dyn FnMut(Event)) -> Result<(u64, PathBuf), TrainError> {

@@ -1,14 +1,16 @@
 //! `bitnet train`: a model from data.
 
+mod lines;
+mod report;
+
 use crate::failure::Failure;
 use crate::hub::{self, Located};
 use crate::terminal::interrupt;
-use bitnet_training::{Event, KINDS, Kind, Outcome, Preferences, RunConfig, Start, Stopped, example, run};
+use bitnet_training::{Event, KINDS, Kind, Outcome, RunConfig, Stopped, example, run};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 #[derive(Args)]
 #[command(
@@ -18,7 +20,9 @@ use std::time::Duration;
         they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
         and the model, a Hugging Face directory, or the adapter as peft saves it; a checkpoint of a model can be run, too.\n\n\
         A run that was interrupted or killed goes on with --resume from its newest checkpoint, to the same bits as one in one go. The \
-        number of threads changes no bit.",
+        number of threads changes no bit.\n\n\
+        ctrl-c ends a run behind the present step, with a checkpoint. The output folder has metrics.jsonl, event files for TensorBoard (tensorboard --logdir), and at the end report.html, \
+        which shows all of it.",
     after_help = "\
 Examples:
   bitnet train --example pretrain > pretrain.toml
@@ -95,11 +99,18 @@ impl Train {
         }
         let _held = [fetch(&mut config.data.train, quiet)?, fetch(&mut config.data.validation, quiet)?];
         let stop = interrupt();
+        let mut begin = None;
         let outcome = run(&config, self.resume.is_some(), &stop, &mut |event| {
-            if let (false, Some(line)) = (quiet, line(&event)) {
-                eprintln!("{line}");
+            if !quiet {
+                eprintln!("{}", lines::line(&event));
+            }
+            if let Event::Begin(start) = event {
+                begin = Some(start);
             }
         })?;
+        if let Some(start) = &begin {
+            report::write(&config, start, &outcome)?;
+        }
         if self.json {
             writeln!(out, "{}", object(&outcome))?;
         } else if let (Some(model), false) = (&outcome.model, quiet) {
@@ -127,56 +138,9 @@ fn fetch(files: &mut [PathBuf], quiet: bool) -> Result<Vec<Located>, Failure> {
     addresses.map(fetch).collect()
 }
 
-/// What is told of an event.
-fn line(event: &Event) -> Option<String> {
-    Some(match event {
-        Event::Damaged { why } => format!("warning: {why}; an older checkpoint is tried"),
-        Event::Skipped(skipped) => {
-            let more = skipped.count - skipped.first.len();
-            let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
-            format!(
-                "warning: {} rows are no examples:\n  {}{more}",
-                skipped.count,
-                skipped.first.join("\n  ")
-            )
-        }
-        Event::Dropped(count) => format!("warning: {count} examples are longer than a row and left out"),
-        Event::Begin(Start { parameters, rows, step, steps, threads }) => format!(
-            "{:.3} M parameters, {} rows to train on, {} to validate on, steps {step} to {steps}, {threads} threads",
-            *parameters as f64 / 1e6,
-            rows.0,
-            rows.1
-        ),
-        Event::Reference(pairs) => format!("measuring {pairs} pairs of answers with the model at the start"),
-        Event::Steps { step, steps, loss, rate, norm, speed, left, preferences } => format!(
-            "step {step}/{steps}  loss {loss:.4}{}  rate {rate:.2e}  gradient {norm:.3}  {speed:.0} tokens/s  {} left",
-            preferred(*preferences),
-            clock(*left)
-        ),
-        Event::Validation { step, loss, best, preferences } => {
-            let best = if *best { ", the best so far" } else { "" };
-            let more = match preferences {
-                None => format!(", perplexity {:.2}", loss.exp()),
-                some => preferred(*some),
-            };
-            format!("step {step}  validation loss {loss:.4}{more}{best}")
-        }
-        Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
-    })
-}
-
-fn preferred(preferences: Option<Preferences>) -> String {
-    preferences.map_or_else(String::new, |p| {
-        format!("  preferred {:.0} %, margin {:.3}", p.accuracy * 100.0, p.margin)
-    })
-}
-
-fn clock(time: Duration) -> String {
-    let s = time.as_secs();
-    match s {
-        0..3600 => format!("{}:{:02}", s / 60, s % 60),
-        _ => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
-    }
+/// Bytes in MiB.
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 fn object(outcome: &Outcome) -> serde_json::Value {
