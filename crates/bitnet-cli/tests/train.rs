@@ -154,7 +154,7 @@ fn what_is_wrong_is_told_in_a_line() {
         ("data.train=/nowhere.txt", 1, &["/nowhere.txt"]),
         ("data.sequence=100000", 2, &["data.sequence is 100000", "1024"]),
         ("model.init=/nowhere", 2, &["model.tokenizer does not go with model.init"]),
-        ("model.weights=float", 2, &["BitNetForCausalLM"]),
+        ("quantize.weights=none", 2, &["BitNetForCausalLM"]),
         ("output=/dev/null/x", 1, &["/dev/null/x"]),
     ] {
         let args = with(change);

@@ -45,11 +45,11 @@ pub enum Terms {
     Bf16,
 }
 
-/// Int8 activations of `m` tokens.
+/// Int8 activations of tokens, or of fewer bits.
 #[derive(Default)]
-pub struct Activations(Quantized);
+pub struct QuantizedTokens(Quantized);
 
-impl Activations {
+impl QuantizedTokens {
     /// The integers, `[m, stride]` with zeros behind a token's own, and the stride.
     pub fn integers(&self) -> (&[i8], usize) {
         (&self.0.q, self.0.stride)
@@ -117,7 +117,7 @@ impl CpuTraining {
         }
     }
 
-    /// Weights `trit * scale` for [`CpuTraining::bitlinear`] of row-major trits `[rows, cols]`.
+    /// Weights `trit * scale` for [`CpuTraining::bitlinear`] of row-major trits `[rows, cols]`, with one scale or one a row.
     ///
     /// # Errors
     /// There is no memory for them.
@@ -125,9 +125,13 @@ impl CpuTraining {
         &self,
         (rows, cols): (usize, usize),
         trits: &[i8],
-        scale: f32,
+        scales: &[f32],
     ) -> Result<TernaryWeights, BackendError> {
-        let matrix = TernaryMatrix::from_trits(rows, cols, trits, Scale::Tensor(scale))?;
+        let scale = match scales {
+            [scale] => Scale::Tensor(*scale),
+            _ => Scale::Rows(scales.into()),
+        };
+        let matrix = TernaryMatrix::from_trits(rows, cols, trits, scale)?;
         Ok(TernaryWeights(Panels::new(&self.pool, self.kernel().layout(), &[&matrix])?))
     }
 
@@ -135,7 +139,7 @@ impl CpuTraining {
     ///
     /// # Panics
     /// The target is too short.
-    pub fn bitlinear(&self, x: &Activations, w: &TernaryWeights, c: Target<'_>) {
+    pub fn bitlinear(&self, x: &QuantizedTokens, w: &TernaryWeights, c: Target<'_>) {
         let Target { values: y, stride, first } = c;
         assert!(first + w.0.rows <= stride && x.0.d.len() * stride <= y.len(), "the target of a product");
         assert_eq!(x.0.k, w.0.cols, "features of activations and weights");
@@ -172,8 +176,21 @@ impl CpuTraining {
     }
 
     /// Int8 activations of every row of `x [m, k]`.
-    pub fn quantize(&self, x: &[f32], k: usize, out: &mut Activations) {
+    pub fn quantize(&self, x: &[f32], k: usize, out: &mut QuantizedTokens) {
         quantize::quantize(self.isa, &self.pool, x, k, &mut out.0);
+    }
+
+    /// Activations `[m, k]` of a rule of the caller's: `f` sets a token's integers and gives what makes them real again.
+    pub fn quantize_by(
+        &self,
+        (m, k): (usize, usize),
+        out: &mut QuantizedTokens,
+        f: &(dyn Fn(usize, &mut [i8]) -> f32 + Sync),
+    ) {
+        quantize::rows(&self.pool, (m, k), &mut out.0, &|token, q| {
+            let d = f(token, &mut q[..k]);
+            (d, q[..k].iter().map(|q| i32::from(*q)).sum())
+        });
     }
 
     /// `out = act(gate) * up`, `[m, n]`, from rows `[gate | up]` of `gate_up [m, 2n]`.
@@ -219,6 +236,7 @@ impl CpuTraining {
         spans: &[Range<usize>],
         (out, sums): (&[f32], &[f32]),
         dout: &[f32],
+        terms: Terms,
         dqkv: &mut [f32],
     ) {
         let m = check_spans(qkv, shape, spans);
@@ -229,7 +247,7 @@ impl CpuTraining {
             "attention"
         );
         let sequences = attention::Sequences { qkv, shape, spans };
-        attention::backward(self.isa, &self.pool, sequences, out, sums, dout, dqkv);
+        attention::backward(self.isa, &self.pool, sequences, out, sums, dout, terms, dqkv);
     }
 
     /// Rows of `logits [m, vocab]` become the gradients of `sum of weights[i] * cross-entropy of row i`; gives each row's cross-entropy in

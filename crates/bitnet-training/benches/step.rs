@@ -6,7 +6,7 @@
 use bitnet_cpu::{CpuTraining, Terms};
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_model::{ModelConfig, ModelTensors};
-use bitnet_training::{Batch, Model, Optimizer, Parameters, Precision, Rates, clip, norm};
+use bitnet_training::{Adam, Batch, Model, Optimizer, Parameters, Precision, Rates, clip, norm};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ fn main() {
         let ids: Vec<u32> = (from..from + TOKENS + 1).map(|n| fmix32(n as u32) % VOCAB).collect();
         batch.push(&ids, |_| true);
     }
-    let optimizer = Optimizer::AdamW { betas: (0.9, 0.95), eps: 1e-8 };
+    let optimizer = Optimizer::AdamW(Adam { betas: (0.9, 0.95), eps: 1e-8 });
     let mut buffers = vec![vec![0.0; model.values.len()]; optimizer.buffers()];
     let (total, mut best) = (batch.counted(), f64::MAX);
     for step in 0..steps {
@@ -87,6 +87,6 @@ fn main() {
         );
     }
     if best < f64::MAX {
-        println!("best {:.0} tokens/s", total as f64 / best);
+        println!("best {:.0} tokens/s peak {} MiB", total as f64 / best, peak());
     }
 }

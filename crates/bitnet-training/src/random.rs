@@ -11,6 +11,8 @@ pub(crate) enum Purpose {
     Rows,
     /// Which examples are kept for validation.
     Validation,
+    /// Which way weights are rounded.
+    Rounding,
     /// Tokens of samples.
     Samples,
 }

@@ -122,6 +122,11 @@ impl Corpus {
         self.places[example].1 as usize
     }
 
+    /// Whether every token of an example but the first counts.
+    pub(crate) fn all_count(&self, example: usize) -> bool {
+        self.words(example, 0, self.tokens(example)).iter().skip(1).all(|(_, counts)| *counts)
+    }
+
     /// Ids of an example's tokens from `from` to `to`, each with whether it counts.
     pub(crate) fn words(&self, example: usize, from: usize, to: usize) -> Vec<(u32, bool)> {
         let start = self.places[example].0;

@@ -33,7 +33,7 @@ pub(super) fn sequences(
 /// The words of an example: ids, marked where they count.
 fn words(tokenizer: &Tokenizer, kind: Kind, example: &Example) -> Result<Vec<u32>, String> {
     Ok(match (kind, example) {
-        (Kind::Pretrain | Kind::Lora, Example::Text(text)) => text_words(tokenizer, text)?,
+        (Kind::Pretrain | Kind::Lora | Kind::Qat, Example::Text(text)) => text_words(tokenizer, text)?,
         (Kind::Pretrain, Example::Prompt { prompt, completion }) => {
             text_words(tokenizer, &format!("{prompt}{completion}"))?
         }
@@ -42,10 +42,10 @@ fn words(tokenizer: &Tokenizer, kind: Kind, example: &Example) -> Result<Vec<u32
             let ids = tokenizer.encode_chat(&text).map_err(|e| e.to_string())?;
             ids.into_iter().map(|id| id | COUNTS).collect()
         }
-        (Kind::Sft | Kind::Lora, Example::Prompt { prompt, completion }) => {
+        (Kind::Sft | Kind::Lora | Kind::Qat, Example::Prompt { prompt, completion }) => {
             prompt_words(tokenizer, prompt, completion)?
         }
-        (Kind::Sft | Kind::Lora, Example::Chat(messages)) => chat_words(tokenizer, messages)?,
+        (Kind::Sft | Kind::Lora | Kind::Qat, Example::Chat(messages)) => chat_words(tokenizer, messages)?,
         (Kind::Sft, Example::Text(_)) => {
             return Err("it is plain text; fine-tuning needs messages, or prompt and completion".to_owned());
         }

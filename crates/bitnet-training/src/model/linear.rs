@@ -3,6 +3,7 @@
 use super::Model;
 use super::state::Input;
 use crate::parameters::LowRank;
+use crate::quantizer::hadamard;
 use bitnet_cpu::{Side, Store, Target, Terms, Values};
 
 /// Columns `first..` of rows of `stride` elements.
@@ -25,11 +26,15 @@ impl Model {
         self.ops.product(self.precision.terms, sizes, a, b, store, c);
     }
 
-    /// The weights of a projection as passes use them, row-major, and their scale.
-    fn weights(&self, place: usize) -> (Values<'_>, f32) {
-        match &self.ternary[place] {
-            t if t.trits.is_empty() => (Values::F32(self.value(place)), 1.0),
-            t => (Values::I8(&t.trits), t.scale),
+    /// The weights of a projection as passes use them, row-major, and their scale, or that of each row.
+    fn weights(&self, place: usize) -> (Values<'_>, f32, Option<&[f32]>) {
+        match &self.quantized[place] {
+            q if !q.mixed.is_empty() => (Values::F32(&q.mixed), 1.0, None),
+            q if q.codes.is_empty() => (Values::F32(self.value(place)), 1.0, None),
+            q => match q.scales[..] {
+                [scale] => (Values::I8(&q.codes), scale, None),
+                _ => (Values::I8(&q.codes), 1.0, Some(&q.scales)),
+            },
         }
     }
 
@@ -39,13 +44,22 @@ impl Model {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, y.len() / at.stride);
         let target = Target { values: y, stride: at.stride, first: at.first };
-        match (&input.int8, &self.prepared[place]) {
+        match (input.codes(), &self.prepared[place]) {
             (Some(x), Some(w)) => self.ops.bitlinear(x, w, target),
             _ => {
-                let (weights, scale) = self.weights(place);
+                let (weights, scale, of_rows) = self.weights(place);
                 let (tokens, factors) = input.tokens(k);
-                let store = factors.map_or(Store::Set(scale), |d| Store::SetRows(d, scale));
+                let store = match (factors, of_rows) {
+                    (Some(d), None) => Store::SetRows(d, scale),
+                    _ => Store::Set(scale),
+                };
                 self.product((m, n, k), tokens, Side::rows(weights, k), store, target);
+                if let Some(scales) = of_rows {
+                    self.ops.chunks(y, at.stride, &|token, y| {
+                        let d = factors.map_or(1.0, |d| d[token]);
+                        y[at.first..][..n].iter_mut().zip(scales).for_each(|(y, scale)| *y *= d * scale);
+                    });
+                }
             }
         }
         if let Some(adapter) = self.low_rank[place] {
@@ -86,11 +100,18 @@ impl Model {
     ) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, dy.len() / at.stride);
-        let (weights, scale) = self.weights(place);
+        let (weights, scale, of_rows) = self.weights(place);
+        let mut weights = Side::columns(weights, k);
+        if let Some(scales) = of_rows {
+            weights = weights.scaled(scales);
+        }
         let dy = Values::F32(&dy[at.first..]);
         let store = if add { Store::Add(scale) } else { Store::Set(scale) };
         let target = Target { values: dx, stride: k, first: 0 };
-        self.product((m, k, n), Side::rows(dy, at.stride), Side::columns(weights, k), store, target);
+        self.product((m, k, n), Side::rows(dy, at.stride), weights, store, target);
+        if input.hadamard {
+            hadamard(&self.ops, dx, k);
+        }
         let outputs = Side::columns(dy, at.stride);
         if let Some(range) = self.parameters.trained_range(place) {
             let (ops, terms) = (&self.ops, self.precision.terms);

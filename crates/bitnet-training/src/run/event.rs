@@ -16,6 +16,8 @@ pub enum Kind {
     Lora,
     /// Which of two answers is preferred; by the weights, or by low-rank matrices.
     Dpo,
+    /// Documents and answers, with weights that become ternary on the way.
+    Qat,
 }
 
 impl Kind {
@@ -26,6 +28,7 @@ impl Kind {
             Self::Sft => "sft",
             Self::Lora => "lora",
             Self::Dpo => "dpo",
+            Self::Qat => "qat",
         }
     }
 }
@@ -46,6 +49,11 @@ pub enum Event {
     Reference(usize),
     /// The first step follows.
     Begin(Start),
+    /// The model that comes out will not be run quite as it is trained.
+    RunOtherwise {
+        /// In what it differs.
+        how: &'static str,
+    },
     /// Some steps were taken.
     Steps {
         /// Steps so far.

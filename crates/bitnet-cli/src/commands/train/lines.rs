@@ -24,6 +24,7 @@ pub fn line(event: &Event) -> String {
             rows.0,
             rows.1
         ),
+        Event::RunOtherwise { how } => format!("note: {how}"),
         Event::Reference(pairs) => format!("measuring {pairs} pairs of answers with the model at the start"),
         Event::Steps { step, steps, loss, rate, norm, speed, left, preferences, memory } => format!(
             "step {step}/{steps}  loss {loss:.4}{}  rate {rate:.2e}  gradient {norm:.3}  {speed:.0} tokens/s{}  {} left",

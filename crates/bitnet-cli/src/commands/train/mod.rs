@@ -15,9 +15,9 @@ use std::path::PathBuf;
 #[derive(Args)]
 #[command(
     long_about = "Train a ternary model: from scratch on documents (pretrain), or an existing one to answer, all of it (sft) or by \
-        a small adapter (lora), or which of two answers is preferred (dpo).\n\n\
-        A TOML file says all; --example prints one that explains every key. Weights are ternary and activations int8 in every step, as \
-        they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
+        a small adapter (lora), or which of two answers is preferred (dpo), or make a dense one ternary while it learns on (qat).\n\n\
+        A TOML file says all; --example prints one that explains every key. Weights are ternary and activations int8 in every step, unless \
+        it says otherwise, as they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
         and the model, a Hugging Face directory, or the adapter as peft saves it; a checkpoint of a model can be run, too.\n\n\
         A run that was interrupted or killed goes on with --resume from its newest checkpoint, to the same bits as one in one go. The \
         number of threads changes no bit.\n\n\
@@ -30,6 +30,7 @@ Examples:
   bitnet train pretrain --resume run --set train.steps=3
   bitnet run run/model \"ships at\"
   bitnet convert run/model trained.gguf --to i2_s
+  bitnet train --example qat > qat.toml
   bitnet train --example lora > lora.toml
   bitnet train lora -c lora.toml --set train.steps=2
   bitnet run model --lora run-lora/adapter \"ships at\"
@@ -68,6 +69,8 @@ enum KindName {
     Lora,
     /// Which of two answers is preferred: direct preference optimization, of the weights or of an adapter
     Dpo,
+    /// Documents and answers, while the weights of a dense model become ternary
+    Qat,
 }
 
 impl From<KindName> for Kind {
@@ -77,6 +80,7 @@ impl From<KindName> for Kind {
             KindName::Sft => Self::Sft,
             KindName::Lora => Self::Lora,
             KindName::Dpo => Self::Dpo,
+            KindName::Qat => Self::Qat,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::Isa;
 use crate::pool::{Pool, at_least};
 use crate::simd::{Kernel, Lanes, dispatch};
 use pairs::{Arrange, Order, Pairs, TERMS, TILE};
+use std::ops::Range;
 
 /// The longest sum; longer ones continue from the stored result.
 const DEPTH: usize = 4096;
@@ -78,13 +79,14 @@ pub(crate) fn product(
             let part = Part {
                 left: &left[row / TILE * blocks..][..squares * 2 * blocks],
                 right: &right[..n.div_ceil(SQUARE) * 2 * blocks],
+                stride: blocks,
                 blocks,
                 columns: n,
                 ends: (from == 0, from + terms == k),
                 store,
                 c: Target { values: c, stride, first },
             };
-            part.run(isa);
+            part.run(isa, Multiply::new(isa, &mut Vec::new()));
         });
     }
 }
@@ -93,7 +95,9 @@ pub(crate) fn product(
 struct Part<'a> {
     /// `[tiles][blocks]`, two tiles for every square.
     left: &'a [Pairs],
+    /// The same with tiles of `stride` blocks, of which the first are multiplied.
     right: &'a [Pairs],
+    stride: usize,
     blocks: usize,
     columns: usize,
     /// Whether the sum begins and ends here.
@@ -103,13 +107,14 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn run(mut self, isa: Isa) {
-        let size = 2 * self.blocks;
-        let mut multiply = Multiply::new(isa);
+    fn run(mut self, isa: Isa, mut multiply: Multiply<'_>) {
+        let (blocks, stride) = (self.blocks, self.stride);
         let mut sums = [[[0.0; TILE]; TILE]; 4];
-        for (j, right) in self.right.chunks_exact(size).enumerate() {
+        for (j, right) in self.right.chunks_exact(2 * stride).enumerate() {
+            let right = [&right[..blocks], &right[stride..stride + blocks]];
             multiply.take(right);
-            for (i, left) in self.left.chunks_exact(size).enumerate() {
+            for (i, left) in self.left.chunks_exact(2 * blocks).enumerate() {
+                let left = [&left[..blocks], &left[blocks..]];
                 let at = |t: usize| (i * SQUARE + t / 2 * TILE, j * SQUARE + t % 2 * TILE);
                 sums.as_flattened_mut().as_flattened_mut().fill(0.0);
                 if !self.ends.0 && !matches!(self.store, Store::Add(_)) {
@@ -123,10 +128,10 @@ impl Part<'_> {
 
     /// Rows of the target that a tile covers.
     #[inline(always)]
-    fn place(&self, (row, column): (usize, usize)) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+    fn place(&self, (row, column): (usize, usize)) -> impl Iterator<Item = Range<usize>> + use<> {
         let (stride, first) = (self.c.stride, self.c.first);
         let columns = TILE.min(self.columns.saturating_sub(column));
-        let rows = TILE.min((self.c.values.len() / stride).saturating_sub(row));
+        let rows = TILE.min(self.c.values.len().div_ceil(stride).saturating_sub(row));
         let rows = if columns == 0 { 0 } else { rows };
         (row..row + rows).map(move |row| {
             let from = row * stride + first + column;
@@ -179,31 +184,32 @@ impl Kernel for Keep<'_, '_> {
 }
 
 /// Multiplies two tiles of rows with two tiles of columns.
-enum Multiply {
+enum Multiply<'a> {
     #[cfg(target_arch = "x86_64")]
     Amx(amx::Tiles),
     /// With the columns at hand as f32: `[tiles][blocks][terms]`.
-    Lanes(Isa, Vec<[f32; TILE]>),
+    Lanes(Isa, &'a mut Vec<[f32; TILE]>),
 }
 
-impl Multiply {
-    fn new(isa: Isa) -> Self {
+impl<'a> Multiply<'a> {
+    /// On the registers of AMX, if that is the instruction set; else `wide` is room for columns.
+    fn new(isa: Isa, wide: &'a mut Vec<[f32; TILE]>) -> Self {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Amx {
             return Self::Amx(amx::Tiles::new());
         }
-        Self::Lanes(isa, Vec::new())
+        Self::Lanes(isa, wide)
     }
 
     /// Prepares the columns that the following products have in common.
-    fn take(&mut self, right: &[Pairs]) {
+    fn take(&mut self, right: [&[Pairs]; 2]) {
         if let Self::Lanes(isa, wide) = self {
             dispatch(*isa, Widen { right, wide });
         }
     }
 
     /// Adds to `sums [2 of rows][2 of columns]`.
-    fn run(&self, left: &[Pairs], right: &[Pairs], sums: &mut [Sums; 4]) {
+    fn run(&self, left: [&[Pairs]; 2], right: [&[Pairs]; 2], sums: &mut [Sums; 4]) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles) => tiles.multiply(left, right, sums),
@@ -214,7 +220,7 @@ impl Multiply {
 
 /// Columns as f32, even terms of a block before the odd ones.
 struct Widen<'a> {
-    right: &'a [Pairs],
+    right: [&'a [Pairs]; 2],
     wide: &'a mut Vec<[f32; TILE]>,
 }
 
@@ -223,7 +229,7 @@ impl Kernel for Widen<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
         self.wide.clear();
-        for block in self.right {
+        for block in self.right.into_iter().flatten() {
             self.wide.extend(block.0.iter().map(|pairs| pairs.map(pairs::even)));
             self.wide.extend(block.0.iter().map(|pairs| pairs.map(pairs::odd)));
         }
@@ -231,7 +237,7 @@ impl Kernel for Widen<'_> {
 }
 
 struct Square<'a> {
-    left: &'a [Pairs],
+    left: [&'a [Pairs]; 2],
     right: &'a [[f32; TILE]],
     sums: &'a mut [Sums; 4],
 }
@@ -251,9 +257,9 @@ impl Kernel for Square<'_> {
 impl Square<'_> {
     #[inline(always)]
     fn tiles<L: Lanes, const R: usize>(self, l: L) {
-        let blocks = self.left.len() / 2;
+        let blocks = self.left[0].len();
         for (t, sums) in self.sums.iter_mut().enumerate() {
-            let left = &self.left[t / 2 * blocks..][..blocks];
+            let left = self.left[t / 2];
             let right = &self.right[t % 2 * blocks * TERMS..][..blocks * TERMS];
             for (r, sums) in sums.as_chunks_mut::<R>().0.iter_mut().enumerate() {
                 let mut totals = [l.splat(0.0); R];
@@ -280,6 +286,71 @@ impl Square<'_> {
                 totals.iter().zip(sums).for_each(|(total, sums)| l.store(*total, sums));
             }
         }
+    }
+}
+
+/// A product inside a thread's own work, both sides arranged here.
+pub(super) struct Small {
+    isa: Isa,
+    left: Vec<Pairs>,
+    right: Vec<Pairs>,
+    wide: Vec<[f32; TILE]>,
+}
+
+impl Small {
+    pub(super) fn new(isa: Isa) -> Self {
+        Self { isa, left: Vec::new(), right: Vec::new(), wide: Vec::new() }
+    }
+
+    /// Arranges vectors `first..first + n` of the right side, terms `from..from + k`, which then serve several products.
+    pub(super) fn right(&mut self, b: Side<'_>, first: usize, n: usize, from: usize, k: usize) {
+        let right = &mut self.right;
+        arrange(self.isa, b, first..first + n, from..from + k, Order::Pairs, right);
+    }
+
+    /// The product of vectors `row..row + m` of `a` with `n` vectors of the right side, which has `k` terms; the first `terms` of them are
+    /// summed.
+    pub(super) fn multiply(
+        &mut self,
+        a: Side<'_>,
+        (row, m): (usize, usize),
+        (n, k, terms): (usize, usize, usize),
+        from: usize,
+        store: Store<'_>,
+        c: Target<'_>,
+    ) {
+        arrange(self.isa, a, row..row + m, from..from + terms, Order::Vectors, &mut self.left);
+        let (blocks, stride) = (terms.div_ceil(TERMS), k.div_ceil(TERMS));
+        let Target { values, stride: width, first } = c;
+        let part = Part {
+            left: &self.left,
+            right: &self.right[..n.div_ceil(SQUARE) * 2 * stride],
+            stride,
+            blocks,
+            columns: n,
+            ends: (true, true),
+            store,
+            c: Target { values: &mut values[..(m - 1) * width + first + n], stride: width, first },
+        };
+        part.run(self.isa, Multiply::new(self.isa, &mut self.wide));
+    }
+}
+
+/// Arranges vectors, tile after tile, an even number of them.
+fn arrange(
+    isa: Isa,
+    side: Side<'_>,
+    vectors: Range<usize>,
+    terms: Range<usize>,
+    order: Order,
+    out: &mut Vec<Pairs>,
+) {
+    let blocks = terms.len().div_ceil(TERMS);
+    out.resize(vectors.len().next_multiple_of(SQUARE) / TILE * blocks, Pairs::ZERO);
+    for (tile, out) in out.chunks_exact_mut(blocks).enumerate() {
+        let first = (vectors.start + tile * TILE).min(vectors.end);
+        let vectors = first..(first + TILE).min(vectors.end);
+        dispatch(isa, Arrange { side, vectors, terms: terms.clone(), order, out });
     }
 }
 

@@ -15,13 +15,11 @@ impl Tiles {
         Self(Registers::new(&Shapes::full()))
     }
 
-    /// Adds to `sums [2 of rows][2 of columns]` the products of two tiles of rows, `[2][blocks]`, with two of columns.
-    pub(super) fn multiply(&self, left: &[Pairs], right: &[Pairs], sums: &mut [Sums; 4]) {
-        let blocks = left.len() / 2;
-        assert!(
-            blocks > 0 && left.len() == 2 * blocks && right.len() == left.len(),
-            "two tiles of either side"
-        );
+    /// Adds to `sums [2 of rows][2 of columns]` the products of two tiles of rows with two of columns, as many blocks each.
+    pub(super) fn multiply(&self, left: [&[Pairs]; 2], right: [&[Pairs]; 2], sums: &mut [Sums; 4]) {
+        let blocks = left[0].len();
+        let as_many = |tile: &&[Pairs]| tile.len() == blocks;
+        assert!(blocks > 0 && left.iter().chain(&right).all(as_many), "blocks of tiles");
         let _registers: &Registers = &self.0;
         // SAFETY: the registers exist, which only `Isa::Amx` allows, and have sixteen rows of 64 bytes each; the assertion has seen
         // that there are as many blocks of sixteen such rows as are read, and `sums` has four tiles of such rows.
@@ -50,10 +48,10 @@ impl Tiles {
                 "tilestored [{sums} + {row}*1 + 1024], tmm1",
                 "tilestored [{sums} + {row}*1 + 2048], tmm2",
                 "tilestored [{sums} + {row}*1 + 3072], tmm3",
-                a0 = inout(reg) left.as_ptr() => _,
-                a1 = inout(reg) left[blocks..].as_ptr() => _,
-                b0 = inout(reg) right.as_ptr() => _,
-                b1 = inout(reg) right[blocks..].as_ptr() => _,
+                a0 = inout(reg) left[0].as_ptr() => _,
+                a1 = inout(reg) left[1].as_ptr() => _,
+                b0 = inout(reg) right[0].as_ptr() => _,
+                b1 = inout(reg) right[1].as_ptr() => _,
                 sums = in(reg) sums.as_mut_ptr(),
                 row = in(reg) TILE * size_of::<u32>(),
                 blocks = inout(reg) blocks => _,

@@ -8,12 +8,7 @@ fn near(x: f32) -> f32 {
 }
 
 /// One element by rule 19, continuing from `total`.
-fn element(
-    a: impl Fn(usize) -> f32,
-    b: impl Fn(usize) -> f32,
-    terms: std::ops::Range<usize>,
-    total: f32,
-) -> f32 {
+fn element(a: impl Fn(usize) -> f32, b: impl Fn(usize) -> f32, terms: Range<usize>, total: f32) -> f32 {
     let mut total = total;
     for from in terms.clone().step_by(TERMS) {
         let chain = |first: usize| {
