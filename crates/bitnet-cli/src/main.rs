@@ -13,6 +13,7 @@ mod device;
 mod downloads;
 mod failure;
 mod folders;
+mod html;
 mod hub;
 mod logs;
 mod lora;

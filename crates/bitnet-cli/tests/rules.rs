@@ -244,6 +244,8 @@ fn stage(folder: &Folder) {
     link("adapter", "lora/qvd-r4");
     link("model", "bitnet-online");
     folder.write("train.jsonl", "{\"prompt\": \"ships\", \"completion\": \" at night\"}\n".repeat(8));
+    let pair = "{\"prompt\": \"ships\", \"chosen\": \" at night\", \"rejected\": \" at sea\"}\n";
+    folder.write("pairs.jsonl", pair.repeat(8));
     link("model.gguf", "gguf/bitnet-online-i2_s.gguf");
     let words = "ships at night, and the wind that never sleeps; ".repeat(80);
     for name in ["wiki.txt", "wiki.raw", "text.txt", "train.txt"] {

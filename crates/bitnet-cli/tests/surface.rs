@@ -674,15 +674,68 @@ fn quantize_says_what_is_left_of_the_model() {
         (text(&folder.at("model.gguf")), folder.write("text", "ships at night, ".repeat(30)));
     let args = ["quantize", &fixture("bitnet-online"), &out, "--method", "absmean", "--calib", &text_file];
     let printed = output(&args);
-    for words in ["projection ", "blk.1.ffn_down.weight ", "projections  I2_S ", "perplexity of "] {
+    for words in [
+        "projection ",
+        "blk.1.ffn_down.weight ",
+        "projections  I2_S ",
+        "layer ",
+        "perplexity of ",
+        "KL divergence ",
+    ] {
         assert!(printed.contains(words), "{words:?} is not in {printed}");
     }
     let object = parse(&output(&[&args[..], &["--json", "--to", "f32"]].concat()));
     let layers = object["layers"].as_array().unwrap();
     assert_eq!(layers.len(), 14);
     assert!(layers.iter().all(|l| l["cosine"].as_f64().unwrap() > 0.8 && l["zeros"].as_f64().unwrap() > 0.2));
-    let perplexity = &object["perplexity"];
+    let calibration = &object["calibration"];
     // Master weights are made ternary when they are run, so nothing is lost here.
-    assert_eq!(perplexity["before"], perplexity["after"]);
+    let divergence = &calibration["divergence"];
+    assert_eq!((&divergence["ppl"], &divergence["same_top"]), (&divergence["base_ppl"], &json!(1.0)));
+    assert!(
+        divergence["kld"]["mean"].as_f64().unwrap().abs() < 1e-9 && divergence["tokens"].as_u64() > Some(20)
+    );
+    assert_eq!(calibration["states"].as_array().unwrap().len(), 2);
+    assert!(calibration["states"].as_array().unwrap().iter().all(|s| s["mse"] == 0.0));
+    // A dense parent: what is lost grows from layer to layer, and both kinds of report say it.
+    let (dense, page, file) =
+        (text(&folder.at("dense")), text(&folder.at("q.html")), text(&folder.at("q.json")));
+    dense_copy(&fixture("llama-packed"), &dense);
+    for report in [&page, &file] {
+        let args = [
+            "quantize", &dense, &out, "--method", "absmean", "--calib", &text_file, "--report", report, "-q",
+        ];
+        output(&args);
+    }
+    let object = parse(&std::fs::read_to_string(&file).unwrap());
+    let divergence = &object["calibration"]["divergence"];
+    assert!(divergence["kld"]["mean"].as_f64().unwrap() > 0.01, "{divergence}");
+    assert!(divergence["ppl"] != divergence["base_ppl"] && divergence["same_top"].as_f64() < Some(1.0));
+    let states = object["calibration"]["states"].as_array().unwrap();
+    assert!(states.len() == 2 && states.iter().all(|s| s["mse"].as_f64() > Some(0.01)), "{states:?}");
+    let page = std::fs::read_to_string(&page).unwrap();
+    for words in
+        ["KL divergence from the parent", "blk.1.ffn_down.weight", "States behind each layer", "<svg"]
+    {
+        assert!(page.contains(words), "{words:?} is not in the page");
+    }
+    refused(&["quantize", &dense, &out, "--method", "absmean", "--report", "q.txt"], 2, &[".html nor .json"]);
     refused(&["quantize", &out, &out, "--method", "absmean"], 2, &["ternary already"]);
+}
+
+/// A dense Llama: another one's weights without the word about quantization, each of them moved by a little of its own.
+fn dense_copy(from: &str, to: &str) {
+    output(&["convert", from, to, "--to", "hf-f32", "-q"]);
+    let config = std::path::Path::new(to).join("config.json");
+    let mut object = parse(&std::fs::read_to_string(&config).unwrap());
+    object.as_object_mut().unwrap().remove("quantization_config");
+    std::fs::write(&config, object.to_string()).unwrap();
+    let weights = std::path::Path::new(to).join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    for (i, float) in bytes[header..].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let value = f32::from_le_bytes(*float);
+        *float = (value * (1.0 + 0.3 * (i as f32).sin())).to_le_bytes();
+    }
+    std::fs::write(weights, bytes).unwrap();
 }

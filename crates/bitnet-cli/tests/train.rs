@@ -6,48 +6,11 @@
 mod common;
 
 use bitnet_testkit::hub::{HubServer, Repo};
-use common::{Folder, bitnet, bitnet_with, fixture, output, refused, text};
+use common::{Folder, bitnet, bitnet_with, output, refused, text, training};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-
-/// Words of a small language.
-fn data(folder: &Folder) {
-    let words = ["ships", "at", "night", "sail", "home", "from", "the", "sea"];
-    let line = |i: usize| -> String {
-        (0..30).map(|j| words[(i + j * (i % 3 + 1)) % 8]).flat_map(|w| [w, " "]).collect()
-    };
-    folder.write(
-        "train.jsonl",
-        (0..40).map(|i| format!("{{\"text\": \"{}\"}}\n", line(i))).collect::<String>(),
-    );
-}
-
-/// The example of pre-training, made small.
-fn begin(folder: &Folder, run: &str) -> Vec<String> {
-    let file = folder.write("pretrain.toml", output(&["train", "--example", "pretrain"]));
-    let mut args: Vec<String> = ["train", "pretrain", "--json", "-c", &file].map(str::to_owned).to_vec();
-    for change in [
-        format!("output={}", text(&folder.at(run))),
-        format!("model.tokenizer={}", fixture("bitnet-online")),
-        format!("data.train={}", text(&folder.at("train.jsonl"))),
-        "model.hidden_size=64".to_owned(),
-        "model.intermediate_size=128".to_owned(),
-        "model.num_hidden_layers=2".to_owned(),
-        "model.num_attention_heads=2".to_owned(),
-        "train.steps=40".to_owned(),
-        "train.rate=5e-3".to_owned(),
-        "train.batch=2".to_owned(),
-        "train.log_every=1".to_owned(),
-        "train.checkpoint_every=5".to_owned(),
-        "train.validate_every=20".to_owned(),
-        "data.sequence=64".to_owned(),
-    ] {
-        args.extend(["--set".to_owned(), change]);
-    }
-    args
-}
 
 fn refs(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
@@ -61,7 +24,8 @@ fn left(run: &Path) -> Vec<Vec<u8>> {
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     all.extend(metrics.lines().map(|line| {
         let mut value: Value = serde_json::from_str(line).unwrap();
-        value.as_object_mut().unwrap().remove("tokens_per_second");
+        let line = value.as_object_mut().unwrap();
+        ["tokens_per_second", "resident_bytes", "peak_bytes"].iter().for_each(|key| drop(line.remove(*key)));
         value.to_string().into_bytes()
     }));
     all.push(std::fs::read(run.join("model/model.safetensors")).unwrap());
@@ -71,8 +35,7 @@ fn left(run: &Path) -> Vec<Vec<u8>> {
 #[test]
 fn a_run_that_is_killed_goes_on_to_the_same_bits_and_its_model_runs() {
     let folder = Folder::new();
-    data(&folder);
-    let args = begin(&folder, "whole");
+    let args = training(&folder, "whole");
     let done: Value = serde_json::from_str(&output(&refs(&args))).unwrap();
     assert_eq!((&done["stopped"], &done["step"]), (&"done".into(), &40.into()));
     // Fresh, it is ln 512 = 6.2.
@@ -80,7 +43,7 @@ fn a_run_that_is_killed_goes_on_to_the_same_bits_and_its_model_runs() {
     let want = left(&folder.at("whole"));
 
     // Killed whenever it has told of some steps more, until it comes through.
-    let (args, run) = (begin(&folder, "killed"), folder.at("killed"));
+    let (args, run) = (training(&folder, "killed"), folder.at("killed"));
     let (mut kills, mut resume) = (0, Vec::new());
     for steps in [2, 7, 3, 11, 1, 6, usize::MAX] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
@@ -108,6 +71,25 @@ fn a_run_that_is_killed_goes_on_to_the_same_bits_and_its_model_runs() {
         assert!(got == want, "part {i} differs");
     }
 
+    // What the run did is in one file, also what was before it was killed.
+    let report = std::fs::read_to_string(run.join("report.html")).unwrap();
+    for words in [
+        "pretrain: ",
+        "40 of 40",
+        "Quantization, layer by layer",
+        "train.jsonl",
+        "num_hidden_layers = 2",
+        "<svg",
+    ] {
+        assert!(report.contains(words), "{words:?} is not in the report");
+    }
+    assert!(
+        !report.contains("http:") && !report.contains("https:") && !report.contains("interrupted"),
+        "{report}"
+    );
+    let points = |html: &str| html.matches("<circle").count();
+    assert_eq!(points(&report), points(&std::fs::read_to_string(folder.at("whole/report.html")).unwrap()));
+
     // From the checkpoint of a run to a file that runs.
     let (model, gguf) = (text(&run.join("model")), text(&folder.at("trained.gguf")));
     output(&["convert", &model, &gguf, "--to", "i2_s", "--verify", "-q"]);
@@ -126,7 +108,7 @@ fn data_comes_from_the_hub_and_stays_in_the_cache() {
     let table = format!("id,text\n{rows}").into_bytes();
     server.put("datasets/org/words", Repo::new(&[("data/train.csv", table)]));
     let home = folder.path();
-    let (mut args, run) = (begin(&folder, "run"), folder.at("run"));
+    let (mut args, run) = (training(&folder, "run"), folder.at("run"));
     for change in ["train.steps=2", "data.train=hf://datasets/org/words/data/train.csv"] {
         args.extend(["--set".to_owned(), change.to_owned()]);
     }
@@ -160,8 +142,7 @@ fn data_comes_from_the_hub_and_stays_in_the_cache() {
 #[test]
 fn what_is_wrong_is_told_in_a_line() {
     let folder = Folder::new();
-    data(&folder);
-    let args = begin(&folder, "run");
+    let args = training(&folder, "run");
     let with = |change: &str| {
         let mut args = args.clone();
         args.extend(["--set".to_owned(), change.to_owned()]);

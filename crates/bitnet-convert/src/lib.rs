@@ -35,7 +35,7 @@ mod target;
 pub use compare::{Comparison, LogitComparison, RoleComparison, compare, compare_logits};
 pub use diff::{Difference, differences};
 pub use error::ConvertError;
-pub use quality::{LayerError, Method, Perplexity, perplexity};
+pub use quality::{LayerError, Method};
 pub use report::{ClassSize, Inexact, Report};
 pub use target::{Container, TARGETS, Target, Weights};
 

@@ -3,9 +3,7 @@
 use crate::ConvertError;
 use crate::plan::Source;
 use bitnet_core::{DenseMatrix, Matrix};
-use bitnet_formats::Checkpoint;
-use bitnet_inference::{GenerateError, Model, OpenOptions};
-use bitnet_model::{Rows, Slot, StepOutput};
+use bitnet_model::Slot;
 use bitnet_quant::dense::dequantize_row;
 
 /// A way to make trits of real weights.
@@ -67,44 +65,4 @@ pub(crate) fn layer_error(
         cosine: product / (before.sqrt() * after.sqrt()).max(tiny),
         zeros: zeros as f64 / slot.weights() as f64,
     }))
-}
-
-/// Perplexity of a text, in windows that know nothing of each other.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Perplexity {
-    /// Tokens whose probability was asked for.
-    pub tokens: usize,
-    /// exp of their mean negative log-likelihood.
-    pub value: f64,
-}
-
-/// Tokens of a window.
-const WINDOW: usize = 512;
-
-/// How well a model predicts a text.
-pub fn perplexity(
-    checkpoint: &Checkpoint,
-    text: &str,
-    options: &OpenOptions,
-) -> Result<Perplexity, ConvertError> {
-    let mut model = Model::from_checkpoint(checkpoint, options, &mut |_, _| {})?;
-    let ids = model.encode(text)?;
-    let (window, vocab) = (WINDOW.min(model.capacity()), model.config().vocab);
-    let (mut total, mut tokens) = (0.0f64, 0usize);
-    for ids in ids.chunks(window).filter(|ids| ids.len() > 1) {
-        let mut next = ids[1..].iter();
-        let want = StepOutput { rows: Rows::All, ..StepOutput::default() };
-        model.evaluate(ids, 128, want, &mut |out| {
-            for (row, id) in out.logits.chunks(vocab).zip(&mut next) {
-                let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let sum: f64 = row.iter().map(|v| f64::from(v - max).exp()).sum();
-                total += sum.ln() - f64::from(row[*id as usize] - max);
-            }
-        })?;
-        tokens += ids.len() - 1;
-    }
-    match tokens {
-        0 => Err(GenerateError::EmptyPrompt.into()),
-        _ => Ok(Perplexity { tokens, value: (total / tokens as f64).exp() }),
-    }
 }

@@ -451,10 +451,4 @@ fn dense_models_become_ternary_and_say_what_is_left_of_them() {
     }
     let same = compare(&open(&online).unwrap(), &open(&gguf).unwrap(), 1, &mut |_, _| {}).unwrap();
     assert_eq!((same.trits_differ(), same.different.len()), (0, 0));
-    let text = "the ships at night and the rain, ".repeat(20);
-    let [a, b] = [&dense, &gguf].map(|path| {
-        bitnet_convert::perplexity(&open(path).unwrap(), &text, &OpenOptions::default()).unwrap()
-    });
-    assert_eq!(a, b, "masters are made ternary when they are loaded");
-    assert!(a.tokens > 100 && a.value > 1.0);
 }

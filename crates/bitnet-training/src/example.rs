@@ -1,7 +1,7 @@
 //! Configurations that run, with every key explained.
 
 /// Kinds of runs that there is an example for.
-pub const KINDS: [&str; 4] = ["pretrain", "sft", "lora", "qat"];
+pub const KINDS: [&str; 5] = ["pretrain", "sft", "lora", "dpo", "qat"];
 
 /// A commented configuration; `None` for a kind that is not in [`KINDS`].
 pub fn example(kind: &str) -> Option<&'static str> {
@@ -10,6 +10,7 @@ pub fn example(kind: &str) -> Option<&'static str> {
         "sft" => Some(include_str!("example/sft.toml")),
         "qat" => Some(include_str!("example/qat.toml")),
         "lora" => Some(include_str!("example/lora.toml")),
+        "dpo" => Some(include_str!("example/dpo.toml")),
         _ => None,
     }
 }

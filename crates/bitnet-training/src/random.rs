@@ -13,6 +13,8 @@ pub(crate) enum Purpose {
     Validation,
     /// Which way weights are rounded.
     Rounding,
+    /// Tokens of samples.
+    Samples,
 }
 
 /// SplitMix64's finalizer (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014).
@@ -32,7 +34,7 @@ pub(crate) fn bits(seed: u64, purpose: Purpose, stream: u64, index: u64) -> u64 
 }
 
 /// A number in `(0, 1)`.
-fn uniform(bits: u64) -> f64 {
+pub(crate) fn uniform(bits: u64) -> f64 {
     ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64
 }
 

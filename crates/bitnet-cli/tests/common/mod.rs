@@ -161,3 +161,36 @@ impl Folder {
         names
     }
 }
+
+/// The words of a command that pre-trains: the example, made small, on a few rows of a small language, which are written first.
+pub fn training(folder: &Folder, run: &str) -> Vec<String> {
+    let words = ["ships", "at", "night", "sail", "home", "from", "the", "sea"];
+    let line = |i: usize| -> String {
+        (0..30).map(|j| words[(i + j * (i % 3 + 1)) % 8]).flat_map(|w| [w, " "]).collect()
+    };
+    folder.write(
+        "train.jsonl",
+        (0..40).map(|i| format!("{{\"text\": \"{}\"}}\n", line(i))).collect::<String>(),
+    );
+    let file = folder.write("pretrain.toml", output(&["train", "--example", "pretrain"]));
+    let mut args: Vec<String> = ["train", "pretrain", "--json", "-c", &file].map(str::to_owned).to_vec();
+    for change in [
+        format!("output={}", text(&folder.at(run))),
+        format!("model.tokenizer={}", fixture("bitnet-online")),
+        format!("data.train={}", text(&folder.at("train.jsonl"))),
+        "model.hidden_size=64".to_owned(),
+        "model.intermediate_size=128".to_owned(),
+        "model.num_hidden_layers=2".to_owned(),
+        "model.num_attention_heads=2".to_owned(),
+        "train.steps=40".to_owned(),
+        "train.rate=5e-3".to_owned(),
+        "train.batch=2".to_owned(),
+        "train.log_every=1".to_owned(),
+        "train.checkpoint_every=5".to_owned(),
+        "train.validate_every=20".to_owned(),
+        "data.sequence=64".to_owned(),
+    ] {
+        args.extend(["--set".to_owned(), change]);
+    }
+    args
+}

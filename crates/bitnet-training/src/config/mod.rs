@@ -7,6 +7,7 @@ mod tests;
 
 use crate::model::Precision;
 use crate::optimizer::Optimizer;
+use crate::preference::Dpo;
 use crate::run::Kind;
 use crate::schedule::Schedule;
 use crate::{Parameter, TrainError};
@@ -35,6 +36,10 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// Low-rank matrices, where those are trained and nothing else.
     pub lora: Option<LoraConfig>,
+    /// The objective over pairs of answers, where those are trained on.
+    pub dpo: Option<Dpo>,
+    /// Texts that the model goes on with while it is trained.
+    pub samples: SampleConfig,
     /// How.
     pub train: TrainConfig,
     /// The file with all changes, as it is kept beside the checkpoints.
@@ -91,6 +96,21 @@ pub struct DataConfig {
     pub sequence: usize,
     /// Whether examples that are longer than a row are left out and counted, instead of ending the run.
     pub drop_long: bool,
+}
+
+/// Texts that the model goes on with while it is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleConfig {
+    /// Their beginnings.
+    pub prompts: Vec<String>,
+    /// Whether those are what a user says, through the chat template, instead of the beginning of a text.
+    pub chat: bool,
+    /// Tokens at most.
+    pub tokens: usize,
+    /// 0 takes the likeliest token each time; else what logits are divided by before one is drawn.
+    pub temperature: f64,
+    /// Steps from one time to the next; 0: with every validation. The last step always has them.
+    pub every: u64,
 }
 
 /// How it is trained.
@@ -183,17 +203,39 @@ impl RunConfig {
         let seed = s.count("seed", 0)?.unwrap_or(0);
         let threads = s.size("threads")?;
         let model = tables::model(s.section("model")?, kind)?;
-        let mut precision = tables::quantize(s.section("quantize")?, kind, seed)?;
-        let lora = if kind == Kind::Lora { Some(tables::lora(s.section("lora")?)?) } else { None };
+        let adapts = kind == Kind::Lora || kind == Kind::Dpo && s.has("lora");
+        let mut precision =
+            tables::quantize(s.section("quantize")?, if adapts { Kind::Lora } else { kind }, seed)?;
+        let lora = if adapts { Some(tables::lora(s.section("lora")?)?) } else { None };
+        let dpo = if kind == Kind::Dpo { Some(tables::dpo(s.section("dpo")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;
+        let samples = tables::samples(s.section("samples")?)?;
         let (train, terms) = tables::train(s.section("train")?, kind)?;
         precision.terms = terms;
         if precision.ramp.steps >= train.schedule.steps {
             let (ramp, steps) = (precision.ramp.steps, train.schedule.steps);
             return Err(s.error("quantize.ramp", format!("is {ramp}, and the run has {steps} steps")));
         }
+        if adapts && (!train.freeze.is_empty() || train.freeze_layers.is_some()) {
+            return Err(
+                s.error("train.freeze", "does not go with lora, which leaves all weights as they are")
+            );
+        }
         s.finish()?;
-        Ok(Self { kind, output, seed, threads, model, precision, lora, data, train, text: kept })
+        Ok(Self {
+            kind,
+            output,
+            seed,
+            threads,
+            model,
+            precision,
+            lora,
+            data,
+            dpo,
+            samples,
+            train,
+            text: kept,
+        })
     }
 }
 

@@ -31,6 +31,11 @@ impl<'a> Section<'a> {
         self.error(key, format!("is {value}, and should be {need}"))
     }
 
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// Another table in this one; an empty one where there is none.
     pub(super) fn section(&mut self, key: &'static str) -> Result<Self, TrainError> {
         let table = match self.take(key) {

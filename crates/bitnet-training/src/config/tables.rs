@@ -1,9 +1,10 @@
 //! The tables of a configuration.
 
 use super::section::Section;
-use super::{DataConfig, LoraConfig, ModelSource, TrainConfig};
+use super::{DataConfig, LoraConfig, ModelSource, SampleConfig, TrainConfig};
 use crate::TrainError;
 use crate::optimizer::{Adam, Optimizer};
+use crate::preference::Dpo;
 use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
 use crate::{Activations, Bits, ExtraNorms, Precision, Ramp, WeightQuantizer};
@@ -196,6 +197,32 @@ pub(super) fn lora(mut s: Section<'_>) -> Result<LoraConfig, TrainError> {
     Ok(config)
 }
 
+pub(super) fn dpo(mut s: Section<'_>) -> Result<Dpo, TrainError> {
+    let beta = s.number("beta", (0.0, 100.0))?.unwrap_or(0.1);
+    if beta == 0.0 {
+        return Err(s.error("beta", "is 0, which leaves nothing to learn"));
+    }
+    let label_smoothing = s.number("label_smoothing", (0.0, 0.499))?.unwrap_or(0.0);
+    s.finish()?;
+    Ok(Dpo { beta, label_smoothing })
+}
+
+pub(super) fn samples(mut s: Section<'_>) -> Result<SampleConfig, TrainError> {
+    let prompts = s.texts("prompts")?;
+    if prompts.is_empty() {
+        s.refuse(&["chat", "tokens", "temperature", "every"], "has no effect without samples.prompts")?;
+    }
+    let config = SampleConfig {
+        prompts,
+        chat: s.flag("chat")?,
+        tokens: s.size("tokens")?.unwrap_or(40),
+        temperature: s.number("temperature", (0.0, 100.0))?.unwrap_or(0.0),
+        every: s.count("every", 1)?.unwrap_or(0),
+    };
+    s.finish()?;
+    Ok(config)
+}
+
 pub(super) fn data(mut s: Section<'_>) -> Result<DataConfig, TrainError> {
     let paths = |texts: Vec<String>| texts.into_iter().map(PathBuf::from).collect::<Vec<_>>();
     let train = paths(s.texts("train")?);
@@ -235,7 +262,11 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
         }
         _ => Optimizer::AdamW(adam()?),
     };
-    let base = s.number("rate", any)?.unwrap_or(if pretrain { 1.5e-3 } else { 2e-4 });
+    let base = s.number("rate", any)?.unwrap_or(match kind {
+        Kind::Pretrain => 1.5e-3,
+        Kind::Sft | Kind::Lora | Kind::Qat => 2e-4,
+        Kind::Dpo => 5e-5,
+    });
     let words =
         ["two-stage", "constant", "linear", "cosine", "exponential", "warmup-stable-decay"].map(|w| (w, w));
     let shape = match s.choice("schedule", if pretrain { "two-stage" } else { "cosine" }, &words)? {

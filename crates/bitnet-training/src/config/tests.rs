@@ -21,7 +21,7 @@ fn examples_are_valid_and_changes_apply() {
     assert_eq!(again.text, config.text);
     let other = RunConfig::parse("b", &config.text, Kind::Sft, &[]).unwrap_err().to_string();
     assert_eq!(other, "b: kind is \"pretrain\", and the command is sft");
-    for kind in [Kind::Pretrain, Kind::Sft, Kind::Lora, Kind::Qat] {
+    for kind in [Kind::Pretrain, Kind::Sft, Kind::Lora, Kind::Dpo, Kind::Qat] {
         assert!(parse(kind, &[]).is_ok());
         // A choice can be changed alone: the examples set nothing that only another one has.
         for schedule in ["two-stage", "constant", "linear", "cosine", "exponential", "warmup-stable-decay"] {
@@ -73,6 +73,18 @@ fn examples_are_valid_and_changes_apply() {
     }
     let lora = parse(Kind::Lora, &["lora.rank=4", "lora.rank_stabilized=true"]).unwrap().lora.unwrap();
     assert_eq!((lora.scale(), lora.targets.len()), (8.0, 7));
+    let dpo = parse(Kind::Dpo, &["dpo.beta=0.3"]).unwrap();
+    assert_eq!((dpo.dpo, dpo.lora), (Some(Dpo { beta: 0.3, label_smoothing: 0.0 }), None));
+    assert_eq!(parse(Kind::Dpo, &["lora.rank=4"]).unwrap().lora.unwrap().rank, 4);
+    for (change, words) in
+        [("dpo.beta=0", "nothing to learn"), ("dpo.label_smoothing=0.5", "from 0 to 0.499")]
+    {
+        let error = parse(Kind::Dpo, &[change]).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let error = parse(Kind::Dpo, &["lora.rank=4", "train.freeze=*"]).unwrap_err().to_string();
+    assert!(error.contains("train.freeze does not go with lora"), "{error}");
+    assert!(parse(Kind::Sft, &["dpo.beta=1"]).unwrap_err().to_string().contains("dpo is unknown"));
     assert!(parse(Kind::Sft, &["lora.rank=4"]).unwrap_err().to_string().contains("lora is unknown"));
 }
 
@@ -125,6 +137,8 @@ fn what_is_wrong_is_named() {
         ("quantize.ramp=200", "quantize.ramp is 200, and the run has 200 steps"),
         ("quantize.top_k=2", "quantize.top_k is 2"),
         ("kind=sft", "kind is \"sft\", and the command is pretrain"),
+        ("samples.temperature=1", "samples.temperature has no effect without samples.prompts"),
+        ("samples.prompt=a", "did you mean samples.prompts?"),
         ("seed", "--set seed: it should be key=value"),
         ("seed.a=3", "--set seed.a=3"),
     ] {

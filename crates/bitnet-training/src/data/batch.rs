@@ -13,6 +13,8 @@ pub struct Batch {
     pub counts: Vec<bool>,
     /// The tokens of each sequence, ascending and without gaps; the first one of each is position 0.
     pub spans: Vec<Range<usize>>,
+    /// Which example of a corpus each sequence is of; empty where they are of none.
+    pub(crate) examples: Vec<u32>,
 }
 
 impl Batch {

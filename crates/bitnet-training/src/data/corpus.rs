@@ -2,7 +2,7 @@
 //!
 //! An example is the number of its words (u32, little-endian) and the words: ids, whose highest bit says that they count as targets.
 
-use super::encode::{COUNTS, words};
+use super::encode::{COUNTS, sequences};
 use super::read::{Placed, Skipped, examples};
 use crate::TrainError;
 use crate::run::Kind;
@@ -12,12 +12,29 @@ use bitnet_tokenizer::Tokenizer;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// Encoded examples.
+/// Encoded examples; of pairs, the better answer is one and the other the next.
 #[derive(Debug)]
 pub(crate) struct Corpus {
+    /// Tells corpora apart.
+    pub(crate) name: String,
+    /// What it was made of.
+    pub(crate) set: DataSet,
     bytes: Bytes,
     /// Where each example's words begin, in bytes, and how many there are.
     places: Vec<(usize, u32)>,
+}
+
+/// What examples were made of, and how many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataSet {
+    /// Files, and their sizes in bytes.
+    pub files: Vec<(PathBuf, u64)>,
+    /// Examples; a pair of answers is two.
+    pub examples: usize,
+    /// Tokens of them.
+    pub tokens: u64,
+    /// Rows that are no examples.
+    pub skipped: Skipped,
 }
 
 /// What a corpus is made with.
@@ -32,12 +49,7 @@ pub(crate) struct Maker<'a> {
 
 impl Corpus {
     /// The tokens of some files: from `folder` where they were encoded before, else encoded by several threads and put there.
-    pub(crate) fn of(
-        files: &[PathBuf],
-        folder: &Path,
-        maker: &Maker<'_>,
-        skipped: &mut Skipped,
-    ) -> Result<Self, TrainError> {
+    pub(crate) fn of(files: &[PathBuf], folder: &Path, maker: &Maker<'_>) -> Result<Self, TrainError> {
         let mut hash = Sha256::new();
         hash.update(format!("2 {} {}", maker.kind.name(), maker.identity));
         for file in files {
@@ -53,17 +65,17 @@ impl Corpus {
             std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
             let (mut out, mut bad) = (AtomicFile::create(&path)?, Skipped::default());
             for file in files {
-                examples(file, &mut bad, &mut |some| write(maker, some, &mut out))?;
+                examples(file, maker.kind, &mut bad, &mut |some| write(maker, some, &mut out))?;
             }
             write_file(&beside, bad.to_json().to_string().as_bytes())?;
             out.finish()?;
         }
-        let corpus = Self::open(&path, maker.vocab)?;
+        let mut corpus = Self::open(name, &path, maker.vocab)?;
         let told = std::fs::read(&beside).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let damaged = || TrainError::Data {
             what: format!("{} is damaged; remove {}", beside.display(), path.display()),
         };
-        skipped.append(told.as_ref().and_then(Skipped::from_json).ok_or_else(damaged)?);
+        let skipped = told.as_ref().and_then(Skipped::from_json).ok_or_else(damaged)?;
         if corpus.places.is_empty() {
             let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
             let first = skipped.first.first().map_or_else(String::new, |f| format!(" ({f})"));
@@ -71,10 +83,17 @@ impl Corpus {
                 what: format!("there is no example in {}{first}", names.join(", ")),
             });
         }
+        let size = |file: &PathBuf| std::fs::metadata(file).map_or(0, |m| m.len());
+        corpus.set = DataSet {
+            files: files.iter().map(|file| (file.clone(), size(file))).collect(),
+            examples: corpus.places.len(),
+            tokens: corpus.places.iter().map(|place| u64::from(place.1)).sum(),
+            skipped,
+        };
         Ok(corpus)
     }
 
-    fn open(path: &Path, vocab: usize) -> Result<Self, TrainError> {
+    fn open(name: String, path: &Path, vocab: usize) -> Result<Self, TrainError> {
         let bytes = bitnet_formats::map_file(path)?;
         let damaged = || TrainError::Data { what: format!("{} is damaged; remove it", path.display()) };
         let (mut places, mut at) = (Vec::new(), 0);
@@ -90,7 +109,7 @@ impl Corpus {
             places.push((at + 4, count));
             at = end;
         }
-        Ok(Self { bytes, places })
+        Ok(Self { name, set: DataSet::default(), bytes, places })
     }
 
     /// Examples.
@@ -117,32 +136,38 @@ impl Corpus {
     }
 }
 
+type Encoded = Result<Vec<Vec<u32>>, String>;
+
 /// Encodes examples on several threads and writes them in their order.
 fn write(maker: &Maker<'_>, some: Vec<Placed>, out: &mut AtomicFile) -> Result<(), TrainError> {
     let share = some.len().div_ceil(maker.threads.max(1)).max(1);
-    let encode = |part: &[Placed]| -> Vec<Result<Vec<u32>, String>> {
-        part.iter().map(|(_, example)| words(maker.tokenizer, maker.kind, example)).collect()
+    let encode = |part: &[Placed]| -> Vec<Encoded> {
+        part.iter().map(|(_, example)| sequences(maker.tokenizer, maker.kind, example)).collect()
     };
-    let encoded: Vec<Result<Vec<u32>, String>> = std::thread::scope(|scope| {
+    let encoded: Vec<Encoded> = std::thread::scope(|scope| {
         let parts: Vec<_> = some.chunks(share).map(|part| scope.spawn(move || encode(part))).collect();
         let join = |part: std::thread::ScopedJoinHandle<'_, _>| {
             part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         parts.into_iter().flat_map(join).collect()
     });
-    for ((place, _), words) in some.iter().zip(encoded) {
+    for ((place, _), sequences) in some.iter().zip(encoded) {
         // A row with the right keys that cannot be encoded is a matter of the settings, not of the row.
-        let words = words.map_err(|why| TrainError::Data { what: format!("{place}: {why}") })?;
-        if let Some(id) = words.iter().map(|w| w & !COUNTS).find(|id| *id as usize >= maker.vocab) {
+        let sequences = sequences.map_err(|why| TrainError::Data { what: format!("{place}: {why}") })?;
+        if let Some(id) =
+            sequences.iter().flatten().map(|w| w & !COUNTS).find(|id| *id as usize >= maker.vocab)
+        {
             let what = format!(
                 "{place}: the tokenizer gives the id {id}, and the model has {} tokens: they do not belong together",
                 maker.vocab
             );
             return Err(TrainError::Data { what });
         }
-        let bytes: Vec<u8> =
-            [words.len() as u32].iter().chain(&words).flat_map(|word| word.to_le_bytes()).collect();
-        out.write(&bytes)?;
+        for words in sequences {
+            let bytes: Vec<u8> =
+                [words.len() as u32].iter().chain(&words).flat_map(|word| word.to_le_bytes()).collect();
+            out.write(&bytes)?;
+        }
     }
     Ok(())
 }

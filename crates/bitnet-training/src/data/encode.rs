@@ -1,16 +1,38 @@
 //! Tokens of examples, and which of them count.
 
-use super::read::Example;
+use super::read::{Example, Prompt};
 use crate::run::Kind;
 use bitnet_tokenizer::Tokenizer;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Set in the word of a token that counts as a target; ids are smaller.
 pub(super) const COUNTS: u32 = 1 << 31;
 
-/// The words of an example: ids, marked where they count. What is wrong with it otherwise.
-pub(super) fn words(tokenizer: &Tokenizer, kind: Kind, example: &Example) -> Result<Vec<u32>, String> {
-    let words = match (kind, example) {
+const TURNS: &str = "the chat template does not put a turn behind those before it as they were";
+
+/// Sequences of an example, each with its words; a pair has two, the better one first. What is wrong with it otherwise.
+pub(super) fn sequences(
+    tokenizer: &Tokenizer,
+    kind: Kind,
+    example: &Example,
+) -> Result<Vec<Vec<u32>>, String> {
+    let sequences = match example {
+        Example::Pair { prompt, answers } => {
+            let of = |answer: &String| answer_words(tokenizer, prompt, answer);
+            answers.iter().map(of).collect::<Result<_, _>>()?
+        }
+        _ => vec![words(tokenizer, kind, example)?],
+    };
+    let learns = |words: &Vec<u32>| words.iter().skip(1).any(|w| w & COUNTS != 0);
+    match sequences.iter().all(learns) {
+        true => Ok(sequences),
+        false => Err("it has no token to learn".to_owned()),
+    }
+}
+
+/// The words of an example: ids, marked where they count.
+fn words(tokenizer: &Tokenizer, kind: Kind, example: &Example) -> Result<Vec<u32>, String> {
+    Ok(match (kind, example) {
         (Kind::Pretrain | Kind::Lora | Kind::Qat, Example::Text(text)) => text_words(tokenizer, text)?,
         (Kind::Pretrain, Example::Prompt { prompt, completion }) => {
             text_words(tokenizer, &format!("{prompt}{completion}"))?
@@ -21,23 +43,43 @@ pub(super) fn words(tokenizer: &Tokenizer, kind: Kind, example: &Example) -> Res
             ids.into_iter().map(|id| id | COUNTS).collect()
         }
         (Kind::Sft | Kind::Lora | Kind::Qat, Example::Prompt { prompt, completion }) => {
-            let mut words = tokenizer.encode(prompt, true).map_err(|e| e.to_string())?;
-            // A post-processor may end what it encodes; the answer follows.
-            if words.len() > 1 && words.last() == tokenizer.eos().as_ref() {
-                words.pop();
-            }
-            let answer = tokenizer.encode(completion, false).map_err(|e| e.to_string())?;
-            words.extend(answer.into_iter().chain(tokenizer.eos()).map(|id| id | COUNTS));
-            words
+            prompt_words(tokenizer, prompt, completion)?
         }
         (Kind::Sft | Kind::Lora | Kind::Qat, Example::Chat(messages)) => chat_words(tokenizer, messages)?,
         (Kind::Sft, Example::Text(_)) => {
             return Err("it is plain text; fine-tuning needs messages, or prompt and completion".to_owned());
         }
-    };
-    match words.iter().skip(1).any(|w| w & COUNTS != 0) {
-        true => Ok(words),
-        false => Err("it has no token to learn".to_owned()),
+        (Kind::Dpo, _) | (_, Example::Pair { .. }) => {
+            return Err("pairs of answers are for dpo, and it has nothing else".to_owned());
+        }
+    })
+}
+
+/// A prompt and the completion that counts.
+fn prompt_words(tokenizer: &Tokenizer, prompt: &str, completion: &str) -> Result<Vec<u32>, String> {
+    let mut words = tokenizer.encode(prompt, true).map_err(|e| e.to_string())?;
+    // A post-processor may end what it encodes; the answer follows.
+    if words.len() > 1 && words.last() == tokenizer.eos().as_ref() {
+        words.pop();
+    }
+    let answer = tokenizer.encode(completion, false).map_err(|e| e.to_string())?;
+    words.extend(answer.into_iter().chain(tokenizer.eos()).map(|id| id | COUNTS));
+    Ok(words)
+}
+
+/// An answer, which counts, behind what it answers.
+fn answer_words(tokenizer: &Tokenizer, prompt: &Prompt, answer: &str) -> Result<Vec<u32>, String> {
+    match prompt {
+        Prompt::Text(prompt) => prompt_words(tokenizer, prompt, answer),
+        Prompt::Chat(messages) => {
+            let whole = [&messages[..], &[json!({"role": "assistant", "content": answer})]].concat();
+            let (asked, answered) = (render(tokenizer, messages, true)?, render(tokenizer, &whole, false)?);
+            let answer = answered.strip_prefix(&asked).ok_or(TURNS)?;
+            let mut words = tokenizer.encode_chat(&asked).map_err(|e| e.to_string())?;
+            let answer = tokenizer.encode(answer, false).map_err(|e| e.to_string())?;
+            words.extend(answer.into_iter().map(|id| id | COUNTS));
+            Ok(words)
+        }
     }
 }
 
@@ -58,9 +100,7 @@ fn chat_words(tokenizer: &Tokenizer, messages: &[Value]) -> Result<Vec<u32>, Str
         let asked = render(tokenizer, &messages[..i], true)?;
         let answered = render(tokenizer, &messages[..=i], false)?;
         let (Some(prompt), Some(answer)) = (asked.strip_prefix(&done), answered.strip_prefix(&asked)) else {
-            return Err(
-                "the chat template does not put a turn behind those before it as they were".to_owned()
-            );
+            return Err(TURNS.to_owned());
         };
         let prompt = match done.is_empty() {
             true => tokenizer.encode_chat(prompt),

@@ -3,6 +3,7 @@
 mod batch;
 mod corpus;
 mod encode;
+mod pair;
 mod read;
 mod rows;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod tests;
 mod texts;
 
 pub use batch::Batch;
+pub use corpus::DataSet;
 pub(crate) use corpus::{Corpus, Maker};
 pub use read::Skipped;
 pub(crate) use rows::{Rows, Split};

@@ -1,6 +1,7 @@
 //! Examples of files.
 
 use crate::TrainError;
+use crate::run::Kind;
 use bitnet_tables::Table;
 use serde_json::{Map, Value, json};
 use std::fs::File;
@@ -33,6 +34,22 @@ pub enum Example {
     },
     /// The tokens of what the assistant says.
     Chat(Vec<Value>),
+    /// Which of two answers is preferred.
+    Pair {
+        /// A text, or a conversation.
+        prompt: Prompt,
+        /// The better one, and the other.
+        answers: [String; 2],
+    },
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompt {
+    /// A text that goes on.
+    Text(String),
+    /// Messages that the assistant answers.
+    Chat(Vec<Value>),
 }
 
 /// Rows that are no examples: how many, and where the first of them are, each with the reason.
@@ -56,9 +73,9 @@ impl Skipped {
     }
 
     /// Those of another file go behind these.
-    pub(super) fn append(&mut self, other: Self) {
+    pub(crate) fn append(&mut self, other: &Self) {
         self.count += other.count;
-        self.first.extend(other.first);
+        self.first.extend(other.first.iter().cloned());
         self.first.truncate(Self::KEPT);
     }
 
@@ -79,10 +96,11 @@ pub(super) type Placed = (String, Example);
 /// Hands the examples of a file on, some at a time.
 pub(super) fn examples(
     path: &Path,
+    kind: Kind,
     skipped: &mut Skipped,
     each: &mut dyn FnMut(Vec<Placed>) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    let mut rows = Rows { some: Vec::new(), skipped, each };
+    let mut rows = Rows { kind, some: Vec::new(), skipped, each };
     match path.extension().and_then(|e| e.to_str()) {
         Some("txt") => text(path, &mut rows)?,
         Some("jsonl") => lines(path, &mut rows)?,
@@ -98,12 +116,22 @@ pub(super) fn examples(
 
 /// Where rows go.
 struct Rows<'a> {
+    kind: Kind,
     some: Vec<Placed>,
     skipped: &'a mut Skipped,
     each: &'a mut dyn FnMut(Vec<Placed>) -> Result<(), TrainError>,
 }
 
 impl Rows<'_> {
+    /// Takes an object.
+    fn value(&mut self, place: String, value: Result<Value, String>) -> Result<(), TrainError> {
+        let example = value.and_then(|value| match self.kind {
+            Kind::Dpo => super::pair::of_value(&value),
+            _ => of_value(value),
+        });
+        self.add(place, example)
+    }
+
     fn add(&mut self, place: String, example: Result<Example, String>) -> Result<(), TrainError> {
         match example {
             Ok(example) => self.some.push((place, example)),
@@ -136,6 +164,7 @@ fn text(path: &Path, rows: &mut Rows<'_>) -> Result<(), TrainError> {
         .map_err(|e| format!("it is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()));
     let example = text.and_then(|text| match text.trim().is_empty() {
         true => Err("it is empty".to_owned()),
+        false if rows.kind == Kind::Dpo => Err("it is plain text, and no pair of answers".to_owned()),
         false => Ok(Example::Text(text)),
     });
     rows.add(path.display().to_string(), example)
@@ -160,7 +189,7 @@ fn lines(path: &Path, rows: &mut Rows<'_>) -> Result<(), TrainError> {
             continue;
         }
         let value = serde_json::from_slice(&line).map_err(|e| format!("it is no JSON: {e}"));
-        rows.add(place, value.and_then(of_value))?;
+        rows.value(place, value)?;
     }
 }
 
@@ -169,22 +198,23 @@ fn list(path: &Path, rows: &mut Rows<'_>) -> Result<(), TrainError> {
     let all: Vec<Value> = serde_json::from_slice(&whole(path)?)
         .map_err(|e| TrainError::Data { what: format!("{name} is no JSON list of objects: {e}") })?;
     for (i, value) in all.into_iter().enumerate() {
-        rows.add(format!("{name}: element {}", i + 1), of_value(value))?;
+        rows.value(format!("{name}: element {}", i + 1), Ok(value))?;
     }
     Ok(())
 }
 
 fn table(path: &Path, rows: &mut Rows<'_>) -> Result<(), TrainError> {
-    let table = Table::open(path, Some(&COLUMNS))?;
+    let wanted = if rows.kind == Kind::Dpo { &super::pair::COLUMNS[..] } else { &COLUMNS };
+    let table = Table::open(path, Some(wanted))?;
     let columns = table.columns().to_vec();
     if columns.is_empty() {
-        let what = format!("{} has none of the columns {}", path.display(), COLUMNS.join(", "));
+        let what = format!("{} has none of the columns {}", path.display(), wanted.join(", "));
         return Err(TrainError::Data { what });
     }
     for row in table {
         let row = row?;
-        let example = row.cells.and_then(|cells| of_value(object(&columns, cells)?));
-        rows.add(format!("{}{}", path.display(), row.place), example)?;
+        let value = row.cells.and_then(|cells| object(&columns, cells));
+        rows.value(format!("{}{}", path.display(), row.place), value)?;
     }
     Ok(())
 }
@@ -214,11 +244,7 @@ fn of_value(value: Value) -> Result<Example, String> {
     };
     if let Some(messages) = value.get("messages") {
         let messages = messages.as_array().filter(|m| !m.is_empty()).ok_or("its messages are no list")?;
-        for m in messages {
-            if !["role", "content"].iter().all(|key| m.get(key).is_some_and(Value::is_string)) {
-                return Err("a message lacks role or content".to_owned());
-            }
-        }
+        messages.iter().try_for_each(is_message)?;
         if !messages.iter().any(|m| m["role"] == "assistant") {
             return Err("the assistant says nothing in it".to_owned());
         }
@@ -232,5 +258,12 @@ fn of_value(value: Value) -> Result<Example, String> {
         (_, _, Some(text)) if !text.is_empty() => Ok(Example::Text(text)),
         (_, _, Some(_)) => Err("its text is empty".to_owned()),
         _ => Err("it has none of text, messages, prompt and completion".to_owned()),
+    }
+}
+
+pub(super) fn is_message(message: &Value) -> Result<(), String> {
+    match ["role", "content"].iter().all(|key| message.get(key).is_some_and(Value::is_string)) {
+        true => Ok(()),
+        false => Err("a message lacks role or content".to_owned()),
     }
 }

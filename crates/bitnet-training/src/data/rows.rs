@@ -36,7 +36,8 @@ impl Split {
     }
 }
 
-/// Rows of tokens. Documents of pre-training (and of `qat`) fill every row and are cut where it ends; examples of fine-tuning stay whole.
+/// Rows of tokens. Documents of pre-training (and of `qat`) fill every row and are cut where it ends; examples of fine-tuning stay whole; of pairs each
+/// is a row, the better answer first.
 #[derive(Debug)]
 pub(crate) struct Rows {
     rows: Vec<Vec<Piece>>,
@@ -55,6 +56,9 @@ impl Rows {
         drop_long: bool,
         seed: u64,
     ) -> Result<Self, TrainError> {
+        if kind == Kind::Dpo {
+            return Self::pairs(corpus, split, sequence, drop_long, seed);
+        }
         let (mut rows, mut row, mut used, mut dropped) = (Vec::new(), Vec::new(), 0, 0);
         let order = permutation(seed, Purpose::Documents, 0, corpus.len());
         for example in order.into_iter().filter(|e| split.has(seed, *e as usize)) {
@@ -65,18 +69,14 @@ impl Rows {
                 Kind::Pretrain => false,
                 // Of documents every token counts.
                 Kind::Qat => !corpus.all_count(example as usize),
-                Kind::Sft | Kind::Lora => true,
+                Kind::Sft | Kind::Lora | Kind::Dpo => true,
             };
             if whole && inputs > sequence {
                 if drop_long {
                     dropped += 1;
                     continue;
                 }
-                let what = format!(
-                    "example {} has {tokens} tokens and a row has {sequence}: raise data.sequence, or set data.too_long to drop",
-                    example + 1
-                );
-                return Err(TrainError::Data { what });
+                return Err(too_long("example", example, tokens, sequence));
             }
             let mut from = 0;
             while from < inputs {
@@ -90,6 +90,31 @@ impl Rows {
             }
         }
         rows.extend((!row.is_empty()).then_some(row));
+        Ok(Self { rows, seed, dropped })
+    }
+
+    fn pairs(
+        corpus: &Corpus,
+        split: Split,
+        sequence: usize,
+        drop_long: bool,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let (mut rows, mut dropped) = (Vec::new(), 0);
+        let order = permutation(seed, Purpose::Documents, 0, corpus.len() / 2);
+        for pair in order.into_iter().filter(|pair| split.has(seed, *pair as usize)) {
+            let both = [2 * pair, 2 * pair + 1];
+            let tokens = both.map(|example| corpus.tokens(example as usize)).into_iter().max().unwrap_or(0);
+            if tokens > sequence + 1 {
+                if drop_long {
+                    dropped += 1;
+                    continue;
+                }
+                return Err(too_long("pair", pair, tokens, sequence));
+            }
+            let piece = |example: u32| Piece { example, from: 0, to: corpus.tokens(example as usize) as u32 };
+            rows.push(both.map(piece).to_vec());
+        }
         Ok(Self { rows, seed, dropped })
     }
 
@@ -111,6 +136,11 @@ impl Rows {
         batch
     }
 
+    /// The examples that rows are made of.
+    pub(crate) fn examples(&self) -> impl Iterator<Item = u32> + '_ {
+        self.rows.iter().flatten().map(|piece| piece.example)
+    }
+
     /// Rows in their own order.
     pub(crate) fn plain(&self, corpus: &Corpus, first: usize, count: usize) -> Batch {
         let mut batch = Batch::default();
@@ -123,6 +153,16 @@ impl Rows {
             let words = corpus.words(piece.example as usize, piece.from as usize, piece.to as usize);
             let ids: Vec<u32> = words.iter().map(|(id, _)| *id).collect();
             batch.push(&ids, |i| words[i].1);
+            // A sequence of one token is none.
+            batch.examples.resize(batch.spans.len(), piece.example);
         }
     }
+}
+
+fn too_long(what: &str, index: u32, tokens: usize, sequence: usize) -> TrainError {
+    let what = format!(
+        "{what} {} has {tokens} tokens and a row has {sequence}: raise data.sequence, or set data.too_long to drop",
+        index + 1
+    );
+    TrainError::Data { what }
 }

@@ -30,9 +30,10 @@ impl Files {
     ) -> (Result<Corpus, crate::TrainError>, Skipped) {
         let tokenizer = tokenizer();
         let maker = Maker { tokenizer: &tokenizer, identity: "x", kind, vocab: 512, threads };
-        let mut skipped = Skipped::default();
         let folder = self.0.path().join(format!("data{threads}"));
-        (Corpus::of(files, &folder, &maker, &mut skipped), skipped)
+        let corpus = Corpus::of(files, &folder, &maker);
+        let skipped = corpus.as_ref().map(|corpus| corpus.set.skipped.clone()).unwrap_or_default();
+        (corpus, skipped)
     }
 }
 
@@ -219,4 +220,66 @@ fn examples_of_fine_tuning_stay_whole() {
     for row in 0..rows.len() {
         assert!(rows.plain(&corpus, row, 1).ids.len() <= 16);
     }
+}
+
+#[test]
+fn pairs_have_a_prompt_and_two_answers() {
+    let files = Files::new();
+    let chat = |said: &[(&str, &str)]| -> serde_json::Value {
+        said.iter().map(|(role, content)| serde_json::json!({"role": role, "content": content})).collect()
+    };
+    let (asked, good, bad) = (("user", "hi"), ("assistant", "ho"), ("assistant", "ha"));
+    let rows = [
+        serde_json::json!({"prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3"}),
+        serde_json::json!({"prompt": chat(&[asked]), "chosen": chat(&[good]), "rejected": chat(&[bad])}),
+        serde_json::json!({"prompt": "hi", "chosen": chat(&[asked, good]), "rejected": chat(&[asked, bad])}),
+        serde_json::json!({"prompt": "hi", "chosen": chat(&[good]), "rejected": chat(&[bad])}),
+        serde_json::json!({"prompt": "a", "chosen": " b"}),
+        serde_json::json!({"prompt": "a", "chosen": "b", "rejected": "b"}),
+        serde_json::json!({"chosen": "a", "rejected": "b"}),
+        serde_json::json!({"prompt": "a", "chosen": chat(&[good, asked]), "rejected": chat(&[bad])}),
+        serde_json::json!({"chosen": chat(&[good]), "rejected": chat(&[bad])}),
+        serde_json::json!({"chosen": chat(&[asked, good, asked, good]), "rejected": chat(&[asked, bad, asked, good])}),
+        serde_json::json!({"prompt": "a", "completion": "b"}),
+    ];
+    let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let lines = files.write("a.jsonl", lines);
+    let (corpus, skipped) = files.corpus(Kind::Dpo, std::slice::from_ref(&lines), 2);
+    let (corpus, tokenizer) = (corpus.unwrap(), tokenizer());
+    assert_eq!((corpus.len(), skipped.count), (8, 7));
+    let why = [
+        "5: it has no rejected",
+        "6: chosen and rejected are the same",
+        "7: it has no prompt",
+        "8: chosen or rejected does not end with what the assistant says",
+        "9: it has no prompt",
+    ];
+    for (first, why) in skipped.first.iter().zip(why) {
+        assert!(first.ends_with(why), "{first}");
+    }
+    let all = all(&corpus);
+    let text = |words: &[(u32, bool)], counts: bool| {
+        let ids: Vec<u32> = words.iter().filter(|w| w.1 == counts).map(|w| w.0).collect();
+        tokenizer.decode(&ids, true).unwrap()
+    };
+    assert!(
+        text(&all[0], false).ends_with("1 + 1 =")
+            && text(&all[0], true) == " 2"
+            && text(&all[1], true) == " 3"
+    );
+    // The three forms of a conversation are one.
+    assert!(text(&all[2], false).contains("hi") && text(&all[2], true).contains("ho"), "{:?}", all[2]);
+    assert!(all[2..4] == all[4..6] && all[2..4] == all[6..8] && all[2] != all[3]);
+    // Each pair is a row, both answers whole.
+    let rows = Rows::new(&corpus, Kind::Dpo, Split::All, 64, false, 1).unwrap();
+    assert_eq!(rows.len(), 4);
+    let batch = rows.plain(&corpus, 0, 4);
+    assert_eq!(batch.spans.len(), 8);
+    assert!(batch.examples.as_chunks::<2>().0.iter().all(|[a, b]| a % 2 == 0 && *b == a + 1));
+    let error = Rows::new(&corpus, Kind::Dpo, Split::All, 3, false, 1).unwrap_err().to_string();
+    assert!(error.contains("pair ") && error.contains("data.too_long"), "{error}");
+    assert_eq!(Rows::new(&corpus, Kind::Dpo, Split::All, 3, true, 1).unwrap().dropped, 4);
+    let text = files.write("b.txt", "ships");
+    let error = files.corpus(Kind::Dpo, &[text], 1).0.unwrap_err().to_string();
+    assert!(error.contains("it is plain text, and no pair of answers"), "{error}");
 }

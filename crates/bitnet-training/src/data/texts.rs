@@ -2,6 +2,7 @@
 
 use super::read::{Example, Skipped, examples};
 use crate::TrainError;
+use crate::run::Kind;
 use std::path::Path;
 
 /// Hands on the texts of a file that can be trained on: documents, prompts with their completions, and messages.
@@ -13,7 +14,7 @@ pub fn texts(
     skipped: &mut Skipped,
     each: &mut dyn FnMut(String) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    examples(path, skipped, &mut |some| {
+    examples(path, Kind::Pretrain, skipped, &mut |some| {
         for (_, example) in some {
             match example {
                 Example::Text(text) => each(text)?,
@@ -23,6 +24,7 @@ pub fn texts(
                         each(content.to_owned())?;
                     }
                 }
+                Example::Pair { answers, .. } => answers.into_iter().try_for_each(&mut *each)?,
             }
         }
         Ok(())

@@ -14,16 +14,29 @@ impl Model {
     /// The sum of cross-entropies in nats of the counted targets; with `back`, the gradient of that sum divided by `total` is added to the
     /// head's and the final norm's gradients, and set as that of the residual stream.
     pub(super) fn head_loss(&mut self, batch: &Batch, total: usize, back: bool) -> f64 {
+        let weight = 1.0 / total.max(1) as f32;
+        let weights: Vec<f32> = batch.counts.iter().map(|c| if *c { weight } else { 0.0 }).collect();
+        let mut sum = 0.0;
+        self.head(batch, &weights, back, &mut |i, loss| sum += if batch.counts[i] { loss } else { 0.0 });
+        sum
+    }
+
+    /// Gives the cross-entropy in nats of every target through `each`, in their order; with `back`, the gradient of their sum, each times its
+    /// weight, goes where [`Model::head_loss`] says.
+    pub(super) fn head(
+        &mut self,
+        batch: &Batch,
+        weights: &[f32],
+        back: bool,
+        each: &mut dyn FnMut(usize, f64),
+    ) {
         let (m, hidden, vocab) = (batch.ids.len(), self.config.hidden, self.config.vocab);
         let place = self.head.unwrap_or(self.embedding);
         let head = self.parameters.list()[place].range.clone();
         let (h, x) = std::mem::take(&mut self.last);
         let mut room = std::mem::take(&mut self.room);
         let dx = sized(&mut room.input, if back { m * hidden } else { 0 });
-        let weight = 1.0 / total.max(1) as f32;
-        let weights: Vec<f32> = batch.counts.iter().map(|c| if *c { weight } else { 0.0 }).collect();
         let step = (LOGITS / vocab).clamp(1, TOKENS);
-        let mut sum = 0.0;
         for from in (0..m).step_by(step) {
             let count = step.min(m - from);
             let x = &x[from * hidden..(from + count) * hidden];
@@ -32,9 +45,9 @@ impl Model {
             let target = Target { values: logits, stride: vocab, first: 0 };
             let tokens = Side::rows(Values::F32(x), hidden);
             self.product((count, vocab, hidden), tokens, rows, Store::Set(1.0), target);
-            let (targets, counts) = (&batch.targets[from..from + count], &batch.counts[from..from + count]);
+            let targets = &batch.targets[from..from + count];
             self.ops.cross_entropy(logits, targets, &weights[from..from + count], &mut |i, loss| {
-                sum += if counts[i] { loss } else { 0.0 };
+                each(from + i, loss)
             });
             if !back {
                 continue;
@@ -66,6 +79,5 @@ impl Model {
         }
         self.room = room;
         self.last = (h, x);
-        sum
     }
 }

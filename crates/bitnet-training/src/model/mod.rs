@@ -14,7 +14,7 @@ mod tests;
 use crate::parameters::LowRank;
 use crate::{Batch, Optimizer, Parameters, Quantized, Rates, TrainError};
 use bitnet_core::AttentionShape;
-use bitnet_cpu::{CpuTraining, TernaryWeights};
+use bitnet_cpu::{CpuTraining, Side, Store, Target, Terms, TernaryWeights, Values};
 use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
@@ -212,10 +212,52 @@ impl Model {
         sum
     }
 
+    /// The log-likelihood in nats of every sequence's counted targets together; gradients are left alone.
+    pub fn log_likelihoods(&mut self, batch: &Batch) -> Vec<f64> {
+        self.forward(batch, false);
+        self.sequence_sums(batch)
+    }
+
+    /// Adds to the gradients those of a loss that depends on log-likelihoods of sequences: `slopes` is given what
+    /// [`Model::log_likelihoods`] gives, and gives the derivative of the loss by each.
+    pub fn backward_by_sequence(&mut self, batch: &Batch, slopes: &mut dyn FnMut(&[f64]) -> Vec<f64>) {
+        self.forward(batch, true);
+        let slopes = slopes(&self.sequence_sums(batch));
+        let mut weights = vec![0.0; batch.ids.len()];
+        for (span, slope) in batch.spans.iter().zip(slopes) {
+            for i in span.clone().filter(|i| batch.counts[*i]) {
+                // A cross-entropy is a log-likelihood with the other sign.
+                weights[i] = -slope as f32;
+            }
+        }
+        self.head(batch, &weights, true, &mut |_, _| {});
+        self.layers_backward(batch);
+    }
+
+    /// Log-likelihoods of the sequences of the last pass forward.
+    fn sequence_sums(&mut self, batch: &Batch) -> Vec<f64> {
+        let mut each = vec![0.0; batch.ids.len()];
+        let weights = vec![0.0; batch.ids.len()];
+        self.head(batch, &weights, false, &mut |i, loss| each[i] = if batch.counts[i] { -loss } else { 0.0 });
+        batch.spans.iter().map(|span| each[span.clone()].iter().sum()).collect()
+    }
+
     /// States behind the final norm, `[tokens, hidden]`, of a batch.
     pub fn states(&mut self, batch: &Batch) -> &[f32] {
         self.forward(batch, false);
         &self.last.1
+    }
+
+    /// Logits `[vocab]` behind the last token of the last pass.
+    pub(crate) fn last_logits(&self) -> Vec<f32> {
+        let (hidden, vocab) = (self.config.hidden, self.config.vocab);
+        let head = Side::rows(Values::F32(self.value(self.head.unwrap_or(self.embedding))), hidden);
+        let state = Side::rows(Values::F32(&self.last.1[self.last.1.len() - hidden..]), hidden);
+        let mut logits = vec![0.0; vocab];
+        let target = Target { values: &mut logits, stride: vocab, first: 0 };
+        // As inference makes them, whatever steps are taken with.
+        self.ops.product(Terms::F32, (1, vocab, hidden), state, head, Store::Set(1.0), target);
+        logits
     }
 
     /// The first layer behind which a state of the last pass is no number; the number of layers means the head.

@@ -1,6 +1,7 @@
 //! What a run is for, what happens in it, and what it leaves.
 
-use crate::data::Skipped;
+use crate::data::{DataSet, Skipped};
+use crate::{ProcessMemory, Sample};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ pub enum Kind {
     Sft,
     /// The same, by low-rank matrices beside the weights.
     Lora,
+    /// Which of two answers is preferred; by the weights, or by low-rank matrices.
+    Dpo,
     /// Documents and answers, with weights that become ternary on the way.
     Qat,
 }
@@ -24,6 +27,7 @@ impl Kind {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
             Self::Lora => "lora",
+            Self::Dpo => "dpo",
             Self::Qat => "qat",
         }
     }
@@ -41,6 +45,8 @@ pub enum Event {
     Skipped(Skipped),
     /// Examples that were longer than a row.
     Dropped(usize),
+    /// So many pairs of answers are measured with the model at the start; what comes of it is kept.
+    Reference(usize),
     /// The first step follows.
     Begin(Start),
     /// The model that comes out will not be run quite as it is trained.
@@ -64,6 +70,17 @@ pub enum Event {
         speed: f64,
         /// How long the rest takes at this speed.
         left: Duration,
+        /// Of the last one, where answers are preferred.
+        preferences: Option<Preferences>,
+        /// What the process holds, where the system says it.
+        memory: Option<ProcessMemory>,
+    },
+    /// What the model goes on with.
+    Samples {
+        /// Steps so far.
+        step: u64,
+        /// A text for each prompt.
+        samples: Vec<Sample>,
     },
     /// The loss on what is not trained on.
     Validation {
@@ -73,9 +90,20 @@ pub enum Event {
         loss: f64,
         /// Whether none was better.
         best: bool,
+        /// Where answers are preferred.
+        preferences: Option<Preferences>,
     },
     /// There is a checkpoint.
     Checkpoint(PathBuf),
+}
+
+/// What pairs of answers say beside the loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preferences {
+    /// The share of pairs whose chosen answer gained more on the model at the start than the other one.
+    pub accuracy: f64,
+    /// The mean of beta times by how much more, in nats.
+    pub margin: f64,
 }
 
 /// What a run begins with.
@@ -85,6 +113,10 @@ pub struct Start {
     pub parameters: usize,
     /// Rows of tokens to train on, and to validate on.
     pub rows: (usize, usize),
+    /// What is trained on.
+    pub train: DataSet,
+    /// What is validated on, where that is not a part of it.
+    pub validation: Option<DataSet>,
     /// Steps that are taken already.
     pub step: u64,
     /// Steps of the run.

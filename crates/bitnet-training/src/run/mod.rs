@@ -1,27 +1,33 @@
 //! A run from its first step, or from its last checkpoint, to its end.
 
 mod event;
+mod health;
 mod metrics;
+mod objective;
+mod tensorboard;
 #[cfg(test)]
 mod tests;
 
 use crate::checkpoint::{Checkpoints, Progress};
 use crate::config::RunConfig;
-use crate::data::{Corpus, Rows, Skipped, Split};
+use crate::data::{Corpus, Rows, Split};
 use crate::export::Trained;
 use crate::model::Model;
 use crate::source::{Beside, Origin};
-use crate::{Rates, TrainError, clip, norm};
+use crate::{Rates, TrainError, clip, norm, process_memory, sample};
 use bitnet_cpu::CpuTraining;
 use bitnet_formats::write_file;
+use bitnet_tokenizer::Tokenizer;
+use health::Health;
 use metrics::Metrics;
+use objective::{Objective, Sums};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub use event::{Event, Kind, Outcome, Start, Stopped};
+pub use event::{Event, Kind, Outcome, Preferences, Start, Stopped};
 
 /// Runs. With `resume` it goes on from the newest checkpoint that is whole, or begins where there is none; without, the output must have no
 /// checkpoints. `stop` ends it behind the present step, with a checkpoint.
@@ -41,11 +47,18 @@ struct Run<'a> {
     config: &'a RunConfig,
     model: Model,
     beside: Beside,
+    tokenizer: Tokenizer,
+    /// What samples begin with.
+    prompts: Vec<Vec<u32>>,
     buffers: Vec<Vec<f32>>,
     progress: Progress,
     checkpoints: Checkpoints,
     metrics: Metrics,
+    objective: Objective,
     train: (Corpus, Rows),
+    /// Log-likelihoods of the examples of each corpus under the model at the start, where they are asked for.
+    reference: Vec<f64>,
+    validation_reference: Vec<f64>,
     /// `None`: what is kept of the files to train on.
     validation: Option<Corpus>,
     validation_rows: Rows,
@@ -87,11 +100,11 @@ impl<'a> Run<'a> {
             vocab,
             threads,
         };
-        let (mut skipped, folder) = (Skipped::default(), output.join("data"));
-        let train = Corpus::of(&config.data.train, &folder, &maker, &mut skipped)?;
+        let folder = output.join("data");
+        let train = Corpus::of(&config.data.train, &folder, &maker)?;
         let validation = match &config.data.validation[..] {
             [] => None,
-            files => Some(Corpus::of(files, &folder, &maker, &mut skipped)?),
+            files => Some(Corpus::of(files, &folder, &maker)?),
         };
         let share = if validation.is_some() { 0.0 } else { config.data.validation_share };
         let pack = |corpus: &Corpus, split| {
@@ -102,6 +115,8 @@ impl<'a> Run<'a> {
             Some(corpus) => pack(corpus, Split::All)?,
             None => pack(&train, Split::Validation(share))?,
         };
+        let mut skipped = train.set.skipped.clone();
+        validation.iter().for_each(|corpus| skipped.append(&corpus.set.skipped));
         if skipped.count > 0 {
             each(Event::Skipped(skipped));
         }
@@ -111,6 +126,21 @@ impl<'a> Run<'a> {
         }
         if rows.len() == 0 {
             return Err(TrainError::Data { what: "there is nothing to train on".to_owned() });
+        }
+        let (mut reference, mut validation_reference) = (Vec::new(), Vec::new());
+        if config.dpo.is_some() {
+            let mut of = |corpus: &Corpus, rows: &[&Rows]| {
+                let mut begin = |pairs| each(Event::Reference(pairs));
+                let batch = config.train.batch;
+                objective::reference(&mut model, config.precision, corpus, rows, &folder, batch, &mut begin)
+            };
+            match &validation {
+                None => reference = of(&train, &[&rows, &validation_rows])?,
+                Some(corpus) => {
+                    reference = of(&train, &[&rows])?;
+                    validation_reference = of(corpus, &[&validation_rows])?;
+                }
+            }
         }
         let train_config = &config.train;
         let mut buffers = vec![vec![0.0; model.gradients.len()]; train_config.buffers().len()];
@@ -135,16 +165,21 @@ impl<'a> Run<'a> {
         }
         std::fs::create_dir_all(output).map_err(TrainError::io(output))?;
         write_file(&output.join("config.toml"), config.text.as_bytes())?;
-        let metrics = Metrics::open(&output.join("metrics.jsonl"), progress.step)?;
+        let metrics = Metrics::open(output, progress.step)?;
         Ok(Self {
             config,
             model,
             beside,
+            prompts: sample::encoded(&config.samples, &tokenizer, context)?,
+            tokenizer,
             buffers,
             progress,
             checkpoints,
             metrics,
+            objective: config.dpo.map_or(Objective::Tokens, Objective::Pairs),
             train: (train, rows),
+            reference,
+            validation_reference,
             validation,
             validation_rows,
         })
@@ -156,6 +191,8 @@ impl<'a> Run<'a> {
         each(Event::Begin(Start {
             parameters: self.model.gradients.len(),
             rows: (self.train.1.len(), self.validation_rows.len()),
+            train: self.train.0.set.clone(),
+            validation: self.validation.as_ref().map(|corpus| corpus.set.clone()),
             step: self.progress.step,
             steps,
             threads: self.model.ops().threads(),
@@ -166,6 +203,8 @@ impl<'a> Run<'a> {
         let (mut loss, mut validation, mut stopped) = (None, None, Stopped::Done);
         let (mut begin, mut tokens, mut since) = (Instant::now(), 0, self.progress.step);
         let mut saved = None;
+        self.model.quantize()?;
+        let mut health = Health::new(&self.model);
         while self.progress.step < steps {
             if stop.load(Ordering::Relaxed) {
                 stopped = Stopped::Interrupted;
@@ -173,30 +212,46 @@ impl<'a> Run<'a> {
             }
             let taken = self.step()?;
             tokens += taken.tokens;
-            loss = Some(taken.loss);
+            loss = Some(taken.sums.mean());
             let step = self.progress.step;
             let last = step == steps;
             if step.is_multiple_of(train.log_every) || last {
                 let seconds = begin.elapsed().as_secs_f64();
                 let speed = tokens as f64 / seconds.max(1e-9);
                 let rest = seconds / (step - since) as f64 * (steps - step) as f64;
-                self.metrics.write(json!({"step": step, "loss": taken.loss, "rate": taken.rate,
-                    "grad_norm": taken.norm, "tokens": taken.tokens, "tokens_per_second": speed}))?;
+                let mut line = json!({"step": step, "loss": taken.sums.mean(), "rate": taken.rate,
+                    "grad_norm": taken.norm, "tokens": taken.tokens, "tokens_per_second": speed});
+                let preferences = self.objective.preferences(&taken.sums);
+                if let Some(Preferences { accuracy, margin }) = preferences {
+                    line["accuracy"] = json!(accuracy);
+                    line["margin"] = json!(margin);
+                }
+                let memory = process_memory();
+                if let Some(memory) = memory {
+                    line["resident_bytes"] = json!(memory.resident_bytes);
+                    line["peak_bytes"] = json!(memory.peak_bytes);
+                }
+                self.metrics.write(line)?;
                 each(Event::Steps {
                     step,
                     steps,
-                    loss: taken.loss,
+                    loss: taken.sums.mean(),
                     rate: taken.rate,
                     norm: taken.norm,
                     speed,
                     left: Duration::try_from_secs_f64(rest).unwrap_or_default(),
+                    preferences,
+                    memory,
                 });
+                self.model.quantize()?;
+                self.metrics.health(step, &health.look(&self.model))?;
                 (begin, tokens, since) = (Instant::now(), 0, step);
             }
             let due = train.validate_every > 0 && step.is_multiple_of(train.validate_every);
             let mut improved = false;
             if (due || last) && self.validation_rows.len() > 0 {
-                let value = self.validate()?;
+                let sums = self.validate()?;
+                let (value, preferences) = (sums.mean(), self.objective.preferences(&sums));
                 improved = self.progress.best.is_none_or(|(_, best)| value < best);
                 if improved {
                     (self.progress.best, self.progress.stale) = (Some((step, value)), 0);
@@ -204,9 +259,21 @@ impl<'a> Run<'a> {
                     self.progress.stale += 1;
                 }
                 validation = Some(value);
-                self.metrics
-                    .write(json!({"step": step, "validation_loss": value, "perplexity": value.exp()}))?;
-                each(Event::Validation { step, loss: value, best: improved });
+                let mut line = json!({"step": step, "validation_loss": value});
+                match preferences {
+                    Some(Preferences { accuracy, margin }) => {
+                        line["validation_accuracy"] = json!(accuracy);
+                        line["validation_margin"] = json!(margin);
+                    }
+                    None => line["perplexity"] = json!(value.exp()),
+                }
+                self.metrics.write(line)?;
+                each(Event::Validation { step, loss: value, best: improved, preferences });
+            }
+            let every = self.config.samples.every;
+            let sampled = if every > 0 { step.is_multiple_of(every) } else { due };
+            if (sampled || last) && !self.prompts.is_empty() {
+                self.sample(each)?;
             }
             let early = train.patience.is_some_and(|p| self.progress.stale >= p) && !last;
             if step.is_multiple_of(train.checkpoint_every) || last || improved || early {
@@ -243,14 +310,14 @@ impl<'a> Run<'a> {
         let batches: Vec<_> = (0..train.accumulate as u64)
             .map(|i| rows.shuffled(corpus, t * per_step + i * train.batch as u64, train.batch))
             .collect();
-        let total: usize = batches.iter().map(|b| b.counted()).sum();
+        let total: usize = batches.iter().map(|b| self.objective.count(b)).sum();
         let tokens = batches.iter().map(|b| b.ids.len()).sum();
         self.model.quantize_for(t)?;
         self.model.gradients.fill(0.0);
-        let mut sum = 0.0;
+        let mut sums = Sums::default();
         for batch in &batches {
-            sum += self.model.backward(batch, total);
-            if !sum.is_finite() {
+            sums.add(self.objective.backward(&mut self.model, batch, total, &self.reference));
+            if !sums.loss.is_finite() {
                 return Err(self.diverged(t + 1));
             }
         }
@@ -269,7 +336,7 @@ impl<'a> Run<'a> {
             crate::optimizer::average(&ops, decay, &self.model.values[start..], average);
         }
         self.progress.step += 1;
-        Ok(Taken { loss: sum / total.max(1) as f64, rate, norm, tokens })
+        Ok(Taken { sums, rate, norm, tokens })
     }
 
     fn diverged(&self, step: u64) -> TrainError {
@@ -293,19 +360,38 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The mean loss on what is not trained on.
-    fn validate(&mut self) -> Result<f64, TrainError> {
+    /// The loss on what is not trained on.
+    fn validate(&mut self) -> Result<Sums, TrainError> {
         self.swap_average();
-        let corpus = self.validation.as_ref().unwrap_or(&self.train.0);
+        let (corpus, reference) = match &self.validation {
+            Some(corpus) => (corpus, &self.validation_reference),
+            None => (&self.train.0, &self.reference),
+        };
         self.model.quantize()?;
-        let (mut sum, mut counted) = (0.0, 0);
+        let mut sums = Sums::default();
         for first in (0..self.validation_rows.len()).step_by(self.config.train.batch) {
             let batch = self.validation_rows.plain(corpus, first, self.config.train.batch);
-            sum += self.model.loss(&batch) * batch.counted() as f64;
-            counted += batch.counted();
+            sums.add(self.objective.measure(&mut self.model, &batch, reference));
         }
         self.swap_average();
-        Ok(sum / counted.max(1) as f64)
+        Ok(sums)
+    }
+
+    /// Lets the model go on with the prompts.
+    fn sample(&mut self, each: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        let (config, step) = (self.config, self.progress.step);
+        self.model.quantize()?;
+        let samples = sample::samples(
+            &mut self.model,
+            &config.samples,
+            &self.prompts,
+            &self.tokenizer,
+            (config.seed, step),
+        )?;
+        let told = samples.iter().map(|s| json!({"prompt": s.prompt, "text": s.text}));
+        self.metrics.write(json!({"step": step, "samples": told.collect::<Vec<_>>()}))?;
+        each(Event::Samples { step, samples });
+        Ok(())
     }
 
     fn trained(&self) -> Trained<'_> {
@@ -330,7 +416,7 @@ impl<'a> Run<'a> {
 
 /// A step that was taken.
 struct Taken {
-    loss: f64,
+    sums: Sums,
     rate: f64,
     norm: f64,
     tokens: usize,

@@ -19,6 +19,13 @@ pub(super) fn folder() -> tempfile::TempDir {
         })
         .collect();
     std::fs::write(folder.path().join("chat.jsonl"), chats).unwrap();
+    let pairs: String = (0..20)
+        .map(|i| {
+            let (word, good, bad) = (WORDS[i % 8], WORDS[(i + 1) % 8], WORDS[(i + 3) % 8]);
+            format!("{{\"prompt\": \"{word}?\", \"chosen\": \" {good}\", \"rejected\": \" {bad} {word}\"}}\n")
+        })
+        .collect();
+    std::fs::write(folder.path().join("pairs.jsonl"), pairs).unwrap();
     folder
 }
 
@@ -51,6 +58,7 @@ fn config(kind: Kind, folder: &Path, changes: &[&str]) -> RunConfig {
         Kind::Sft | Kind::Lora => {
             vec![format!("model.init={tokenizer}"), format!("data.train={}", at("chat.jsonl"))]
         }
+        Kind::Dpo => vec![format!("model.init={tokenizer}"), format!("data.train={}", at("pairs.jsonl"))],
     });
     all.extend(changes.iter().map(|c| (*c).to_owned()));
     RunConfig::parse("example", example(kind.name()).unwrap(), kind, &all).unwrap()
@@ -74,7 +82,8 @@ fn left(output: &Path, step: u64) -> Vec<(String, Vec<u8>)> {
     let metrics = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
     let timeless = metrics.lines().map(|line| {
         let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
-        value.as_object_mut().unwrap().remove("tokens_per_second");
+        let line = value.as_object_mut().unwrap();
+        ["tokens_per_second", "resident_bytes", "peak_bytes"].iter().for_each(|key| drop(line.remove(*key)));
         value.to_string()
     });
     files.push(("metrics".to_owned(), timeless.collect::<Vec<_>>().join("\n").into_bytes()));
@@ -371,6 +380,9 @@ fn what_does_not_fit_is_refused() {
         let error = crate::error::chain(&error);
         assert!(error.contains(words), "{changes:?}: {error}");
     }
+    let long = format!("samples.prompts={}", "ships ".repeat(1500));
+    let error = go(&config(Kind::Pretrain, folder.path(), &[&long]), false).unwrap_err().to_string();
+    assert!(error.contains("samples.prompts: ") && error.contains("the model's context 1024"), "{error}");
 }
 
 /// A state that is no number ends the run with the step and the layer; weights stay what they were.
@@ -412,4 +424,163 @@ fn an_adapter_learns_goes_on_and_is_one_that_is_run_and_merged() {
     let report = crate::merge(&base, &adapter, &folder.path().join("merged"), 1.0, false, None).unwrap();
     assert_eq!(report.len(), 4);
     assert!(report.iter().any(|part| part.changed.unwrap() > 0.0), "{report:?}");
+}
+
+/// With all weights or an adapter: preferred answers win, and going on gives the bits of a run in one go, also when what was measured with
+/// the model at the start is measured again.
+#[test]
+fn preferences_are_learnt_and_going_on_gives_the_same() {
+    for lora in [false, true] {
+        let folder = folder();
+        let changes =
+            ["train.rate=1e-2", "train.steps=24", "data.validation_share=0.2", "dpo.beta=0.2", "lora.rank=4"];
+        let whole = config(Kind::Dpo, folder.path(), if lora { &changes } else { &changes[..4] });
+        let (outcome, events) = go(&whole, false).unwrap();
+        let told: Vec<(f64, Preferences)> = events
+            .iter()
+            .filter_map(|e| match e {
+                Event::Steps { loss, preferences, .. } => preferences.map(|p| (*loss, p)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told.len(), 24);
+        // At the start both models are one: ln 2, and nothing won.
+        assert!((told[0].0 - std::f64::consts::LN_2).abs() < 1e-12 && told[0].1.margin == 0.0, "{told:?}");
+        let end = told[23];
+        assert!(end.0 < 0.5 && end.1.accuracy > 0.9 && end.1.margin > 0.3, "{told:?}");
+        assert!(events.iter().any(|e| matches!(e, Event::Reference(20))));
+        assert!(events.iter().any(|e| matches!(e, Event::Validation { preferences: Some(_), .. })));
+        assert!(outcome.model.unwrap().ends_with(if lora { "adapter" } else { "model" }));
+        let want = left(&whole.output, 24);
+        for measured in [true, false] {
+            std::fs::remove_dir_all(Checkpoints::of(&whole.output).path(24)).unwrap();
+            if !measured {
+                for entry in std::fs::read_dir(whole.output.join("data")).unwrap().flatten() {
+                    if entry.path().extension().is_some_and(|e| e == "reference") {
+                        std::fs::remove_file(entry.path()).unwrap();
+                    }
+                }
+            }
+            let (_, events) = go(&whole, true).unwrap();
+            assert_eq!(!measured, events.iter().any(|e| matches!(e, Event::Reference(_))));
+            assert!(left(&whole.output, 24) == want, "{lora} {measured}");
+        }
+    }
+}
+
+/// With nothing quantized, the gradient of the loss of pairs is its slope.
+#[test]
+fn the_gradient_of_preferences_is_the_slope_of_their_loss() {
+    let folder = folder();
+    let config = config(Kind::Dpo, folder.path(), &["dpo.beta=0.5", "dpo.label_smoothing=0.1"]);
+    let mut run = Run::new(&config, false, &mut |_| {}).unwrap();
+    let precision = crate::Precision::FLOAT;
+    let ops = Arc::clone(run.model.ops());
+    let (body, parameters) = (run.model.config().clone(), run.model.parameters().clone());
+    let values = std::mem::take(&mut run.model.values);
+    let mut model = Model::new(ops, body, parameters, values, precision, false).unwrap();
+    let (corpus, rows) = &run.train;
+    let batch = rows.plain(corpus, 0, 6);
+    // A reference that is not the model, so that slopes differ.
+    let reference: Vec<f64> =
+        (0..corpus.len()).map(|i| run.reference[i] + crate::random::normal(5, 0, i as u64)).collect();
+    let objective = &run.objective;
+    let sums = objective.backward(&mut model, &batch, 6, &reference);
+    assert_eq!(objective.measure(&mut model, &batch, &reference).loss, sums.loss);
+    let start = model.values.clone();
+    let along = |i: usize| f64::from(start[i].abs()).max(1e-3) * crate::random::normal(3, 1, i as u64);
+    let mut at = |h: f64| {
+        model.values = start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * along(i)) as f32).collect();
+        objective.measure(&mut model, &batch, &reference).mean()
+    };
+    let h = 1e-4;
+    let slope = (at(h) - at(-h)) / (2.0 * h);
+    let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * along(i)).sum();
+    assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{slope} {gradient}");
+}
+
+/// Samples, figures of projections and memory stand in the metrics, on their schedules; what is drawn follows from the seed.
+#[test]
+fn what_is_watched_is_written_on_its_schedule() {
+    let changes = [
+        "samples.prompts=[\"ships\", \"night\"]",
+        "samples.tokens=5",
+        "samples.every=5",
+        "train.log_every=4",
+    ];
+    let lines = |more: &[&str]| -> Vec<serde_json::Value> {
+        let folder = folder();
+        let config = config(Kind::Pretrain, folder.path(), &[&changes[..], more].concat());
+        let (_, events) = go(&config, false).unwrap();
+        let told =
+            events.iter().filter(|e| matches!(e, Event::Samples { samples, .. } if samples.len() == 2));
+        assert_eq!(told.count(), 3);
+        let files = std::fs::read_dir(config.output.join("tensorboard")).unwrap().flatten();
+        let sizes: Vec<u64> = files.map(|file| file.metadata().unwrap().len()).collect();
+        assert!(sizes.len() == 1 && sizes[0] > 5000, "{sizes:?}");
+        let metrics = std::fs::read_to_string(config.output.join("metrics.jsonl")).unwrap();
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let steps = |lines: &[serde_json::Value], key: &str| -> Vec<u64> {
+        lines.iter().filter(|l| l.get(key).is_some()).map(|l| l["step"].as_u64().unwrap()).collect()
+    };
+    let greedy = lines(&[]);
+    assert_eq!(steps(&greedy, "samples"), [5, 10, 12]);
+    assert_eq!(steps(&greedy, "health"), [4, 8, 12]);
+    if cfg!(target_os = "linux") {
+        assert_eq!(steps(&greedy, "peak_bytes"), [4, 8, 12]);
+    }
+    for line in greedy.iter().filter(|l| l.get("health").is_some()) {
+        let health = line["health"].as_array().unwrap();
+        assert_eq!(health.len(), 14);
+        for layer in health {
+            let of = |key: &str| layer[key].as_f64().unwrap();
+            // Fresh weights are of a normal distribution: a third of trits is zero, and quantizing leaves little of some.
+            assert!((0.2..0.5).contains(&of("zeros")) && (0.1..0.4).contains(&of("clipped")), "{layer}");
+            assert!(
+                (0.0..0.5).contains(&of("flips")) && of("snr_db") > 0.0 && of("grad_norm") > 0.0,
+                "{layer}"
+            );
+        }
+    }
+    let texts = |lines: &[serde_json::Value]| -> Vec<serde_json::Value> {
+        lines.iter().filter_map(|l| l.get("samples").cloned()).collect()
+    };
+    let drawn = lines(&["samples.temperature=1.5"]);
+    assert_eq!(texts(&drawn), texts(&lines(&["samples.temperature=1.5", "threads=1"])));
+    assert_ne!(texts(&drawn), texts(&greedy));
+    let said = |sample: &serde_json::Value| sample["text"].as_str().is_some_and(|text| !text.is_empty());
+    assert!(texts(&greedy).iter().any(|samples| samples.as_array().unwrap().iter().any(said)));
+}
+
+/// The likeliest tokens are those that the engine takes of the same model.
+#[test]
+fn samples_are_what_the_exported_model_says() {
+    let folder = folder();
+    let changes = [
+        "samples.prompts=ships at",
+        "samples.tokens=8",
+        "train.steps=30",
+        "train.rate=5e-3",
+        "train.export=f32",
+    ];
+    let (outcome, events) = go(&config(Kind::Pretrain, folder.path(), &changes), false).unwrap();
+    let told = events.iter().rev().find_map(|e| match e {
+        Event::Samples { samples, .. } => Some(samples[0].text.clone()),
+        _ => None,
+    });
+    let open = bitnet_inference::OpenOptions {
+        load: bitnet_model::LoadOptions {
+            key: bitnet_core::KvType::F32,
+            value: bitnet_core::KvType::F32,
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let mut model = bitnet_inference::Model::open(&outcome.model.unwrap(), &open, &mut |_, _| {}).unwrap();
+    let prompt = model.encode("ships at").unwrap();
+    let sampling = bitnet_inference::sample::SamplerOptions { temperature: 0.0, ..Default::default() };
+    let options = bitnet_inference::GenerateOptions { max_tokens: Some(8), sampling, ..Default::default() };
+    let said: String = model.generate(&prompt, options).unwrap().map(|piece| piece.unwrap().text).collect();
+    assert_eq!(told.unwrap(), said);
 }

@@ -8,9 +8,7 @@ pub fn forget_peak() {
 
 /// Resident bytes at most since [`forget_peak`], pages of mapped files included.
 pub fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+    bitnet_training::process_memory().map(|memory| memory.peak_bytes)
 }
 
 #[cfg(test)]

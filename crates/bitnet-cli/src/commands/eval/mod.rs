@@ -1,9 +1,9 @@
 //! `bitnet eval`: how well a model predicts a text, in llama.cpp's windows, and how far it is from another one.
 
-mod divergence;
+pub mod divergence;
 mod logits_file;
-mod report;
-mod windows;
+pub mod report;
+pub mod windows;
 
 use crate::args::{self, ModelFlags, ModelPath};
 use crate::commands::vocabulary;
@@ -64,7 +64,7 @@ pub struct Eval {
 }
 
 /// llama-perplexity's context.
-const CONTEXT: usize = 512;
+pub const CONTEXT: usize = 512;
 
 impl Eval {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
@@ -96,8 +96,8 @@ impl Eval {
         for at in 0..windows.len() {
             let (ids, from) = windows.get(at);
             let mut written = Ok(());
-            each_rows(&mut model, &ids, from, self.flags.batch_size, &mut |position, logits| {
-                let next = &ids[position + 1..];
+            each_rows(&mut model, &ids, from, self.flags.batch_size, false, &mut |position, out| {
+                let (logits, next) = (&out.logits[..], &ids[position + 1..]);
                 let nlls = divergence::rows(logits, vocab, threads, |row, logits| {
                     divergence::nll(logits, next[row])
                 });
@@ -135,9 +135,9 @@ impl Eval {
         for at in 0..windows.len() {
             let (ids, from) = windows.get(at);
             let base = reader.window_rows()?;
-            each_rows(&mut model, &ids, from, self.flags.batch_size, &mut |position, logits| {
+            each_rows(&mut model, &ids, from, self.flags.batch_size, false, &mut |position, out| {
                 let next = &ids[position + 1..];
-                all.extend(divergence::rows(logits, vocab, threads, |row, logits| {
+                all.extend(divergence::rows(&out.logits, vocab, threads, |row, logits| {
                     compare(logits, Base::Stored(base.row(position - from + row)), next[row])
                 }));
             })?;
@@ -168,12 +168,12 @@ impl Eval {
         for at in 0..windows.len() {
             let (ids, from) = windows.get(at);
             let mut wanted: Vec<f32> = Vec::new();
-            each_rows(&mut base, &ids, from, self.flags.batch_size, &mut |_, logits| {
-                wanted.extend_from_slice(logits);
+            each_rows(&mut base, &ids, from, self.flags.batch_size, false, &mut |_, out| {
+                wanted.extend_from_slice(&out.logits);
             })?;
-            each_rows(&mut model, &ids, from, self.flags.batch_size, &mut |position, logits| {
+            each_rows(&mut model, &ids, from, self.flags.batch_size, false, &mut |position, out| {
                 let next = &ids[position + 1..];
-                let compared: Vec<Compared> = divergence::rows(logits, vocab, threads, |row, logits| {
+                let compared: Vec<Compared> = divergence::rows(&out.logits, vocab, threads, |row, logits| {
                     let of = position - from + row;
                     compare(logits, Base::Logits(&wanted[of * vocab..][..vocab]), next[row])
                 });

@@ -55,6 +55,19 @@ fn error(count: usize, mean: f64, squares: f64) -> f64 {
     if count > 1 && variance > 0.0 { (variance / (count - 1) as f64).sqrt() } else { 0.0 }
 }
 
+/// What all positions say together.
+struct Figures {
+    own: Perplexity,
+    base: Perplexity,
+    ratio: Distribution,
+    kld: Distribution,
+    difference: Distribution,
+    correlation: f64,
+    /// The share of positions with one likeliest token, and its standard error.
+    same: f64,
+    same_error: f64,
+}
+
 /// What lies between two models, position by position.
 #[derive(Default)]
 pub struct Divergence(Vec<Compared>);
@@ -148,7 +161,18 @@ impl Divergence {
         self.0.iter().map(|c| c.kld).sum::<f64>() / self.0.len().max(1) as f64
     }
 
-    pub fn print(&self, as_json: bool) -> Result<(), Failure> {
+    /// One object.
+    pub fn json(&self) -> Value {
+        let Figures { own, base, ratio, kld, difference, correlation, same, same_error } = self.figures();
+        json!({
+            "tokens": self.0.len(), "ppl": own.value(), "ppl_error": own.error(), "base_ppl": base.value(),
+            "base_ppl_error": base.error(), "correlation": correlation, "ln_ppl_ratio": ratio.mean,
+            "ln_ppl_ratio_error": ratio.error, "kld": kld.json(), "p_difference": difference.json(),
+            "same_top": same, "same_top_error": same_error,
+        })
+    }
+
+    fn figures(&self) -> Figures {
         let sum = |of: fn(&Compared) -> f64| {
             let mut all = Perplexity::default();
             self.0.iter().for_each(|c| all.add(of(c)));
@@ -165,16 +189,15 @@ impl Divergence {
             self.0.iter().map(|c| (c.nll - own.mean()) * (c.base_nll - base.mean())).sum::<f64>() / n;
         let spread = |p: &Perplexity| (p.squares / n - p.mean() * p.mean()).max(0.0).sqrt();
         let correlation = products / (spread(&own) * spread(&base)).max(f64::MIN_POSITIVE);
+        Figures { own, base, ratio, kld, difference, correlation, same, same_error }
+    }
+
+    pub fn print(&self, as_json: bool) -> Result<(), Failure> {
         let mut out = std::io::stdout().lock();
         if as_json {
-            let object = json!({
-                "tokens": self.0.len(), "ppl": own.value(), "ppl_error": own.error(), "base_ppl": base.value(),
-                "base_ppl_error": base.error(), "correlation": correlation, "ln_ppl_ratio": ratio.mean,
-                "ln_ppl_ratio_error": ratio.error, "kld": kld.json(), "p_difference": difference.json(),
-                "same_top": same, "same_top_error": same_error,
-            });
-            return Ok(writeln!(out, "{object}")?);
+            return Ok(writeln!(out, "{}", self.json())?);
         }
+        let Figures { own, base, ratio, kld, difference, correlation, same, same_error } = self.figures();
         writeln!(out, "====== Perplexity statistics ======")?;
         writeln!(out, "Mean PPL(Q)                   : {:>10.6} ± {:.6}", own.value(), own.error())?;
         writeln!(out, "Mean PPL(base)                : {:>10.6} ± {:.6}", base.value(), base.error())?;

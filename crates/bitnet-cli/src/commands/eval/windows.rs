@@ -85,25 +85,27 @@ pub fn begin(model: &Model, path: &Path) -> Result<Option<u32>, Failure> {
     Ok(first.filter(|id| model.tokenizer().and_then(|t| t.bos()) == Some(*id)))
 }
 
-/// Runs a window, and gives the logits of some positions from `from` on at a time: the first position, and `[rows, vocab]`.
+/// Runs a window, and gives what comes of some positions from `from` on at a time: the first position, and logits `[rows, vocab]`, where it is
+/// wanted with the residual stream.
 pub fn each_rows(
     model: &mut Model,
     ids: &[u32],
     from: usize,
     batch: usize,
-    each: &mut dyn FnMut(usize, &[f32]),
+    keep_hidden: bool,
+    each: &mut dyn FnMut(usize, &StepOutput),
 ) -> Result<(), Failure> {
     model.rewind(0);
     let mut out = StepOutput { rows: Rows::None, ..StepOutput::default() };
     for ids in ids[..from].chunks(batch.max(1)) {
         model.step(ids, &mut out)?;
     }
-    out.rows = Rows::All;
+    (out.rows, out.keep_hidden) = (Rows::All, keep_hidden);
     let mut position = from;
     // What follows the last one is not known.
     for ids in ids[from..ids.len() - 1].chunks(ROWS) {
         model.step(ids, &mut out)?;
-        each(position, &out.logits);
+        each(position, &out);
         position += ids.len();
     }
     Ok(())

@@ -1,24 +1,28 @@
 //! `bitnet train`: a model from data.
 
+mod lines;
+mod report;
+
 use crate::failure::Failure;
 use crate::hub::{self, Located};
 use crate::terminal::interrupt;
-use bitnet_training::{Event, KINDS, Kind, Outcome, RunConfig, Start, Stopped, example, run};
+use bitnet_training::{Event, KINDS, Kind, Outcome, RunConfig, Stopped, example, run};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 #[derive(Args)]
 #[command(
     long_about = "Train a ternary model: from scratch on documents (pretrain), or an existing one to answer, all of it (sft) or by \
-        a small adapter (lora), or make a dense one ternary while it learns on (qat).\n\n\
+        a small adapter (lora), or which of two answers is preferred (dpo), or make a dense one ternary while it learns on (qat).\n\n\
         A TOML file says all; --example prints one that explains every key. Weights are ternary and activations int8 in every step, unless \
         it says otherwise, as they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
         and the model, a Hugging Face directory, or the adapter as peft saves it; a checkpoint of a model can be run, too.\n\n\
         A run that was interrupted or killed goes on with --resume from its newest checkpoint, to the same bits as one in one go. The \
-        number of threads changes no bit.",
+        number of threads changes no bit.\n\n\
+        ctrl-c ends a run behind the present step, with a checkpoint. The output folder has metrics.jsonl, event files for TensorBoard (tensorboard --logdir), and at the end report.html, \
+        which shows all of it.",
     after_help = "\
 Examples:
   bitnet train --example pretrain > pretrain.toml
@@ -30,7 +34,9 @@ Examples:
   bitnet train --example lora > lora.toml
   bitnet train lora -c lora.toml --set train.steps=2
   bitnet run model --lora run-lora/adapter \"ships at\"
-  bitnet merge model run-lora/adapter merged-lora"
+  bitnet merge model run-lora/adapter merged-lora
+  bitnet train --example dpo > dpo.toml
+  bitnet train dpo -c dpo.toml --set train.steps=2"
 )]
 pub struct Train {
     /// What the model is to learn
@@ -61,6 +67,8 @@ enum KindName {
     Sft,
     /// The same by small matrices beside the weights, an adapter as peft saves it
     Lora,
+    /// Which of two answers is preferred: direct preference optimization, of the weights or of an adapter
+    Dpo,
     /// Documents and answers, while the weights of a dense model become ternary
     Qat,
 }
@@ -71,6 +79,7 @@ impl From<KindName> for Kind {
             KindName::Pretrain => Self::Pretrain,
             KindName::Sft => Self::Sft,
             KindName::Lora => Self::Lora,
+            KindName::Dpo => Self::Dpo,
             KindName::Qat => Self::Qat,
         }
     }
@@ -94,11 +103,18 @@ impl Train {
         }
         let _held = [fetch(&mut config.data.train, quiet)?, fetch(&mut config.data.validation, quiet)?];
         let stop = interrupt();
+        let mut begin = None;
         let outcome = run(&config, self.resume.is_some(), &stop, &mut |event| {
-            if let (false, Some(line)) = (quiet, line(&event)) {
-                eprintln!("{line}");
+            if !quiet {
+                eprintln!("{}", lines::line(&event));
+            }
+            if let Event::Begin(start) = event {
+                begin = Some(start);
             }
         })?;
+        if let Some(start) = &begin {
+            report::write(&config, start, &outcome)?;
+        }
         if self.json {
             writeln!(out, "{}", object(&outcome))?;
         } else if let (Some(model), false) = (&outcome.model, quiet) {
@@ -126,45 +142,9 @@ fn fetch(files: &mut [PathBuf], quiet: bool) -> Result<Vec<Located>, Failure> {
     addresses.map(fetch).collect()
 }
 
-/// What is told of an event.
-fn line(event: &Event) -> Option<String> {
-    Some(match event {
-        Event::Damaged { why } => format!("warning: {why}; an older checkpoint is tried"),
-        Event::Skipped(skipped) => {
-            let more = skipped.count - skipped.first.len();
-            let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
-            format!(
-                "warning: {} rows are no examples:\n  {}{more}",
-                skipped.count,
-                skipped.first.join("\n  ")
-            )
-        }
-        Event::Dropped(count) => format!("warning: {count} examples are longer than a row and left out"),
-        Event::Begin(Start { parameters, rows, step, steps, threads }) => format!(
-            "{:.3} M parameters, {} rows to train on, {} to validate on, steps {step} to {steps}, {threads} threads",
-            *parameters as f64 / 1e6,
-            rows.0,
-            rows.1
-        ),
-        Event::RunOtherwise { how } => format!("note: {how}"),
-        Event::Steps { step, steps, loss, rate, norm, speed, left } => format!(
-            "step {step}/{steps}  loss {loss:.4}  rate {rate:.2e}  gradient {norm:.3}  {speed:.0} tokens/s  {} left",
-            clock(*left)
-        ),
-        Event::Validation { step, loss, best } => {
-            let best = if *best { ", the best so far" } else { "" };
-            format!("step {step}  validation loss {loss:.4}, perplexity {:.2}{best}", loss.exp())
-        }
-        Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
-    })
-}
-
-fn clock(time: Duration) -> String {
-    let s = time.as_secs();
-    match s {
-        0..3600 => format!("{}:{:02}", s / 60, s % 60),
-        _ => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
-    }
+/// Bytes in MiB.
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 fn object(outcome: &Outcome) -> serde_json::Value {
