@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Folder, bitnet, fixture, output, refused, text};
+use common::{Folder, bitnet, bitnet_with, fixture, output, refused, text};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -115,6 +115,46 @@ fn a_run_that_is_killed_goes_on_to_the_same_bits_and_its_model_runs() {
     assert_eq!(ask(&gguf), ask(&model));
     // A checkpoint can be run as it is.
     assert!(!ask(&text(&run.join("checkpoints/step-00000040"))).is_empty());
+}
+
+#[test]
+fn a_model_is_made_of_nothing_but_texts() {
+    let folder = Folder::new();
+    data(&folder);
+    let (texts, vocabulary) = (text(&folder.at("train.jsonl")), text(&folder.at("vocabulary")));
+    let args = ["tokenizer", "train", &texts, "-o", &vocabulary, "--vocab-size", "272", "--json", "-q"];
+    let made: Value = serde_json::from_str(&output(&args)).unwrap();
+    assert_eq!((&made["texts"], &made["vocab_size"], &made["skipped"]), (&40.into(), &272.into(), &0.into()));
+    let read = |name: &str| std::fs::read(folder.at("vocabulary").join(name)).unwrap();
+    let files = [read("tokenizer.json"), read("tokenizer_config.json")];
+    output(&args);
+    assert!(
+        files == [read("tokenizer.json"), read("tokenizer_config.json")],
+        "other bytes of the same texts"
+    );
+
+    let mut run = begin(&folder, "run");
+    for change in [format!("model.tokenizer={vocabulary}"), "train.steps=4".to_owned()] {
+        run.extend(["--set".to_owned(), change]);
+    }
+    output(&refs(&run));
+    let (model, gguf) = (text(&folder.at("run/model")), text(&folder.at("made.gguf")));
+    output(&["convert", &model, &gguf, "--to", "i2_s", "-q"]);
+    let ids = |of: &str| output(&["tokenize", of, "ships at night"]);
+    assert_eq!(ids(&gguf), ids(&vocabulary));
+    let chat = bitnet_with(&["chat", &gguf, "-n", "4", "-q"], "hello\n", &[]);
+    assert_eq!(chat.code, Some(0), "{chat:?}");
+
+    for (args, code, words) in [
+        (&["/nowhere.txt", "--vocab-size", "272"][..], 1, &["/nowhere.txt"][..]),
+        (&[&texts, "--vocab-size", "100"], 2, &["100", "259 at least"]),
+        (&[&texts], 2, &["4096", "fewer tokens"]),
+        (&[&texts, "--vocab-size", "272", "--chat-template", "/nowhere"], 2, &["/nowhere"]),
+        (&["notes.pdf"], 2, &["notes.pdf", ".jsonl"]),
+    ] {
+        refused(&[&["tokenizer", "train", "-o", &vocabulary], args].concat(), code, words);
+    }
+    assert!(files == [read("tokenizer.json"), read("tokenizer_config.json")]);
 }
 
 #[test]

@@ -210,6 +210,7 @@ pub enum DenseType {
     BF16,
     Q8_0,
     Q4_0,
+    Q4_1,
     Q6_K,
 }
 
@@ -221,6 +222,7 @@ impl DenseType {
             Self::F16 | Self::BF16 => (1, 2),
             Self::Q8_0 => (32, 34),
             Self::Q4_0 => (32, 18),
+            Self::Q4_1 => (32, 20),
             Self::Q6_K => (256, 210),
         }
     }
@@ -237,6 +239,7 @@ impl DenseType {
             Self::BF16 => "BF16",
             Self::Q8_0 => "Q8_0",
             Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
             Self::Q6_K => "Q6_K",
         }
     }

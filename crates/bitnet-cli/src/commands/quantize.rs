@@ -3,6 +3,7 @@
 use crate::commands::convert::{dense_type, print, target};
 use crate::failure::Failure;
 use crate::hub;
+use crate::shipped;
 use crate::terminal::Progress;
 use bitnet_convert::{ConvertOptions, LayerError, Method, Perplexity, Target, convert, perplexity};
 use bitnet_core::DenseType;
@@ -67,7 +68,7 @@ impl Quantize {
             None => None,
         };
         let path = hub::locate(&self.input, quiet)?;
-        let input = bitnet_formats::open(&path)?;
+        let input = shipped::open(&path)?;
         let device = DeviceOptions { threads: Some(threads), ..DeviceOptions::default() };
         let open = OpenOptions { device, ..OpenOptions::default() };
         let measure = |checkpoint: &bitnet_formats::Checkpoint, text: &str| {

@@ -17,7 +17,7 @@ const WAITING: usize = 64;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  bitnet tokenizer train train.jsonl -o tokenizer --vocab-size 300")]
+  bitnet tokenizer train train.txt -o vocabulary --vocab-size 280")]
 pub struct Tokenizer {
     #[command(subcommand)]
     action: Action,
@@ -37,9 +37,9 @@ enum Action {
         ends every text. The same texts give the same bytes, in any order and with any number of threads.",
     after_help = "\
 Examples:
-  bitnet tokenizer train train.jsonl -o tokenizer --vocab-size 300
-  bitnet tokenizer train train.txt -o tokenizer --vocab-size 300 --special '<note>' --json
-  bitnet tokenizer train train.txt -o tokenizer --vocab-size 300 --chat-template template.jinja"
+  bitnet tokenizer train books.jsonl talks.jsonl -o vocabulary --vocab-size 8192
+  bitnet tokenizer train books.txt -o vocabulary --special '<note>' --json
+  bitnet tokenizer train books.txt -o vocabulary --chat-template template.jinja --special '<turn>'"
 )]
 struct Train {
     /// Files of texts: .txt, .jsonl, .json

@@ -4,6 +4,7 @@ mod backward;
 mod forward;
 mod head;
 mod linear;
+mod sparsity;
 mod state;
 #[cfg(test)]
 mod tests;

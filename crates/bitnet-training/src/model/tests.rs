@@ -261,6 +261,26 @@ fn threads_instructions_and_kept_states_change_no_bit() {
     }
 }
 
+#[test]
+fn zeros_are_counted_layer_by_layer() {
+    let batch = reference_batch();
+    let shares = |name, recompute| {
+        let precision = Precision::BITNET;
+        let mut model = open(name, ops(None, 2), precision, recompute);
+        model.quantize();
+        let loss = model.loss(&batch);
+        let shares = model.sparsity(&batch);
+        assert_eq!(model.loss(&batch), loss);
+        assert_eq!(shares.len(), model.config().layers);
+        shares
+    };
+    let relu = shares("bitnet-online", false);
+    assert_eq!(relu, shares("bitnet-online", true));
+    // Gates of random weights are closed half of the time.
+    assert!(relu.iter().all(|share| (0.3..0.7).contains(share)), "{relu:?}");
+    assert!(shares("llama-packed", false).iter().all(|share| *share == 0.0));
+}
+
 /// With nothing quantized the gradient is the slope of the loss.
 #[test]
 fn without_quantizers_the_gradient_is_the_slope() {

@@ -11,6 +11,7 @@ use crate::data::{Corpus, Rows, Skipped, Split};
 use crate::model::Model;
 use crate::source::{Beside, Origin};
 use crate::{Rates, TrainError, clip, norm};
+use bitnet_core::Activation;
 use bitnet_cpu::CpuTraining;
 use bitnet_formats::write_file;
 use metrics::Metrics;
@@ -193,8 +194,11 @@ impl<'a> Run<'a> {
                     self.progress.stale += 1;
                 }
                 validation = Some(value);
-                self.metrics
-                    .write(json!({"step": step, "validation_loss": value, "perplexity": value.exp()}))?;
+                let mut line = json!({"step": step, "validation_loss": value, "perplexity": value.exp()});
+                if let Some(shares) = self.sparsity() {
+                    line["activation_sparsity"] = json!(shares);
+                }
+                self.metrics.write(line)?;
                 each(Event::Validation { step, loss: value, best: improved });
             }
             let early = train.patience.is_some_and(|p| self.progress.stale >= p) && !last;
@@ -276,6 +280,15 @@ impl<'a> Run<'a> {
             counted += batch.counted();
         }
         sum / counted.max(1) as f64
+    }
+
+    /// The share of zeros that products can leave out, layer by layer, in some of what is not trained on.
+    fn sparsity(&mut self) -> Option<Vec<f64>> {
+        let zeros = self.model.config().activation == Activation::Relu2;
+        let corpus = self.validation.as_ref().unwrap_or(&self.train.0);
+        // States of all layers are kept for it: of a single row where there is to be little room for them.
+        let rows = if self.config.train.recompute { 1 } else { self.config.train.batch };
+        zeros.then(|| self.model.sparsity(&self.validation_rows.plain(corpus, 0, rows)))
     }
 
     fn save(&self, each: &mut dyn FnMut(Event)) -> Result<(u64, PathBuf), TrainError> {
