@@ -4,6 +4,7 @@ use bitnet_formats::FormatError;
 use bitnet_hub::HubError;
 use bitnet_inference::{CudaError, Device, GenerateError, OpenError, SessionError, WgpuError};
 use bitnet_model::ModelError;
+use bitnet_tables::TableError;
 use bitnet_tokenizer::{TemplateError, TokenizerError};
 use bitnet_training::TrainError;
 use std::error::Error;
@@ -163,12 +164,19 @@ impl From<OpenError> for Failure {
     }
 }
 
+impl From<TableError> for Failure {
+    fn from(e: TableError) -> Self {
+        Self::Usage(chain(&e))
+    }
+}
+
 impl From<TrainError> for Failure {
     fn from(e: TrainError) -> Self {
         match e {
             TrainError::Config { .. } | TrainError::Data { .. } | TrainError::Cpu(_) => {
                 Self::Usage(chain(&e))
             }
+            TrainError::Table(e) => e.into(),
             TrainError::Io { .. } | TrainError::Diverged { .. } => Self::Runtime(chain(&e)),
             TrainError::Format(FormatError::Io { .. } | FormatError::Write { .. }) => {
                 Self::Runtime(chain(&e))

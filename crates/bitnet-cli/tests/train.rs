@@ -5,6 +5,7 @@
 
 mod common;
 
+use bitnet_testkit::hub::{HubServer, Repo};
 use common::{Folder, bitnet, bitnet_with, fixture, output, refused, text};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -158,6 +159,45 @@ fn a_model_is_made_of_nothing_but_texts() {
 }
 
 #[test]
+fn data_comes_from_the_hub_and_stays_in_the_cache() {
+    let (folder, server) = (Folder::new(), HubServer::start());
+    let rows: String =
+        (0..40).map(|i| format!("{i},\"ships at night {i} sail home from the sea\"\n")).collect();
+    let table = format!("id,text\n{rows}").into_bytes();
+    server.put("datasets/org/words", Repo::new(&[("data/train.csv", table)]));
+    let home = folder.path();
+    let (mut args, run) = (begin(&folder, "run"), folder.at("run"));
+    for change in ["train.steps=2", "data.train=hf://datasets/org/words/data/train.csv"] {
+        args.extend(["--set".to_owned(), change.to_owned()]);
+    }
+    let go = |more: &[&str], env: &[(&str, &str)]| {
+        let env = [&[("HOME", &*home), ("HF_ENDPOINT", server.url())], env].concat();
+        bitnet_with(&[&refs(&args)[..], more].concat(), "", &env)
+    };
+    let ran = go(&[], &[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(server.seen().iter().any(|s| s.line.contains("/datasets/org/words/resolve/")));
+    // What goes on says where its data is from, and needs no network.
+    let kept = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(kept.contains("hf://datasets/org/words/data/train.csv"), "{kept}");
+    let ran = go(&["--resume", &text(&run), "--set", "train.steps=3"], &[("HF_HUB_OFFLINE", "1")]);
+    assert_eq!((ran.code, server.seen().len()), (Some(0), 0), "{ran:?}");
+    for (file, words) in [
+        ("hf://datasets/org/words/other.csv", "data/train.csv"),
+        ("hf://datasets/org/words", "hf://datasets/org/name/FILE"),
+        ("hf://datasets/org/none/a.csv", "has no datasets/org/none"),
+        ("hf://datasets/org", "org/name"),
+    ] {
+        let ran = go(&["-q", "--set", &format!("data.train={file}")], &[]);
+        assert!(ran.stderr.contains(words) && ran.stderr.lines().count() == 1, "{file}: {ran:?}");
+        assert!(matches!(ran.code, Some(2 | 4)), "{file}: {ran:?}");
+    }
+    let ran = bitnet_with(&["rm", "hf://datasets/org/words"], "", &[("HOME", &home)]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(!folder.at(".cache/huggingface/hub/datasets--org--words").exists());
+}
+
+#[test]
 fn what_is_wrong_is_told_in_a_line() {
     let folder = Folder::new();
     data(&folder);
@@ -173,7 +213,7 @@ fn what_is_wrong_is_told_in_a_line() {
         ("data.train=/nowhere.txt", 1, &["/nowhere.txt"]),
         ("data.sequence=100000", 2, &["data.sequence is 100000", "1024"]),
         ("model.init=/nowhere", 2, &["model.tokenizer does not go with model.init"]),
-        ("model.weights=float", 2, &["BitNetForCausalLM"]),
+        ("quantize.weights=none", 2, &["BitNetForCausalLM"]),
         ("output=/dev/null/x", 1, &["/dev/null/x"]),
     ] {
         let args = with(change);
@@ -182,6 +222,13 @@ fn what_is_wrong_is_told_in_a_line() {
     folder.write("empty.jsonl", "{}\n");
     let empty = with(&format!("data.train={}", text(&folder.at("empty.jsonl"))));
     refused(&refs(&empty), 2, &["there is no example in", "empty.jsonl:1: it has none of text"]);
+    for (name, bytes, words) in [
+        ("a.parquet", &b"PAR1 or not"[..], "a.parquet: "),
+        ("b.csv", b"id,words\n1,a\n", "b.csv has none of the columns text,"),
+        ("c.xml", b"<a/>", "c.xml ends in none of .txt, .jsonl, .json, .csv and .parquet"),
+    ] {
+        refused(&refs(&with(&format!("data.train={}", folder.write(name, bytes)))), 2, &[words]);
+    }
     let answers = folder.write("sft.toml", output(&["train", "--example", "sft"]));
     refused(
         &["train", "sft", "-c", &answers, "--set", "model.init=/nowhere"],

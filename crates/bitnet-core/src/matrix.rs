@@ -121,9 +121,14 @@ impl TernaryMatrix {
         let stride = Self::row_bytes(cols);
         let mut codes = vec![0b0101_0101u8; rows * stride];
         for (row, out) in trits.chunks_exact(cols.max(1)).zip(codes.chunks_exact_mut(stride.max(1))) {
-            for (c, &t) in row.iter().enumerate() {
-                let shift = 2 * (c % 4);
-                out[c / 4] = out[c / 4] & !(3 << shift) | (((t.signum() + 1) as u8) << shift);
+            let code = |t: i8| (t.signum() + 1) as u8;
+            let (fours, rest) = row.as_chunks::<4>();
+            for (out, t) in out.iter_mut().zip(fours) {
+                *out = code(t[0]) | code(t[1]) << 2 | code(t[2]) << 4 | code(t[3]) << 6;
+            }
+            for (c, t) in rest.iter().enumerate() {
+                let out = &mut out[fours.len()];
+                *out = *out & !(3 << (2 * c)) | code(*t) << (2 * c);
             }
         }
         Self::new(rows, cols, codes.into(), scale)

@@ -31,7 +31,7 @@ pub enum Isa {
     /// AVX-512 VBMI, besides those.
     #[cfg(target_arch = "x86_64")]
     Avx512Vbmi,
-    /// AMX with int8 products, besides those; on Linux, which has to allow it.
+    /// AMX with int8 and bf16 products, besides those; on Linux, which has to allow it.
     #[cfg(target_arch = "x86_64")]
     Amx,
     /// NEON, which every 64-bit ARM processor has.

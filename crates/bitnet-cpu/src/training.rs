@@ -1,14 +1,20 @@
 //! Operations of training on the CPU, on plain slices.
 
 use crate::cores::physical_cores;
-use crate::kernels::training::{attention, gate as gate_backward, loss, product};
-use crate::kernels::{gate, norm, quantize};
+use crate::kernels::quantize::{self, Quantized};
+use crate::kernels::ternary::{self, Kernel, Place};
+use crate::kernels::training::{
+    attention, bf16, gate as gate_backward, loss, norm as norm_backward, product,
+};
+use crate::kernels::{gate, norm};
+use crate::layout::Panels;
 use crate::pool::Pool;
 use crate::{CpuError, Isa, MAX_THREADS};
-use bitnet_core::{Activation, AttentionShape};
+use bitnet_core::{Activation, AttentionShape, BackendError, Scale, TernaryMatrix};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+pub use norm_backward::Norm;
 pub use product::{Side, Store, Target, Values};
 
 /// Kernels of one instruction set on a pool of threads, forward and backward.
@@ -18,8 +24,45 @@ pub use product::{Side, Store, Target, Values};
 pub struct CpuTraining {
     isa: Isa,
     pool: Pool,
-    room: Mutex<product::Room>,
+    room: Mutex<Room>,
 }
+
+/// What products leave behind for the next one.
+#[derive(Default)]
+struct Room {
+    f32: product::Room,
+    bf16: bf16::Room,
+    ternary: ternary::Room,
+}
+
+/// How the terms of a product are multiplied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Terms {
+    /// As they are (rule 18).
+    #[default]
+    F32,
+    /// Rounded to bf16 (rule 19), many times as fast with AMX.
+    Bf16,
+}
+
+/// Int8 activations of tokens, or of fewer bits.
+#[derive(Default)]
+pub struct QuantizedTokens(Quantized);
+
+impl QuantizedTokens {
+    /// The integers, `[m, stride]` with zeros behind a token's own, and the stride.
+    pub fn integers(&self) -> (&[i8], usize) {
+        (&self.0.q, self.0.stride)
+    }
+
+    /// `[m]`: what a token's integers are multiplied with to be real again.
+    pub fn factors(&self) -> &[f32] {
+        &self.0.d
+    }
+}
+
+/// Ternary weights in the layout of inference.
+pub struct TernaryWeights(Panels);
 
 impl CpuTraining {
     /// Starts the threads; the fastest instruction set and one thread a physical core when `None`.
@@ -54,12 +97,13 @@ impl CpuTraining {
         self.pool.chunks_mut(data, len, f);
     }
 
-    /// `c[i, j] = sum over p of a[i, p] * b[j, p]` for the sizes `(m, n, k)`: each element one chain of fused multiply-adds, ascending.
+    /// `c[i, j] = sum over p of a[i, p] * b[j, p]` for the sizes `(m, n, k)`, in the order of rule 18 or 19.
     ///
     /// # Panics
     /// A side or the target is too short.
     pub fn product(
         &self,
+        terms: Terms,
         sizes: (usize, usize, usize),
         a: Side<'_>,
         b: Side<'_>,
@@ -67,7 +111,46 @@ impl CpuTraining {
         c: Target<'_>,
     ) {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        product::product(self.isa, &self.pool, sizes, a, b, store, c, &mut room);
+        match terms {
+            Terms::F32 => product::product(self.isa, &self.pool, sizes, a, b, store, c, &mut room.f32),
+            Terms::Bf16 => bf16::product(self.isa, &self.pool, sizes, a, b, store, c, &mut room.bf16),
+        }
+    }
+
+    /// Weights `trit * scale` for [`CpuTraining::bitlinear`] of row-major trits `[rows, cols]`, with one scale or one a row.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn prepare(
+        &self,
+        (rows, cols): (usize, usize),
+        trits: &[i8],
+        scales: &[f32],
+    ) -> Result<TernaryWeights, BackendError> {
+        let scale = match scales {
+            [scale] => Scale::Tensor(*scale),
+            _ => Scale::Rows(scales.into()),
+        };
+        let matrix = TernaryMatrix::from_trits(rows, cols, trits, scale)?;
+        Ok(TernaryWeights(Panels::new(&self.pool, self.kernel().layout(), &[&matrix])?))
+    }
+
+    /// `c[m, n] = x[m, k] * w[n, k]^T` as inference computes it (rule 5): sums are integers.
+    ///
+    /// # Panics
+    /// The target is too short.
+    pub fn bitlinear(&self, x: &QuantizedTokens, w: &TernaryWeights, c: Target<'_>) {
+        let Target { values: y, stride, first } = c;
+        assert!(first + w.0.rows <= stride && x.0.d.len() * stride <= y.len(), "the target of a product");
+        assert_eq!(x.0.k, w.0.cols, "features of activations and weights");
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = Place { y, stride, first };
+        ternary::product(self.isa, self.kernel(), &self.pool, &w.0, &x.0, &mut room.ternary, place);
+    }
+
+    /// The kernel of ternary products.
+    fn kernel(&self) -> Kernel {
+        Kernel::of(self.isa).general()
     }
 
     /// `y = x / rms(x) * w` for every row of `x [m, n]`; `w` is `[n]`.
@@ -76,10 +159,38 @@ impl CpuTraining {
         norm::rms_norm(self.isa, &self.pool, x, w, eps, y);
     }
 
-    /// Int8 activations of every row of `x [m, k]`: `q [m, k]`, and `d [m]`, which makes integers real again.
-    pub fn quantize(&self, x: &[f32], k: usize, q: &mut [i8], d: &mut [f32]) {
-        assert_eq!((x.len(), x.len()), (q.len(), d.len() * k), "rows to quantize");
-        quantize::rows(self.isa, &self.pool, x, k, q, d);
+    /// The way back through [`CpuTraining::rms_norm`]: `dx [m, n]`, set or added to, and the weight's gradient `dw [n]`, added to where it is
+    /// wanted, from `dy [m, n]`.
+    pub fn rms_norm_backward(
+        &self,
+        norm: Norm<'_>,
+        dy: &[f32],
+        add: bool,
+        dx: &mut [f32],
+        dw: Option<&mut [f32]>,
+    ) {
+        let len = norm.x.len();
+        assert!(len == dy.len() && len == dx.len(), "rows of a norm");
+        assert!(dw.as_ref().is_none_or(|dw| dw.len() == norm.w.len()), "the weight of a norm");
+        norm_backward::backward(self.isa, &self.pool, norm, dy, add, dx, dw);
+    }
+
+    /// Int8 activations of every row of `x [m, k]`.
+    pub fn quantize(&self, x: &[f32], k: usize, out: &mut QuantizedTokens) {
+        quantize::quantize(self.isa, &self.pool, x, k, &mut out.0);
+    }
+
+    /// Activations `[m, k]` of a rule of the caller's: `f` sets a token's integers and gives what makes them real again.
+    pub fn quantize_by(
+        &self,
+        (m, k): (usize, usize),
+        out: &mut QuantizedTokens,
+        f: &(dyn Fn(usize, &mut [i8]) -> f32 + Sync),
+    ) {
+        quantize::rows(&self.pool, (m, k), &mut out.0, &|token, q| {
+            let d = f(token, &mut q[..k]);
+            (d, q[..k].iter().map(|q| i32::from(*q)).sum())
+        });
     }
 
     /// `out = act(gate) * up`, `[m, n]`, from rows `[gate | up]` of `gate_up [m, 2n]`.
@@ -125,6 +236,7 @@ impl CpuTraining {
         spans: &[Range<usize>],
         (out, sums): (&[f32], &[f32]),
         dout: &[f32],
+        terms: Terms,
         dqkv: &mut [f32],
     ) {
         let m = check_spans(qkv, shape, spans);
@@ -135,7 +247,7 @@ impl CpuTraining {
             "attention"
         );
         let sequences = attention::Sequences { qkv, shape, spans };
-        attention::backward(self.isa, &self.pool, sequences, out, sums, dout, dqkv);
+        attention::backward(self.isa, &self.pool, sequences, out, sums, dout, terms, dqkv);
     }
 
     /// Rows of `logits [m, vocab]` become the gradients of `sum of weights[i] * cross-entropy of row i`; gives each row's cross-entropy in

@@ -33,7 +33,7 @@ pub enum HubError {
         what: String,
     },
     /// The hub knows no such repository, or does not show it to this user.
-    #[error("{endpoint} has no model {repo}, or it is private and {token} not open it")]
+    #[error("{endpoint} has no {repo}, or it is private and {token} not open it")]
     RepoNotFound {
         /// The hub.
         endpoint: String,

@@ -289,8 +289,13 @@ impl Client {
 /// Repository and revision that a path of the hub is about.
 fn subject(path: &str) -> (String, String) {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let parts = parts.strip_prefix(&["api", "models"]).unwrap_or(&parts);
-    let repo = parts.get(..2).map(|p| p.join("/")).unwrap_or_default();
+    let parts = parts.strip_prefix(&["api"]).unwrap_or(&parts);
+    let (kind, parts) = match parts {
+        ["datasets", rest @ ..] => ("datasets/", rest),
+        ["models", rest @ ..] => ("", rest),
+        all => ("", all),
+    };
+    let repo = parts.get(..2).map(|p| format!("{kind}{}", p.join("/"))).unwrap_or_default();
     (repo, parts.get(3).unwrap_or(&"").replace("%2F", "/"))
 }
 

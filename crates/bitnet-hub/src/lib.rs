@@ -1,4 +1,4 @@
-//! The Hugging Face hub: models by name, the cache that all of the hub's clients share, credentials.
+//! The Hugging Face hub: models and files of data sets by name, the cache that all of the hub's clients share, credentials.
 //!
 //! It knows HTTP, the cache's folders and which files a model is made of. It does not know what is in those files.
 //!
@@ -35,7 +35,7 @@ pub use cancel::Cancel;
 pub use error::HubError;
 pub use event::{Event, Events, PlannedFile};
 pub use pull::Cached;
-pub use reference::{MAIN, Reference, RepoId};
+pub use reference::{MAIN, Reference, RepoId, RepoKind};
 pub use remove::{PruneOptions, Removed};
 pub use scan::{CacheStats, CachedFile, CachedSnapshot};
 pub use select::{Patterns, Place, Selection, by_patterns, select};

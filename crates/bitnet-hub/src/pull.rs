@@ -117,8 +117,7 @@ impl Hub {
         cancel: &Cancel,
     ) -> Result<String, HubError> {
         let revision = wire::escaped(reference.revision(), KeepSlash::No);
-        let url =
-            format!("{}/api/models/{}/revision/{revision}", self.client.settings().endpoint, reference.repo);
+        let url = format!("{}/{}/revision/{revision}", self.client.settings().endpoint, reference.repo.api());
         let (_, _, body) = self.client.get(&url, events, cancel)?;
         let commit = wire::commit(&body).map_err(|what| HubError::response(&url, what))?;
         match reference.revision.as_deref() {
@@ -137,7 +136,7 @@ impl Hub {
         cancel: &Cancel,
     ) -> Result<Vec<RemoteFile>, HubError> {
         let endpoint = &self.client.settings().endpoint;
-        let mut url = format!("{endpoint}/api/models/{}/tree/{commit}?recursive=true", reference.repo);
+        let mut url = format!("{endpoint}/{}/tree/{commit}?recursive=true", reference.repo.api());
         let mut files = Vec::new();
         for _ in 0..MAX_PAGES {
             let (from, link, body) = self.client.get(&url, events, cancel)?;

@@ -1,4 +1,4 @@
-//! `org/repo[:file-or-quant][@revision]`.
+//! `org/repo[:file-or-quant][@revision]`, `hf://datasets/org/repo[@revision]/FILE`.
 
 use crate::HubError;
 use std::fmt;
@@ -11,13 +11,29 @@ pub const MAIN: &str = "main";
 /// Endings of files. A text whose repository would end so is a path.
 const FILES: &[&str] = &[".gguf", ".safetensors", ".json", ".model", ".bin", ".pt", ".pth", ".onnx"];
 
-/// A model repository: `org/name`, checked.
+/// What is in a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RepoKind {
+    /// A model.
+    Model,
+    /// Files to train on or to measure with.
+    Dataset,
+}
+
+/// A repository: `org/name`, checked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RepoId(String);
+pub struct RepoId {
+    kind: RepoKind,
+    name: String,
+}
 
 impl RepoId {
-    /// `org/name`, as the hub allows it.
+    /// A model's `org/name`, as the hub allows it.
     pub fn new(text: &str) -> Option<Self> {
+        Self::of(RepoKind::Model, text)
+    }
+
+    fn of(kind: RepoKind, text: &str) -> Option<Self> {
         let (org, name) = text.split_once('/')?;
         let part = |p: &str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -29,20 +45,37 @@ impl RepoId {
                 && !p.contains("--")
                 && !p.contains("..")
         };
-        (part(org) && part(name)).then(|| Self(text.to_owned()))
+        (part(org) && part(name)).then(|| Self { kind, name: text.to_owned() })
+    }
+
+    /// What is in it.
+    pub fn kind(&self) -> RepoKind {
+        self.kind
     }
 
     /// `org/name`.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 
-    /// The folder of the cache: `models--org--name`.
+    /// The folder of the cache: `models--org--name`, `datasets--org--name`.
     pub fn folder(&self) -> String {
-        format!("models--{}", self.0.replace('/', "--"))
+        let kind = match self.kind {
+            RepoKind::Model => "models",
+            RepoKind::Dataset => "datasets",
+        };
+        format!("{kind}--{}", self.name.replace('/', "--"))
     }
 
-    /// The repository of a folder of the cache.
+    /// Where the hub's interface tells of it.
+    pub(crate) fn api(&self) -> String {
+        match self.kind {
+            RepoKind::Model => format!("api/models/{}", self.name),
+            RepoKind::Dataset => format!("api/datasets/{}", self.name),
+        }
+    }
+
+    /// The model's repository of a folder of the cache.
     pub fn from_folder(folder: &str) -> Option<Self> {
         Self::new(&folder.strip_prefix("models--")?.replacen("--", "/", 1))
     }
@@ -50,17 +83,22 @@ impl RepoId {
 
 impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self.kind {
+            RepoKind::Model => f.write_str(&self.name),
+            RepoKind::Dataset => write!(f, "datasets/{}", self.name),
+        }
     }
 }
 
-/// What a user calls a model of the hub.
+/// What a user calls a model, or a file of a data set, of the hub.
 ///
 /// ```
 /// use bitnet_hub::Reference;
 /// let r: Reference = "org/repo:I2_S@v1.0".parse()?;
 /// assert_eq!((r.repo.as_str(), r.pick.as_deref(), r.revision()), ("org/repo", Some("I2_S"), "v1.0"));
 /// assert_eq!("hf://org/repo/sub/model.gguf".parse::<Reference>()?.pick.as_deref(), Some("sub/model.gguf"));
+/// let data: Reference = "hf://datasets/org/repo@v1/data/train.parquet".parse()?;
+/// assert_eq!((data.repo.kind(), data.pick.as_deref()), (bitnet_hub::RepoKind::Dataset, Some("data/train.parquet")));
 /// # Ok::<(), bitnet_hub::HubError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,11 +130,14 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, HubError> {
         let fail = |what: &'static str| HubError::Reference { text: text.to_owned(), what };
-        let (repo, pick, revision) = match text.strip_prefix("hf://") {
-            Some(rest) => address(rest),
-            None => short(text),
+        let (kind, (repo, pick, revision)) = match text.strip_prefix("hf://") {
+            Some(rest) => match rest.strip_prefix("datasets/") {
+                Some(rest) => (RepoKind::Dataset, address(rest)),
+                None => (RepoKind::Model, address(rest)),
+            },
+            None => (RepoKind::Model, short(text)),
         };
-        let repo = RepoId::new(repo).ok_or_else(|| fail("a repository is org/name"))?;
+        let repo = RepoId::of(kind, repo).ok_or_else(|| fail("a repository is org/name"))?;
         if pick.is_some_and(|p| !is_safe_path(p)) {
             return Err(fail("what follows the colon is neither a file nor the name of a quantization"));
         }
@@ -144,6 +185,9 @@ pub(crate) fn is_safe_path(text: &str) -> bool {
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.repo.kind == RepoKind::Dataset {
+            f.write_str("hf://")?;
+        }
         write!(f, "{}", self.repo)?;
         if let Some(pick) = &self.pick {
             write!(f, ":{pick}")?;

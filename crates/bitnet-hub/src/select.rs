@@ -1,7 +1,7 @@
 //! Which files of a repository a model needs.
 
 use crate::HubError;
-use crate::reference::Reference;
+use crate::reference::{Reference, RepoKind};
 use bitnet_formats::{CARD_FILES, TOKENIZER_FILES};
 
 /// What describes a model, beside its vocabulary and its card.
@@ -41,13 +41,20 @@ impl Patterns {
     }
 }
 
-/// The files that a reference needs of those that a repository (or a snapshot of it) has.
+/// The files that a reference needs (of a data set, the one that it names) of those that a repository (or a snapshot of it) has.
 pub fn select(reference: &Reference, names: &[&str]) -> Result<Selection, HubError> {
     let no_file = |wanted: String| HubError::NoFile {
         repo: reference.repo.to_string(),
         wanted,
         has: names.iter().map(|n| (*n).to_owned()).collect(),
     };
+    if reference.repo.kind() == RepoKind::Dataset {
+        return match &reference.pick {
+            Some(pick) if names.contains(&pick.as_str()) => Ok(single(pick)),
+            Some(pick) => Err(no_file(format!("{pick:?}"))),
+            None => Err(no_file("file named (hf://datasets/org/name/FILE)".to_owned())),
+        };
+    }
     let ggufs = || names.iter().copied().filter(|n| n.to_ascii_lowercase().ends_with(".gguf"));
     let Some(pick) = &reference.pick else {
         if let Some(weights) = safetensors(names) {

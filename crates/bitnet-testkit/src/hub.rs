@@ -170,7 +170,7 @@ impl HubServer {
         &self.url
     }
 
-    /// Puts a repository there.
+    /// Puts a repository there: a model's `org/name`, or `datasets/org/name`.
     pub fn put(&self, id: &str, repo: Repo) {
         self.state().insert(id, repo);
     }
@@ -243,12 +243,14 @@ impl State {
                 None => Answer::error(403, "", "the signature has expired"),
             };
         }
-        let (api, parts) = match parts.strip_prefix(&["api", "models"]) {
-            Some(rest) => (true, rest),
-            None => (false, &parts[..]),
+        let (api, kind, parts) = match &parts[..] {
+            ["api", "models", rest @ ..] => (true, "", rest),
+            ["api", "datasets", rest @ ..] => (true, "datasets/", rest),
+            ["datasets", rest @ ..] => (false, "datasets/", rest),
+            all => (false, "", all),
         };
         let [org, name, verb, rest @ ..] = parts else { return Answer::error(404, "", "no such page") };
-        let id = format!("{org}/{name}");
+        let id = format!("{kind}{org}/{name}");
         if let Some(to) = self.moved.get(&id) {
             return Answer::error(307, "", "moved").with("Location", request.path.replacen(&id, to, 1));
         }
@@ -324,8 +326,9 @@ impl State {
         match begin + self.page < files.len() {
             false => answer,
             true => {
-                let next =
-                    format!("/api/models/{id}/tree/{commit}?recursive=true&cursor={}", begin + self.page);
+                let kind = if id.starts_with("datasets/") { "" } else { "models/" };
+                let cursor = begin + self.page;
+                let next = format!("/api/{kind}{id}/tree/{commit}?recursive=true&cursor={cursor}");
                 answer.with("Link", format!("<{next}>; rel=\"next\""))
             }
         }

@@ -1,12 +1,12 @@
 //! Tokens a second and memory of training steps: the model of 12.2 million parameters, 8 rows of 256 tokens, that PyTorch is measured with.
 //!
-//! `cargo bench -p bitnet-training -- THREADS STEPS`
+//! `cargo bench -p bitnet-training -- THREADS STEPS [f32]`
 #![allow(missing_docs, clippy::unwrap_used, reason = "a measurement fails by panicking")]
 
-use bitnet_cpu::CpuTraining;
+use bitnet_cpu::{CpuTraining, Terms};
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_model::{ModelConfig, ModelTensors};
-use bitnet_training::{Batch, Model, Optimizer, Parameters, Precision, Rates, clip, norm};
+use bitnet_training::{Adam, Batch, Model, Optimizer, Parameters, Precision, Rates, clip, norm};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ fn main() {
     let numbers: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     let threads = numbers.first().copied();
     let steps = numbers.get(1).copied().unwrap_or(8);
+    let terms = if std::env::args().any(|a| a == "f32") { Terms::F32 } else { Terms::Bf16 };
+    let precision = Precision { terms, ..Precision::BITNET };
     let config = json!({
         "architectures": ["BitNetForCausalLM"], "model_type": "bitnet", "hidden_act": "relu2", "hidden_size": 384,
         "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6,
@@ -51,19 +53,19 @@ fn main() {
     let ops = Arc::new(CpuTraining::new(None, threads).unwrap());
     println!("{} parameters, {} threads, {}", parameters.len(), ops.threads(), ops.isa());
     let mut model =
-        Model::new(Arc::clone(&ops), config.clone(), parameters, values, Precision::BITNET, false).unwrap();
+        Model::new(Arc::clone(&ops), config.clone(), parameters, values, precision, false).unwrap();
     let mut batch = Batch::default();
     for row in 0..ROWS {
         let from = row * (TOKENS + 1);
         let ids: Vec<u32> = (from..from + TOKENS + 1).map(|n| fmix32(n as u32) % VOCAB).collect();
         batch.push(&ids, |_| true);
     }
-    let optimizer = Optimizer::AdamW { betas: (0.9, 0.95), eps: 1e-8 };
+    let optimizer = Optimizer::AdamW(Adam { betas: (0.9, 0.95), eps: 1e-8 });
     let mut buffers = vec![vec![0.0; model.values.len()]; optimizer.buffers()];
     let (total, mut best) = (batch.counted(), f64::MAX);
     for step in 0..steps {
         let begin = Instant::now();
-        model.quantize();
+        model.quantize().unwrap();
         model.gradients.fill(0.0);
         let loss = model.backward(&batch, total) / total as f64;
         let passes = begin.elapsed().as_secs_f64();
@@ -85,6 +87,6 @@ fn main() {
         );
     }
     if best < f64::MAX {
-        println!("best {:.0} tokens/s", total as f64 / best);
+        println!("best {:.0} tokens/s peak {} MiB", total as f64 / best, peak());
     }
 }

@@ -1,22 +1,19 @@
 //! Checkpoints: directories that appear whole or not at all, and can be run as models.
 //!
-//! `config.json`, `model.safetensors` (f32 masters) and the tokenizer make one a Hugging Face model (low-rank matrices, an adapter as peft saves
-//! it); `optimizer.safetensors` and
-//! `trainer.json` are what a run goes on with; `manifest.json` has the SHA-256 of every other file.
+//! `config.json`, `model.safetensors` and the tokenizer make one a Hugging Face model (low-rank matrices, an adapter as peft saves it);
+//! `masters.safetensors`, where master weights cannot be read as a model, `optimizer.safetensors` and `trainer.json` are what a run goes on
+//! with; `manifest.json` has the SHA-256 of every other file.
 
-use crate::config::LoraConfig;
-use crate::source::Beside;
-use crate::{Optimizer, Parameters, TrainError, hash};
+use crate::export::{ADAPTER, Trained, WEIGHTS, floats, pretty};
+use crate::{Parameter, Parameters, TrainConfig, TrainError, hash};
 use bitnet_core::DenseType;
 use bitnet_formats::safetensors_file::{self, TensorInfo, Writer};
 use bitnet_formats::{NewDirectory, TensorType, map_file, write_file};
-use half::bf16;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const WEIGHTS: &str = "model.safetensors";
-const ADAPTER: &str = "adapter_model.safetensors";
+const MASTERS: &str = "masters.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const TRAINER: &str = "trainer.json";
 const MANIFEST: &str = "manifest.json";
@@ -76,29 +73,39 @@ impl Checkpoints {
     /// Writes one.
     pub(crate) fn write(
         &self,
-        parameters: &Parameters,
-        values: &[f32],
-        optimizer: &Optimizer,
+        trained: &Trained<'_>,
+        train: &TrainConfig,
         buffers: &[Vec<f32>],
         progress: &Progress,
-        beside: &Beside,
     ) -> Result<PathBuf, TrainError> {
+        let parameters = trained.parameters;
         fs::create_dir_all(&self.folder).map_err(TrainError::io(&self.folder))?;
         let path = self.path(progress.step);
         remove(&path)?;
         let mut dir = NewDirectory::create(&path)?;
         dir.begin()?;
-        weights(dir.path(), parameters, values, beside, false)?;
-        let infos = optimizer.names().iter().flat_map(|buffer| {
-            parameters.trained().iter().map(move |p| TensorInfo {
-                name: format!("{buffer}.{}", p.name),
+        trained.write(dir.path(), false)?;
+        if masters_apart(parameters) {
+            let all = parameters.trained().iter();
+            let info = |p: &Parameter| TensorInfo { name: p.name.clone(), dtype: "F32", shape: p.shape() };
+            let mut file = Writer::create(&dir.path().join(MASTERS), &[], all.clone().map(info).collect())?;
+            for p in all {
+                floats(&trained.values[p.range.clone()], false, &mut file)?;
+            }
+            file.finish()?;
+        }
+        let all = train.buffers();
+        let kept = |buffer: usize| parameters.trained().iter().filter(move |p| train.keeps(buffer, p));
+        let infos = all.iter().enumerate().flat_map(|(buffer, name)| {
+            kept(buffer).map(move |p| TensorInfo {
+                name: format!("{name}.{}", p.name),
                 dtype: "F32",
-                shape: p.slot.shape(),
+                shape: p.shape(),
             })
         });
         let mut file = Writer::create(&dir.path().join(OPTIMIZER), &[], infos.collect())?;
-        for buffer in buffers {
-            for p in parameters.trained() {
+        for (i, buffer) in buffers.iter().enumerate() {
+            for p in kept(i) {
                 floats(&buffer[parameters.of_trained(p)], false, &mut file)?;
             }
         }
@@ -117,7 +124,7 @@ impl Checkpoints {
         step: u64,
         parameters: &Parameters,
         values: &mut [f32],
-        optimizer: &Optimizer,
+        train: &TrainConfig,
         buffers: &mut [Vec<f32>],
     ) -> Result<Progress, TrainError> {
         let path = self.path(step);
@@ -139,10 +146,14 @@ impl Checkpoints {
         }
         let progress = Progress::from_json(&json_of(&path.join(TRAINER))?)
             .ok_or_else(|| fail("trainer.json is damaged"))?;
-        let file = if parameters.adapter().is_some() { ADAPTER } else { WEIGHTS };
-        load(&path.join(file), parameters, "", &mut values[parameters.start()..])?;
-        for (name, buffer) in optimizer.names().iter().zip(buffers) {
-            load(&path.join(OPTIMIZER), parameters, &format!("{name}."), buffer)?;
+        let file = match parameters.adapter() {
+            Some(_) => ADAPTER,
+            None if masters_apart(parameters) => MASTERS,
+            None => WEIGHTS,
+        };
+        load(&path.join(file), parameters, "", &|_| true, &mut values[parameters.start()..])?;
+        for (i, (name, buffer)) in train.buffers().iter().zip(buffers).enumerate() {
+            load(&path.join(OPTIMIZER), parameters, &format!("{name}."), &|p| train.keeps(i, p), buffer)?;
         }
         Ok(progress)
     }
@@ -163,8 +174,13 @@ impl Checkpoints {
     }
 }
 
+/// Whether a model as it is written for readers does not say what the weights in training are.
+fn masters_apart(parameters: &Parameters) -> bool {
+    parameters.adapter().is_none() && !parameters.quantizer().is_of_readers()
+}
+
 /// Removes a directory: out of sight first, so that a part of it is never taken for the whole.
-fn remove(path: &Path) -> Result<(), TrainError> {
+pub(crate) fn remove(path: &Path) -> Result<(), TrainError> {
     if fs::symlink_metadata(path).is_err() {
         return Ok(());
     }
@@ -176,93 +192,21 @@ fn remove(path: &Path) -> Result<(), TrainError> {
     fs::remove_dir_all(&hidden).map_err(TrainError::io(&hidden))
 }
 
-/// Writes what was trained into a new directory: a model in Hugging Face form, or an adapter as peft saves it.
-pub(crate) fn write_model(
+/// Reads what a file has of those parameters that it is asked for, under their names behind a prefix.
+fn load(
     path: &Path,
     parameters: &Parameters,
-    values: &[f32],
-    beside: &Beside,
-    bf16: bool,
+    prefix: &str,
+    kept: &dyn Fn(&Parameter) -> bool,
+    out: &mut [f32],
 ) -> Result<(), TrainError> {
-    remove(path)?;
-    let mut dir = NewDirectory::create(path)?;
-    dir.begin()?;
-    weights(dir.path(), parameters, values, beside, bf16)?;
-    dir.finish()?;
-    Ok(())
-}
-
-fn weights(
-    dir: &Path,
-    parameters: &Parameters,
-    values: &[f32],
-    beside: &Beside,
-    bf16: bool,
-) -> Result<(), TrainError> {
-    let file = match parameters.adapter() {
-        Some(lora) => {
-            write_file(&dir.join("adapter_config.json"), &pretty(&adapter_config(lora, beside)))?;
-            ADAPTER
-        }
-        None => {
-            let mut config = beside.config.clone();
-            config["torch_dtype"] = if bf16 { "bfloat16" } else { "float32" }.into();
-            write_file(&dir.join("config.json"), &pretty(&config))?;
-            for (name, bytes) in &beside.files {
-                write_file(&dir.join(name), bytes)?;
-            }
-            WEIGHTS
-        }
-    };
-    let dtype = if bf16 { "BF16" } else { "F32" };
-    let info = |p: &crate::Parameter| TensorInfo { name: p.name.clone(), dtype, shape: p.slot.shape() };
-    let metadata = [("format".to_owned(), "pt".to_owned())];
-    let infos = parameters.trained().iter().map(info).collect();
-    let mut file = Writer::create(&dir.join(file), &metadata, infos)?;
-    for p in parameters.trained() {
-        floats(&values[p.range.clone()], bf16, &mut file)?;
-    }
-    Ok(file.finish()?)
-}
-
-/// peft's settings of an adapter.
-fn adapter_config(lora: &LoraConfig, beside: &Beside) -> Value {
-    json!({
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": beside.name,
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "use_rslora": lora.rank_stabilized,
-        "target_modules": lora.targets,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "init_lora_weights": true,
-    })
-}
-
-fn floats(values: &[f32], half: bool, file: &mut Writer) -> Result<(), TrainError> {
-    for piece in values.chunks(1 << 16) {
-        let bytes: Vec<u8> = match half {
-            true => piece.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-            false => piece.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        };
-        file.write(&bytes)?;
-    }
-    Ok(())
-}
-
-fn load(path: &Path, parameters: &Parameters, prefix: &str, out: &mut [f32]) -> Result<(), TrainError> {
     let tensors = safetensors_file::read(path, &map_file(path)?)?;
-    for p in parameters.trained() {
+    for p in parameters.trained().iter().filter(|p| kept(p)) {
         let name = format!("{prefix}{}", p.name);
         let fail =
             |what: &str| TrainError::Checkpoint { path: path.to_owned(), what: format!("{name} {what}") };
         let tensor = tensors.iter().find(|t| t.name == name).ok_or_else(|| fail("is missing"))?;
-        let fits =
-            matches!(tensor.ttype, TensorType::Dense(DenseType::F32)) && tensor.shape == p.slot.shape();
+        let fits = matches!(tensor.ttype, TensorType::Dense(DenseType::F32)) && tensor.shape == p.shape();
         if !fits {
             return Err(fail(
                 "has another type or shape than the model's: the settings are those of another run",
@@ -293,10 +237,4 @@ fn json_of(path: &Path) -> Result<Value, TrainError> {
     let bytes = fs::read(path).map_err(TrainError::io(path))?;
     serde_json::from_slice(&bytes)
         .map_err(|e| TrainError::Checkpoint { path: path.to_owned(), what: format!("it is no JSON: {e}") })
-}
-
-fn pretty(value: &Value) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec_pretty(value).expect("JSON values can be written");
-    bytes.push(b'\n');
-    bytes
 }

@@ -74,6 +74,9 @@ pub enum TrainError {
         /// The file and line where there is one, and what is wrong.
         what: String,
     },
+    /// A table that is trained on cannot be read.
+    #[error(transparent)]
+    Table(#[from] bitnet_tables::TableError),
     /// The loss is no number any more.
     #[error("the loss of step {step} is no number: the first state that is none lies behind {place}; {kept}")]
     Diverged {
@@ -84,6 +87,9 @@ pub enum TrainError {
         /// Which checkpoint there is.
         kept: String,
     },
+    /// There is no memory for weights.
+    #[error(transparent)]
+    Backend(#[from] bitnet_core::BackendError),
     /// Threads or instructions that cannot be had.
     #[error(transparent)]
     Cpu(#[from] bitnet_cpu::CpuError),

@@ -1,13 +1,14 @@
 //! Configurations that run, with every key explained.
 
 /// Kinds of runs that there is an example for.
-pub const KINDS: [&str; 3] = ["pretrain", "sft", "lora"];
+pub const KINDS: [&str; 4] = ["pretrain", "sft", "lora", "qat"];
 
 /// A commented configuration; `None` for a kind that is not in [`KINDS`].
 pub fn example(kind: &str) -> Option<&'static str> {
     match kind {
         "pretrain" => Some(include_str!("example/pretrain.toml")),
         "sft" => Some(include_str!("example/sft.toml")),
+        "qat" => Some(include_str!("example/qat.toml")),
         "lora" => Some(include_str!("example/lora.toml")),
         _ => None,
     }

@@ -1,8 +1,8 @@
 //! Training of ternary models on the CPU: quantization-aware from the first step.
 //!
-//! Master weights are f32. Every forward pass makes them ternary by absmean and activations int8, in the order of operations in which
-//! inference computes, so a model in training gives the states that it will give when it is run. The backward pass goes straight through
-//! both quantizers. Every result is the same bits with any number of threads and on any instruction set, and a run that was killed goes
+//! Master weights are f32. Every forward pass makes them ternary (by absmean, or another quantizer) and activations int8, in the order of
+//! operations in which inference computes, so a model in training gives the states that it will give when it is run. The backward pass goes
+//! straight through quantizers, but for those that learn their steps. Every result is the same bits with any number of threads and on any instruction set, and a run that was killed goes
 //! on from its last checkpoint to the same bits as one that was not.
 //!
 //! This crate knows models, data and files; it knows no instruction set, which are [`bitnet_cpu::CpuTraining`]'s affair.
@@ -13,12 +13,13 @@ mod config;
 mod data;
 mod error;
 mod example;
+mod export;
 mod hash;
 mod merge;
 mod model;
-mod norm;
 mod optimizer;
 mod parameters;
+mod pattern;
 mod quantizer;
 mod random;
 mod run;
@@ -30,9 +31,9 @@ pub use data::{Batch, Skipped, texts};
 pub use error::TrainError;
 pub use example::{KINDS, example};
 pub use merge::{Merged, merge};
-pub use model::{Model, Precision};
-pub use optimizer::{Optimizer, Rates, clip, norm};
-pub use parameters::{Parameter, Parameters};
-pub use quantizer::Ternary;
+pub use model::{Activations, ExtraNorms, Model, Precision, Ramp};
+pub use optimizer::{Adam, Optimizer, Rates, clip, norm};
+pub use parameters::{Parameter, Parameters, Part};
+pub use quantizer::{Bits, Quantized, Rounding, WeightQuantizer};
 pub use run::{Event, Kind, Outcome, Start, Stopped, run};
 pub use schedule::{Schedule, Shape};

@@ -1,11 +1,11 @@
 //! Adapters added to the weights of their model.
 
-use crate::checkpoint::write_model;
 use crate::config::ModelSource;
+use crate::export::Trained;
 use crate::source::Origin;
-use crate::{Ternary, TrainError};
+use crate::{Quantized, Rounding, TrainError, WeightQuantizer};
 use bitnet_core::DenseMatrix;
-use bitnet_cpu::{CpuTraining, Side, Store, Target, Values};
+use bitnet_cpu::{CpuTraining, Side, Store, Target, Terms, Values};
 use bitnet_model::Adapter;
 use bitnet_quant::dense::dequantize_row;
 use std::path::{Path, PathBuf};
@@ -55,20 +55,25 @@ pub fn merge(
         let factor = (part.scale * scale) as f32;
         let target = Target { values: &mut added, stride: k, first: 0 };
         let (left, right) = (Side::rows(Values::F32(&b), rank), Side::columns(Values::F32(&a), k));
-        ops.product((n, k, rank), left, right, Store::Set(factor), target);
+        ops.product(Terms::F32, (n, k, rank), left, right, Store::Set(factor), target);
         let values = &mut origin.values[parameter.range.clone()];
-        let (mut before, mut after) = (Ternary::default(), Ternary::default());
-        before.absmean(&ops, values, k);
+        let trits = |values: &[f32]| {
+            let mut trits = Quantized::default();
+            WeightQuantizer::Absmean.quantize(&ops, values, k, &[], Rounding::Nearest, &mut trits);
+            trits
+        };
+        let before = trits(values);
         values.iter_mut().zip(&added).for_each(|(v, added)| *v += added);
-        after.absmean(&ops, values, k);
-        let compared = (origin.ternary && parameter.ternary).then(|| compare(&before, &after, &added));
+        let after = trits(values);
+        let compared = (origin.ternary && parameter.quantized).then(|| compare(&before, &after, &added));
         report.push(Merged {
             tensor: parameter.name.clone(),
             changed: compared.map(|c| c.0),
             lost: compared.map(|c| c.1),
         });
     }
-    write_model(out, &origin.parameters, &origin.values, &origin.beside, bf16)?;
+    let Origin { parameters, values, beside, .. } = &origin;
+    Trained { ops: &ops, parameters, values, beside }.export(out, bf16)?;
     Ok(report)
 }
 
@@ -81,11 +86,11 @@ fn floats(matrix: &DenseMatrix) -> Vec<f32> {
 }
 
 /// The share of trits that changed, and how far the change of the ternary weights is from what was added.
-fn compare(before: &Ternary, after: &Ternary, added: &[f32]) -> (f64, f64) {
+fn compare(before: &Quantized, after: &Quantized, added: &[f32]) -> (f64, f64) {
     let (mut changed, mut missing, mut all) = (0usize, 0.0f64, 0.0f64);
-    for ((old, new), added) in before.trits.iter().zip(&after.trits).zip(added) {
+    for ((old, new), added) in before.codes.iter().zip(&after.codes).zip(added) {
         changed += usize::from(old != new);
-        let moved = f32::from(*new) * after.scale - f32::from(*old) * before.scale;
+        let moved = f32::from(*new) * after.scale(0) - f32::from(*old) * before.scale(0);
         missing += f64::from(moved - added) * f64::from(moved - added);
         all += f64::from(*added) * f64::from(*added);
     }

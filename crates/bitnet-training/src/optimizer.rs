@@ -1,6 +1,8 @@
 //! Optimizers over all parameters at once, which lie one behind the other.
 
-use crate::Parameters;
+mod muon;
+
+use crate::{Parameter, Parameters};
 use bitnet_cpu::CpuTraining;
 
 /// Elements that a thread works on at a time. For the norm of a gradient it decides the order of a sum.
@@ -10,12 +12,9 @@ const PIECE: usize = 1 << 15;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Optimizer {
     /// Adam (arXiv 1412.6980), with weight decay beside it (arXiv 1711.05101): `p *= 1 - lr wd` before the step.
-    AdamW {
-        /// Decay of both averages.
-        betas: (f64, f64),
-        /// Added to the root of the second.
-        eps: f64,
-    },
+    AdamW(Adam),
+    /// Adam with weight decay in the gradient: `g + wd p`.
+    Adam(Adam),
     /// `buffer = momentum * buffer + g`, `p -= lr * buffer`, or with Nesterov's look ahead `p -= lr * (g + momentum * buffer)`. Weight decay
     /// is beside it, as in AdamW.
     Sgd {
@@ -24,6 +23,23 @@ pub enum Optimizer {
         /// Whether to look ahead.
         nesterov: bool,
     },
+    /// SGD with Nesterov's momentum for the matrices of projections, each made orthogonal before the step and as large as AdamW's would be;
+    /// AdamW for all other parameters. Weight decay is beside both.
+    Muon {
+        /// Decay of the projections' buffer.
+        momentum: f64,
+        /// For the others.
+        adam: Adam,
+    },
+}
+
+/// Settings of Adam.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// Decay of both averages.
+    pub betas: (f64, f64),
+    /// Added to the root of the second.
+    pub eps: f64,
 }
 
 /// What a step is taken with.
@@ -31,7 +47,7 @@ pub enum Optimizer {
 pub struct Rates {
     /// Learning rate.
     pub rate: f64,
-    /// Weight decay of matrices; norms have none.
+    /// Weight decay of matrices; norms and steps have none.
     pub decay: f64,
     /// What gradients are multiplied with: see [`clip`].
     pub scale: f32,
@@ -42,18 +58,20 @@ pub struct Rates {
 impl Optimizer {
     /// How many buffers of the parameters' size it keeps.
     pub fn buffers(&self) -> usize {
+        self.names().len()
+    }
+
+    /// Names of the buffers in checkpoints. What is momentum for projections in Muon is Adam's first average for the others.
+    pub(crate) fn names(&self) -> &'static [&'static str] {
         match self {
-            Self::AdamW { .. } => 2,
-            Self::Sgd { .. } => 1,
+            Self::AdamW(_) | Self::Adam(_) | Self::Muon { .. } => &["exp_avg", "exp_avg_sq"],
+            Self::Sgd { .. } => &["momentum_buffer"],
         }
     }
 
-    /// Names of the buffers in checkpoints.
-    pub(crate) fn names(&self) -> &'static [&'static str] {
-        match self {
-            Self::AdamW { .. } => &["exp_avg", "exp_avg_sq"],
-            Self::Sgd { .. } => &["momentum_buffer"],
-        }
+    /// Whether one of the buffers is used for a parameter.
+    pub(crate) fn keeps(&self, buffer: usize, parameter: &Parameter) -> bool {
+        !matches!(self, Self::Muon { .. }) || buffer == 0 || !is_hidden_matrix(parameter)
     }
 
     /// Takes a step of what is trained of `values`, with `gradients` and the buffers of the steps before (zero at first), which are of its size.
@@ -68,62 +86,118 @@ impl Optimizer {
     ) {
         for parameter in parameters.trained() {
             let (own, range) = (parameter.range.clone(), parameters.of_trained(parameter));
-            let keep =
-                if parameter.slot.role.is_norm() { 1.0 } else { (1.0 - rates.rate * rates.decay) as f32 };
+            let rates = Rates { decay: if parameter.is_matrix() { rates.decay } else { 0.0 }, ..rates };
+            let matrix = is_hidden_matrix(parameter).then_some((parameter.slot.rows, parameter.slot.cols));
             let buffers: Vec<&mut [f32]> = buffers.iter_mut().map(|b| &mut b[range.clone()]).collect();
-            self.apply(ops, rates, keep, &mut values[own], &gradients[range], buffers);
+            self.apply(ops, rates, matrix, &mut values[own], &gradients[range], buffers);
         }
     }
 
-    /// A step of one parameter, whose values are multiplied with `keep` before.
+    /// A step of one parameter; `matrix` are the rows and columns of a projection.
     pub(crate) fn apply(
         &self,
         ops: &CpuTraining,
         rates: Rates,
-        keep: f32,
+        matrix: Option<(usize, usize)>,
         values: &mut [f32],
         gradients: &[f32],
         mut buffers: Vec<&mut [f32]>,
     ) {
-        let (rate, scale, steps) = (rates.rate, rates.scale, rates.step.min(1 << 30) as i32);
         let mut rest = buffers.drain(..);
         let first = rest.next().expect("every optimizer has a buffer");
-        match *self {
-            Self::AdamW { betas: (b1, b2), eps } => {
-                let second = rest.next().expect("Adam has two buffers");
-                let correction = |b: f64| 1.0 - libm::pow(b, f64::from(steps));
-                let (step, root) = ((rate / correction(b1)) as f32, libm::sqrt(correction(b2)) as f32);
-                let (rest1, rest2) = ((1.0 - b1) as f32, (1.0 - b2) as f32);
-                let (b1, b2, eps) = (b1 as f32, b2 as f32, eps as f32);
-                let pieces =
-                    values.chunks_mut(PIECE).zip(first.chunks_mut(PIECE)).zip(second.chunks_mut(PIECE));
-                let mut pieces: Vec<_> = pieces.zip(gradients.chunks(PIECE)).collect();
-                ops.chunks(&mut pieces, 1, &|_, piece| {
-                    let (((p, m), v), g) = &mut piece[0];
-                    for (((p, m), v), g) in p.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(g.iter()) {
-                        let g = g * scale;
-                        *m = b1 * *m + rest1 * g;
-                        *v = b2 * *v + rest2 * (g * g);
-                        *p = *p * keep - step * (*m / (v.sqrt() / root + eps));
-                    }
-                });
+        let mut second = || rest.next().expect("Adam has two buffers");
+        match (*self, matrix) {
+            (Self::AdamW(adam), _) | (Self::Muon { adam, .. }, None) => {
+                let keep = (1.0 - rates.rate * rates.decay) as f32;
+                adam.apply(ops, rates, (keep, 0.0), values, gradients, (first, second()));
             }
-            Self::Sgd { momentum, nesterov } => {
-                let (momentum, rate) = (momentum as f32, rate as f32);
-                let pieces = values.chunks_mut(PIECE).zip(first.chunks_mut(PIECE));
-                let mut pieces: Vec<_> = pieces.zip(gradients.chunks(PIECE)).collect();
-                ops.chunks(&mut pieces, 1, &|_, piece| {
-                    let ((p, buffer), g) = &mut piece[0];
-                    for ((p, buffer), g) in p.iter_mut().zip(buffer.iter_mut()).zip(g.iter()) {
-                        let g = g * scale;
-                        *buffer = momentum * *buffer + g;
-                        let along = if nesterov { g + momentum * *buffer } else { *buffer };
-                        *p = *p * keep - rate * along;
-                    }
-                });
+            (Self::Adam(adam), _) => {
+                adam.apply(ops, rates, (1.0, rates.decay as f32), values, gradients, (first, second()));
+            }
+            (Self::Sgd { momentum, nesterov }, _) => {
+                sgd(ops, rates, (momentum, nesterov), values, gradients, first);
+            }
+            (Self::Muon { momentum, .. }, Some(sizes)) => {
+                let (momentum, scale) = (momentum as f32, rates.scale);
+                let mut along = vec![0.0; gradients.len()];
+                for ((along, buffer), g) in along.iter_mut().zip(first.iter_mut()).zip(gradients) {
+                    let g = g * scale;
+                    *buffer = momentum * *buffer + g;
+                    *along = g + momentum * *buffer;
+                }
+                muon::orthogonal(ops, &mut along, sizes);
+                let (keep, rate) = ((1.0 - rates.rate * rates.decay) as f32, rates.rate as f32);
+                values.iter_mut().zip(&along).for_each(|(p, along)| *p = *p * keep - rate * along);
             }
         }
     }
+}
+
+/// Whether Muon is for a parameter: matrices inside layers.
+fn is_hidden_matrix(parameter: &Parameter) -> bool {
+    parameter.is_matrix() && parameter.slot.role.is_projection()
+}
+
+impl Adam {
+    /// A step of values, multiplied with the first of `decay` before it; the second, times the values, is added to gradients.
+    fn apply(
+        self,
+        ops: &CpuTraining,
+        rates: Rates,
+        (keep, pull): (f32, f32),
+        values: &mut [f32],
+        gradients: &[f32],
+        (first, second): (&mut [f32], &mut [f32]),
+    ) {
+        let Self { betas: (b1, b2), eps } = self;
+        let (scale, steps) = (rates.scale, rates.step.min(1 << 30) as i32);
+        let correction = |b: f64| 1.0 - libm::pow(b, f64::from(steps));
+        let (step, root) = ((rates.rate / correction(b1)) as f32, libm::sqrt(correction(b2)) as f32);
+        let (rest1, rest2) = ((1.0 - b1) as f32, (1.0 - b2) as f32);
+        let (b1, b2, eps) = (b1 as f32, b2 as f32, eps as f32);
+        let pieces = values.chunks_mut(PIECE).zip(first.chunks_mut(PIECE)).zip(second.chunks_mut(PIECE));
+        let mut pieces: Vec<_> = pieces.zip(gradients.chunks(PIECE)).collect();
+        ops.chunks(&mut pieces, 1, &|_, piece| {
+            let (((p, m), v), g) = &mut piece[0];
+            for (((p, m), v), g) in p.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(g.iter()) {
+                let g = g * scale + pull * *p;
+                *m = b1 * *m + rest1 * g;
+                *v = b2 * *v + rest2 * (g * g);
+                *p = *p * keep - step * (*m / (v.sqrt() / root + eps));
+            }
+        });
+    }
+}
+
+fn sgd(
+    ops: &CpuTraining,
+    rates: Rates,
+    (momentum, nesterov): (f64, bool),
+    values: &mut [f32],
+    gradients: &[f32],
+    buffer: &mut [f32],
+) {
+    let keep = (1.0 - rates.rate * rates.decay) as f32;
+    let (momentum, rate, scale) = (momentum as f32, rates.rate as f32, rates.scale);
+    let pieces = values.chunks_mut(PIECE).zip(buffer.chunks_mut(PIECE));
+    let mut pieces: Vec<_> = pieces.zip(gradients.chunks(PIECE)).collect();
+    ops.chunks(&mut pieces, 1, &|_, piece| {
+        let ((p, buffer), g) = &mut piece[0];
+        for ((p, buffer), g) in p.iter_mut().zip(buffer.iter_mut()).zip(g.iter()) {
+            let g = g * scale;
+            *buffer = momentum * *buffer + g;
+            let along = if nesterov { g + momentum * *buffer } else { *buffer };
+            *p = *p * keep - rate * along;
+        }
+    });
+}
+
+/// The average of values over steps: `average = decay * average + (1 - decay) * value`.
+pub(crate) fn average(ops: &CpuTraining, decay: f64, values: &[f32], average: &mut [f32]) {
+    let (old, new) = (decay as f32, (1.0 - decay) as f32);
+    ops.chunks(average, PIECE, &|i, average| {
+        average.iter_mut().zip(&values[i * PIECE..]).for_each(|(a, v)| *a = old * *a + new * v);
+    });
 }
 
 /// The L2 norm of all gradients, summed in double precision.

@@ -11,6 +11,8 @@ pub(crate) enum Purpose {
     Rows,
     /// Which examples are kept for validation.
     Validation,
+    /// Which way weights are rounded.
+    Rounding,
 }
 
 /// SplitMix64's finalizer (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014).

@@ -1,7 +1,8 @@
 //! Where a run's model comes from: its configuration, its weights and the small files beside them.
 
 use crate::config::ModelSource;
-use crate::{Parameters, TrainError};
+use crate::{ExtraNorms, Parameters, Precision, TrainError, WeightQuantizer};
+use bitnet_core::Activation;
 use bitnet_formats::{Checkpoint, Header, TOKENIZER_FILES};
 use bitnet_model::{ModelConfig, ModelTensors};
 use bitnet_tokenizer::Tokenizer;
@@ -34,8 +35,12 @@ pub(crate) struct Beside {
 }
 
 impl Origin {
-    /// Reads or makes a model, whose projections are to be ternary or not; where `None`, as they are.
-    pub(crate) fn read(source: &ModelSource, ternary: Option<bool>, seed: u64) -> Result<Self, TrainError> {
+    /// Reads or makes a model, whose projections are to be quantized so; where `None`, as they are.
+    pub(crate) fn read(
+        source: &ModelSource,
+        precision: Option<&Precision>,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
         let (dir, checkpoint, mut config) = match source {
             ModelSource::Checkpoint(path) => {
                 if !path.exists() {
@@ -63,22 +68,45 @@ impl Origin {
             beside.files.push(("generation_config.json".to_owned(), bytes));
         }
         // Reading weights needs to know what they mean now; what is written are masters.
-        let read = match &checkpoint {
+        let mut read = match &checkpoint {
             Some(path) => bitnet_formats::open(path)?,
             None => empty(&dir, &config)?,
         };
+        if let Header::HuggingFace { config, .. } = &mut read.header
+            && let Some(q) = config.get_mut("quantization_config").and_then(Value::as_object_mut)
+            && precision.is_some_and(|p| p.hadamard)
+        {
+            // It cannot be run, and is gone on with here.
+            q.shift_remove("hadamard");
+        }
         let at = |source| TrainError::Model { path: dir.clone(), source };
         let model = ModelConfig::read(&read).map_err(at)?;
-        let ternary = ternary.unwrap_or(model.arch.ternary || config.get("quantization_config").is_some());
+        let quantizer = match precision {
+            Some(precision) => precision.weights,
+            None if model.arch.ternary || config.get("quantization_config").is_some() => {
+                WeightQuantizer::Absmean
+            }
+            None => WeightQuantizer::Float,
+        };
+        let ternary = quantizer.is_ternary();
         if model.arch.ternary && !ternary {
             let what = format!(
-                "{} is always run with ternary weights; model.weights cannot be float",
+                "{} is always run with ternary weights; quantize.weights and quantize.bits cannot give others",
                 model.arch.name
             );
             return Err(TrainError::Data { what });
         }
         let tensors = ModelTensors::new(&read, &model);
-        let parameters = Parameters::new(&model, &tensors);
+        describe(&mut config, quantizer, precision.is_some_and(|p| p.hadamard));
+        let extra = precision.map_or(ExtraNorms::None, |p| p.extra_norms);
+        let target = with_norms(extra, &mut config, &model, &tensors)?;
+        let empty = empty(&dir, &config)?;
+        let model = if target { ModelConfig::read(&empty).map_err(at)? } else { model.clone() };
+        let parameters = match target {
+            true => Parameters::new(&model, &ModelTensors::new(&empty, &model)),
+            false => Parameters::new(&model, &tensors),
+        };
+        let parameters = parameters.with_quantizer(quantizer);
         let values = match source {
             ModelSource::Checkpoint(_) => {
                 tensors.check().map_err(at)?;
@@ -86,10 +114,55 @@ impl Origin {
             }
             ModelSource::Fresh { deviation, .. } => parameters.fresh(seed, *deviation),
         };
-        masters(&mut config, ternary);
         beside.config = config;
         Ok(Self { config: model, parameters, values, ternary, tokenizer, beside })
     }
+}
+
+/// Says in `config` that a model has extra norms; false where it has them already, or is to have none.
+fn with_norms(
+    extra: ExtraNorms,
+    config: &mut Value,
+    model: &ModelConfig,
+    tensors: &ModelTensors<'_>,
+) -> Result<bool, TrainError> {
+    let arch = model.arch;
+    if extra == ExtraNorms::None || arch.sub_norms || model.projection_norms.is_some() {
+        return Ok(false);
+    }
+    // The body of a BitNet is Llama's with these norms; which class it is follows from the activation.
+    let body = match model.activation {
+        Activation::Silu => Some("BitnetForCausalLM"),
+        Activation::Relu2 => Some("BitNetForCausalLM"),
+        Activation::Gelu => None,
+    };
+    let body = body
+        .filter(|_| !arch.qk_norms && !arch.post_norms)
+        .and_then(|name| bitnet_model::Architecture::find(bitnet_model::Origin::HuggingFace, name));
+    // What a file says by its tensors must be said.
+    config["vocab_size"] = json!(model.vocab);
+    config["tie_word_embeddings"] = json!(!tensors.own_head());
+    match (extra, body) {
+        (ExtraNorms::Blocks | ExtraNorms::Auto, Some(body)) => {
+            config["architectures"] = json!([body.name]);
+            config["model_type"] = body.model_type.into();
+            if config.get("rope_theta").is_none() {
+                config["rope_theta"] = json!(model.rope.theta);
+            }
+        }
+        (ExtraNorms::Blocks, None) => {
+            let what = format!(
+                "{} has no form with norms inside its blocks; quantize.extra_norms may be projections",
+                arch.name
+            );
+            return Err(TrainError::Data { what });
+        }
+        _ => {
+            config["quantization_config"]["use_rms_norm"] = true.into();
+            config["quantization_config"]["rms_norm_eps"] = json!(f64::from(model.eps));
+        }
+    }
+    Ok(true)
 }
 
 /// A model of which there is nothing but the configuration.
@@ -100,19 +173,25 @@ fn empty(dir: &Path, config: &Value) -> Result<Checkpoint, TrainError> {
     Checkpoint::new(dir, header, Vec::new()).map_err(fail)
 }
 
-/// Says that weights are masters which are made ternary when they are used, or that they are dense.
-fn masters(config: &mut Value, ternary: bool) {
+/// Says what projections are in a model that is written: masters which are made ternary when they are used, trits with scales, or dense.
+fn describe(config: &mut Value, quantizer: WeightQuantizer, hadamard: bool) {
     let Some(map) = config.as_object_mut() else { return };
     map.shift_remove("dtype");
-    if !ternary {
+    if !quantizer.is_ternary() {
         map.shift_remove("quantization_config");
         return;
     }
     let mut q = map.get("quantization_config").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mode = if quantizer.is_of_readers() { "online" } else { "offline" };
     for (key, value) in
-        [("quant_method", "bitnet"), ("linear_class", "autobitlinear"), ("quantization_mode", "online")]
+        [("quant_method", "bitnet"), ("linear_class", "autobitlinear"), ("quantization_mode", mode)]
     {
         q.insert(key.to_owned(), value.into());
+    }
+    if hadamard {
+        q.insert("hadamard".to_owned(), true.into());
+    } else {
+        q.shift_remove("hadamard");
     }
     map.insert("quantization_config".to_owned(), Value::Object(q));
 }

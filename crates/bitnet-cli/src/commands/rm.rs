@@ -14,6 +14,7 @@ Examples:
   bitnet rm org/repo              all snapshots of it
   bitnet rm org/repo@v1.0         one snapshot; what others share stays
   bitnet rm org/repo:Q2_0         one file of the snapshot of main
+  bitnet rm hf://datasets/org/name    a data set that was trained on
 
 What a running bitnet uses is not removed. Programs in Python do not say what they use.")]
 pub struct Rm {

@@ -33,7 +33,7 @@ enum Action {
 #[command(
     long_about = "Train a byte-level BPE on texts and write it as tokenizer.json and tokenizer_config.json, which this program and \
         transformers read and which GGUF files have a place for.\n\n\
-        Texts are the files that models are trained on: .txt, .jsonl and .json. Words are cut as Llama 3's are; <|endoftext|> begins and \
+        Texts are the files that models are trained on: .txt, .jsonl, .json, .csv and .parquet. Words are cut as Llama 3's are; <|endoftext|> begins and \
         ends every text. The same texts give the same bytes, in any order and with any number of threads.",
     after_help = "\
 Examples:
@@ -42,7 +42,7 @@ Examples:
   bitnet tokenizer train books.txt -o vocabulary --chat-template template.jinja --special '<turn>'"
 )]
 struct Train {
-    /// Files of texts: .txt, .jsonl, .json
+    /// Files of texts: .txt, .jsonl, .json, .csv, .parquet
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The folder that gets the tokenizer

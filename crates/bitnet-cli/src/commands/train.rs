@@ -1,6 +1,7 @@
 //! `bitnet train`: a model from data.
 
 use crate::failure::Failure;
+use crate::hub::{self, Located};
 use crate::terminal::interrupt;
 use bitnet_training::{Event, KINDS, Kind, Outcome, RunConfig, Start, Stopped, example, run};
 use clap::{Args, ValueEnum};
@@ -12,9 +13,9 @@ use std::time::Duration;
 #[derive(Args)]
 #[command(
     long_about = "Train a ternary model: from scratch on documents (pretrain), or an existing one to answer, all of it (sft) or by \
-        a small adapter (lora).\n\n\
-        A TOML file says all; --example prints one that explains every key. Weights are ternary and activations int8 in every step, as \
-        they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
+        a small adapter (lora), or make a dense one ternary while it learns on (qat).\n\n\
+        A TOML file says all; --example prints one that explains every key. Weights are ternary and activations int8 in every step, unless \
+        it says otherwise, as they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
         and the model, a Hugging Face directory, or the adapter as peft saves it; a checkpoint of a model can be run, too.\n\n\
         A run that was interrupted or killed goes on with --resume from its newest checkpoint, to the same bits as one in one go. The \
         number of threads changes no bit.",
@@ -25,6 +26,7 @@ Examples:
   bitnet train pretrain --resume run --set train.steps=3
   bitnet run run/model \"ships at\"
   bitnet convert run/model trained.gguf --to i2_s
+  bitnet train --example qat > qat.toml
   bitnet train --example lora > lora.toml
   bitnet train lora -c lora.toml --set train.steps=2
   bitnet run model --lora run-lora/adapter \"ships at\"
@@ -59,6 +61,8 @@ enum KindName {
     Sft,
     /// The same by small matrices beside the weights, an adapter as peft saves it
     Lora,
+    /// Documents and answers, while the weights of a dense model become ternary
+    Qat,
 }
 
 impl From<KindName> for Kind {
@@ -67,6 +71,7 @@ impl From<KindName> for Kind {
             KindName::Pretrain => Self::Pretrain,
             KindName::Sft => Self::Sft,
             KindName::Lora => Self::Lora,
+            KindName::Qat => Self::Qat,
         }
     }
 }
@@ -87,6 +92,7 @@ impl Train {
         if let Some(dir) = &self.resume {
             config.output.clone_from(dir);
         }
+        let _held = [fetch(&mut config.data.train, quiet)?, fetch(&mut config.data.validation, quiet)?];
         let stop = interrupt();
         let outcome = run(&config, self.resume.is_some(), &stop, &mut |event| {
             if let (false, Some(line)) = (quiet, line(&event)) {
@@ -109,6 +115,17 @@ impl Train {
     }
 }
 
+/// Fetches files of the hub, and puts their places for their addresses; the cache holds them for as long as what is returned lives.
+fn fetch(files: &mut [PathBuf], quiet: bool) -> Result<Vec<Located>, Failure> {
+    let addresses = files.iter_mut().filter(|f| f.to_str().is_some_and(|f| f.starts_with("hf://")));
+    let fetch = |file: &mut PathBuf| {
+        let located = hub::locate(file, quiet)?;
+        file.clone_from(&located.to_path_buf());
+        Ok(located)
+    };
+    addresses.map(fetch).collect()
+}
+
 /// What is told of an event.
 fn line(event: &Event) -> Option<String> {
     Some(match event {
@@ -129,6 +146,7 @@ fn line(event: &Event) -> Option<String> {
             rows.0,
             rows.1
         ),
+        Event::RunOtherwise { how } => format!("note: {how}"),
         Event::Steps { step, steps, loss, rate, norm, speed, left } => format!(
             "step {step}/{steps}  loss {loss:.4}  rate {rate:.2e}  gradient {norm:.3}  {speed:.0} tokens/s  {} left",
             clock(*left)

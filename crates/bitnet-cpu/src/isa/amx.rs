@@ -6,13 +6,13 @@ use std::sync::LazyLock;
 
 /// Asks once; the answer holds for the life of the process and all its threads.
 pub(super) fn is_available() -> bool {
-    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| has_int8() && permitted());
+    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| has_products() && permitted());
     *AVAILABLE
 }
 
-/// `CPUID.(EAX=7,ECX=0):EDX` has AMX-TILE in bit 24 and AMX-INT8 in bit 25.
-fn has_int8() -> bool {
-    const BITS: u32 = 1 << 24 | 1 << 25;
+/// `CPUID.(EAX=7,ECX=0):EDX` has AMX-BF16 in bit 22, AMX-TILE in bit 24 and AMX-INT8 in bit 25.
+fn has_products() -> bool {
+    const BITS: u32 = 1 << 22 | 1 << 24 | 1 << 25;
     let highest = std::arch::x86_64::__cpuid(0).eax;
     highest >= 7 && std::arch::x86_64::__cpuid_count(7, 0).edx & BITS == BITS
 }

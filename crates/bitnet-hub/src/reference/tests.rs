@@ -21,6 +21,24 @@ fn every_form_is_read() {
 }
 
 #[test]
+fn files_of_data_sets_have_addresses() {
+    for (text, repo, pick, revision) in [
+        ("hf://datasets/a/b/data/x.parquet", "a/b", "data/x.parquet", None),
+        ("hf://datasets/a/b@v1/x.csv", "a/b", "x.csv", Some("v1")),
+        ("hf://datasets/a/b:x.csv@refs/convert/parquet", "a/b", "x.csv", Some("refs/convert/parquet")),
+    ] {
+        let r: Reference = text.parse().unwrap();
+        assert_eq!((r.repo.kind(), r.repo.as_str()), (RepoKind::Dataset, repo), "{text}");
+        assert_eq!((r.pick.as_deref(), r.revision.as_deref()), (Some(pick), revision), "{text}");
+        assert_eq!(r.to_string().parse::<Reference>().unwrap(), r);
+        assert_eq!(r.repo.folder(), "datasets--a--b");
+    }
+    for text in ["hf://datasets/a", "hf://datasets/a/b/../x", "hf://datasets/../b/x", "datasets/a/b"] {
+        assert!(text.parse::<Reference>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn what_would_lead_out_of_the_cache_is_refused() {
     for text in [
         "",

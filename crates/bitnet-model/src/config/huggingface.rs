@@ -224,6 +224,13 @@ impl Quantization {
         if let Some(method) = text(q.get("quant_method")).filter(|m| *m != "bitnet") {
             return Err(bad("quantization_config.quant_method", method, "bitnet is known"));
         }
+        if q.get("hadamard").and_then(Value::as_bool) == Some(true) {
+            return Err(bad(
+                "quantization_config.hadamard",
+                true,
+                "models with a Hadamard transform before output and down projections can be trained on, and not run",
+            ));
+        }
         let projection_norms = match q.get("use_rms_norm").and_then(Value::as_bool) {
             Some(true) => Some(number(q, "rms_norm_eps")?.unwrap_or(1e-6) as f32),
             _ => None,

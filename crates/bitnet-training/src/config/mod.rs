@@ -5,11 +5,11 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::TrainError;
 use crate::model::Precision;
 use crate::optimizer::Optimizer;
 use crate::run::Kind;
 use crate::schedule::Schedule;
+use crate::{Parameter, TrainError};
 use section::Section;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
@@ -101,6 +101,12 @@ pub struct TrainConfig {
     pub accumulate: usize,
     /// The optimizer.
     pub optimizer: Optimizer,
+    /// Patterns of names of tensors that are left as they are.
+    pub freeze: Vec<String>,
+    /// The first and the last layer of those that are left as they are.
+    pub freeze_layers: Option<(usize, usize)>,
+    /// The decay, from one step to the next, of an average of the parameters, which is then what is validated and exported.
+    pub average: Option<f64>,
     /// Learning rate and weight decay; it has the number of steps.
     pub schedule: Schedule,
     /// The largest norm of the gradient.
@@ -119,6 +125,19 @@ pub struct TrainConfig {
     pub patience: Option<u64>,
     /// Whether the model is written with bf16 weights, which may round a weight across a threshold; else f32.
     pub bf16: bool,
+}
+
+impl TrainConfig {
+    /// Names of the buffers of the trained parameters' size that a run keeps: the optimizer's, and the average.
+    pub(crate) fn buffers(&self) -> Vec<&'static str> {
+        let average = self.average.map(|_| "average");
+        self.optimizer.names().iter().copied().chain(average).collect()
+    }
+
+    /// Whether one of these buffers is used for a parameter.
+    pub(crate) fn keeps(&self, buffer: usize, parameter: &Parameter) -> bool {
+        buffer >= self.optimizer.buffers() || self.optimizer.keeps(buffer, parameter)
+    }
 }
 
 impl RunConfig {
@@ -158,10 +177,16 @@ impl RunConfig {
         let output = s.text("output")?.ok_or_else(|| need(&s, "output"))?.into();
         let seed = s.count("seed", 0)?.unwrap_or(0);
         let threads = s.size("threads")?;
-        let (model, precision) = tables::model(s.section("model")?)?;
+        let model = tables::model(s.section("model")?, kind)?;
+        let mut precision = tables::quantize(s.section("quantize")?, kind, seed)?;
         let lora = if kind == Kind::Lora { Some(tables::lora(s.section("lora")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;
-        let train = tables::train(s.section("train")?, kind)?;
+        let (train, terms) = tables::train(s.section("train")?, kind)?;
+        precision.terms = terms;
+        if precision.ramp.steps >= train.schedule.steps {
+            let (ramp, steps) = (precision.ramp.steps, train.schedule.steps);
+            return Err(s.error("quantize.ramp", format!("is {ramp}, and the run has {steps} steps")));
+        }
         s.finish()?;
         Ok(Self { kind, output, seed, threads, model, precision, lora, data, train, text: kept })
     }

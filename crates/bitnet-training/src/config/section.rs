@@ -118,6 +118,16 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The first and the last of some things that are counted from 0.
+    pub(super) fn range(&mut self, key: &'static str) -> Result<Option<(usize, usize)>, TrainError> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let number = |v: &Value| v.as_integer().and_then(|n| usize::try_from(n).ok());
+        match value.as_array().map(|a| a.iter().map(number).collect::<Vec<_>>()).as_deref() {
+            Some([Some(a), Some(b)]) if a <= b => Ok(Some((*a, *b))),
+            _ => Err(self.wrong(key, &value, "the first and the last, such as [0, 3]")),
+        }
+    }
+
     /// Some texts; a single one may stand without brackets.
     pub(super) fn texts(&mut self, key: &'static str) -> Result<Vec<String>, TrainError> {
         let texts = match self.take(key) {

@@ -3,10 +3,11 @@
 use super::section::Section;
 use super::{DataConfig, LoraConfig, ModelSource, TrainConfig};
 use crate::TrainError;
-use crate::model::Precision;
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Adam, Optimizer};
 use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
+use crate::{Activations, Bits, ExtraNorms, Precision, Ramp, WeightQuantizer};
+use bitnet_cpu::Terms;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -27,14 +28,14 @@ const FRESH: [&str; 13] = [
     "initializer_range",
 ];
 
-pub(super) fn model(mut s: Section<'_>) -> Result<(ModelSource, Precision), TrainError> {
-    let ternary = s.choice("weights", true, &[("ternary", true), ("float", false)])?;
-    // Dense models are run with float activations.
-    let precision = Precision { ternary_weights: ternary, int8_activations: ternary };
+pub(super) fn model(mut s: Section<'_>, kind: Kind) -> Result<ModelSource, TrainError> {
     let source = match s.text("init")? {
         Some(path) => {
             s.refuse(&FRESH, "does not go with model.init, whose model has its own")?;
             ModelSource::Checkpoint(path.into())
+        }
+        None if kind == Kind::Qat => {
+            return Err(s.error("init", "is missing: a directory of the weights that are to become ternary"));
         }
         None => {
             let tokenizer = s.text("tokenizer")?.ok_or_else(|| {
@@ -46,6 +47,7 @@ pub(super) fn model(mut s: Section<'_>) -> Result<(ModelSource, Precision), Trai
                 &[
                     ("BitNetForCausalLM", ("BitNetForCausalLM", "bitnet", "relu2")),
                     ("LlamaForCausalLM", ("LlamaForCausalLM", "llama", "silu")),
+                    ("Qwen3ForCausalLM", ("Qwen3ForCausalLM", "qwen3", "silu")),
                 ],
             )?;
             let mut size = |key| s.size(key)?.ok_or_else(|| s.error(key, "is missing"));
@@ -78,7 +80,100 @@ pub(super) fn model(mut s: Section<'_>) -> Result<(ModelSource, Precision), Trai
         }
     };
     s.finish()?;
-    Ok((source, precision))
+    Ok(source)
+}
+
+pub(super) fn quantize(mut s: Section<'_>, kind: Kind, seed: u64) -> Result<Precision, TrainError> {
+    let words = ["absmean", "absmedian", "twn", "lsq", "seq", "none"].map(|w| (w, w));
+    let word = s.choice("weights", "absmean", &words)?;
+    let weights = match word {
+        "absmedian" => WeightQuantizer::Absmedian,
+        "twn" => WeightQuantizer::Twn,
+        "lsq" => WeightQuantizer::Lsq {
+            bits: bits(&mut s, &[Bits::Ternary, Bits::Two, Bits::Three, Bits::Four, Bits::Eight])?,
+            rows: s.choice("steps", false, &[("tensor", false), ("row", true)])?,
+        },
+        "seq" => WeightQuantizer::Seq {
+            bits: bits(&mut s, &[Bits::One, Bits::Ternary, Bits::Two, Bits::Three, Bits::Four])?,
+        },
+        "none" => WeightQuantizer::Float,
+        _ => WeightQuantizer::Absmean,
+    };
+    if kind == Kind::Lora && weights.steps(1) > 0 {
+        let what =
+            format!("is {word}, whose steps are learned with the weights, and lora leaves those alone");
+        return Err(s.error("weights", what));
+    }
+    let rounded = !matches!(weights, WeightQuantizer::Float | WeightQuantizer::Twn)
+        && weights != (WeightQuantizer::Seq { bits: Bits::One });
+    let stochastic = s.choice("rounding", false, &[("nearest", false), ("stochastic", true)])?;
+    if stochastic && !rounded {
+        return Err(s.error("rounding", "is stochastic, and these weights are not rounded"));
+    }
+    let ternary = weights.is_ternary();
+    let default = if ternary { Activations::Int8 } else { Activations::Float };
+    let words = [
+        ("int8", Activations::Int8),
+        ("int4", Activations::Int4),
+        ("a4.8", Activations::A48),
+        ("none", Activations::Float),
+    ];
+    let activations = s.choice("activations", default, &words)?;
+    let hadamard = s.flag("hadamard")?;
+    if hadamard && !ternary {
+        return Err(s.error("hadamard", "is true, and weights are not ternary"));
+    }
+    let top_k = s.number("top_k", (1e-3, 1.0))?;
+    if hadamard && top_k.is_some() {
+        return Err(s.error("top_k", "does not go with hadamard, which leaves no element small"));
+    }
+    let top_k = top_k.or((activations == Activations::A48 && !hadamard).then_some(0.5)).filter(|k| *k < 1.0);
+    let ramp = Ramp {
+        steps: s.count("ramp", 0)?.unwrap_or(0),
+        by_layer: s.choice("ramp_order", false, &[("together", false), ("layers", true)])?,
+    };
+    if ramp.steps > 0 && weights == WeightQuantizer::Float {
+        return Err(s.error("ramp", "is set, and weights are not quantized"));
+    }
+    let converts = kind == Kind::Qat && ternary;
+    let extra_norms = s.choice(
+        "extra_norms",
+        if converts { ExtraNorms::Auto } else { ExtraNorms::None },
+        &[
+            ("none", ExtraNorms::None),
+            ("blocks", ExtraNorms::Blocks),
+            ("projections", ExtraNorms::Projections),
+            ("auto", ExtraNorms::Auto),
+        ],
+    )?;
+    if extra_norms != ExtraNorms::None && (!ternary || kind == Kind::Lora) {
+        return Err(s.error("extra_norms", "are for ternary weights that are trained"));
+    }
+    if kind == Kind::Qat && weights == WeightQuantizer::Float {
+        return Err(s.error("weights", "is none, and qat is for weights that are quantized"));
+    }
+    s.finish()?;
+    let stochastic = stochastic.then_some(seed);
+    let terms = Terms::F32;
+    Ok(Precision { weights, stochastic, activations, top_k, hadamard, ramp, extra_norms, terms })
+}
+
+/// Bits of a weight, those of three values when nothing is said.
+fn bits(s: &mut Section<'_>, allowed: &[Bits]) -> Result<Bits, TrainError> {
+    const NAMES: [(Bits, f64); 6] = [
+        (Bits::One, 1.0),
+        (Bits::Ternary, 1.58),
+        (Bits::Two, 2.0),
+        (Bits::Three, 3.0),
+        (Bits::Four, 4.0),
+        (Bits::Eight, 8.0),
+    ];
+    let Some(number) = s.number("bits", (1.0, 8.0))? else { return Ok(Bits::Ternary) };
+    let known = NAMES.iter().filter(|(bits, _)| allowed.contains(bits));
+    known.clone().find(|(_, n)| *n == number).map(|(bits, _)| *bits).ok_or_else(|| {
+        let all: Vec<String> = known.map(|(_, n)| n.to_string()).collect();
+        s.error("bits", format!("is {number}; it is one of {}", all.join(", ")))
+    })
 }
 
 pub(super) fn lora(mut s: Section<'_>) -> Result<LoraConfig, TrainError> {
@@ -118,19 +213,27 @@ pub(super) fn data(mut s: Section<'_>) -> Result<DataConfig, TrainError> {
     Ok(config)
 }
 
-pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, TrainError> {
+pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Terms), TrainError> {
     let steps = s.count("steps", 1)?.ok_or_else(|| s.error("steps", "is missing"))?;
     let any = (0.0, f64::MAX);
     let pretrain = kind == Kind::Pretrain;
-    let optimizer = match s.choice("optimizer", "adamw", &[("adamw", "adamw"), ("sgd", "sgd")])? {
+    let words = ["adamw", "adam", "sgd", "muon"].map(|w| (w, w));
+    let word = s.choice("optimizer", "adamw", &words)?;
+    let mut adam = || -> Result<Adam, TrainError> {
+        let betas = s.betas("betas")?.unwrap_or((0.9, 0.95));
+        Ok(Adam { betas, eps: s.number("eps", (0.0, 1.0))?.unwrap_or(1e-8) })
+    };
+    let optimizer = match word {
+        "adam" => Optimizer::Adam(adam()?),
         "sgd" => Optimizer::Sgd {
             momentum: s.number("momentum", (0.0, 1.0))?.unwrap_or(0.9),
             nesterov: s.flag("nesterov")?,
         },
-        _ => Optimizer::AdamW {
-            betas: s.betas("betas")?.unwrap_or((0.9, 0.95)),
-            eps: s.number("eps", (0.0, 1.0))?.unwrap_or(1e-8),
-        },
+        "muon" => {
+            let adam = adam()?;
+            Optimizer::Muon { momentum: s.number("momentum", (0.0, 1.0))?.unwrap_or(0.95), adam }
+        }
+        _ => Optimizer::AdamW(adam()?),
     };
     let base = s.number("rate", any)?.unwrap_or(if pretrain { 1.5e-3 } else { 2e-4 });
     let words =
@@ -157,10 +260,14 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, Train
         steps,
         weight_decay: s.number("weight_decay", (0.0, 1.0))?.unwrap_or(if pretrain { 0.1 } else { 0.0 }),
     };
+    let terms = s.choice("products", Terms::Bf16, &[("bf16", Terms::Bf16), ("f32", Terms::F32)])?;
     let config = TrainConfig {
         batch: s.size("batch")?.unwrap_or(8),
         accumulate: s.size("accumulate")?.unwrap_or(1),
         optimizer,
+        freeze: if kind == Kind::Lora { Vec::new() } else { s.texts("freeze")? },
+        freeze_layers: if kind == Kind::Lora { None } else { s.range("freeze_layers")? },
+        average: s.number("ema", (0.0, 1.0))?.filter(|decay| *decay > 0.0),
         schedule,
         clip: Some(s.number("clip", any)?.unwrap_or(1.0)).filter(|c| *c > 0.0),
         recompute: s.flag("gradient_checkpointing")?,
@@ -172,5 +279,5 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<TrainConfig, Train
         bf16: s.choice("export", true, &[("bf16", true), ("f32", false)])?,
     };
     s.finish()?;
-    Ok(config)
+    Ok((config, terms))
 }

@@ -7,7 +7,7 @@ use super::read::{Placed, Skipped, examples};
 use crate::TrainError;
 use crate::run::Kind;
 use bitnet_core::Bytes;
-use bitnet_formats::AtomicFile;
+use bitnet_formats::{AtomicFile, write_file};
 use bitnet_tokenizer::Tokenizer;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ impl Corpus {
         skipped: &mut Skipped,
     ) -> Result<Self, TrainError> {
         let mut hash = Sha256::new();
-        hash.update(format!("1 {} {}", maker.kind.name(), maker.identity));
+        hash.update(format!("2 {} {}", maker.kind.name(), maker.identity));
         for file in files {
             // The name's end says how it is read.
             hash.update(file.extension().unwrap_or_default().as_encoded_bytes());
@@ -47,15 +47,23 @@ impl Corpus {
         }
         let name = crate::hash::hex(&hash.finalize()[..16]);
         let path = folder.join(format!("{name}.tokens"));
+        // What is told of rows that are no examples is told again when the tokens are taken from here.
+        let beside = path.with_extension("skipped.json");
         if !path.exists() {
             std::fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
-            let mut out = AtomicFile::create(&path)?;
+            let (mut out, mut bad) = (AtomicFile::create(&path)?, Skipped::default());
             for file in files {
-                examples(file, skipped, &mut |some| write(maker, some, &mut out))?;
+                examples(file, &mut bad, &mut |some| write(maker, some, &mut out))?;
             }
+            write_file(&beside, bad.to_json().to_string().as_bytes())?;
             out.finish()?;
         }
         let corpus = Self::open(&path, maker.vocab)?;
+        let told = std::fs::read(&beside).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let damaged = || TrainError::Data {
+            what: format!("{} is damaged; remove {}", beside.display(), path.display()),
+        };
+        skipped.append(told.as_ref().and_then(Skipped::from_json).ok_or_else(damaged)?);
         if corpus.places.is_empty() {
             let names: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
             let first = skipped.first.first().map_or_else(String::new, |f| format!(" ({f})"));
@@ -93,6 +101,11 @@ impl Corpus {
     /// Tokens of an example.
     pub(crate) fn tokens(&self, example: usize) -> usize {
         self.places[example].1 as usize
+    }
+
+    /// Whether every token of an example but the first counts.
+    pub(crate) fn all_count(&self, example: usize) -> bool {
+        self.words(example, 0, self.tokens(example)).iter().skip(1).all(|(_, counts)| *counts)
     }
 
     /// Ids of an example's tokens from `from` to `to`, each with whether it counts.

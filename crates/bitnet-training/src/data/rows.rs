@@ -36,7 +36,7 @@ impl Split {
     }
 }
 
-/// Rows of tokens. Documents of pre-training fill every row and are cut where it ends; examples of fine-tuning stay whole.
+/// Rows of tokens. Documents of pre-training (and of `qat`) fill every row and are cut where it ends; examples of fine-tuning stay whole.
 #[derive(Debug)]
 pub(crate) struct Rows {
     rows: Vec<Vec<Piece>>,
@@ -61,7 +61,13 @@ impl Rows {
             let tokens = corpus.tokens(example as usize);
             // Inputs: the last token is a target only.
             let inputs = tokens.saturating_sub(1);
-            if kind != Kind::Pretrain && inputs > sequence {
+            let whole = match kind {
+                Kind::Pretrain => false,
+                // Of documents every token counts.
+                Kind::Qat => !corpus.all_count(example as usize),
+                Kind::Sft | Kind::Lora => true,
+            };
+            if whole && inputs > sequence {
                 if drop_long {
                     dropped += 1;
                     continue;
@@ -74,7 +80,7 @@ impl Rows {
             }
             let mut from = 0;
             while from < inputs {
-                if used == sequence || kind != Kind::Pretrain && used + inputs > sequence {
+                if used == sequence || whole && used + inputs > sequence {
                     rows.push(std::mem::take(&mut row));
                     used = 0;
                 }

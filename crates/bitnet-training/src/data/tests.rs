@@ -70,7 +70,37 @@ fn documents_begin_and_end_and_bad_rows_are_named() {
     assert!(skipped.first[3].contains("c.json: element 2: its text is empty"));
     // Several threads give the same, and what was encoded is not encoded again.
     assert_eq!(all(&files.corpus(Kind::Pretrain, &paths, 3).0.unwrap()), all(&corpus));
-    assert_eq!(files.corpus(Kind::Pretrain, &paths, 3).1.count, 0);
+    assert_eq!(files.corpus(Kind::Pretrain, &paths, 3).1, skipped);
+}
+
+#[test]
+fn tables_have_columns_by_name() {
+    let files = Files::new();
+    let messages =
+        r#"[{""role"": ""user"", ""content"": ""hi""}, {""role"": ""assistant"", ""content"": ""ho""}]"#;
+    let rows = [
+        "id,prompt,completion,messages",
+        "1,\"two\nlines\",answer,",
+        "2,why?,,",
+        &format!("3,,,\"{messages}\""),
+        "4,,,{",
+        "5,too,few",
+        "6,a,b,",
+    ];
+    let table = files.write("a.csv", rows.join("\n"));
+    let (corpus, skipped) = files.corpus(Kind::Sft, std::slice::from_ref(&table), 2);
+    assert_eq!(corpus.unwrap().len(), 3);
+    assert_eq!(skipped.count, 3);
+    for (first, (line, why)) in skipped.first.iter().zip([
+        (4, "it has a prompt and no completion"),
+        (6, "its messages are no JSON"),
+        (7, "it has 3 cells, and there are 4 columns"),
+    ]) {
+        assert!(first.starts_with(&format!("{}:{line}: {why}", table.display())), "{first}");
+    }
+    let table = files.write("b.csv", "id,question\n1,why?\n");
+    let error = files.corpus(Kind::Sft, &[table], 1).0.unwrap_err().to_string();
+    assert!(error.ends_with("b.csv has none of the columns text, prompt, completion, messages"), "{error}");
 }
 
 #[test]
@@ -113,7 +143,7 @@ fn what_cannot_be_trained_on_is_refused() {
     for (path, words) in [
         (&text, "fine-tuning needs messages"),
         (&empty, "there is no example in"),
-        (&other, "ends in none of .txt, .jsonl and .json"),
+        (&other, "ends in none of .txt, .jsonl, .json, .csv and .parquet"),
     ] {
         let error = files.corpus(Kind::Sft, std::slice::from_ref(path), 1).0.unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
@@ -122,10 +152,14 @@ fn what_cannot_be_trained_on_is_refused() {
     let (corpus, _) = files.corpus(Kind::Pretrain, std::slice::from_ref(&text), 7);
     drop(corpus.unwrap());
     let folder = files.0.path().join("data7");
-    let path = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
-    std::fs::write(&path, [9, 0, 0, 0, 1]).unwrap();
-    let error = files.corpus(Kind::Pretrain, &[text], 7).0.unwrap_err().to_string();
-    assert!(error.contains("is damaged; remove it"), "{error}");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort_unstable();
+    for (path, words) in paths.iter().zip(["skipped.json is damaged; remove", "tokens is damaged; remove it"])
+    {
+        std::fs::write(path, [9, 0, 0, 0, 1]).unwrap();
+        let error = files.corpus(Kind::Pretrain, std::slice::from_ref(&text), 7).0.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
 }
 
 #[test]

@@ -2,22 +2,23 @@
 
 use super::forward::sized;
 use super::linear::Place;
-use super::state::{Gradients, State};
-use super::{Layer, Model};
-use crate::{Batch, norm};
+use super::state::{Gradients, Input, State};
+use super::{Layer, Model, Projection};
+use crate::Batch;
+use bitnet_cpu::Norm;
 
 impl Model {
     /// From the gradients of the residual stream behind the last layer to those of all parameters below the head.
     pub(super) fn layers_backward(&mut self, batch: &Batch) {
         let layers = std::mem::take(&mut self.layers);
-        let mut room = std::mem::take(&mut self.room);
+        let (mut room, mut scratch) = (std::mem::take(&mut self.room), std::mem::take(&mut self.scratch));
         for (l, layer) in layers.iter().enumerate().rev() {
             let s = if self.recompute { 0 } else { l };
             let (input, mut state) =
                 (std::mem::take(&mut self.inputs[l]), std::mem::take(&mut self.states[s]));
             if self.recompute {
                 let mut h = input.clone();
-                self.layer(batch, layer, &mut state, &mut h);
+                self.layer(batch, layer, &mut state, &mut scratch, &mut h);
             }
             self.layer_backward(batch, layer, &input, &state, &mut room);
             (self.inputs[l], self.states[s]) = (input, state);
@@ -31,7 +32,7 @@ impl Model {
             }
         }
         self.layers = layers;
-        self.room = room;
+        (self.room, self.scratch) = (room, scratch);
     }
 
     /// Gradients of a layer's parameters from those of what it gives, `room.h`, which become those of its input.
@@ -46,41 +47,76 @@ impl Model {
         let shape = self.shape();
         let (m, hidden, ffn, d) = (batch.ids.len(), self.config.hidden, self.config.ffn, shape.head_dim);
         let (q, kv, cols) = (shape.heads * d, shape.kv_heads * d, shape.qkv_cols());
-        let Gradients { h: dh, input, inner, wide, .. } = room;
-        let whole = Place { stride: hidden, first: 0 };
+        let Gradients { h: dh, input, inner, own, wide, .. } = room;
+        let whole = [Place { stride: hidden, first: 0 }];
 
         let dx = sized(input, m * ffn);
-        self.linear_backward(&state.down_input, layer.down, dh, whole, false, dx);
+        // Without a norm inside the block, the projection's input is what the block made.
+        self.project_backward(&state.gated, (&layer.down, &whole), &state.down_input, dh, own, dx);
         let dgated = self.sub_norm_backward(layer.ffn_sub_norm, &state.gated, input, inner);
         let dgate_up = sized(wide, m * 2 * ffn);
         self.ops.gate_backward(&state.gate_up, dgated, ffn, self.config.activation, dgate_up);
         let dx = sized(input, m * hidden);
-        for (i, (place, first)) in [(layer.gate, 0), (layer.up, ffn)].into_iter().enumerate() {
-            let at = Place { stride: 2 * ffn, first };
-            self.linear_backward(&state.ffn_input, place, wide, at, i > 0, dx);
-        }
-        self.norm_backward(layer.ffn_norm, &state.middle, dx, true, dh);
+        let places = [0, ffn].map(|first| Place { stride: 2 * ffn, first });
+        let (x, inputs) = (&state.ffn_shared, &state.ffn_input);
+        self.project_backward(x, (&layer.gate_up, &places), inputs, wide, own, dx);
+        self.norm_backward(layer.ffn_norm, &state.middle, self.config.eps, dx, true, dh);
 
         let dx = sized(input, m * q);
-        self.linear_backward(&state.o_input, layer.o, dh, whole, false, dx);
+        self.project_backward(&state.attn, (&layer.o, &whole), &state.o_input, dh, own, dx);
         let dattn = self.sub_norm_backward(layer.attn_sub_norm, &state.attn, input, inner);
         let dqkv = sized(wide, m * cols);
         let gave = (&state.attn[..], &state.sums[..]);
-        self.ops.attend_backward(&state.qkv, shape, &batch.spans, gave, dattn, dqkv);
+        let terms = self.precision.terms;
+        self.ops.attend_backward(&state.qkv, shape, &batch.spans, gave, dattn, terms, dqkv);
         self.rotate(batch, dqkv, true);
-        let dx = sized(input, m * hidden);
-        for (i, (place, first)) in [(layer.q, 0), (layer.k, q), (layer.v, q + kv)].into_iter().enumerate() {
-            let at = Place { stride: cols, first };
-            self.linear_backward(&state.qkv_input, place, wide, at, i > 0, dx);
+        if let Some(norms) = layer.head_norms {
+            self.norm_heads_backward(norms, &state.heads, dqkv, own);
         }
-        self.norm_backward(layer.attn_norm, h, dx, true, dh);
+        let dx = sized(input, m * hidden);
+        let places = [0, q, q + kv].map(|first| Place { stride: cols, first });
+        let (x, inputs) = (&state.qkv_shared, &state.qkv_input);
+        self.project_backward(x, (&layer.qkv, &places), inputs, wide, own, dx);
+        self.norm_backward(layer.attn_norm, h, self.config.eps, dx, true, dh);
+    }
+
+    /// Gradients of some projections' weights, and of what went into them, `x`: set in `dx`. `room` is for those of what the norms
+    /// of their own gave.
+    fn project_backward(
+        &mut self,
+        x: &[f32],
+        (projections, places): (&[Projection], &[Place]),
+        inputs: &[Input],
+        dy: &[f32],
+        room: &mut Vec<f32>,
+        dx: &mut [f32],
+    ) {
+        for (i, (p, place)) in projections.iter().zip(places).enumerate() {
+            match (p.norm, self.config.projection_norms) {
+                (Some(norm), Some(eps)) => {
+                    let inner = sized(room, dx.len());
+                    self.linear_backward(&inputs[i], p.weight, dy, *place, false, inner);
+                    self.norm_backward(norm, x, eps, inner, i > 0, dx);
+                }
+                _ => self.linear_backward(&inputs[0], p.weight, dy, *place, i > 0, dx),
+            }
+        }
     }
 
     /// Gradients of a norm's weight, and of its input `x`: set, or added to `dx`.
-    fn norm_backward(&mut self, place: usize, x: &[f32], dy: &[f32], add: bool, dx: &mut [f32]) {
+    pub(super) fn norm_backward(
+        &mut self,
+        place: usize,
+        x: &[f32],
+        eps: f32,
+        dy: &[f32],
+        add: bool,
+        dx: &mut [f32],
+    ) {
         let range = self.parameters.list()[place].range.clone();
         let dw = self.parameters.trained_range(place).map(|range| &mut self.gradients[range]);
-        norm::backward(&self.ops, (x, &self.values[range], self.config.eps), dy, add, dx, dw);
+        let norm = Norm { x, w: &self.values[range], eps };
+        self.ops.rms_norm_backward(norm, dy, add, dx, dw);
     }
 
     /// The gradients of what goes into a norm, or `dy` where there is no norm.
@@ -93,7 +129,7 @@ impl Model {
     ) -> &'a [f32] {
         let Some(place) = place else { return dy };
         let dx = sized(inner, x.len());
-        self.norm_backward(place, x, dy, false, dx);
+        self.norm_backward(place, x, self.config.eps, dy, false, dx);
         dx
     }
 }

@@ -2,8 +2,8 @@
 
 use super::Model;
 use super::forward::sized;
-use crate::{Batch, norm};
-use bitnet_cpu::{Side, Store, Target, Values};
+use crate::Batch;
+use bitnet_cpu::{Norm, Side, Store, Target, Values};
 
 /// Floats of logits at a time.
 const LOGITS: usize = 1 << 22;
@@ -31,7 +31,7 @@ impl Model {
             let rows = Side::rows(Values::F32(&self.values[head.clone()]), hidden);
             let target = Target { values: logits, stride: vocab, first: 0 };
             let tokens = Side::rows(Values::F32(x), hidden);
-            self.ops.product((count, vocab, hidden), tokens, rows, Store::Set(1.0), target);
+            self.product((count, vocab, hidden), tokens, rows, Store::Set(1.0), target);
             let (targets, counts) = (&batch.targets[from..from + count], &batch.counts[from..from + count]);
             self.ops.cross_entropy(logits, targets, &weights[from..from + count], &mut |i, loss| {
                 sum += if counts[i] { loss } else { 0.0 };
@@ -43,7 +43,7 @@ impl Model {
             let target =
                 Target { values: &mut dx[from * hidden..(from + count) * hidden], stride: hidden, first: 0 };
             let dlogits = Values::F32(logits);
-            self.ops.product(
+            self.product(
                 (count, hidden, vocab),
                 Side::rows(dlogits, vocab),
                 columns,
@@ -51,17 +51,18 @@ impl Model {
                 target,
             );
             let Some(range) = self.parameters.trained_range(place) else { continue };
+            let (ops, terms) = (&self.ops, self.precision.terms);
             let target = Target { values: &mut self.gradients[range], stride: hidden, first: 0 };
             let features = Side::columns(Values::F32(x), hidden);
             let ids = Side::columns(dlogits, vocab);
-            self.ops.product((vocab, hidden, count), ids, features, Store::Add(1.0), target);
+            ops.product(terms, (vocab, hidden, count), ids, features, Store::Add(1.0), target);
         }
         if back {
             let range = self.parameters.list()[self.final_norm].range.clone();
             let dh = sized(&mut room.h, m * hidden);
-            let weight = (&h[..], &self.values[range], self.config.eps);
+            let norm = Norm { x: &h, w: &self.values[range], eps: self.config.eps };
             let dw = self.parameters.trained_range(self.final_norm).map(|range| &mut self.gradients[range]);
-            norm::backward(&self.ops, weight, dx, false, dh, dw);
+            self.ops.rms_norm_backward(norm, dx, false, dh, dw);
         }
         self.room = room;
         self.last = (h, x);

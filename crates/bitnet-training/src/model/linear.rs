@@ -3,7 +3,8 @@
 use super::Model;
 use super::state::Input;
 use crate::parameters::LowRank;
-use bitnet_cpu::{Side, Store, Target, Values};
+use crate::quantizer::hadamard;
+use bitnet_cpu::{Side, Store, Target, Terms, Values};
 
 /// Columns `first..` of rows of `stride` elements.
 #[derive(Clone, Copy)]
@@ -13,11 +14,27 @@ pub(super) struct Place {
 }
 
 impl Model {
-    /// The weights of a projection as passes use them, row-major, and their scale.
-    fn weights(&self, place: usize) -> (Values<'_>, f32) {
-        match &self.ternary[place] {
-            t if t.trits.is_empty() => (Values::F32(self.value(place)), 1.0),
-            t => (Values::I8(&t.trits), t.scale),
+    /// A product of the precision that was asked for.
+    pub(super) fn product(
+        &self,
+        sizes: (usize, usize, usize),
+        a: Side<'_>,
+        b: Side<'_>,
+        store: Store<'_>,
+        c: Target<'_>,
+    ) {
+        self.ops.product(self.precision.terms, sizes, a, b, store, c);
+    }
+
+    /// The weights of a projection as passes use them, row-major, and their scale, or that of each row.
+    fn weights(&self, place: usize) -> (Values<'_>, f32, Option<&[f32]>) {
+        match &self.quantized[place] {
+            q if !q.mixed.is_empty() => (Values::F32(&q.mixed), 1.0, None),
+            q if q.codes.is_empty() => (Values::F32(self.value(place)), 1.0, None),
+            q => match q.scales[..] {
+                [scale] => (Values::I8(&q.codes), scale, None),
+                _ => (Values::I8(&q.codes), 1.0, Some(&q.scales)),
+            },
         }
     }
 
@@ -26,18 +43,32 @@ impl Model {
     pub(super) fn linear(&self, input: &Input, place: usize, y: &mut [f32], at: Place) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, y.len() / at.stride);
-        let (weights, scale) = self.weights(place);
-        let (tokens, factors) = input.tokens(k);
-        let store = factors.map_or(Store::Set(scale), |d| Store::SetRows(d, scale));
         let target = Target { values: y, stride: at.stride, first: at.first };
-        self.ops.product((m, n, k), tokens, Side::rows(weights, k), store, target);
+        match (input.codes(), &self.prepared[place]) {
+            (Some(x), Some(w)) => self.ops.bitlinear(x, w, target),
+            _ => {
+                let (weights, scale, of_rows) = self.weights(place);
+                let (tokens, factors) = input.tokens(k);
+                let store = match (factors, of_rows) {
+                    (Some(d), None) => Store::SetRows(d, scale),
+                    _ => Store::Set(scale),
+                };
+                self.product((m, n, k), tokens, Side::rows(weights, k), store, target);
+                if let Some(scales) = of_rows {
+                    self.ops.chunks(y, at.stride, &|token, y| {
+                        let d = factors.map_or(1.0, |d| d[token]);
+                        y[at.first..][..n].iter_mut().zip(scales).for_each(|(y, scale)| *y *= d * scale);
+                    });
+                }
+            }
+        }
         if let Some(adapter) = self.low_rank[place] {
             let inner = self.inner(input, adapter, m, k);
             let rank = self.rank(adapter);
             let target = Target { values: y, stride: at.stride, first: at.first };
             let b = Side::rows(Values::F32(self.value(adapter.b)), rank);
             let rows = Side::rows(Values::F32(&inner), rank);
-            self.ops.product((m, n, rank), rows, b, Store::Add(adapter.scale), target);
+            self.product((m, n, rank), rows, b, Store::Add(adapter.scale), target);
         }
     }
 
@@ -52,7 +83,7 @@ impl Model {
         let a = Side::rows(Values::F32(self.value(adapter.a)), k);
         let x = Side::rows(Values::F32(&input.float), k);
         let target = Target { values: &mut inner, stride: rank, first: 0 };
-        self.ops.product((m, rank, k), x, a, Store::Set(1.0), target);
+        self.product((m, rank, k), x, a, Store::Set(1.0), target);
         inner
     }
 
@@ -69,32 +100,55 @@ impl Model {
     ) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, dy.len() / at.stride);
-        let (weights, scale) = self.weights(place);
+        let (weights, scale, of_rows) = self.weights(place);
+        let mut weights = Side::columns(weights, k);
+        if let Some(scales) = of_rows {
+            weights = weights.scaled(scales);
+        }
         let dy = Values::F32(&dy[at.first..]);
         let store = if add { Store::Add(scale) } else { Store::Set(scale) };
         let target = Target { values: dx, stride: k, first: 0 };
-        self.ops.product((m, k, n), Side::rows(dy, at.stride), Side::columns(weights, k), store, target);
+        self.product((m, k, n), Side::rows(dy, at.stride), weights, store, target);
+        if input.hadamard {
+            hadamard(&self.ops, dx, k);
+        }
         let outputs = Side::columns(dy, at.stride);
         if let Some(range) = self.parameters.trained_range(place) {
+            let (ops, terms) = (&self.ops, self.precision.terms);
             let target = Target { values: &mut self.gradients[range], stride: k, first: 0 };
-            self.ops.product((n, k, m), outputs, input.features(k), Store::Add(1.0), target);
+            let (features, factors) = input.features(k);
+            // Integers are bf16 as they are, so factors go to what is rounded anyway.
+            let (outputs, features) = match (factors, terms) {
+                (None, _) => (outputs, features),
+                (Some(d), Terms::F32) => (outputs, features.scaled(d)),
+                (Some(d), Terms::Bf16) => (outputs.scaled(d), features),
+            };
+            ops.product(terms, (n, k, m), outputs, features, Store::Add(1.0), target);
         }
         let Some(adapter) = self.low_rank[place] else { return };
         let (rank, inner) = (self.rank(adapter), self.inner(input, adapter, m, k));
         let mut dinner = vec![0.0; m * rank];
         let target = Target { values: &mut dinner, stride: rank, first: 0 };
         let b = Side::columns(Values::F32(self.value(adapter.b)), rank);
-        self.ops.product((m, rank, n), Side::rows(dy, at.stride), b, Store::Set(adapter.scale), target);
+        self.product((m, rank, n), Side::rows(dy, at.stride), b, Store::Set(adapter.scale), target);
         let a = Side::columns(Values::F32(self.value(adapter.a)), k);
         let target = Target { values: dx, stride: k, first: 0 };
-        self.ops.product((m, k, rank), Side::rows(Values::F32(&dinner), rank), a, Store::Add(1.0), target);
+        self.product((m, k, rank), Side::rows(Values::F32(&dinner), rank), a, Store::Add(1.0), target);
         let range = |place| self.parameters.trained_range(place).expect("adapters are trained");
         let (of_a, of_b) = (range(adapter.a), range(adapter.b));
+        let (ops, terms) = (&self.ops, self.precision.terms);
         let target = Target { values: &mut self.gradients[of_b], stride: rank, first: 0 };
         let inner = Side::columns(Values::F32(&inner), rank);
-        self.ops.product((n, rank, m), outputs, inner, Store::Add(adapter.scale), target);
+        ops.product(terms, (n, rank, m), outputs, inner, Store::Add(adapter.scale), target);
         let target = Target { values: &mut self.gradients[of_a], stride: k, first: 0 };
         let x = Side::columns(Values::F32(&input.float), k);
-        self.ops.product((rank, k, m), Side::columns(Values::F32(&dinner), rank), x, Store::Add(1.0), target);
+        ops.product(
+            terms,
+            (rank, k, m),
+            Side::columns(Values::F32(&dinner), rank),
+            x,
+            Store::Add(1.0),
+            target,
+        );
     }
 }

@@ -3,49 +3,45 @@
 mod backward;
 mod forward;
 mod head;
+mod heads;
 mod linear;
+mod precision;
+mod quantize;
 mod sparsity;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use crate::parameters::LowRank;
-use crate::{Batch, Optimizer, Parameters, Rates, Ternary, TrainError};
+use crate::{Batch, Optimizer, Parameters, Quantized, Rates, TrainError};
 use bitnet_core::AttentionShape;
-use bitnet_cpu::CpuTraining;
+use bitnet_cpu::{CpuTraining, TernaryWeights};
 use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
-use state::{Gradients, State};
+pub use precision::{Activations, ExtraNorms, Precision, Ramp};
+use state::{Gradients, Scratch, State};
 
-/// What is quantized in the forward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Precision {
-    /// Projections are made ternary by absmean; else they are multiplied as they are.
-    pub ternary_weights: bool,
-    /// Inputs of projections are made int8, each token with its own scale; else they stay f32.
-    pub int8_activations: bool,
-}
-
-impl Precision {
-    /// BitNet b1.58: both.
-    pub const BITNET: Self = Self { ternary_weights: true, int8_activations: true };
+/// Places in the list of a projection, and of the norm of its own input where it has one.
+#[derive(Clone, Copy)]
+struct Projection {
+    weight: usize,
+    norm: Option<usize>,
 }
 
 /// Places of a layer's parameters in the list.
 struct Layer {
     attn_norm: usize,
-    q: usize,
-    k: usize,
-    v: usize,
+    qkv: [Projection; 3],
+    /// Norms of heads of q and of k.
+    head_norms: Option<(usize, usize)>,
     attn_sub_norm: Option<usize>,
-    o: usize,
+    o: [Projection; 1],
     ffn_norm: usize,
-    gate: usize,
-    up: usize,
+    gate_up: [Projection; 2],
     ffn_sub_norm: Option<usize>,
-    down: usize,
+    down: [Projection; 1],
 }
 
 /// A model in training: parameters, and room for a pass forward and back.
@@ -68,8 +64,12 @@ pub struct Model {
     head: Option<usize>,
     /// By place in the list.
     low_rank: Vec<Option<LowRank>>,
-    /// By place in the list; empty for parameters that are not made ternary.
-    ternary: Vec<Ternary>,
+    /// By place in the list; empty for parameters that are not quantized.
+    quantized: Vec<Quantized>,
+    /// Trits among them for products with quantized inputs.
+    prepared: Vec<Option<TernaryWeights>>,
+    /// The share of quantized weights in what passes use, by layer.
+    strength: Vec<f32>,
     inverse: Vec<f32>,
     /// `[positions, head_dim/2]`.
     rope: (Vec<f32>, Vec<f32>),
@@ -78,6 +78,7 @@ pub struct Model {
     states: Vec<State>,
     /// Behind the last layer, and behind the final norm.
     last: (Vec<f32>, Vec<f32>),
+    scratch: Scratch,
     room: Gradients,
 }
 
@@ -96,9 +97,11 @@ impl Model {
     ) -> Result<Self, TrainError> {
         let arch = config.arch;
         for (has, what) in [
-            (arch.qk_norms, "norms on heads of q and k"),
             (arch.post_norms, "norms behind attention and feed-forward blocks"),
-            (config.projection_norms.is_some(), "norms of projections' own inputs"),
+            (
+                config.projection_norms.is_some() && (arch.sub_norms || parameters.adapter().is_some()),
+                "norms of projections' own inputs beside norms inside blocks or low-rank matrices",
+            ),
             (config.norms_less_one, "norms that are stored less 1"),
             (config.local.is_some(), "sliding windows"),
             (arch.scaled_embedding, "a scaled embedding"),
@@ -110,18 +113,20 @@ impl Model {
         }
         let find = |role, layer| parameters.find(role, layer);
         let need = |role, layer| find(role, layer).expect("every body has this tensor");
+        let projection = |role: Role, layer| Projection {
+            weight: need(role, layer),
+            norm: role.input_norm().and_then(|norm| find(norm, layer)),
+        };
         let layers = (0..parameters.layers()).map(|l| Layer {
             attn_norm: need(Role::AttnNorm, l),
-            q: need(Role::Q, l),
-            k: need(Role::K, l),
-            v: need(Role::V, l),
+            qkv: [Role::Q, Role::K, Role::V].map(|role| projection(role, l)),
+            head_norms: find(Role::QNorm, l).zip(find(Role::KNorm, l)),
             attn_sub_norm: find(Role::AttnSubNorm, l),
-            o: need(Role::O, l),
+            o: [projection(Role::O, l)],
             ffn_norm: need(Role::FfnNorm, l),
-            gate: need(Role::Gate, l),
-            up: need(Role::Up, l),
+            gate_up: [Role::Gate, Role::Up].map(|role| projection(role, l)),
             ffn_sub_norm: find(Role::FfnSubNorm, l),
-            down: need(Role::Down, l),
+            down: [projection(Role::Down, l)],
         });
         let layers: Vec<Layer> = layers.collect();
         Ok(Self {
@@ -130,12 +135,15 @@ impl Model {
             embedding: need(Role::Embedding, 0),
             final_norm: need(Role::FinalNorm, 0),
             head: find(Role::Head, 0),
-            ternary: vec![Ternary::default(); parameters.list().len()],
+            quantized: vec![Quantized::default(); parameters.list().len()],
+            prepared: parameters.list().iter().map(|_| None).collect(),
+            strength: vec![1.0; config.layers],
             inverse: config.inverse_frequencies(),
             rope: Default::default(),
             inputs: Vec::new(),
             states: Vec::new(),
             last: Default::default(),
+            scratch: Scratch::default(),
             room: Gradients::default(),
             gradients: vec![0.0; parameters.trained_len()],
             low_rank: (0..parameters.list().len()).map(|place| parameters.low_rank(place)).collect(),
@@ -160,24 +168,6 @@ impl Model {
     /// Threads and kernels.
     pub fn ops(&self) -> &Arc<CpuTraining> {
         &self.ops
-    }
-
-    /// Makes ternary weights of the present values. Passes use what the last call made; of weights that are not trained, the first call's.
-    pub fn quantize(&mut self) {
-        if !self.precision.ternary_weights {
-            return;
-        }
-        for (p, ternary) in self.parameters.list().iter().zip(&mut self.ternary).filter(|(p, _)| p.ternary) {
-            if self.parameters.adapter().is_some() && !ternary.trits.is_empty() {
-                continue;
-            }
-            ternary.absmean(&self.ops, &self.values[p.range.clone()], p.slot.cols);
-        }
-    }
-
-    /// The ternary weights that passes use, with the parameter they are of.
-    pub fn ternary(&self) -> impl Iterator<Item = (&crate::Parameter, &Ternary)> {
-        self.parameters.list().iter().zip(&self.ternary).filter(|(_, t)| !t.trits.is_empty())
     }
 
     /// Takes a step of an optimizer with the present gradients.

@@ -1,44 +1,73 @@
 //! What a layer keeps for the way back.
 
-use bitnet_cpu::{CpuTraining, Side, Values};
+use crate::quantizer::{InputCodes, InputQuantizer, int4};
+use bitnet_cpu::{CpuTraining, QuantizedTokens, Side, Values};
 
 /// The input of some projections, as they see it.
 #[derive(Default)]
 pub(super) struct Input {
-    /// Int8 activations `[m, k]`, and what makes each token's real again `[m]`.
-    pub(super) int8: Option<(Vec<i8>, Vec<f32>)>,
+    /// Quantized activations.
+    codes: Option<QuantizedTokens>,
+    /// What is multiplied where it is not quantized and not [`Input::float`].
+    turned: Vec<f32>,
     /// As it was, `[m, k]`, where it is not quantized or adapters need it.
     pub(super) float: Vec<f32>,
+    /// Whether tokens were turned by a Hadamard matrix.
+    pub(super) hadamard: bool,
 }
 
 impl Input {
-    /// Takes over `x [m, k]`.
-    pub(super) fn set(&mut self, ops: &CpuTraining, x: &[f32], k: usize, int8: bool, float: bool) {
-        if int8 {
-            let (q, d) = self.int8.get_or_insert_default();
-            q.resize(x.len(), 0);
-            d.resize(x.len() / k, 0.0);
-            ops.quantize(x, k, q, d);
+    /// Takes over `x [m, k]`; `float` where adapters need it as it was.
+    pub(super) fn set(&mut self, ops: &CpuTraining, x: &[f32], k: usize, how: InputQuantizer, float: bool) {
+        self.hadamard = how.hadamard;
+        let turned = how.turned(ops, x, k);
+        let codes = how.codes != InputCodes::Float;
+        if codes {
+            let tokens = self.codes.get_or_insert_default();
+            let x = turned.as_deref().unwrap_or(x);
+            match how.codes {
+                InputCodes::Int4 => int4(ops, x, k, tokens),
+                _ => ops.quantize(x, k, tokens),
+            }
         }
-        if float || !int8 {
+        if float || (!codes && turned.is_none()) {
             self.float.clear();
             self.float.extend_from_slice(x);
         }
+        if !codes {
+            self.turned = turned.unwrap_or_default();
+        }
+    }
+
+    /// The input where it is not quantized.
+    fn real(&self) -> Values<'_> {
+        Values::F32(if self.turned.is_empty() { &self.float } else { &self.turned })
+    }
+
+    /// The quantized activations.
+    pub(super) fn codes(&self) -> Option<&QuantizedTokens> {
+        self.codes.as_ref()
     }
 
     /// Tokens as vectors of features, and what their integers are multiplied with.
     pub(super) fn tokens(&self, k: usize) -> (Side<'_>, Option<&[f32]>) {
-        match &self.int8 {
-            Some((q, d)) => (Side::rows(Values::I8(q), k), Some(d)),
-            None => (Side::rows(Values::F32(&self.float), k), None),
+        match &self.codes {
+            Some(tokens) => {
+                let (q, stride) = tokens.integers();
+                (Side::rows(Values::I8(q), stride), Some(tokens.factors()))
+            }
+            None => (Side::rows(self.real(), k), None),
         }
     }
 
-    /// Features as vectors of tokens, real.
-    pub(super) fn features(&self, k: usize) -> Side<'_> {
-        match &self.int8 {
-            Some((q, d)) => Side::columns(Values::I8(q), k).scaled(d),
-            None => Side::columns(Values::F32(&self.float), k),
+    /// Features as vectors of tokens, and what their integers are multiplied with.
+    pub(super) fn features(&self, k: usize) -> (Side<'_>, Option<&[f32]>) {
+        match &self.codes {
+            Some(tokens) => {
+                let (q, stride) = tokens.integers();
+                (Side::columns(Values::I8(q), stride), Some(tokens.factors()))
+            }
+            None => (Side::columns(self.real(), k), None),
         }
     }
 }
@@ -46,21 +75,35 @@ impl Input {
 /// States of a layer, all `[m, ...]`.
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) qkv_input: Input,
+    /// One for all three, or one each where each has a norm of its own, with what goes into these.
+    pub(super) qkv_input: [Input; 3],
+    pub(super) qkv_shared: Vec<f32>,
+    /// Queries and keys before the norms of their heads.
+    pub(super) heads: (Vec<f32>, Vec<f32>),
     /// Rotated queries and keys, and values.
     pub(super) qkv: Vec<f32>,
     /// What attention gives, and of every query and head the largest score and the sum of weights.
     pub(super) attn: Vec<f32>,
     pub(super) sums: Vec<f32>,
-    pub(super) o_input: Input,
+    pub(super) o_input: [Input; 1],
     /// The residual stream between the blocks.
     pub(super) middle: Vec<f32>,
-    pub(super) ffn_input: Input,
+    pub(super) ffn_input: [Input; 2],
+    pub(super) ffn_shared: Vec<f32>,
     pub(super) gate_up: Vec<f32>,
     pub(super) gated: Vec<f32>,
-    pub(super) down_input: Input,
-    /// Room for what is normed.
+    pub(super) down_input: [Input; 1],
+}
+
+/// Room that one layer after the other uses on the way forward.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// What is normed.
     pub(super) normed: Vec<f32>,
+    /// What is normed for one projection.
+    pub(super) own: Vec<f32>,
+    /// What a block gives.
+    pub(super) out: Vec<f32>,
 }
 
 /// Gradients of states on the way back.
@@ -72,6 +115,8 @@ pub(super) struct Gradients {
     pub(super) input: Vec<f32>,
     /// Of what was normed.
     pub(super) inner: Vec<f32>,
+    /// Of what was normed for one projection.
+    pub(super) own: Vec<f32>,
     /// Of stacked projections' outputs.
     pub(super) wide: Vec<f32>,
     /// Logits of some tokens.

@@ -1,7 +1,8 @@
 use super::*;
-use crate::{clip, norm};
+use crate::source::Origin;
+use crate::{Adam, Bits, ModelSource, WeightQuantizer, clip, norm};
 use bitnet_core::KvType;
-use bitnet_cpu::{CpuBackend, CpuOptions, Isa};
+use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Terms};
 use bitnet_model::{Decoder, LoadOptions, ModelTensors, Rows, StepOutput};
 use bitnet_testkit::golden;
 use safetensors::SafeTensors;
@@ -15,7 +16,7 @@ fn open(name: &str, ops: Arc<CpuTraining>, precision: Precision, recompute: bool
     let checkpoint = bitnet_formats::open(&golden::fixtures().join(name)).unwrap();
     let config = ModelConfig::read(&checkpoint).unwrap();
     let tensors = ModelTensors::new(&checkpoint, &config);
-    let parameters = Parameters::new(&config, &tensors);
+    let parameters = Parameters::new(&config, &tensors).with_quantizer(precision.weights);
     let values = parameters.read(&checkpoint, &tensors).unwrap();
     Model::new(ops, config.clone(), parameters, values, precision, recompute).unwrap()
 }
@@ -86,7 +87,7 @@ fn compare(what: &str, got: &[f32], want: &Value, tolerance: f64) {
 fn loss_and_gradients_are_those_of_the_reference() {
     let reference = golden::json("training/grads.json");
     let (mut model, batch) = (online(), reference_batch());
-    model.quantize();
+    model.quantize().unwrap();
     let total = batch.counted();
     assert_eq!(total as u64, reference["n_targets"].as_u64().unwrap());
     let loss = model.backward(&batch, total) / total as f64;
@@ -109,6 +110,25 @@ fn loss_and_gradients_are_those_of_the_reference() {
     }
 }
 
+/// With terms rounded to bf16, which have eight bits, gradients point where those of f32 do.
+#[test]
+fn bf16_products_change_gradients_by_their_rounding() {
+    let batch = reference_batch();
+    let run = |terms| {
+        let mut model = open("bitnet-online", ops(None, 2), Precision { terms, ..Precision::BITNET }, false);
+        model.quantize().unwrap();
+        (model.backward(&batch, batch.counted()), model)
+    };
+    let ((loss, exact), (rounded_loss, rounded)) = (run(Terms::F32), run(Terms::Bf16));
+    assert!((rounded_loss / loss - 1.0).abs() <= 1e-3, "{rounded_loss} {loss}");
+    for p in exact.parameters().list() {
+        let (got, want) = (&rounded.gradients[p.range.clone()], &exact.gradients[p.range.clone()]);
+        let diff: Vec<f32> = got.iter().zip(want).map(|(a, b)| a - b).collect();
+        assert!(length(&diff) <= 0.02 * length(want), "{}: {} of {}", p.name, length(&diff), length(want));
+        assert!(p.slot.role.is_norm() || got != want, "{}", p.name);
+    }
+}
+
 /// Batches of the reference's runs: each sequence has 17 ids.
 fn run_batch(rows: &Value) -> Batch {
     let mut batch = Batch::default();
@@ -128,7 +148,7 @@ fn step(
     buffers: &mut [Vec<f32>],
 ) -> (f64, f64) {
     let total = batch.counted();
-    model.quantize();
+    model.quantize().unwrap();
     model.gradients.fill(0.0);
     let loss = model.backward(batch, total) / total as f64;
     let ops = Arc::clone(model.ops());
@@ -149,7 +169,7 @@ fn moved(model: &Model, start: &[f32]) -> Vec<f32> {
 #[test]
 fn one_step_of_each_optimizer_is_that_of_the_reference() {
     let runs = golden::json("training/optim.json");
-    let adam = |b2| Optimizer::AdamW { betas: (0.9, b2), eps: 1e-8 };
+    let adam = |b2| Optimizer::AdamW(Adam { betas: (0.9, b2), eps: 1e-8 });
     for (name, optimizer, max, decay, tolerance) in [
         ("adamw_strict", adam(0.95), Some(1.0), 0.1, 3e-3),
         ("adam_strict", adam(0.999), None, 0.0, 3e-3),
@@ -183,9 +203,9 @@ fn one_step_of_each_optimizer_is_that_of_the_reference() {
 fn twenty_steps_with_float_activations_are_those_of_the_reference() {
     let reference = golden::json("training/optim.json");
     let run = &reference["runs"]["adamw_weights_only"];
-    let precision = Precision { int8_activations: false, ..Precision::BITNET };
+    let precision = Precision { activations: Activations::Float, ..Precision::BITNET };
     let mut model = open("bitnet-online", ops(None, 2), precision, false);
-    let (start, optimizer) = (model.values.clone(), Optimizer::AdamW { betas: (0.9, 0.95), eps: 1e-8 });
+    let (start, optimizer) = (model.values.clone(), Optimizer::AdamW(Adam { betas: (0.9, 0.95), eps: 1e-8 }));
     let mut buffers = zeros(&model, optimizer);
     for t in 0..20 {
         let batch = run_batch(&reference["batches"][t]);
@@ -220,7 +240,7 @@ fn states_are_those_of_inference() {
         let mut engine =
             bitnet_model::load(Arc::clone(&backend), &checkpoint, &options, &mut |_, _| {}).unwrap();
         let mut model = open(name, ops(None, 2), Precision::BITNET, false);
-        model.quantize();
+        model.quantize().unwrap();
         let ids: Vec<u32> = (0..300).map(|i| (i * 37 + 11) % 512).collect();
         let mut batch = Batch::default();
         batch.push(&[&ids[..], &[0]].concat(), |_| true);
@@ -246,11 +266,27 @@ fn threads_instructions_and_kept_states_change_no_bit() {
     batch.push(&ids[..20], |_| true);
     let run = |isa, threads, recompute, precision| {
         let mut model = open("bitnet-online", ops(isa, threads), precision, recompute);
-        model.quantize();
+        model.quantize_for(3).unwrap();
         let loss = model.backward(&batch, batch.counted());
+        model.through_quantizers();
         (loss.to_bits(), model.gradients)
     };
-    for precision in [Precision::BITNET, Precision { ternary_weights: false, int8_activations: false }] {
+    let lsq = Precision {
+        weights: WeightQuantizer::Lsq { bits: Bits::Three, rows: false },
+        stochastic: Some(1),
+        activations: Activations::Int4,
+        hadamard: true,
+        ramp: Ramp { steps: 4, by_layer: true },
+        ..Precision::BITNET
+    };
+    let seq = Precision {
+        weights: WeightQuantizer::Seq { bits: Bits::Ternary },
+        activations: Activations::A48,
+        top_k: Some(0.5),
+        ..Precision::BITNET
+    };
+    let bf16 = Precision { terms: Terms::Bf16, ..Precision::BITNET };
+    for precision in [Precision::BITNET, bf16, Precision::FLOAT, lsq, seq] {
         let want = run(None, 1, false, precision);
         assert!(want.1.iter().all(|g| g.is_finite()));
         assert!(run(None, 3, false, precision) == want, "threads");
@@ -285,8 +321,7 @@ fn zeros_are_counted_layer_by_layer() {
 #[test]
 fn without_quantizers_the_gradient_is_the_slope() {
     for name in ["bitnet-online", "llama-packed"] {
-        let precision = Precision { ternary_weights: false, int8_activations: false };
-        let mut model = open(name, ops(None, 2), precision, false);
+        let mut model = open(name, ops(None, 2), Precision::FLOAT, false);
         let batch = reference_batch();
         let (total, start) = (batch.counted(), model.values.clone());
         model.backward(&batch, total);
@@ -312,7 +347,7 @@ fn gradients_of_adapters_are_those_of_the_reference() {
     let reference = golden::json("training/lora.json");
     let targets: Vec<String> = serde_json::from_value(reference["targets"].clone()).unwrap();
     let lora = crate::LoraConfig { rank: 4, alpha: 8.0, rank_stabilized: false, targets: targets.clone() };
-    let precision = Precision { int8_activations: false, ..Precision::BITNET };
+    let precision = Precision { activations: Activations::Float, ..Precision::BITNET };
     let base = open("bitnet-online", ops(None, 2), precision, false);
     let parameters = base.parameters.clone().with_adapters(&lora).unwrap();
     let values = parameters.begin(base.values.clone(), 1);
@@ -322,8 +357,8 @@ fn gradients_of_adapters_are_those_of_the_reference() {
     // B is zero at first: the adapter adds nothing.
     let batch = batch_of("training/lora.safetensors");
     let mut base = base;
-    base.quantize();
-    model.quantize();
+    base.quantize().unwrap();
+    model.quantize().unwrap();
     assert_eq!(base.loss(&batch), model.loss(&batch));
     let parts: Vec<_> = model.parameters().trained().to_vec();
     let side = |name: &str| {
@@ -346,4 +381,247 @@ fn gradients_of_adapters_are_those_of_the_reference() {
         let name = side(&p.name);
         compare(&name, &model.gradients[model.parameters().of_trained(p)], &want["grad"][&name], 1e-4);
     }
+}
+
+/// Every quantizer of three values or two is run as it was trained, exported in bf16 too: states have the same bits.
+#[test]
+fn exported_trits_are_run_as_they_were_trained() {
+    let backend =
+        Arc::new(CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap());
+    let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 512).collect();
+    let mut batch = Batch::default();
+    batch.push(&[&ids[..], &[0]].concat(), |_| true);
+    let lsq = |rows| WeightQuantizer::Lsq { bits: Bits::Ternary, rows };
+    let seq = |bits| WeightQuantizer::Seq { bits };
+    for (weights, bf16) in [
+        (WeightQuantizer::Absmean, false),
+        (WeightQuantizer::Absmedian, true),
+        (WeightQuantizer::Twn, true),
+        (lsq(false), true),
+        (lsq(true), false),
+        (seq(Bits::Ternary), true),
+        (seq(Bits::One), true),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let precision = Precision { weights, ..Precision::BITNET };
+        let source = ModelSource::Checkpoint(golden::fixtures().join("bitnet-online"));
+        let origin = Origin::read(&source, Some(&precision), 1).unwrap();
+        let (parameters, mut values) = (origin.parameters, origin.values);
+        // Steps that are not what they began with; all else is exact in bf16.
+        for p in parameters.list().iter().filter(|p| p.part == crate::Part::Steps) {
+            values[p.range.clone()]
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, s)| *s *= 0.8 + 0.01 * (i % 9) as f32);
+        }
+        let ops = ops(None, 2);
+        let trained = crate::export::Trained {
+            ops: &ops,
+            parameters: &parameters,
+            values: &values,
+            beside: &origin.beside,
+        };
+        trained.export(&path, bf16).unwrap();
+        let mut model =
+            Model::new(Arc::clone(&ops), origin.config, parameters, values, precision, false).unwrap();
+        model.quantize().unwrap();
+        let checkpoint = bitnet_formats::open(&path).unwrap();
+        let options = LoadOptions { key: KvType::F32, value: KvType::F32, ..LoadOptions::default() };
+        let mut engine =
+            bitnet_model::load(Arc::clone(&backend), &checkpoint, &options, &mut |_, _| {}).unwrap();
+        let mut out = StepOutput { rows: Rows::All, keep_hidden: true, ..StepOutput::default() };
+        engine.step(&ids, &mut out).unwrap();
+        assert!(model.states(&batch) == &out.hidden.last().unwrap()[..], "{weights:?}");
+    }
+}
+
+/// Weights of more levels are exported as what they are worth, and a model with a Hadamard transform is refused by the engine.
+#[test]
+fn what_the_engine_has_no_products_for_is_dense_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let export = |name: &str, path: &std::path::Path, precision: &Precision| {
+        let source = ModelSource::Checkpoint(golden::fixtures().join(name));
+        let origin = Origin::read(&source, Some(precision), 1)?;
+        let ops = ops(None, 2);
+        let (parameters, values) = (&origin.parameters, &origin.values[..]);
+        crate::export::Trained { ops: &ops, parameters, values, beside: &origin.beside }
+            .export(path, false)?;
+        Model::new(ops, origin.config, origin.parameters, origin.values, *precision, false)
+    };
+    let load = |path: &std::path::Path| {
+        let backend = CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap();
+        let options = LoadOptions { key: KvType::F32, value: KvType::F32, ..LoadOptions::default() };
+        let checkpoint = bitnet_formats::open(path).unwrap();
+        bitnet_model::load(Arc::new(backend), &checkpoint, &options, &mut |_, _| {})
+    };
+    let weights = WeightQuantizer::Lsq { bits: Bits::Four, rows: true };
+    let four = Precision { weights, ..Precision::FLOAT };
+    let refused = export("bitnet-online", &folder.path().join("a"), &four).err().unwrap().to_string();
+    assert!(refused.contains("always run with ternary weights"), "{refused}");
+    let path = folder.path().join("four");
+    let mut model = export("llama-packed", &path, &four).unwrap();
+    model.quantize();
+    let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 512).collect();
+    let mut batch = Batch::default();
+    batch.push(&[&ids[..], &[0]].concat(), |_| true);
+    let mut out = StepOutput { rows: Rows::All, keep_hidden: true, ..StepOutput::default() };
+    let mut engine = load(&path).unwrap();
+    assert_eq!(engine.report().ternary_weights, 0);
+    engine.step(&ids, &mut out).unwrap();
+    let want = out.hidden.last().unwrap();
+    let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    assert!(golden::max_diff(model.states(&batch), want) <= 1e-4 * largest);
+
+    let turned = Precision { hadamard: true, ..Precision::BITNET };
+    let path = folder.path().join("turned");
+    export("bitnet-online", &path, &turned).unwrap();
+    let refused = load(&path).err().unwrap().to_string();
+    assert!(refused.contains("quantization_config.hadamard"), "{refused}");
+    // It can be gone on with, by those who turn inputs too.
+    let source = ModelSource::Checkpoint(path);
+    assert!(Origin::read(&source, Some(&turned), 1).is_ok());
+    assert!(Origin::read(&source, Some(&Precision::BITNET), 1).is_err());
+}
+
+/// With what rounding adds held fixed, the gradient of the whole model is the slope of its loss, through inputs that are turned, too.
+#[test]
+fn the_gradient_behind_a_hadamard_transform_is_the_slope() {
+    let precision = Precision { hadamard: true, ..Precision::FLOAT };
+    let mut model = open("bitnet-online", ops(None, 2), precision, false);
+    let batch = reference_batch();
+    let (total, start) = (batch.counted(), model.values.clone());
+    model.backward(&batch, total);
+    let along: Vec<f64> = (0..start.len()).map(|i| crate::random::normal(3, 1, i as u64)).collect();
+    let scale = |i: usize| f64::from(start[i].abs()).max(1e-3) * along[i];
+    let mut at = |h: f64| {
+        model.values = start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * scale(i)) as f32).collect();
+        model.loss(&batch)
+    };
+    let h = 1e-4;
+    let slope = (at(h) - at(-h)) / (2.0 * h);
+    let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
+    assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{slope} {gradient}");
+}
+
+#[test]
+fn a_ramp_ends_at_full_strength() {
+    let together = Ramp { steps: 4, by_layer: false };
+    assert_eq!([0, 1, 4, 9].map(|t| together.strength(t, 1, 2)), [0.0, 0.25, 1.0, 1.0]);
+    let layers = Ramp { steps: 4, by_layer: true };
+    assert_eq!([0, 1, 2, 3, 4].map(|t| layers.strength(t, 0, 2)), [0.0, 0.5, 1.0, 1.0, 1.0]);
+    assert_eq!([0, 1, 2, 3, 4].map(|t| layers.strength(t, 1, 2)), [0.0, 0.0, 0.0, 0.5, 1.0]);
+    assert_eq!(Ramp::default().strength(0, 0, 1), 1.0);
+}
+
+/// A fresh model whose norms are no longer 1.
+fn fresh(architecture: &str, model_type: &str, precision: Precision) -> (Model, crate::source::Beside) {
+    let config = serde_json::json!({
+        "architectures": [architecture], "model_type": model_type, "hidden_act": "silu", "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+    });
+    let tokenizer = golden::fixtures().join("bitnet-online");
+    let origin =
+        Origin::read(&ModelSource::Fresh { config, tokenizer, deviation: 0.2 }, Some(&precision), 1).unwrap();
+    let mut values = origin.values;
+    for (i, p) in origin.parameters.list().iter().enumerate().filter(|(_, p)| p.slot.role.is_norm()) {
+        for (j, v) in values[p.range.clone()].iter_mut().enumerate() {
+            *v = 1.0 + 0.3 * crate::random::normal(8, i as u64, j as u64) as f32;
+        }
+    }
+    let model = Model::new(ops(None, 2), origin.config, origin.parameters, values, precision, false).unwrap();
+    (model, origin.beside)
+}
+
+const BODIES: [(&str, &str, ExtraNorms); 4] = [
+    ("Qwen3ForCausalLM", "qwen3", ExtraNorms::None),
+    ("Qwen3ForCausalLM", "qwen3", ExtraNorms::Auto),
+    ("LlamaForCausalLM", "llama", ExtraNorms::Auto),
+    ("LlamaForCausalLM", "llama", ExtraNorms::Projections),
+];
+
+/// Norms of heads, of projections' own inputs and inside blocks: the gradient is the slope, and states that are computed again change no bit.
+#[test]
+fn gradients_through_other_norms_are_slopes() {
+    for (architecture, model_type, extra_norms) in BODIES {
+        let (mut model, _) = fresh(architecture, model_type, Precision { extra_norms, ..Precision::FLOAT });
+        let batch = reference_batch();
+        let (total, start) = (batch.counted(), model.values.clone());
+        model.backward(&batch, total);
+        let gradients = model.gradients.clone();
+        model.recompute = true;
+        model.gradients.fill(0.0);
+        model.backward(&batch, total);
+        assert!(gradients == model.gradients, "{architecture} {extra_norms:?}");
+        // Norms by themselves, and all.
+        for only_norms in [true, false] {
+            let of: Vec<bool> = model
+                .parameters()
+                .list()
+                .iter()
+                .flat_map(|p| std::iter::repeat_n(p.slot.role.is_norm() || !only_norms, p.range.len()))
+                .collect();
+            let along = |i: usize| if of[i] { crate::random::normal(3, 1, i as u64) } else { 0.0 };
+            let scale = |i: usize| f64::from(start[i].abs()).max(1e-3) * along(i);
+            let mut at = |h: f64| {
+                model.values =
+                    start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * scale(i)) as f32).collect();
+                model.loss(&batch)
+            };
+            let h = 1e-3;
+            let slope = (at(h) - at(-h)) / (2.0 * h);
+            let gradient: f64 = gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
+            assert!(
+                (slope - gradient).abs() <= 0.01 * slope.abs().max(0.1),
+                "{architecture} {extra_norms:?} {only_norms}: {slope} {gradient}"
+            );
+        }
+    }
+}
+
+#[test]
+fn bodies_with_other_norms_are_run_as_they_were_trained() {
+    let backend =
+        Arc::new(CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap());
+    let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 512).collect();
+    let mut batch = Batch::default();
+    batch.push(&[&ids[..], &[0]].concat(), |_| true);
+    for (architecture, model_type, extra_norms) in BODIES {
+        let (mut model, beside) =
+            fresh(architecture, model_type, Precision { extra_norms, ..Precision::BITNET });
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let trained = crate::export::Trained {
+            ops: model.ops(),
+            parameters: model.parameters(),
+            values: &model.values,
+            beside: &beside,
+        };
+        trained.export(&path, false).unwrap();
+        let checkpoint = bitnet_formats::open(&path).unwrap();
+        let options = LoadOptions { key: KvType::F32, value: KvType::F32, ..LoadOptions::default() };
+        let mut engine =
+            bitnet_model::load(Arc::clone(&backend), &checkpoint, &options, &mut |_, _| {}).unwrap();
+        let mut out = StepOutput { rows: Rows::All, keep_hidden: true, ..StepOutput::default() };
+        engine.step(&ids, &mut out).unwrap();
+        model.quantize();
+        let want = out.hidden.last().unwrap();
+        assert!(model.states(&batch) == &want[..], "{architecture} {extra_norms:?}");
+        // Once more from what was written: nothing is added to norms that are there.
+        let precision = Precision { extra_norms, ..Precision::BITNET };
+        let again = Origin::read(&ModelSource::Checkpoint(path), Some(&precision), 1).unwrap();
+        assert!(again.values == model.values, "{architecture} {extra_norms:?}");
+    }
+    let precision = Precision { extra_norms: ExtraNorms::Blocks, ..Precision::BITNET };
+    let (model, beside) = fresh("Qwen3ForCausalLM", "qwen3", Precision::BITNET);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    let (parameters, values) = (model.parameters(), &model.values[..]);
+    crate::export::Trained { ops: model.ops(), parameters, values, beside: &beside }
+        .export(&path, false)
+        .unwrap();
+    let refused =
+        Origin::read(&ModelSource::Checkpoint(path), Some(&precision), 1).err().unwrap().to_string();
+    assert!(refused.contains("Qwen3ForCausalLM has no form with norms inside its blocks"), "{refused}");
 }

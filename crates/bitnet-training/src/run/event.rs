@@ -13,6 +13,8 @@ pub enum Kind {
     Sft,
     /// The same, by low-rank matrices beside the weights.
     Lora,
+    /// Documents and answers, with weights that become ternary on the way.
+    Qat,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
             Self::Lora => "lora",
+            Self::Qat => "qat",
         }
     }
 }
@@ -40,6 +43,11 @@ pub enum Event {
     Dropped(usize),
     /// The first step follows.
     Begin(Start),
+    /// The model that comes out will not be run quite as it is trained.
+    RunOtherwise {
+        /// In what it differs.
+        how: &'static str,
+    },
     /// Some steps were taken.
     Steps {
         /// Steps so far.

@@ -5,9 +5,10 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 
-use crate::checkpoint::{Checkpoints, Progress, write_model};
+use crate::checkpoint::{Checkpoints, Progress};
 use crate::config::RunConfig;
 use crate::data::{Corpus, Rows, Skipped, Split};
+use crate::export::Trained;
 use crate::model::Model;
 use crate::source::{Beside, Origin};
 use crate::{Rates, TrainError, clip, norm};
@@ -62,11 +63,14 @@ impl<'a> Run<'a> {
             );
             return Err(TrainError::Data { what });
         }
-        let origin = Origin::read(&config.model, Some(config.precision.ternary_weights), config.seed)?;
+        let origin = Origin::read(&config.model, Some(&config.precision), config.seed)?;
         let Origin { config: body, mut parameters, mut values, tokenizer, beside, .. } = origin;
         if let Some(lora) = &config.lora {
             parameters = parameters.with_adapters(lora)?;
             values = parameters.begin(values, config.seed);
+        } else if !config.train.freeze.is_empty() || config.train.freeze_layers.is_some() {
+            (parameters, values) =
+                parameters.freeze(&values, &config.train.freeze, config.train.freeze_layers)?;
         }
         let (sequence, context) = (config.data.sequence, body.context);
         if sequence > context {
@@ -109,12 +113,16 @@ impl<'a> Run<'a> {
         if rows.len() == 0 {
             return Err(TrainError::Data { what: "there is nothing to train on".to_owned() });
         }
-        let optimizer = &config.train.optimizer;
-        let mut buffers = vec![vec![0.0; model.gradients.len()]; optimizer.buffers()];
+        let train_config = &config.train;
+        let mut buffers = vec![vec![0.0; model.gradients.len()]; train_config.buffers().len()];
+        if train_config.average.is_some() {
+            buffers[train_config.optimizer.buffers()]
+                .copy_from_slice(&model.values[model.parameters().start()..]);
+        }
         let mut progress = Progress::default();
         for step in checkpoints.steps().into_iter().rev() {
             let mut values = std::mem::take(&mut model.values);
-            let read = checkpoints.read(step, model.parameters(), &mut values, optimizer, &mut buffers);
+            let read = checkpoints.read(step, model.parameters(), &mut values, train_config, &mut buffers);
             model.values = values;
             match read {
                 Ok(read) => {
@@ -153,6 +161,9 @@ impl<'a> Run<'a> {
             steps,
             threads: self.model.ops().threads(),
         }));
+        if let Some(how) = self.config.precision.run_otherwise() {
+            each(Event::RunOtherwise { how });
+        }
         let (mut loss, mut validation, mut stopped) = (None, None, Stopped::Done);
         let (mut begin, mut tokens, mut since) = (Instant::now(), 0, self.progress.step);
         let mut saved = None;
@@ -186,7 +197,7 @@ impl<'a> Run<'a> {
             let due = train.validate_every > 0 && step.is_multiple_of(train.validate_every);
             let mut improved = false;
             if (due || last) && self.validation_rows.len() > 0 {
-                let value = self.validate();
+                let value = self.validate()?;
                 improved = self.progress.best.is_none_or(|(_, best)| value < best);
                 if improved {
                     (self.progress.best, self.progress.stale) = (Some((step, value)), 0);
@@ -219,7 +230,10 @@ impl<'a> Run<'a> {
         let model = (stopped != Stopped::Interrupted)
             .then(|| self.config.output.join(if self.config.lora.is_some() { "adapter" } else { "model" }));
         if let Some(path) = &model {
-            write_model(path, self.model.parameters(), &self.model.values, &self.beside, train.bf16)?;
+            self.swap_average();
+            let exported = self.trained().export(path, train.bf16);
+            self.swap_average();
+            exported?;
         }
         Ok(Outcome { stopped, step, loss, validation, checkpoint, model })
     }
@@ -235,7 +249,7 @@ impl<'a> Run<'a> {
             .collect();
         let total: usize = batches.iter().map(|b| b.counted()).sum();
         let tokens = batches.iter().map(|b| b.ids.len()).sum();
-        self.model.quantize();
+        self.model.quantize_for(t)?;
         self.model.gradients.fill(0.0);
         let mut sum = 0.0;
         for batch in &batches {
@@ -244,6 +258,7 @@ impl<'a> Run<'a> {
                 return Err(self.diverged(t + 1));
             }
         }
+        self.model.through_quantizers();
         let ops = Arc::clone(self.model.ops());
         let norm = norm(&ops, &self.model.gradients);
         if !norm.is_finite() {
@@ -251,7 +266,12 @@ impl<'a> Run<'a> {
         }
         let (rate, decay) = (train.schedule.rate(t), train.schedule.decay(t));
         let rates = Rates { rate, decay, scale: clip(norm, train.clip), step: t + 1 };
-        self.model.update(&train.optimizer, rates, &mut self.buffers);
+        let (buffers, average) = self.buffers.split_at_mut(train.optimizer.buffers());
+        self.model.update(&train.optimizer, rates, buffers);
+        if let (Some(decay), Some(average)) = (train.average, average.first_mut()) {
+            let start = self.model.parameters().start();
+            crate::optimizer::average(&ops, decay, &self.model.values[start..], average);
+        }
         self.progress.step += 1;
         Ok(Taken { loss: sum / total.max(1) as f64, rate, norm, tokens })
     }
@@ -269,17 +289,37 @@ impl<'a> Run<'a> {
         TrainError::Diverged { step, place, kept }
     }
 
+    /// Puts the average of parameters, where one is kept, in their place, or back.
+    fn swap_average(&mut self) {
+        if let Some(average) = self.buffers.get_mut(self.config.train.optimizer.buffers()) {
+            let start = self.model.parameters().start();
+            self.model.values[start..].swap_with_slice(average);
+        }
+    }
+
     /// The mean loss on what is not trained on.
-    fn validate(&mut self) -> f64 {
+    fn validate(&mut self) -> Result<f64, TrainError> {
+        self.swap_average();
         let corpus = self.validation.as_ref().unwrap_or(&self.train.0);
-        self.model.quantize();
+        self.model.quantize()?;
         let (mut sum, mut counted) = (0.0, 0);
         for first in (0..self.validation_rows.len()).step_by(self.config.train.batch) {
             let batch = self.validation_rows.plain(corpus, first, self.config.train.batch);
             sum += self.model.loss(&batch) * batch.counted() as f64;
             counted += batch.counted();
         }
-        sum / counted.max(1) as f64
+        self.swap_average();
+        Ok(sum / counted.max(1) as f64)
+    }
+
+    fn trained(&self) -> Trained<'_> {
+        let model = &self.model;
+        Trained {
+            ops: model.ops(),
+            parameters: model.parameters(),
+            values: &model.values,
+            beside: &self.beside,
+        }
     }
 
     /// The share of zeros that products can leave out, layer by layer, in some of what is not trained on.
@@ -293,15 +333,8 @@ impl<'a> Run<'a> {
 
     fn save(&self, each: &mut dyn FnMut(Event)) -> Result<(u64, PathBuf), TrainError> {
         let train = &self.config.train;
-        let (model, progress) = (&self.model, &self.progress);
-        let path = self.checkpoints.write(
-            model.parameters(),
-            &model.values,
-            &train.optimizer,
-            &self.buffers,
-            progress,
-            &self.beside,
-        )?;
+        let progress = &self.progress;
+        let path = self.checkpoints.write(&self.trained(), train, &self.buffers, progress)?;
         self.checkpoints.prune(train.keep, progress.best.map(|(step, _)| step))?;
         each(Event::Checkpoint(path.clone()));
         Ok((progress.step, path))

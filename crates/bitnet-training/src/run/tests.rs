@@ -47,6 +47,7 @@ fn config(kind: Kind, folder: &Path, changes: &[&str]) -> RunConfig {
             format!("data.train={}", at("train.jsonl")),
             "data.sequence=48".to_owned(),
         ],
+        Kind::Qat => vec![format!("data.train={}", at("train.jsonl")), "data.sequence=48".to_owned()],
         Kind::Sft | Kind::Lora => {
             vec![format!("model.init={tokenizer}"), format!("data.train={}", at("chat.jsonl"))]
         }
@@ -140,6 +141,142 @@ fn going_on_gives_the_bits_of_a_run_in_one_go() {
     }
 }
 
+/// Learned steps, random rounding and a ramp: all of it goes on, and what is left can be run.
+#[test]
+fn quantizers_go_on_to_the_bits_of_a_run_in_one_go() {
+    for quantizer in [
+        &["quantize.weights=lsq", "quantize.rounding=stochastic", "quantize.ramp=9"][..],
+        &[
+            "quantize.weights=seq",
+            "quantize.activations=a4.8",
+            "quantize.ramp=9",
+            "quantize.ramp_order=layers",
+        ],
+    ] {
+        let folder = folder();
+        let changes = [quantizer, &["train.rate=5e-3", "train.keep=9"]].concat();
+        let whole = config(Kind::Pretrain, folder.path(), &changes);
+        let (outcome, events) = go(&whole, false).unwrap();
+        let told = events.iter().any(|e| matches!(e, Event::RunOtherwise { .. }));
+        assert_eq!(told, quantizer[0].ends_with("seq"));
+        let want = left(&whole.output, 12);
+        let checkpoints = Checkpoints::of(&whole.output);
+        let steps = |step: u64| {
+            let path = checkpoints.path(step).join("masters.safetensors");
+            let bytes = std::fs::read(path).unwrap();
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            file.tensor("model.layers.0.mlp.up_proj.weight_steps").unwrap().data().to_vec()
+        };
+        assert_ne!(steps(6), steps(9));
+        for step in checkpoints.steps().into_iter().filter(|step| *step > 6) {
+            std::fs::remove_dir_all(checkpoints.path(step)).unwrap();
+        }
+        go(&whole, true).unwrap();
+        assert!(left(&whole.output, 12) == want, "{quantizer:?}");
+        for path in [outcome.model.unwrap(), checkpoints.path(12)] {
+            let mut model =
+                bitnet_inference::Model::open(&path, &Default::default(), &mut |_, _| {}).unwrap();
+            let prompt = model.encode("ships at").unwrap();
+            let options = bitnet_inference::GenerateOptions { max_tokens: Some(2), ..Default::default() };
+            assert!(model.generate(&prompt, options).unwrap().all(|piece| piece.is_ok()));
+        }
+    }
+}
+
+/// Muon's momentum and the average of parameters go on; it is the average that is exported.
+#[test]
+fn optimizers_go_on_to_the_bits_of_a_run_in_one_go() {
+    let folder = folder();
+    let changes =
+        ["train.optimizer=muon", "train.ema=0.8", "train.rate=5e-3", "train.keep=9", "train.export=f32"];
+    let whole = config(Kind::Pretrain, folder.path(), &changes);
+    let (outcome, _) = go(&whole, false).unwrap();
+    let want = left(&whole.output, 12);
+    let checkpoints = Checkpoints::of(&whole.output);
+    for step in checkpoints.steps().into_iter().filter(|step| *step > 6) {
+        std::fs::remove_dir_all(checkpoints.path(step)).unwrap();
+    }
+    go(&whole, true).unwrap();
+    assert!(left(&whole.output, 12) == want);
+    let tensors = |path: PathBuf| -> std::collections::BTreeMap<String, Vec<u8>> {
+        let bytes = std::fs::read(path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        file.iter().map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec())).collect()
+    };
+    let kept = tensors(checkpoints.path(12).join("optimizer.safetensors"));
+    let values = tensors(checkpoints.path(12).join("model.safetensors"));
+    for (name, data) in tensors(outcome.model.unwrap().join("model.safetensors")) {
+        assert_eq!(kept[&format!("average.{name}")], data, "{name}");
+        assert_ne!(values[&name], data, "{name}");
+        // A projection has momentum only.
+        assert_eq!(kept.contains_key(&format!("exp_avg_sq.{name}")), !name.contains("_proj"), "{name}");
+    }
+}
+
+/// A dense model becomes ternary: it gets norms, goes on from a checkpoint to the same bits, and is run as any other.
+#[test]
+fn a_dense_model_becomes_ternary() {
+    for (architecture, norm) in [
+        ("LlamaForCausalLM", "mlp.ffn_layernorm.weight"),
+        ("Qwen3ForCausalLM", "mlp.up_proj.rms_norm.weight"),
+    ] {
+        let folder = folder();
+        let dense = [
+            &format!("model.architecture={architecture}")[..],
+            "quantize.weights=none",
+            "train.rate=1e-2",
+            "train.steps=40",
+            "train.checkpoint_every=40",
+            "train.export=f32",
+        ];
+        let first = go(&config(Kind::Pretrain, folder.path(), &dense), false).unwrap().0;
+        let init = folder.path().join("dense");
+        std::fs::rename(first.model.unwrap(), &init).unwrap();
+        std::fs::remove_dir_all(folder.path().join("run")).unwrap();
+        let changes = [
+            &format!("model.init={}", init.display())[..],
+            "quantize.ramp=8",
+            "train.rate=5e-3",
+            "train.steps=20",
+            "train.keep=9",
+            "train.freeze=*.embed_tokens.*",
+            "train.freeze_layers=[1, 1]",
+        ];
+        let whole = config(Kind::Qat, folder.path(), &changes);
+        let (outcome, events) = go(&whole, false).unwrap();
+        let losses: Vec<f64> = events
+            .iter()
+            .filter_map(|e| match e {
+                Event::Validation { loss, .. } => Some(*loss),
+                _ => None,
+            })
+            .collect();
+        assert!(losses.last() < losses.first(), "{losses:?}");
+        let want = left(&whole.output, 20);
+        for step in [12, 15, 16, 18, 20] {
+            std::fs::remove_dir_all(Checkpoints::of(&whole.output).path(step)).unwrap();
+        }
+        go(&whole, true).unwrap();
+        assert!(left(&whole.output, 20) == want, "{architecture}");
+        let tensors = |path: &Path| -> std::collections::BTreeMap<String, Vec<u8>> {
+            let bytes = std::fs::read(path.join("model.safetensors")).unwrap();
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            file.iter().map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec())).collect()
+        };
+        let (before, after) = (tensors(&init), tensors(&Checkpoints::of(&whole.output).path(20)));
+        assert!(after.contains_key(&format!("model.layers.0.{norm}")), "{:?}", after.keys());
+        for (name, data) in &before {
+            let frozen = name.contains("embed_tokens") || name.contains("layers.1.");
+            assert_eq!(after[name] == *data, frozen, "{name}");
+        }
+        let path = outcome.model.unwrap();
+        let mut model = bitnet_inference::Model::open(&path, &Default::default(), &mut |_, _| {}).unwrap();
+        let prompt = model.encode("ships at").unwrap();
+        let options = bitnet_inference::GenerateOptions { max_tokens: Some(2), ..Default::default() };
+        assert!(model.generate(&prompt, options).unwrap().all(|piece| piece.is_ok()));
+    }
+}
+
 #[test]
 fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
     let folder = folder();
@@ -216,9 +353,18 @@ fn what_does_not_fit_is_refused() {
     for (changes, words) in [
         (&["data.sequence=4096"][..], "data.sequence is 4096, and the model's context has 1024"),
         (&["data.train=nowhere.txt"], "nowhere.txt"),
-        (&["model.weights=float"], "BitNetForCausalLM is always run with ternary weights"),
+        (&["quantize.weights=none"], "BitNetForCausalLM is always run with ternary weights"),
         (&["model.tokenizer=/nowhere"], "there is neither tokenizer.json nor tokenizer.model in it"),
         (&["model.num_attention_heads=5"], "num_attention_heads"),
+        (
+            &["train.freeze=*.router.*"],
+            "train.freeze names *.router.*, and no tensor of the model is called so",
+        ),
+        (
+            &["train.freeze_layers=[0, 2]"],
+            "train.freeze_layers ends with 2, and the model has the layers 0 to 1",
+        ),
+        (&["train.freeze=*"], "leave nothing to train"),
         (&["threads=100000"], "threads were asked for"),
     ] {
         let error = go(&config(Kind::Pretrain, folder.path(), changes), false).unwrap_err();

@@ -1,8 +1,8 @@
 //! The rows of a batch.
 
-use super::parquet;
 use crate::failure::Failure;
 use bitnet_server::Call;
+use bitnet_tables::{Row as Cells, Table};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -49,14 +49,14 @@ impl Input {
                 })
             }
             "jsonl" => Ok(Self::objects(&std::fs::read_to_string(path).map_err(file)?, chat)),
-            "csv" => {
-                let (names, cells) =
-                    csv(path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
-                Self::table(path, names, cells, column, chat)
-            }
-            "parquet" => {
-                let (names, cells) =
-                    parquet::read(path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))?;
+            "csv" | "parquet" => {
+                let table = Table::open(path, None)?;
+                let (names, mut cells) = (table.columns().to_vec(), Vec::new());
+                for row in table {
+                    let Cells { place, cells: row } = row?;
+                    let wrong = |e| Failure::Usage(format!("{}{place}: {e}", path.display()));
+                    cells.push(row.map_err(wrong)?);
+                }
                 Self::table(path, names, cells, column, chat)
             }
             _ => {
@@ -116,14 +116,6 @@ impl Input {
             Err(why) => self.wrong.push((index, why)),
         }
     }
-}
-
-/// Names and cells of a file with commas.
-fn csv(path: &Path) -> Result<(Vec<String>, Vec<Vec<Value>>), csv::Error> {
-    let mut reader = csv::Reader::from_path(path)?;
-    let names = reader.headers()?.iter().map(str::to_owned).collect();
-    let cells = reader.records().map(|record| Ok(record?.iter().map(|cell| json!(cell)).collect()));
-    Ok((names, cells.collect::<Result<_, csv::Error>>()?))
 }
 
 /// A row that asks what is in a cell.

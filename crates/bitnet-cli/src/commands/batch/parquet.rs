@@ -1,69 +1,15 @@
-//! Parquet files, without Arrow: its rows are all that is needed, and half of what has to be built.
+//! Parquet files, written without Arrow: rows are all that is needed.
 
 use super::table::{Table, text};
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
-use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
-
-/// Names and cells of a file.
-pub fn read(path: &Path) -> Result<(Vec<String>, Vec<Vec<Value>>), String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
-    // The reader answers some damaged files with panics.
-    let read = std::panic::catch_unwind(move || rows(file).map_err(|e| e.to_string()));
-    read.unwrap_or_else(|_| Err("it is damaged".to_owned()))
-}
-
-fn rows(file: File) -> Result<(Vec<String>, Vec<Vec<Value>>), ParquetError> {
-    let reader = SerializedFileReader::new(file)?;
-    let schema = reader.metadata().file_metadata().schema();
-    let names = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
-    let rows = reader.get_row_iter(None)?;
-    let cells = rows.map(|row| Ok(row?.get_column_iter().map(|(_, field)| value(field)).collect()));
-    Ok((names, cells.collect::<Result<_, ParquetError>>()?))
-}
-
-fn value(field: &Field) -> Value {
-    match field {
-        Field::Null => Value::Null,
-        Field::Bool(b) => json!(b),
-        Field::Byte(n) => json!(n),
-        Field::Short(n) => json!(n),
-        Field::Int(n) => json!(n),
-        Field::Long(n) => json!(n),
-        Field::UByte(n) => json!(n),
-        Field::UShort(n) => json!(n),
-        Field::UInt(n) => json!(n),
-        Field::ULong(n) => json!(n),
-        Field::Float(n) => json!(n),
-        Field::Double(n) => json!(n),
-        Field::Str(text) => json!(text),
-        // Some writers do not say that their texts are texts.
-        Field::Bytes(bytes) => json!(String::from_utf8_lossy(bytes.data())),
-        Field::Group(row) => object(row),
-        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
-        Field::MapInternal(map) => {
-            let entries = map.entries().iter().map(|(key, of)| (text(&value(key)), value(of)));
-            Value::Object(entries.collect())
-        }
-        // Dates, times, decimals: as they are printed.
-        other => json!(other.to_string()),
-    }
-}
-
-fn object(row: &Row) -> Value {
-    Value::Object(
-        row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect::<Map<_, _>>(),
-    )
-}
 
 /// Writes a table. A column has the type that all its values have, and holds texts where they differ.
 pub fn write(table: &Table, file: &mut File) -> std::io::Result<()> {

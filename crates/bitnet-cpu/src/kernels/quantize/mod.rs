@@ -10,8 +10,9 @@ use crate::simd::{Kernel, Lanes, dispatch};
 pub(crate) struct Quantized {
     /// `[m, stride]`, every token padded with zeros; behind them what an earlier product left.
     pub(crate) q: Vec<i8>,
-    /// Elements a token takes in `q`.
+    /// Elements a token takes in `q`, and how many of them are its own.
     pub(crate) stride: usize,
+    pub(crate) k: usize,
     /// `[m]`: what an integer is multiplied with to be real again.
     pub(crate) d: Vec<f32>,
     /// `[m]`: sums of the integers.
@@ -58,9 +59,19 @@ impl Kernel for QuantizeRow<'_> {
 
 /// Quantizes `x [m, k]` into `out`, whose memory is reused.
 pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Quantized) {
-    let m = x.len() / k;
+    rows(pool, (x.len() / k, k), out, &|t, q| dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q }));
+}
+
+/// Fills `m` tokens of `k` elements by a rule, which gives what [`Quantized`] has of a token as `d` and in `sums`; what is left of
+/// its `q` is zero.
+pub(crate) fn rows(
+    pool: &Pool,
+    (m, k): (usize, usize),
+    out: &mut Quantized,
+    f: &(dyn Fn(usize, &mut [i8]) -> (f32, i32) + Sync),
+) {
     // Room for the columns of padding that any layout has.
-    out.stride = (k.div_ceil(64) + 1) * 64;
+    (out.stride, out.k) = ((k.div_ceil(64) + 1) * 64, k);
     let q = at_least(&mut out.q, m * out.stride, 0);
     out.d.resize(m, 0.0);
     out.sums.resize(m, 0);
@@ -68,20 +79,10 @@ pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Qua
     let (d, sums) = (Shares::new(&mut out.d), Shares::new(&mut out.sums));
     pool.chunks_mut(q, stride, &|t, q| {
         q[k..].fill(0);
-        let of_row = dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q });
+        let of_row = f(t, q);
         // SAFETY: `t` is visited once.
         let (d, sums) = unsafe { (d.slice(t, 1), sums.slice(t, 1)) };
         (d[0], sums[0]) = of_row;
-    });
-}
-
-/// Quantizes `x [m, k]` into `q [m, k]` and `d [m]`, which makes integers real again.
-pub(crate) fn rows(isa: Isa, pool: &Pool, x: &[f32], k: usize, q: &mut [i8], d: &mut [f32]) {
-    let d = Shares::new(d);
-    pool.chunks_mut(q, k, &|t, q| {
-        // SAFETY: `t` is visited once.
-        let d = unsafe { d.slice(t, 1) };
-        (d[0], _) = dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q });
     });
 }
 

@@ -120,7 +120,7 @@ pub(crate) fn gated_relu2(
     let (PanelScale::Rows(gate_scales), PanelScale::Rows(up_scales)) = (&gate.scale, &up.scale) else {
         unreachable!("scales for groups of columns have another path")
     };
-    let mut x = std::mem::take(&mut scratch.skip.by_field);
+    let mut x = std::mem::take(&mut scratch.room.skip.by_field);
     let token = scratch.token(0);
     by_field(&token.q[..up.cols], &mut x);
     let kernel = kernel(isa);
@@ -150,7 +150,7 @@ pub(crate) fn gated_relu2(
             dispatch(isa, Gate { gate, up, act: Activation::Relu2, out });
         });
     });
-    scratch.skip.by_field = x;
+    scratch.room.skip.by_field = x;
 }
 
 /// `y[n] = x * w^T` of token `t`, where `w` lies column by column.

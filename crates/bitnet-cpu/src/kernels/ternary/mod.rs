@@ -72,6 +72,12 @@ thread_local! {
 #[derive(Default)]
 pub(crate) struct Scratch {
     quantized: Quantized,
+    pub(super) room: Room,
+}
+
+/// What products make of activations for themselves.
+#[derive(Default)]
+pub(crate) struct Room {
     arranged: Arranged,
     pub(super) skip: SkipScratch,
 }
@@ -118,8 +124,21 @@ pub(crate) fn ternary_linear(
     scratch: &mut Scratch,
     place: Place<'_>,
 ) {
+    product(isa, kernel, pool, w, &scratch.quantized, &mut scratch.room, place);
+}
+
+/// The same with activations that the caller keeps.
+pub(crate) fn product(
+    isa: Isa,
+    kernel: Kernel,
+    pool: &Pool,
+    w: &Panels,
+    quantized: &Quantized,
+    room: &mut Room,
+    place: Place<'_>,
+) {
     assert!(std::ptr::eq(kernel.0.layout, w.layout), "{kernel} does not read {}", w.layout.name);
-    let Scratch { quantized, arranged, skip } = scratch;
+    let Room { arranged, skip } = room;
     let m = quantized.d.len();
     let Place { y, stride, first } = place;
     let out = Output { isa, w, quantized, y: Shares::new(y), stride, first };

@@ -1,11 +1,13 @@
 //! Causal attention of whole sequences, and the way back. Forward it is rules 10 and 11 of `docs/numerics.md`; backward the weights of
 //! the softmax are computed again from the maximum and the sum that the forward pass keeps for each query.
 
+use super::bf16;
 use super::product::{Side, Small, Store, Target, Values};
 use crate::Isa;
 use crate::kernels::norm::padded;
 use crate::pool::{Pool, Shares};
 use crate::simd::{Kernel, Lanes, dispatch};
+use crate::training::Terms;
 use bitnet_core::AttentionShape;
 use bitnet_quant::spec::SEGMENT;
 use std::ops::Range;
@@ -46,6 +48,7 @@ pub(crate) fn backward(
     out: &[f32],
     sums: &Sums,
     dout: &[f32],
+    terms: Terms,
     dqkv: &mut [f32],
 ) {
     let groups = s.shape.kv_heads;
@@ -53,7 +56,8 @@ pub(crate) fn backward(
     pool.ranges(s.spans.len() * groups, 1, &|tasks| {
         for task in tasks {
             let rows = s.spans[task / groups].clone();
-            dispatch(isa, Backward { s, rows, group: task % groups, out, sums, dout, dqkv: &dqkv });
+            let (group, dqkv) = (task % groups, &dqkv);
+            dispatch(isa, Backward { isa, terms, s, rows, group, out, sums, dout, dqkv });
         }
     });
 }
@@ -172,9 +176,15 @@ fn fma<L: Lanes>(l: L, a: f32, b: f32, c: f32) -> f32 {
 /// Scores become weights; gives their maximum and their sum.
 #[inline(always)]
 fn weigh<L: Lanes>(l: L, scores: &mut [f32]) -> (f32, f32) {
-    let max = scores.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
     let mut sum = l.splat(0.0);
     let (blocks, tail) = scores.as_chunks_mut::<16>();
+    let mut max = l.splat(f32::NEG_INFINITY);
+    for block in blocks.iter() {
+        max = l.max(l.load(block), max);
+    }
+    let mut lanes = [0.0; 16];
+    l.store(max, &mut lanes);
+    let max = lanes.iter().chain(&*tail).fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
     for block in blocks {
         let e = l.exp(l.sub(l.load(block), l.splat(max)));
         sum = l.add(sum, e);
@@ -190,7 +200,51 @@ fn weigh<L: Lanes>(l: L, scores: &mut [f32]) -> (f32, f32) {
     (max, l.fold(sum))
 }
 
+/// Products of gradients with terms as they are, or rounded.
+enum Inner {
+    F32(Small),
+    Bf16(bf16::Small),
+}
+
+impl Inner {
+    fn new(isa: Isa, terms: Terms) -> Self {
+        match terms {
+            Terms::F32 => Self::F32(Small::new()),
+            Terms::Bf16 => Self::Bf16(bf16::Small::new(isa)),
+        }
+    }
+
+    #[inline(always)]
+    fn right<L: Lanes>(&mut self, b: Side<'_>, first: usize, n: usize, from: usize, k: usize) {
+        match self {
+            Self::F32(small) => small.right::<L>(b, first, n, from, k),
+            Self::Bf16(small) => small.right(b, first, n, from, k),
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "as for a product")]
+    fn multiply<L: Lanes>(
+        &mut self,
+        l: L,
+        a: Side<'_>,
+        rows: (usize, usize),
+        sizes: (usize, usize, usize),
+        from: usize,
+        store: Store<'_>,
+        c: Target<'_>,
+    ) {
+        match self {
+            Self::F32(small) => small.multiply(l, a, rows, sizes, from, store, c),
+            Self::Bf16(small) => small.multiply(a, rows, sizes, from, store, c),
+        }
+    }
+}
+
 struct Backward<'a> {
+    isa: Isa,
+    /// Of all products but the scores, which are those of the forward pass.
+    terms: Terms,
     s: Sequences<'a>,
     rows: Range<usize>,
     group: usize,
@@ -204,12 +258,13 @@ impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Self { s, rows, group, out, sums, dout, dqkv } = self;
+        let Self { isa, terms, s, rows, group, out, sums, dout, dqkv } = self;
         let (d, len) = (s.shape.head_dim, rows.len());
         let (heads, cols) = (s.shape.heads, s.shape.qkv_cols());
         let share = heads / s.shape.kv_heads;
-        let mut room: [Small; 5] = std::array::from_fn(|_| Small::new());
-        let [keys, values, key_elements, queries, douts] = &mut room;
+        let mut keys = Small::new();
+        let mut room: [Inner; 4] = std::array::from_fn(|_| Inner::new(isa, terms));
+        let [values, key_elements, queries, douts] = &mut room;
         let (mut p, mut ds) = (vec![0.0f32; QUERIES * SEGMENT], vec![0.0f32; QUERIES * SEGMENT]);
         let (mut dk, mut dv) = (vec![0.0f32; len * d], vec![0.0f32; len * d]);
         let mut dq = vec![0.0f32; len * d];

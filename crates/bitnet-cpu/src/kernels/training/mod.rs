@@ -2,6 +2,8 @@
 //! back through both.
 
 pub(crate) mod attention;
+pub(crate) mod bf16;
 pub(crate) mod gate;
 pub(crate) mod loss;
+pub(crate) mod norm;
 pub(crate) mod product;

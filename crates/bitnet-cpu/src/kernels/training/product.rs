@@ -33,12 +33,12 @@ impl Values<'_> {
 /// One side of a product `c[i, j] = sum over p of a[i, p] * b[j, p]`: vectors of length `k`, which are rows or columns of what is stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Side<'a> {
-    values: Values<'a>,
+    pub(super) values: Values<'a>,
     /// Elements from one vector to the next, and from one element of a vector to the next. One of them is 1.
-    vector: usize,
-    step: usize,
+    pub(super) vector: usize,
+    pub(super) step: usize,
     /// What element `p` of every vector is multiplied with.
-    factors: Option<&'a [f32]>,
+    pub(super) factors: Option<&'a [f32]>,
 }
 
 impl<'a> Side<'a> {
@@ -57,7 +57,7 @@ impl<'a> Side<'a> {
         Self { factors: Some(factors), ..self }
     }
 
-    fn check(&self, vectors: usize, k: usize) {
+    pub(super) fn check(&self, vectors: usize, k: usize) {
         let last = (vectors.max(1) - 1) * self.vector + (k.max(1) - 1) * self.step;
         assert!(vectors == 0 || k == 0 || last < self.values.len(), "a side of the product is too short");
         assert!(self.factors.is_none_or(|f| f.len() >= k), "factors of a side");

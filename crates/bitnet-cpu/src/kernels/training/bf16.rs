@@ -1,0 +1,358 @@
+//! Products of dense matrices whose terms are bf16 (rule 19 of `docs/numerics.md`): what AMX computes in one instruction, and other
+//! instruction sets in the same order.
+//!
+//! Terms come in blocks of 32. In a block the even terms are one chain of fused multiply-adds from +0, the odd ones another, and the sum of both
+//! is added to the total. What is rounded to bf16 becomes zero below 2^-50, so that no product of two terms, and no sum of
+//! such products, is a denormal, which AMX would take for zero.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod pairs;
+
+use super::product::{Side, Store, Target};
+use crate::Isa;
+use crate::pool::{Pool, at_least};
+use crate::simd::{Kernel, Lanes, dispatch};
+use pairs::{Arrange, Order, Pairs, TERMS, TILE};
+use std::ops::Range;
+
+/// The longest sum; longer ones continue from the stored result.
+const DEPTH: usize = 4096;
+/// Rows and columns that are multiplied together: two tiles of each.
+const SQUARE: usize = 2 * TILE;
+
+/// Both sides of a product, arranged; reused from one to the next.
+#[derive(Default)]
+pub(crate) struct Room {
+    left: Vec<Pairs>,
+    right: Vec<Pairs>,
+}
+
+/// A tile of sums, `[row][column]`.
+type Sums = [[f32; TILE]; TILE];
+
+/// `c[i, j] = sum over p of a[i, p] * b[j, p]` for `m` times `n` elements and `k` terms, all terms rounded to bf16.
+#[allow(clippy::too_many_arguments, reason = "two sides, three sizes, and where the result goes")]
+pub(crate) fn product(
+    isa: Isa,
+    pool: &Pool,
+    (m, n, k): (usize, usize, usize),
+    a: Side<'_>,
+    b: Side<'_>,
+    store: Store<'_>,
+    c: Target<'_>,
+    room: &mut Room,
+) {
+    a.check(m, k);
+    b.check(n, k);
+    let Target { values, stride, first } = c;
+    assert!(first + n <= stride && m * stride <= values.len(), "the target of a product");
+    if let Store::SetRows(rows, _) = store {
+        assert!(rows.len() >= m, "factors of rows");
+    }
+    let values = &mut values[..m * stride];
+    if k == 0 && !matches!(store, Store::Add(_)) {
+        values.chunks_exact_mut(stride).for_each(|row| row[first..first + n].fill(0.0));
+    }
+    for from in (0..k).step_by(DEPTH) {
+        let terms = DEPTH.min(k - from);
+        let blocks = terms.div_ceil(TERMS);
+        let arrange = |side: Side<'_>, vectors: usize, order, out: &mut Vec<Pairs>| {
+            let out = at_least(out, vectors.next_multiple_of(SQUARE) / TILE * blocks, Pairs::ZERO);
+            pool.chunks_mut(out, blocks, &|tile, out| {
+                let vectors = (tile * TILE).min(vectors)..(tile * TILE + TILE).min(vectors);
+                dispatch(isa, Arrange { side, vectors, terms: from..from + terms, order, out });
+            });
+        };
+        arrange(a, m, Order::Vectors, &mut room.left);
+        arrange(b, n, Order::Pairs, &mut room.right);
+        let (left, right) = (&room.left, &room.right);
+        // A few squares, so that what is read of the right side serves several rows.
+        let rows = m.div_ceil(pool.threads() * 2).clamp(1, 4 * SQUARE).next_multiple_of(SQUARE);
+        pool.chunks_mut(values, rows * stride, &|i, c| {
+            let (row, count) = (i * rows, c.len() / stride);
+            let store = match store {
+                Store::SetRows(rows, factor) => Store::SetRows(&rows[row..row + count], factor),
+                other => other,
+            };
+            let squares = count.div_ceil(SQUARE);
+            let part = Part {
+                left: &left[row / TILE * blocks..][..squares * 2 * blocks],
+                right: &right[..n.div_ceil(SQUARE) * 2 * blocks],
+                stride: blocks,
+                blocks,
+                columns: n,
+                ends: (from == 0, from + terms == k),
+                store,
+                c: Target { values: c, stride, first },
+            };
+            part.run(isa, Multiply::new(isa, &mut Vec::new()));
+        });
+    }
+}
+
+/// Some rows of `c`, and a part of the sum.
+struct Part<'a> {
+    /// `[tiles][blocks]`, two tiles for every square.
+    left: &'a [Pairs],
+    /// The same with tiles of `stride` blocks, of which the first are multiplied.
+    right: &'a [Pairs],
+    stride: usize,
+    blocks: usize,
+    columns: usize,
+    /// Whether the sum begins and ends here.
+    ends: (bool, bool),
+    store: Store<'a>,
+    c: Target<'a>,
+}
+
+impl Part<'_> {
+    fn run(mut self, isa: Isa, mut multiply: Multiply<'_>) {
+        let (blocks, stride) = (self.blocks, self.stride);
+        let mut sums = [[[0.0; TILE]; TILE]; 4];
+        for (j, right) in self.right.chunks_exact(2 * stride).enumerate() {
+            let right = [&right[..blocks], &right[stride..stride + blocks]];
+            multiply.take(right);
+            for (i, left) in self.left.chunks_exact(2 * blocks).enumerate() {
+                let left = [&left[..blocks], &left[blocks..]];
+                let at = |t: usize| (i * SQUARE + t / 2 * TILE, j * SQUARE + t % 2 * TILE);
+                sums.as_flattened_mut().as_flattened_mut().fill(0.0);
+                if !self.ends.0 && !matches!(self.store, Store::Add(_)) {
+                    (0..4).for_each(|t| self.load(at(t), &mut sums[t]));
+                }
+                multiply.run(left, right, &mut sums);
+                (0..4).for_each(|t| dispatch(isa, Keep { part: &mut self, at: at(t), sums: &sums[t] }));
+            }
+        }
+    }
+
+    /// Rows of the target that a tile covers.
+    #[inline(always)]
+    fn place(&self, (row, column): (usize, usize)) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (stride, first) = (self.c.stride, self.c.first);
+        let columns = TILE.min(self.columns.saturating_sub(column));
+        let rows = TILE.min(self.c.values.len().div_ceil(stride).saturating_sub(row));
+        let rows = if columns == 0 { 0 } else { rows };
+        (row..row + rows).map(move |row| {
+            let from = row * stride + first + column;
+            from..from + columns
+        })
+    }
+
+    fn load(&self, at: (usize, usize), sums: &mut Sums) {
+        for (range, sums) in self.place(at).zip(sums) {
+            sums[..range.len()].copy_from_slice(&self.c.values[range]);
+        }
+    }
+}
+
+/// Puts a tile of sums where it belongs.
+struct Keep<'a, 'p> {
+    part: &'a mut Part<'p>,
+    at: (usize, usize),
+    sums: &'a Sums,
+}
+
+impl Kernel for Keep<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Self { part, at, sums } = self;
+        for (r, (range, sums)) in part.place(at).zip(sums).enumerate() {
+            let out = &mut part.c.values[range];
+            let (factor, add) = match part.store {
+                Store::Add(factor) => (factor, true),
+                // A sum that goes on is kept as it is.
+                _ if !part.ends.1 => (1.0, false),
+                Store::Set(factor) => (factor, false),
+                Store::SetRows(factors, factor) => (factors[at.0 + r] * factor, false),
+            };
+            let sum = l.mul(l.load(sums), l.splat(factor));
+            match out.as_mut_array::<TILE>() {
+                Some(out) if add => l.store(l.add(l.load(out), sum), out),
+                Some(out) => l.store(sum, out),
+                None => {
+                    let mut lanes = [0.0; TILE];
+                    l.store(sum, &mut lanes);
+                    for (out, sum) in out.iter_mut().zip(lanes) {
+                        *out = if add { *out + sum } else { sum };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Multiplies two tiles of rows with two tiles of columns.
+enum Multiply<'a> {
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::Tiles),
+    /// With the columns at hand as f32: `[tiles][blocks][terms]`.
+    Lanes(Isa, &'a mut Vec<[f32; TILE]>),
+}
+
+impl<'a> Multiply<'a> {
+    /// On the registers of AMX, if that is the instruction set; else `wide` is room for columns.
+    fn new(isa: Isa, wide: &'a mut Vec<[f32; TILE]>) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Amx {
+            return Self::Amx(amx::Tiles::new());
+        }
+        Self::Lanes(isa, wide)
+    }
+
+    /// Prepares the columns that the following products have in common.
+    fn take(&mut self, right: [&[Pairs]; 2]) {
+        if let Self::Lanes(isa, wide) = self {
+            dispatch(*isa, Widen { right, wide });
+        }
+    }
+
+    /// Adds to `sums [2 of rows][2 of columns]`.
+    fn run(&self, left: [&[Pairs]; 2], right: [&[Pairs]; 2], sums: &mut [Sums; 4]) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(tiles) => tiles.multiply(left, right, sums),
+            Self::Lanes(isa, wide) => dispatch(*isa, Square { left, right: wide, sums }),
+        }
+    }
+}
+
+/// Columns as f32, even terms of a block before the odd ones.
+struct Widen<'a> {
+    right: [&'a [Pairs]; 2],
+    wide: &'a mut Vec<[f32; TILE]>,
+}
+
+impl Kernel for Widen<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) {
+        self.wide.clear();
+        for block in self.right.into_iter().flatten() {
+            self.wide.extend(block.0.iter().map(|pairs| pairs.map(pairs::even)));
+            self.wide.extend(block.0.iter().map(|pairs| pairs.map(pairs::odd)));
+        }
+    }
+}
+
+struct Square<'a> {
+    left: [&'a [Pairs]; 2],
+    right: &'a [[f32; TILE]],
+    sums: &'a mut [Sums; 4],
+}
+
+impl Kernel for Square<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        if L::REGISTERS >= 32 {
+            self.tiles::<L, 8>(l);
+        } else {
+            self.tiles::<L, 2>(l);
+        }
+    }
+}
+
+impl Square<'_> {
+    #[inline(always)]
+    fn tiles<L: Lanes, const R: usize>(self, l: L) {
+        let blocks = self.left[0].len();
+        for (t, sums) in self.sums.iter_mut().enumerate() {
+            let left = self.left[t / 2];
+            let right = &self.right[t % 2 * blocks * TERMS..][..blocks * TERMS];
+            for (r, sums) in sums.as_chunks_mut::<R>().0.iter_mut().enumerate() {
+                let mut totals = [l.splat(0.0); R];
+                totals.iter_mut().zip(sums.iter()).for_each(|(total, sums)| *total = l.load(sums));
+                for (left, right) in left.iter().zip(right.as_chunks::<TERMS>().0) {
+                    let rows: &[[u32; TILE]; R] = &left.0.as_chunks::<R>().0[r];
+                    let (mut even, mut odd) = ([l.splat(0.0); R], [l.splat(0.0); R]);
+                    for p in 0..TILE {
+                        let column = l.load(&right[p]);
+                        for i in 0..R {
+                            even[i] = l.fma(l.splat(pairs::even(rows[i][p])), column, even[i]);
+                        }
+                    }
+                    for p in 0..TILE {
+                        let column = l.load(&right[TILE + p]);
+                        for i in 0..R {
+                            odd[i] = l.fma(l.splat(pairs::odd(rows[i][p])), column, odd[i]);
+                        }
+                    }
+                    for i in 0..R {
+                        totals[i] = l.add(totals[i], l.add(even[i], odd[i]));
+                    }
+                }
+                totals.iter().zip(sums).for_each(|(total, sums)| l.store(*total, sums));
+            }
+        }
+    }
+}
+
+/// A product inside a thread's own work, both sides arranged here.
+pub(super) struct Small {
+    isa: Isa,
+    left: Vec<Pairs>,
+    right: Vec<Pairs>,
+    wide: Vec<[f32; TILE]>,
+}
+
+impl Small {
+    pub(super) fn new(isa: Isa) -> Self {
+        Self { isa, left: Vec::new(), right: Vec::new(), wide: Vec::new() }
+    }
+
+    /// Arranges vectors `first..first + n` of the right side, terms `from..from + k`, which then serve several products.
+    pub(super) fn right(&mut self, b: Side<'_>, first: usize, n: usize, from: usize, k: usize) {
+        let right = &mut self.right;
+        arrange(self.isa, b, first..first + n, from..from + k, Order::Pairs, right);
+    }
+
+    /// The product of vectors `row..row + m` of `a` with `n` vectors of the right side, which has `k` terms; the first `terms` of them are
+    /// summed.
+    pub(super) fn multiply(
+        &mut self,
+        a: Side<'_>,
+        (row, m): (usize, usize),
+        (n, k, terms): (usize, usize, usize),
+        from: usize,
+        store: Store<'_>,
+        c: Target<'_>,
+    ) {
+        arrange(self.isa, a, row..row + m, from..from + terms, Order::Vectors, &mut self.left);
+        let (blocks, stride) = (terms.div_ceil(TERMS), k.div_ceil(TERMS));
+        let Target { values, stride: width, first } = c;
+        let part = Part {
+            left: &self.left,
+            right: &self.right[..n.div_ceil(SQUARE) * 2 * stride],
+            stride,
+            blocks,
+            columns: n,
+            ends: (true, true),
+            store,
+            c: Target { values: &mut values[..(m - 1) * width + first + n], stride: width, first },
+        };
+        part.run(self.isa, Multiply::new(self.isa, &mut self.wide));
+    }
+}
+
+/// Arranges vectors, tile after tile, an even number of them.
+fn arrange(
+    isa: Isa,
+    side: Side<'_>,
+    vectors: Range<usize>,
+    terms: Range<usize>,
+    order: Order,
+    out: &mut Vec<Pairs>,
+) {
+    let blocks = terms.len().div_ceil(TERMS);
+    out.resize(vectors.len().next_multiple_of(SQUARE) / TILE * blocks, Pairs::ZERO);
+    for (tile, out) in out.chunks_exact_mut(blocks).enumerate() {
+        let first = (vectors.start + tile * TILE).min(vectors.end);
+        let vectors = first..(first + TILE).min(vectors.end);
+        dispatch(isa, Arrange { side, vectors, terms: terms.clone(), order, out });
+    }
+}
+
+#[cfg(test)]
+mod tests;
