@@ -10,6 +10,7 @@ MODELS/README.md between its marks, and MODELS/loss.svg. Needs the standard libr
 import gzip
 import json
 import lzma
+import math
 import os
 import subprocess
 import sys
@@ -49,28 +50,27 @@ def written(path, make):
 
 
 def perplexities(work):
-    """Of the held-out text, by everyone who predicts it; windows of 512 tokens (of which llama.cpp counts 384 and half a stride), whose last 256 count."""
+    """Of the held-out text, by everyone who predicts it. Models do so in rows of 512 tokens whose documents do not see each other, as they
+    were trained; what is exported computes the same states."""
     held = documents(work, "valid")
-    written(f"{work}/valid.txt", lambda: END.join(held))
-    models = [("pre-trained", "pretrained.gguf"), ("shipped", "bitnet-mini.gguf"), ("float", "float.gguf")]
     found = {}
-    for name, file in models:
-        if os.path.exists(f"{work}/{file}"):
-            args = ["eval", f"{work}/{file}", "--ppl", f"{work}/valid.txt", "-c", "384", "--ppl-stride", "256", "--json", "-q"]
-            found[name] = json.loads(written(f"{work}/{file}.eval.json", lambda: bitnet(*args)))
-    asked = found["shipped"]
+    for name, run in [("pre-trained", "pretrain"), ("shipped", "measured"), ("float", "float")]:
+        if os.path.exists(f"{work}/{run}/model"):
+            found[name] = {"nll": metrics(work, run)[1][-1]["validation_loss"]}
     train = END.join(text for name in TEXTS for text in documents(work, name))
     written(f"{work}/train.ids", lambda: bitnet("tokenize", f"{work}/tokenizer", text=train))
-    written(f"{work}/valid.ids", lambda: bitnet("tokenize", f"{work}/tokenizer", text=END.join(held)))
+    # All but the first one are predicted: those of texts, and the end of each but the last.
+    tokens = len(written(f"{work}/valid.ids", lambda: bitnet("tokenize", f"{work}/tokenizer", text=END.join(held))).split()) - 1
     ngram = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo_ngram.py")
-    args = [sys.executable, ngram, f"{work}/train.ids", f"{work}/valid.ids", "256", str(asked["tokens"])]
+    args = [sys.executable, ngram, f"{work}/train.ids", f"{work}/valid.ids", "1", str(tokens)]
     make = lambda: subprocess.run(args, check=True, capture_output=True, text=True).stdout
     found["5-gram"] = json.loads(written(f"{work}/ngram.json", make))
-    # The same tokens, and so the same bytes.
-    found["5-gram"]["bits_per_byte"] = found["5-gram"]["nll"] * asked["tokens"] / 0.6931471805599453 / asked["bytes"]
     text = "\n".join(held).encode()
+    for said in found.values():
+        said["ppl"] = math.exp(said["nll"])
+        said["bits_per_byte"] = said["nll"] * tokens / math.log(2) / len(text)
     found |= json.loads(written(f"{work}/compressors.json", lambda: compressors(text, train.replace(END, "\n").encode())))
-    return found, len(held), len(text)
+    return found, len(held), len(text), tokens
 
 
 def compressors(text, before):
@@ -132,7 +132,7 @@ def curves(work):
 def main():
     work, models = sys.argv[1:]
     model = f"{work}/bitnet-mini.gguf"
-    found, held, held_bytes = perplexities(work)
+    found, held, held_bytes, held_tokens = perplexities(work)
     steps, _ = metrics(work, "pretrain")
     sources = json.load(open(f"{work}/corpus/sources.json"))
     inspected = json.loads(bitnet("inspect", model, "--json"))
@@ -146,14 +146,14 @@ def main():
         "tokens seen": number(steps[-1]["step"] * steps[0]["tokens"]),
         "held-out documents": number(held),
         "held-out bytes": number(held_bytes),
-        "held-out tokens that are predicted": number(found["shipped"]["tokens"]),
+        "held-out tokens that are predicted": number(held_tokens),
         "loss of held-out answers, pre-trained": f"{chat['chat-before'][-1]['validation_loss']:.3f}",
         "loss of held-out answers, shipped": f"{min(m['validation_loss'] for m in chat['chat']):.3f}",
     }
     for name, sizes in sources.items():
         figures[f"text: {name}"] = f"{number(sizes['documents'])} documents, {sizes['bytes'] / 1e6:.1f} MB"
     names = {"pre-trained": "this model, before it learnt to answer", "shipped": "this model, as it ships",
-             "float": "Llama's body of the same sizes, float weights", "5-gram": "5-gram, interpolated modified Kneser-Ney"}
+             "float": "Llama's body of the same sizes with float weights, trained the same way", "5-gram": "5-gram, interpolated modified Kneser-Ney"}
     for name, said in found.items():
         name = names.get(name, name)
         if "ppl" in said:
