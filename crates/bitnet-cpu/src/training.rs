@@ -254,7 +254,7 @@ impl CpuTraining {
             "attention"
         );
         let sequences = attention::Sequences { qkv, shape, spans };
-        attention::backward(self.isa, &self.pool, sequences, out, sums, dout, terms, dqkv);
+        attention::backward(self.isa, &self.pool, sequences, (out, sums), dout, terms, dqkv);
     }
 
     /// Rows of `logits [m, vocab]` become the gradients of `sum of weights[i] * cross-entropy of row i`; gives each row's cross-entropy in
