@@ -28,8 +28,7 @@ fn flags_that_make_no_sense_are_usage() {
     run(&["-l", "3*1"], &["--logit-bias"]);
     run(&["-c", "65"], &["65", "64", "--ctx-size"]);
     for args in [
-        &["run"][..],
-        &["frobnicate"],
+        &["frobnicate"][..],
         &["run", &path, "--frobnicate"],
         &["run", &path, "--tokens", "1", "--isa", "mmx"],
         &["run", &path, "--tokens", "1", "--kernel", "magic"],

@@ -104,7 +104,11 @@ static CASES: &[Case] = &[
         run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q4_0)),
         golden: 0x7b84_0a47_9c13_3599,
     },
-    Case { op: "dense product, Q4_1", run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q4_1)), golden: 0 },
+    Case {
+        op: "dense product, Q4_1",
+        run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q4_1)),
+        golden: 0x024b_9a22_06e4_df7f,
+    },
     Case {
         op: "dense product, Q6_K",
         run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q6_K)),
