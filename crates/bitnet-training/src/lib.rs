@@ -25,13 +25,14 @@ mod random;
 mod run;
 mod schedule;
 mod source;
+mod teacher;
 
-pub use config::{DataConfig, LoraConfig, ModelSource, RunConfig, TrainConfig};
+pub use config::{DataConfig, DistillConfig, LoraConfig, ModelSource, RunConfig, TrainConfig};
 pub use data::{Batch, Skipped, texts};
 pub use error::TrainError;
 pub use example::{KINDS, example};
 pub use merge::{Merged, merge};
-pub use model::{Activations, ExtraNorms, Model, Precision, Ramp};
+pub use model::{Activations, Distillation, ExtraNorms, Losses, Model, Precision, Ramp, Totals};
 pub use optimizer::{Adam, Optimizer, Rates, clip, norm};
 pub use parameters::{Parameter, Parameters, Part};
 pub use quantizer::{Bits, Quantized, Rounding, WeightQuantizer};

@@ -34,6 +34,8 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// Low-rank matrices, where those are trained and nothing else.
     pub lora: Option<LoraConfig>,
+    /// What is learned from another model, where there is one.
+    pub distill: Option<DistillConfig>,
     /// How.
     pub train: TrainConfig,
     /// The file with all changes, as it is kept beside the checkpoints.
@@ -75,6 +77,29 @@ impl LoraConfig {
         let rank = self.rank as f64;
         self.alpha / if self.rank_stabilized { libm::sqrt(rank) } else { rank }
     }
+}
+
+/// What is learned from another model; see [`crate::Distillation`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct DistillConfig {
+    /// A Hugging Face directory of a model with the same tokens.
+    pub teacher: PathBuf,
+    /// The weight of the divergence of distributions.
+    pub logits: f64,
+    /// What logits are divided by first.
+    pub temperature: f64,
+    /// The weight of relations.
+    pub relations: f64,
+    /// The layer that is compared; the last one when `None`.
+    pub layer: Option<usize>,
+    /// The same of the teacher.
+    pub teacher_layer: Option<usize>,
+    /// Heads of relations; as many as the student's keys have when `None`.
+    pub heads: Option<usize>,
+    /// Whether likeness is the cosine.
+    pub cosine: bool,
+    /// Whether tokens are compared with those before them only.
+    pub causal: bool,
 }
 
 /// What is trained on.
@@ -180,6 +205,8 @@ impl RunConfig {
         let model = tables::model(s.section("model")?, kind)?;
         let mut precision = tables::quantize(s.section("quantize")?, kind, seed)?;
         let lora = if kind == Kind::Lora { Some(tables::lora(s.section("lora")?)?) } else { None };
+        let distill =
+            if kind == Kind::Distill { Some(tables::distill(s.section("distill")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;
         let (train, terms) = tables::train(s.section("train")?, kind)?;
         precision.terms = terms;
@@ -188,7 +215,7 @@ impl RunConfig {
             return Err(s.error("quantize.ramp", format!("is {ramp}, and the run has {steps} steps")));
         }
         s.finish()?;
-        Ok(Self { kind, output, seed, threads, model, precision, lora, data, train, text: kept })
+        Ok(Self { kind, output, seed, threads, model, precision, lora, distill, data, train, text: kept })
     }
 }
 

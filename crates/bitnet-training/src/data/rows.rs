@@ -36,7 +36,7 @@ impl Split {
     }
 }
 
-/// Rows of tokens. Documents of pre-training (and of `qat`) fill every row and are cut where it ends; examples of fine-tuning stay whole.
+/// Rows of tokens. Documents of pre-training (and of `qat` and `distill`) fill every row and are cut where it ends; examples of fine-tuning stay whole.
 #[derive(Debug)]
 pub(crate) struct Rows {
     rows: Vec<Vec<Piece>>,
@@ -64,7 +64,7 @@ impl Rows {
             let whole = match kind {
                 Kind::Pretrain => false,
                 // Of documents every token counts.
-                Kind::Qat => !corpus.all_count(example as usize),
+                Kind::Qat | Kind::Distill => !corpus.all_count(example as usize),
                 Kind::Sft | Kind::Lora => true,
             };
             if whole && inputs > sequence {

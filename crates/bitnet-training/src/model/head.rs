@@ -1,6 +1,7 @@
 //! Head and loss, some tokens at a time: logits of all of them are never there at once.
 
 use super::Model;
+use super::distill::{Distillation, Losses};
 use super::forward::sized;
 use crate::Batch;
 use bitnet_cpu::{Norm, Side, Store, Target, Values};
@@ -14,6 +15,17 @@ impl Model {
     /// The sum of cross-entropies in nats of the counted targets; with `back`, the gradient of that sum divided by `total` is added to the
     /// head's and the final norm's gradients, and set as that of the residual stream.
     pub(super) fn head_loss(&mut self, batch: &Batch, total: usize, back: bool) -> f64 {
+        self.head_losses(batch, total, back, None).targets
+    }
+
+    /// The same, and with a teacher what is learned from its logits.
+    pub(super) fn head_losses(
+        &mut self,
+        batch: &Batch,
+        total: usize,
+        back: bool,
+        beside: Option<(&Self, &Distillation)>,
+    ) -> Losses {
         let (m, hidden, vocab) = (batch.ids.len(), self.config.hidden, self.config.vocab);
         let place = self.head.unwrap_or(self.embedding);
         let head = self.parameters.list()[place].range.clone();
@@ -23,7 +35,7 @@ impl Model {
         let weight = 1.0 / total.max(1) as f32;
         let weights: Vec<f32> = batch.counts.iter().map(|c| if *c { weight } else { 0.0 }).collect();
         let step = (LOGITS / vocab).clamp(1, TOKENS);
-        let mut sum = 0.0;
+        let mut losses = Losses::default();
         for from in (0..m).step_by(step) {
             let count = step.min(m - from);
             let x = &x[from * hidden..(from + count) * hidden];
@@ -33,9 +45,20 @@ impl Model {
             let tokens = Side::rows(Values::F32(x), hidden);
             self.product((count, vocab, hidden), tokens, rows, Store::Set(1.0), target);
             let (targets, counts) = (&batch.targets[from..from + count], &batch.counts[from..from + count]);
-            self.ops.cross_entropy(logits, targets, &weights[from..from + count], &mut |i, loss| {
-                sum += if counts[i] { loss } else { 0.0 };
+            let weights = &weights[from..from + count];
+            let beside = beside.filter(|(_, how)| how.logits > 0.0);
+            if let Some((teacher, how)) = beside {
+                room.pair.student.clear();
+                room.pair.student.extend_from_slice(logits);
+                losses.logits +=
+                    self.soften(teacher, how, from..from + count, (counts, weights), &mut room.pair);
+            }
+            self.ops.cross_entropy(logits, targets, weights, &mut |i, loss| {
+                losses.targets += if counts[i] { loss } else { 0.0 };
             });
+            if beside.is_some() {
+                logits.iter_mut().zip(&room.pair.student).for_each(|(all, soft)| *all += soft);
+            }
             if !back {
                 continue;
             }
@@ -66,6 +89,6 @@ impl Model {
         }
         self.room = room;
         self.last = (h, x);
-        sum
+        losses
     }
 }

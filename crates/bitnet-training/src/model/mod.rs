@@ -1,6 +1,7 @@
 //! The transformer with its way back, over [`CpuTraining`].
 
 mod backward;
+mod distill;
 mod forward;
 mod head;
 mod heads;
@@ -19,6 +20,7 @@ use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
+pub use distill::{Distillation, Losses, Totals};
 pub use precision::{Activations, ExtraNorms, Precision, Ramp};
 use state::{Gradients, Scratch, State};
 
@@ -77,6 +79,10 @@ pub struct Model {
     states: Vec<State>,
     /// Behind the last layer, and behind the final norm.
     last: (Vec<f32>, Vec<f32>),
+    /// The layer whose queries, keys and values of the last pass are kept, where there is one, and these.
+    watched: (Option<usize>, Vec<f32>),
+    /// What is added to their gradients.
+    watched_gradients: Vec<f32>,
     scratch: Scratch,
     room: Gradients,
 }
@@ -142,6 +148,8 @@ impl Model {
             inputs: Vec::new(),
             states: Vec::new(),
             last: Default::default(),
+            watched: Default::default(),
+            watched_gradients: Vec::new(),
             scratch: Scratch::default(),
             room: Gradients::default(),
             gradients: vec![0.0; parameters.trained_len()],

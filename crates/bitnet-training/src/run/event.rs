@@ -15,6 +15,8 @@ pub enum Kind {
     Lora,
     /// Documents and answers, with weights that become ternary on the way.
     Qat,
+    /// The same, and what another model makes of them.
+    Distill,
 }
 
 impl Kind {
@@ -25,6 +27,7 @@ impl Kind {
             Self::Sft => "sft",
             Self::Lora => "lora",
             Self::Qat => "qat",
+            Self::Distill => "distill",
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::checkpoint::{Checkpoints, Progress};
 use crate::config::RunConfig;
 use crate::data::{Corpus, Rows, Skipped, Split};
 use crate::export::Trained;
-use crate::model::Model;
+use crate::model::{Distillation, Losses, Model, Totals};
 use crate::source::{Beside, Origin};
 use crate::{Rates, TrainError, clip, norm};
 use bitnet_cpu::CpuTraining;
@@ -40,6 +40,7 @@ pub fn run(
 struct Run<'a> {
     config: &'a RunConfig,
     model: Model,
+    teacher: Option<(Model, Distillation)>,
     beside: Beside,
     buffers: Vec<Vec<f32>>,
     progress: Progress,
@@ -79,6 +80,11 @@ impl<'a> Run<'a> {
         let ops = Arc::new(CpuTraining::new(None, config.threads)?);
         let threads = ops.threads();
         let vocab = body.vocab;
+        let terms = config.precision.terms;
+        let teacher = match &config.distill {
+            Some(distill) => Some(crate::teacher::teacher(&ops, distill, (&body, &tokenizer), terms)?),
+            None => None,
+        };
         let mut model = Model::new(ops, body, parameters, values, config.precision, config.train.recompute)?;
         let maker = crate::data::Maker {
             tokenizer: &tokenizer,
@@ -139,6 +145,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             config,
             model,
+            teacher,
             beside,
             buffers,
             progress,
@@ -180,8 +187,12 @@ impl<'a> Run<'a> {
                 let seconds = begin.elapsed().as_secs_f64();
                 let speed = tokens as f64 / seconds.max(1e-9);
                 let rest = seconds / (step - since) as f64 * (steps - step) as f64;
-                self.metrics.write(json!({"step": step, "loss": taken.loss, "rate": taken.rate,
-                    "grad_norm": taken.norm, "tokens": taken.tokens, "tokens_per_second": speed}))?;
+                let mut line = json!({"step": step, "loss": taken.loss, "rate": taken.rate,
+                    "grad_norm": taken.norm, "tokens": taken.tokens, "tokens_per_second": speed});
+                for (key, value) in taken.learned.as_ref().and_then(|l| l.as_object()).into_iter().flatten() {
+                    line[key] = value.clone();
+                }
+                self.metrics.write(line)?;
                 each(Event::Steps {
                     step,
                     steps,
@@ -247,10 +258,19 @@ impl<'a> Run<'a> {
         let tokens = batches.iter().map(|b| b.ids.len()).sum();
         self.model.quantize_for(t)?;
         self.model.gradients.fill(0.0);
-        let mut sum = 0.0;
+        let mut sum = Losses::default();
         for batch in &batches {
-            sum += self.model.backward(batch, total);
-            if !sum.is_finite() {
+            match &mut self.teacher {
+                None => sum.targets += self.model.backward(batch, total),
+                Some((teacher, how)) => {
+                    let totals = Totals { counted: total, tokens };
+                    let losses = self.model.backward_beside(teacher, batch, totals, how);
+                    sum.targets += losses.targets;
+                    sum.logits += losses.logits;
+                    sum.relations += losses.relations;
+                }
+            }
+            if !(sum.targets + sum.logits + sum.relations).is_finite() {
                 return Err(self.diverged(t + 1));
             }
         }
@@ -269,7 +289,12 @@ impl<'a> Run<'a> {
             crate::optimizer::average(&ops, decay, &self.model.values[start..], average);
         }
         self.progress.step += 1;
-        Ok(Taken { loss: sum / total.max(1) as f64, rate, norm, tokens })
+        let loss = sum.targets / total.max(1) as f64;
+        let learned = self.teacher.is_some().then(|| {
+            json!({"logits_divergence": sum.logits / total.max(1) as f64,
+                "relations_divergence": sum.relations / tokens.max(1) as f64})
+        });
+        Ok(Taken { loss, rate, norm, tokens, learned })
     }
 
     fn diverged(&self, step: u64) -> TrainError {
@@ -334,4 +359,6 @@ struct Taken {
     rate: f64,
     norm: f64,
     tokens: usize,
+    /// What is told of a teacher's lessons besides.
+    learned: Option<serde_json::Value>,
 }
