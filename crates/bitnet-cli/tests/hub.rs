@@ -138,7 +138,7 @@ fn what_the_hub_or_the_network_refuse_is_exit_code_4() {
         "org/gated",
         Repo { access: Access::Gated("hf_right".into()), ..Repo::new(&[("a.gguf", vec![0; 9])]) },
     );
-    lab.refused(&["pull", "org/absent"], &[], 4, &["no model org/absent"]);
+    lab.refused(&["pull", "org/absent"], &[], 4, &["has no org/absent"]);
     lab.refused(&["pull", "org/secret"], &[], 4, &["org/secret", "private"]);
     lab.refused(
         &["pull", "org/gated"],

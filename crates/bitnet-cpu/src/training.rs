@@ -4,7 +4,7 @@ use crate::cores::physical_cores;
 use crate::kernels::quantize::{self, Quantized};
 use crate::kernels::ternary::{self, Kernel, Place};
 use crate::kernels::training::{
-    attention, bf16, gate as gate_backward, loss, norm as norm_backward, product,
+    attention, bf16, divergence, gate as gate_backward, loss, norm as norm_backward, product,
 };
 use crate::kernels::{gate, norm};
 use crate::layout::Panels;
@@ -273,6 +273,31 @@ impl CpuTraining {
         for (i, part) in parts.as_chunks::<3>().0.iter().enumerate() {
             let [max, sum, wanted] = part.map(f64::from);
             each(i, libm::log(sum) + max - wanted);
+        }
+    }
+
+    /// The first elements of each row of `student [m, n]`, as many as `rows` says first, become the gradients of that row's
+    /// `weight * KL(teacher || student)`, what is behind them zero; distributions are softmaxes of scores times `factor`. Gives each row's
+    /// divergence in nats through `each`, in their order.
+    pub fn divergence(
+        &self,
+        student: &mut [f32],
+        teacher: &[f32],
+        factor: f32,
+        rows: &[(usize, f32)],
+        each: &mut dyn FnMut(usize, f64),
+    ) {
+        let m = rows.len();
+        assert!(
+            student.len() == teacher.len() && (m == 0 || student.len().is_multiple_of(m)),
+            "scores of rows"
+        );
+        assert!(rows.iter().all(|(valid, _)| (1..=student.len() / m).contains(valid)), "scores of a row");
+        let mut parts = vec![0.0; m * 3];
+        divergence::divergence(self.isa, &self.pool, student, teacher, factor, rows, &mut parts);
+        for (i, part) in parts.as_chunks::<3>().0.iter().enumerate() {
+            let [own, theirs, along] = part.map(f64::from);
+            each(i, along / theirs + libm::log(own) - libm::log(theirs));
         }
     }
 }

@@ -177,7 +177,7 @@ fn gated_and_private_repositories_open_with_their_token() {
         pull(&with("right"), id).unwrap();
     }
     let absent = said("", "org/absent").to_string();
-    assert!(absent.contains("no model org/absent") && absent.contains("no token is given"), "{absent}");
+    assert!(absent.contains("has no org/absent") && absent.contains("no token is given"), "{absent}");
     assert!(
         matches!(pull(&with("right"), "org/gated@v9"), Err(HubError::RevisionNotFound { revision, .. }) if revision == "v9")
     );

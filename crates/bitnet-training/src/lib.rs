@@ -28,14 +28,15 @@ mod run;
 mod sample;
 mod schedule;
 mod source;
+mod teacher;
 
-pub use config::{DataConfig, LoraConfig, ModelSource, RunConfig, SampleConfig, TrainConfig};
+pub use config::{DataConfig, DistillConfig, LoraConfig, ModelSource, RunConfig, SampleConfig, TrainConfig};
 pub use data::{Batch, DataSet, Skipped, texts};
 pub use error::TrainError;
 pub use example::{KINDS, example};
 pub use memory::{ProcessMemory, process_memory};
 pub use merge::{Merged, merge};
-pub use model::{Activations, ExtraNorms, Model, Precision, Ramp};
+pub use model::{Activations, Distillation, ExtraNorms, Losses, Model, Precision, Ramp, Totals};
 pub use optimizer::{Adam, Optimizer, Rates, clip, norm};
 pub use parameters::{Parameter, Parameters, Part};
 pub use preference::{Dpo, Preferred};

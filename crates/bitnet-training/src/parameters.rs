@@ -193,6 +193,12 @@ impl Parameters {
         Ok((self, moved))
     }
 
+    /// None of them is trained.
+    pub(crate) fn untrained(mut self) -> Self {
+        self.first = self.list.len();
+        self
+    }
+
     /// Those that are trained.
     pub fn trained(&self) -> &[Parameter] {
         &self.list[self.first..]

@@ -40,6 +40,8 @@ pub struct RunConfig {
     pub dpo: Option<Dpo>,
     /// Texts that the model goes on with while it is trained.
     pub samples: SampleConfig,
+    /// What is learned from another model, where there is one.
+    pub distill: Option<DistillConfig>,
     /// How.
     pub train: TrainConfig,
     /// The file with all changes, as it is kept beside the checkpoints.
@@ -81,6 +83,29 @@ impl LoraConfig {
         let rank = self.rank as f64;
         self.alpha / if self.rank_stabilized { libm::sqrt(rank) } else { rank }
     }
+}
+
+/// What is learned from another model; see [`crate::Distillation`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct DistillConfig {
+    /// A Hugging Face directory of a model with the same tokens.
+    pub teacher: PathBuf,
+    /// The weight of the divergence of distributions.
+    pub logits: f64,
+    /// What logits are divided by first.
+    pub temperature: f64,
+    /// The weight of relations.
+    pub relations: f64,
+    /// The layer that is compared; the last one when `None`.
+    pub layer: Option<usize>,
+    /// The same of the teacher.
+    pub teacher_layer: Option<usize>,
+    /// Heads of relations; as many as the student's keys have when `None`.
+    pub heads: Option<usize>,
+    /// Whether likeness is the cosine.
+    pub cosine: bool,
+    /// Whether tokens are compared with those before them only.
+    pub causal: bool,
 }
 
 /// What is trained on.
@@ -208,6 +233,8 @@ impl RunConfig {
             tables::quantize(s.section("quantize")?, if adapts { Kind::Lora } else { kind }, seed)?;
         let lora = if adapts { Some(tables::lora(s.section("lora")?)?) } else { None };
         let dpo = if kind == Kind::Dpo { Some(tables::dpo(s.section("dpo")?)?) } else { None };
+        let distill =
+            if kind == Kind::Distill { Some(tables::distill(s.section("distill")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;
         let samples = tables::samples(s.section("samples")?)?;
         let (train, terms) = tables::train(s.section("train")?, kind)?;
@@ -232,6 +259,7 @@ impl RunConfig {
             lora,
             data,
             dpo,
+            distill,
             samples,
             train,
             text: kept,

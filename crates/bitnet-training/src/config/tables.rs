@@ -1,7 +1,7 @@
 //! The tables of a configuration.
 
 use super::section::Section;
-use super::{DataConfig, LoraConfig, ModelSource, SampleConfig, TrainConfig};
+use super::{DataConfig, DistillConfig, LoraConfig, ModelSource, SampleConfig, TrainConfig};
 use crate::TrainError;
 use crate::optimizer::{Adam, Optimizer};
 use crate::preference::Dpo;
@@ -136,7 +136,7 @@ pub(super) fn quantize(mut s: Section<'_>, kind: Kind, seed: u64) -> Result<Prec
     if ramp.steps > 0 && weights == WeightQuantizer::Float {
         return Err(s.error("ramp", "is set, and weights are not quantized"));
     }
-    let converts = kind == Kind::Qat && ternary;
+    let converts = matches!(kind, Kind::Qat | Kind::Distill) && ternary;
     let extra_norms = s.choice(
         "extra_norms",
         if converts { ExtraNorms::Auto } else { ExtraNorms::None },
@@ -223,6 +223,29 @@ pub(super) fn samples(mut s: Section<'_>) -> Result<SampleConfig, TrainError> {
     Ok(config)
 }
 
+pub(super) fn distill(mut s: Section<'_>) -> Result<DistillConfig, TrainError> {
+    let teacher =
+        s.text("teacher")?.ok_or_else(|| s.error("teacher", "is missing: a directory of a model"))?;
+    let any = (0.0, f64::MAX);
+    let index = |n: Option<u64>| n.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let config = DistillConfig {
+        teacher: teacher.into(),
+        logits: s.number("logits", any)?.unwrap_or(1.0),
+        temperature: s.number("temperature", (1e-3, 1e3))?.unwrap_or(2.0),
+        relations: s.number("relations", any)?.unwrap_or(1.0),
+        layer: index(s.count("layer", 0)?),
+        teacher_layer: index(s.count("teacher_layer", 0)?),
+        heads: s.size("relation_heads")?,
+        cosine: s.choice("likeness", false, &[("dot", false), ("cosine", true)])?,
+        causal: s.flag("causal")?,
+    };
+    if config.logits == 0.0 && config.relations == 0.0 {
+        return Err(s.error("logits", "and relations are 0: nothing is learned from the teacher"));
+    }
+    s.finish()?;
+    Ok(config)
+}
+
 pub(super) fn data(mut s: Section<'_>) -> Result<DataConfig, TrainError> {
     let paths = |texts: Vec<String>| texts.into_iter().map(PathBuf::from).collect::<Vec<_>>();
     let train = paths(s.texts("train")?);
@@ -264,7 +287,7 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
     };
     let base = s.number("rate", any)?.unwrap_or(match kind {
         Kind::Pretrain => 1.5e-3,
-        Kind::Sft | Kind::Lora | Kind::Qat => 2e-4,
+        Kind::Sft | Kind::Lora | Kind::Qat | Kind::Distill => 2e-4,
         Kind::Dpo => 5e-5,
     });
     let words =

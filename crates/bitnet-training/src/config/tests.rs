@@ -21,7 +21,7 @@ fn examples_are_valid_and_changes_apply() {
     assert_eq!(again.text, config.text);
     let other = RunConfig::parse("b", &config.text, Kind::Sft, &[]).unwrap_err().to_string();
     assert_eq!(other, "b: kind is \"pretrain\", and the command is sft");
-    for kind in [Kind::Pretrain, Kind::Sft, Kind::Lora, Kind::Dpo, Kind::Qat] {
+    for kind in [Kind::Pretrain, Kind::Sft, Kind::Lora, Kind::Dpo, Kind::Qat, Kind::Distill] {
         assert!(parse(kind, &[]).is_ok());
         // A choice can be changed alone: the examples set nothing that only another one has.
         for schedule in ["two-stage", "constant", "linear", "cosine", "exponential", "warmup-stable-decay"] {
@@ -153,6 +153,15 @@ fn what_is_wrong_is_named() {
         (&["model={}", "seed=1"], "model.init is missing"),
     ] {
         let error = parse(Kind::Qat, changes).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    for (changes, words) in [
+        (&["distill={}"][..], "distill.teacher is missing"),
+        (&["distill.logits=0", "distill.relations=0"], "nothing is learned from the teacher"),
+        (&["distill.likeness=cos"], "it is one of dot, cosine"),
+        (&["distill.temperature=0"], "distill.temperature is 0"),
+    ] {
+        let error = parse(Kind::Distill, changes).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
     let error = parse(Kind::Lora, &["train.freeze=*"]).unwrap_err().to_string();

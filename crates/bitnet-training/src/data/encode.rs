@@ -33,7 +33,9 @@ pub(super) fn sequences(
 /// The words of an example: ids, marked where they count.
 fn words(tokenizer: &Tokenizer, kind: Kind, example: &Example) -> Result<Vec<u32>, String> {
     Ok(match (kind, example) {
-        (Kind::Pretrain | Kind::Lora | Kind::Qat, Example::Text(text)) => text_words(tokenizer, text)?,
+        (Kind::Pretrain | Kind::Lora | Kind::Qat | Kind::Distill, Example::Text(text)) => {
+            text_words(tokenizer, text)?
+        }
         (Kind::Pretrain, Example::Prompt { prompt, completion }) => {
             text_words(tokenizer, &format!("{prompt}{completion}"))?
         }
@@ -42,10 +44,19 @@ fn words(tokenizer: &Tokenizer, kind: Kind, example: &Example) -> Result<Vec<u32
             let ids = tokenizer.encode_chat(&text).map_err(|e| e.to_string())?;
             ids.into_iter().map(|id| id | COUNTS).collect()
         }
-        (Kind::Sft | Kind::Lora | Kind::Qat, Example::Prompt { prompt, completion }) => {
-            prompt_words(tokenizer, prompt, completion)?
+        (Kind::Sft | Kind::Lora | Kind::Qat | Kind::Distill, Example::Prompt { prompt, completion }) => {
+            let mut words = tokenizer.encode(prompt, true).map_err(|e| e.to_string())?;
+            // A post-processor may end what it encodes; the answer follows.
+            if words.len() > 1 && words.last() == tokenizer.eos().as_ref() {
+                words.pop();
+            }
+            let answer = tokenizer.encode(completion, false).map_err(|e| e.to_string())?;
+            words.extend(answer.into_iter().chain(tokenizer.eos()).map(|id| id | COUNTS));
+            words
         }
-        (Kind::Sft | Kind::Lora | Kind::Qat, Example::Chat(messages)) => chat_words(tokenizer, messages)?,
+        (Kind::Sft | Kind::Lora | Kind::Qat | Kind::Distill, Example::Chat(messages)) => {
+            chat_words(tokenizer, messages)?
+        }
         (Kind::Sft, Example::Text(_)) => {
             return Err("it is plain text; fine-tuning needs messages, or prompt and completion".to_owned());
         }

@@ -36,8 +36,8 @@ impl Split {
     }
 }
 
-/// Rows of tokens. Documents of pre-training (and of `qat`) fill every row and are cut where it ends; examples of fine-tuning stay whole; of pairs each
-/// is a row, the better answer first.
+/// Rows of tokens. Documents of pre-training (and of `qat` and `distill`) fill every row and are cut where it ends; examples of fine-tuning stay
+/// whole; of pairs each is a row, the better answer first.
 #[derive(Debug)]
 pub(crate) struct Rows {
     rows: Vec<Vec<Piece>>,
@@ -68,7 +68,7 @@ impl Rows {
             let whole = match kind {
                 Kind::Pretrain => false,
                 // Of documents every token counts.
-                Kind::Qat => !corpus.all_count(example as usize),
+                Kind::Qat | Kind::Distill => !corpus.all_count(example as usize),
                 Kind::Sft | Kind::Lora | Kind::Dpo => true,
             };
             if whole && inputs > sequence {

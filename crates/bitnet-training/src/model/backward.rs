@@ -20,7 +20,7 @@ impl Model {
                 let mut h = input.clone();
                 self.layer(batch, layer, &mut state, &mut scratch, &mut h);
             }
-            self.layer_backward(batch, layer, &input, &state, &mut room);
+            self.layer_backward(batch, l, layer, &input, &state, &mut room);
             (self.inputs[l], self.states[s]) = (input, state);
         }
         let hidden = self.config.hidden;
@@ -39,6 +39,7 @@ impl Model {
     fn layer_backward(
         &mut self,
         batch: &Batch,
+        l: usize,
         layer: &Layer,
         h: &[f32],
         state: &State,
@@ -69,6 +70,9 @@ impl Model {
         let gave = (&state.attn[..], &state.sums[..]);
         let terms = self.precision.terms;
         self.ops.attend_backward(&state.qkv, shape, &batch.spans, gave, dattn, terms, dqkv);
+        if self.watched.0 == Some(l) {
+            dqkv.iter_mut().zip(&self.watched_gradients).for_each(|(all, more)| *all += more);
+        }
         self.rotate(batch, dqkv, true);
         if let Some(norms) = layer.head_norms {
             self.norm_heads_backward(norms, &state.heads, dqkv, own);

@@ -37,6 +37,9 @@ impl Model {
                 (std::mem::take(&mut self.inputs[i]), std::mem::take(&mut self.states[s]));
             input.clone_from(&h);
             self.layer(batch, &self.layers[l], &mut state, &mut scratch, &mut h);
+            if self.watched.0 == Some(l) {
+                self.watched.1.clone_from(&state.qkv);
+            }
             (self.inputs[i], self.states[s]) = (input, state);
         }
         self.scratch = scratch;

@@ -1,6 +1,7 @@
 //! Head and loss, some tokens at a time: logits of all of them are never there at once.
 
 use super::Model;
+use super::distill::{Distillation, Losses};
 use super::forward::sized;
 use crate::Batch;
 use bitnet_cpu::{Norm, Side, Store, Target, Values};
@@ -14,22 +15,35 @@ impl Model {
     /// The sum of cross-entropies in nats of the counted targets; with `back`, the gradient of that sum divided by `total` is added to the
     /// head's and the final norm's gradients, and set as that of the residual stream.
     pub(super) fn head_loss(&mut self, batch: &Batch, total: usize, back: bool) -> f64 {
+        self.head_losses(batch, total, back, None).targets
+    }
+
+    /// The same, and with a teacher what is learned from its logits.
+    pub(super) fn head_losses(
+        &mut self,
+        batch: &Batch,
+        total: usize,
+        back: bool,
+        beside: Option<(&Self, &Distillation)>,
+    ) -> Losses {
         let weight = 1.0 / total.max(1) as f32;
         let weights: Vec<f32> = batch.counts.iter().map(|c| if *c { weight } else { 0.0 }).collect();
-        let mut sum = 0.0;
-        self.head(batch, &weights, back, &mut |i, loss| sum += if batch.counts[i] { loss } else { 0.0 });
-        sum
+        let mut targets = 0.0;
+        let each = &mut |i: usize, loss| targets += if batch.counts[i] { loss } else { 0.0 };
+        let logits = self.head(batch, &weights, back, beside, each);
+        Losses { targets, logits, ..Losses::default() }
     }
 
     /// Gives the cross-entropy in nats of every target through `each`, in their order; with `back`, the gradient of their sum, each times its
-    /// weight, goes where [`Model::head_loss`] says.
+    /// weight, goes where [`Model::head_loss`] says. With a teacher, the sum of what is learned from its logits.
     pub(super) fn head(
         &mut self,
         batch: &Batch,
         weights: &[f32],
         back: bool,
+        beside: Option<(&Self, &Distillation)>,
         each: &mut dyn FnMut(usize, f64),
-    ) {
+    ) -> f64 {
         let (m, hidden, vocab) = (batch.ids.len(), self.config.hidden, self.config.vocab);
         let place = self.head.unwrap_or(self.embedding);
         let head = self.parameters.list()[place].range.clone();
@@ -37,6 +51,7 @@ impl Model {
         let mut room = std::mem::take(&mut self.room);
         let dx = sized(&mut room.input, if back { m * hidden } else { 0 });
         let step = (LOGITS / vocab).clamp(1, TOKENS);
+        let mut divergence = 0.0;
         for from in (0..m).step_by(step) {
             let count = step.min(m - from);
             let x = &x[from * hidden..(from + count) * hidden];
@@ -45,10 +60,19 @@ impl Model {
             let target = Target { values: logits, stride: vocab, first: 0 };
             let tokens = Side::rows(Values::F32(x), hidden);
             self.product((count, vocab, hidden), tokens, rows, Store::Set(1.0), target);
-            let targets = &batch.targets[from..from + count];
-            self.ops.cross_entropy(logits, targets, &weights[from..from + count], &mut |i, loss| {
-                each(from + i, loss)
-            });
+            let (targets, counts) = (&batch.targets[from..from + count], &batch.counts[from..from + count]);
+            let weights = &weights[from..from + count];
+            let beside = beside.filter(|(_, how)| how.logits > 0.0);
+            if let Some((teacher, how)) = beside {
+                room.pair.student.clear();
+                room.pair.student.extend_from_slice(logits);
+                divergence +=
+                    self.soften(teacher, how, from..from + count, (counts, weights), &mut room.pair);
+            }
+            self.ops.cross_entropy(logits, targets, weights, &mut |i, loss| each(from + i, loss));
+            if beside.is_some() {
+                logits.iter_mut().zip(&room.pair.student).for_each(|(all, soft)| *all += soft);
+            }
             if !back {
                 continue;
             }
@@ -79,5 +103,6 @@ impl Model {
         }
         self.room = room;
         self.last = (h, x);
+        divergence
     }
 }

@@ -1,6 +1,7 @@
 //! The transformer with its way back, over [`CpuTraining`].
 
 mod backward;
+mod distill;
 mod forward;
 mod head;
 mod heads;
@@ -20,6 +21,7 @@ use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
+pub use distill::{Distillation, Losses, Totals};
 pub use precision::{Activations, ExtraNorms, Precision, Ramp};
 use state::{Gradients, Scratch, State};
 
@@ -78,6 +80,10 @@ pub struct Model {
     states: Vec<State>,
     /// Behind the last layer, and behind the final norm.
     last: (Vec<f32>, Vec<f32>),
+    /// The layer whose queries, keys and values of the last pass are kept, where there is one, and these.
+    watched: (Option<usize>, Vec<f32>),
+    /// What is added to their gradients.
+    watched_gradients: Vec<f32>,
     scratch: Scratch,
     room: Gradients,
 }
@@ -143,6 +149,8 @@ impl Model {
             inputs: Vec::new(),
             states: Vec::new(),
             last: Default::default(),
+            watched: Default::default(),
+            watched_gradients: Vec::new(),
             scratch: Scratch::default(),
             room: Gradients::default(),
             gradients: vec![0.0; parameters.trained_len()],
@@ -231,7 +239,7 @@ impl Model {
                 weights[i] = -slope as f32;
             }
         }
-        self.head(batch, &weights, true, &mut |_, _| {});
+        self.head(batch, &weights, true, None, &mut |_, _| {});
         self.layers_backward(batch);
     }
 
@@ -239,7 +247,9 @@ impl Model {
     fn sequence_sums(&mut self, batch: &Batch) -> Vec<f64> {
         let mut each = vec![0.0; batch.ids.len()];
         let weights = vec![0.0; batch.ids.len()];
-        self.head(batch, &weights, false, &mut |i, loss| each[i] = if batch.counts[i] { -loss } else { 0.0 });
+        self.head(batch, &weights, false, None, &mut |i, loss| {
+            each[i] = if batch.counts[i] { -loss } else { 0.0 }
+        });
         batch.spans.iter().map(|span| each[span.clone()].iter().sum()).collect()
     }
 

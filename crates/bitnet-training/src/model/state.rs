@@ -1,5 +1,6 @@
 //! What a layer keeps for the way back.
 
+use super::distill::Pair;
 use crate::quantizer::{InputCodes, InputQuantizer, int4};
 use bitnet_cpu::{CpuTraining, QuantizedTokens, Side, Values};
 
@@ -121,4 +122,5 @@ pub(super) struct Gradients {
     pub(super) wide: Vec<f32>,
     /// Logits of some tokens.
     pub(super) logits: Vec<f32>,
+    pub(super) pair: Pair,
 }

@@ -625,3 +625,66 @@ fn bodies_with_other_norms_are_run_as_they_were_trained() {
         Origin::read(&ModelSource::Checkpoint(path), Some(&precision), 1).err().unwrap().to_string();
     assert!(refused.contains("Qwen3ForCausalLM has no form with norms inside its blocks"), "{refused}");
 }
+
+/// Each of the reference's losses and its gradient by itself: what it adds to the gradient of the cross-entropy.
+#[test]
+fn lessons_of_a_teacher_are_those_of_the_reference() {
+    const FILE: &str = "training/distill.safetensors";
+    let reference = golden::json("training/distill.json");
+    let batch = batch_of(FILE);
+    let totals = Totals { counted: batch.counted(), tokens: batch.ids.len() };
+    assert_eq!(totals.tokens as u64, reference["n_attended"].as_u64().unwrap());
+    let run = |how: Option<&Distillation>, isa, threads| {
+        let mut model = open("bitnet-online", ops(isa, threads), Precision::BITNET, threads == 3);
+        model.quantize().unwrap();
+        let mut teacher = open("bitnet-online", ops(isa, threads), Precision::FLOAT, false);
+        let losses = match how {
+            None => Losses { targets: model.backward(&batch, totals.counted), ..Losses::default() },
+            Some(how) => model.backward_beside(&mut teacher, &batch, totals, how),
+        };
+        (losses, model)
+    };
+    let plain = run(None, None, 2);
+    let none = Distillation {
+        logits: 0.0,
+        temperature: reference["temperature"].as_f64().unwrap(),
+        relations: 0.0,
+        layer: 1,
+        teacher_layer: 1,
+        heads: 2,
+        cosine: false,
+        causal: false,
+    };
+    for (name, how) in [
+        ("kl", Distillation { logits: 1.0, ..none }),
+        ("ad", Distillation { relations: 1.0, ..none }),
+        ("ad_cosine", Distillation { relations: 1.0, cosine: true, ..none }),
+        ("ad_causal", Distillation { relations: 1.0, causal: true, ..none }),
+    ] {
+        let want = &reference["losses"][name];
+        let (losses, model) = run(Some(&how), None, 2);
+        assert_eq!(losses.targets, plain.0.targets);
+        let got = losses.logits / totals.counted as f64 + losses.relations / totals.tokens as f64;
+        let value = want["value"].as_f64().unwrap();
+        assert!((got / value - 1.0).abs() <= 1e-4, "{name}: {got} {value}");
+        for p in model.parameters().list() {
+            let added: Vec<f32> = model.gradients[p.range.clone()]
+                .iter()
+                .zip(&plain.1.gradients[p.range.clone()])
+                .map(|(all, plain)| all - plain)
+                .collect();
+            let zero = want["zero_gradient"].as_array().unwrap().iter().any(|z| *z == p.name);
+            if zero {
+                assert!(added.iter().all(|g| *g == 0.0), "{name} {}", p.name);
+            } else {
+                compare(&format!("{name} {}", p.name), &added, &want["grad"][&p.name], 3e-4);
+            }
+        }
+        let all = Distillation { logits: 3.0, relations: 2.0, ..how };
+        let (want, one) = run(Some(&all), None, 1);
+        for (isa, threads) in Isa::available().into_iter().map(|isa| (Some(isa), 2)).chain([(None, 3)]) {
+            let (losses, model) = run(Some(&all), isa, threads);
+            assert!(losses == want && model.gradients == one.gradients, "{isa:?} {threads}");
+        }
+    }
+}

@@ -18,6 +18,8 @@ pub enum Kind {
     Dpo,
     /// Documents and answers, with weights that become ternary on the way.
     Qat,
+    /// The same, and what another model makes of them.
+    Distill,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
             Self::Lora => "lora",
             Self::Dpo => "dpo",
             Self::Qat => "qat",
+            Self::Distill => "distill",
         }
     }
 }

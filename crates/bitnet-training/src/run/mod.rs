@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoints, Progress};
 use crate::config::RunConfig;
 use crate::data::{Corpus, Rows, Split};
 use crate::export::Trained;
-use crate::model::Model;
+use crate::model::{Distillation, Losses, Model, Totals};
 use crate::source::{Beside, Origin};
 use crate::{Rates, TrainError, clip, norm, process_memory, sample};
 use bitnet_core::Activation;
@@ -47,6 +47,7 @@ pub fn run(
 struct Run<'a> {
     config: &'a RunConfig,
     model: Model,
+    teacher: Option<(Model, Distillation)>,
     beside: Beside,
     tokenizer: Tokenizer,
     /// What samples begin with.
@@ -93,6 +94,11 @@ impl<'a> Run<'a> {
         let ops = Arc::new(CpuTraining::new(None, config.threads)?);
         let threads = ops.threads();
         let vocab = body.vocab;
+        let terms = config.precision.terms;
+        let teacher = match &config.distill {
+            Some(distill) => Some(crate::teacher::teacher(&ops, distill, (&body, &tokenizer), terms)?),
+            None => None,
+        };
         let mut model = Model::new(ops, body, parameters, values, config.precision, config.train.recompute)?;
         let maker = crate::data::Maker {
             tokenizer: &tokenizer,
@@ -170,6 +176,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             config,
             model,
+            teacher,
             beside,
             prompts: sample::encoded(&config.samples, &tokenizer, context)?,
             tokenizer,
@@ -226,6 +233,10 @@ impl<'a> Run<'a> {
                 if let Some(Preferences { accuracy, margin }) = preferences {
                     line["accuracy"] = json!(accuracy);
                     line["margin"] = json!(margin);
+                }
+                if let Some(learned) = taken.learned {
+                    line["logits_divergence"] = json!(learned.logits);
+                    line["relations_divergence"] = json!(learned.relations);
                 }
                 let memory = process_memory();
                 if let Some(memory) = memory {
@@ -318,10 +329,19 @@ impl<'a> Run<'a> {
         let tokens = batches.iter().map(|b| b.ids.len()).sum();
         self.model.quantize_for(t)?;
         self.model.gradients.fill(0.0);
-        let mut sums = Sums::default();
+        let (mut sums, mut learned) = (Sums::default(), Losses::default());
         for batch in &batches {
-            sums.add(self.objective.backward(&mut self.model, batch, total, &self.reference));
-            if !sums.loss.is_finite() {
+            match &mut self.teacher {
+                None => sums.add(self.objective.backward(&mut self.model, batch, total, &self.reference)),
+                Some((teacher, how)) => {
+                    let totals = Totals { counted: total, tokens };
+                    let losses = self.model.backward_beside(teacher, batch, totals, how);
+                    sums.add(Sums::tokens(batch.counted(), losses.targets));
+                    learned.logits += losses.logits / total.max(1) as f64;
+                    learned.relations += losses.relations / tokens.max(1) as f64;
+                }
+            }
+            if !(sums.loss + learned.logits + learned.relations).is_finite() {
                 return Err(self.diverged(t + 1));
             }
         }
@@ -340,7 +360,7 @@ impl<'a> Run<'a> {
             crate::optimizer::average(&ops, decay, &self.model.values[start..], average);
         }
         self.progress.step += 1;
-        Ok(Taken { sums, rate, norm, tokens })
+        Ok(Taken { sums, rate, norm, tokens, learned: self.teacher.is_some().then_some(learned) })
     }
 
     fn diverged(&self, step: u64) -> TrainError {
@@ -433,4 +453,6 @@ struct Taken {
     rate: f64,
     norm: f64,
     tokens: usize,
+    /// What is told of a teacher's lessons besides.
+    learned: Option<Losses>,
 }

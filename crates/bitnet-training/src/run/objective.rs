@@ -30,6 +30,11 @@ pub(super) struct Sums {
 }
 
 impl Sums {
+    /// Of cross-entropies of tokens.
+    pub(super) fn tokens(count: usize, loss: f64) -> Self {
+        Self { count, loss, ..Self::default() }
+    }
+
     pub(super) fn mean(&self) -> f64 {
         self.loss / self.count.max(1) as f64
     }
@@ -63,7 +68,7 @@ impl Objective {
         match self {
             Self::Tokens => {
                 let count = batch.counted();
-                Sums { count, loss: model.loss(batch) * count as f64, ..Sums::default() }
+                Sums::tokens(count, model.loss(batch) * count as f64)
             }
             Self::Pairs(dpo) => {
                 let likelihoods = model.log_likelihoods(batch);
@@ -79,7 +84,7 @@ impl Objective {
         match self {
             Self::Tokens => {
                 let loss = model.backward(batch, total);
-                Sums { count: batch.counted(), loss, ..Sums::default() }
+                Sums::tokens(batch.counted(), loss)
             }
             Self::Pairs(dpo) => {
                 let mut sums = Sums::default();

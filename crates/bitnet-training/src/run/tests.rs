@@ -54,7 +54,9 @@ fn config(kind: Kind, folder: &Path, changes: &[&str]) -> RunConfig {
             format!("data.train={}", at("train.jsonl")),
             "data.sequence=48".to_owned(),
         ],
-        Kind::Qat => vec![format!("data.train={}", at("train.jsonl")), "data.sequence=48".to_owned()],
+        Kind::Qat | Kind::Distill => {
+            vec![format!("data.train={}", at("train.jsonl")), "data.sequence=48".to_owned()]
+        }
         Kind::Sft | Kind::Lora => {
             vec![format!("model.init={tokenizer}"), format!("data.train={}", at("chat.jsonl"))]
         }
@@ -283,6 +285,70 @@ fn a_dense_model_becomes_ternary() {
         let prompt = model.encode("ships at").unwrap();
         let options = bitnet_inference::GenerateOptions { max_tokens: Some(2), ..Default::default() };
         assert!(model.generate(&prompt, options).unwrap().all(|piece| piece.is_ok()));
+    }
+}
+
+/// A student learns from what it was before it became ternary, and goes on from a checkpoint to the same bits.
+#[test]
+fn a_student_learns_from_its_teacher() {
+    let folder = folder();
+    let dense = [
+        "model.architecture=LlamaForCausalLM",
+        "quantize.weights=none",
+        "train.rate=1e-2",
+        "train.steps=40",
+        "train.checkpoint_every=40",
+    ];
+    let first = go(&config(Kind::Pretrain, folder.path(), &dense), false).unwrap().0;
+    let teacher = folder.path().join("teacher");
+    std::fs::rename(first.model.unwrap(), &teacher).unwrap();
+    std::fs::remove_dir_all(folder.path().join("run")).unwrap();
+    let (init, of) =
+        (format!("model.init={}", teacher.display()), format!("distill.teacher={}", teacher.display()));
+    let changes = [&init[..], &of, "train.rate=5e-3", "train.steps=24", "train.keep=9"];
+    let whole = config(Kind::Distill, folder.path(), &changes);
+    go(&whole, false).unwrap();
+    let want = left(&whole.output, 24);
+    for step in [16, 18, 20, 21, 24] {
+        std::fs::remove_dir_all(Checkpoints::of(&whole.output).path(step)).unwrap_or_default();
+    }
+    let (outcome, _) = go(&whole, true).unwrap();
+    assert!(left(&whole.output, 24) == want);
+    let metrics = std::fs::read_to_string(whole.output.join("metrics.jsonl")).unwrap();
+    let lessons: Vec<[f64; 2]> = metrics
+        .lines()
+        .filter_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            Some([line.get("logits_divergence")?.as_f64()?, line.get("relations_divergence")?.as_f64()?])
+        })
+        .collect();
+    assert_eq!(lessons.len(), 24);
+    assert!((0..2).all(|i| lessons[23][i] < lessons[0][i]), "{lessons:?}");
+    assert!(
+        bitnet_inference::Model::open(&outcome.model.unwrap(), &Default::default(), &mut |_, _| {}).is_ok()
+    );
+
+    // A teacher whose words are others.
+    let path = teacher.join("tokenizer.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let student = folder.path().join("student");
+    std::fs::create_dir(&student).unwrap();
+    for file in std::fs::read_dir(&teacher).unwrap().map(|file| file.unwrap()) {
+        std::fs::copy(file.path(), student.join(file.file_name())).unwrap();
+    }
+    tokenizer["added_tokens"][0]["content"] = "<other>".into();
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let other = format!("model.init={}", student.display());
+    std::fs::remove_dir_all(&whole.output).unwrap();
+    for (change, words) in [
+        ("distill.layer=2", "distill.layer is 2, and the layers are 0 to 1"),
+        ("distill.relation_heads=5", "distill.relation_heads is 5, which must divide"),
+        ("distill.teacher=/nowhere", "there is no such file or directory"),
+        (&other, "its tokenizer has another token"),
+    ] {
+        let error = go(&config(Kind::Distill, folder.path(), &[&changes[..], &[change]].concat()), false);
+        let error = crate::error::chain(&error.unwrap_err());
+        assert!(error.contains(words), "{change}: {error}");
     }
 }
 

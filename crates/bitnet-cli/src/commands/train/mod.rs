@@ -15,7 +15,8 @@ use std::path::PathBuf;
 #[derive(Args)]
 #[command(
     long_about = "Train a ternary model: from scratch on documents (pretrain), or an existing one to answer, all of it (sft) or by \
-        a small adapter (lora), or which of two answers is preferred (dpo), or make a dense one ternary while it learns on (qat).\n\n\
+        a small adapter (lora), or which of two answers is preferred (dpo), or make a dense one ternary while it learns on (qat), \
+        from a teacher too (distill).\n\n\
         A TOML file says all; --example prints one that explains every key. Weights are ternary and activations int8 in every step, unless \
         it says otherwise, as they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
         and the model, a Hugging Face directory, or the adapter as peft saves it; a checkpoint of a model can be run, too.\n\n\
@@ -31,6 +32,7 @@ Examples:
   bitnet run run/model \"ships at\"
   bitnet convert run/model trained.gguf --to i2_s
   bitnet train --example qat > qat.toml
+  bitnet train distill -c distill.toml --set distill.teacher=model
   bitnet train --example lora > lora.toml
   bitnet train lora -c lora.toml --set train.steps=2
   bitnet run model --lora run-lora/adapter \"ships at\"
@@ -71,6 +73,8 @@ enum KindName {
     Dpo,
     /// Documents and answers, while the weights of a dense model become ternary
     Qat,
+    /// The same, and what another model makes of them
+    Distill,
 }
 
 impl From<KindName> for Kind {
@@ -81,6 +85,7 @@ impl From<KindName> for Kind {
             KindName::Lora => Self::Lora,
             KindName::Dpo => Self::Dpo,
             KindName::Qat => Self::Qat,
+            KindName::Distill => Self::Distill,
         }
     }
 }

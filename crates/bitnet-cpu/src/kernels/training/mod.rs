@@ -3,6 +3,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod bf16;
+pub(crate) mod divergence;
 pub(crate) mod gate;
 pub(crate) mod loss;
 pub(crate) mod norm;

@@ -53,7 +53,7 @@ impl Kernel for Rows<'_> {
 
 /// Up to sixteen values, and zeros.
 #[inline(always)]
-fn lanes<L: Lanes>(l: L, x: &[f32]) -> L::F {
+pub(super) fn lanes<L: Lanes>(l: L, x: &[f32]) -> L::F {
     match x.as_array::<16>() {
         Some(x) => l.load(x),
         None => l.load(&padded(x)),
@@ -62,7 +62,7 @@ fn lanes<L: Lanes>(l: L, x: &[f32]) -> L::F {
 
 /// Stores as many lanes as there is room for.
 #[inline(always)]
-fn put<L: Lanes>(l: L, x: L::F, out: &mut [f32]) {
+pub(super) fn put<L: Lanes>(l: L, x: L::F, out: &mut [f32]) {
     match out.as_mut_array::<16>() {
         Some(out) => l.store(x, out),
         None => {

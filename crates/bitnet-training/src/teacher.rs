@@ -1,0 +1,84 @@
+//! The model that another one learns from.
+
+use crate::config::{DistillConfig, ModelSource};
+use crate::model::{Activations, Distillation, Model, Precision};
+use crate::source::Origin;
+use crate::{TrainError, WeightQuantizer};
+use bitnet_cpu::{CpuTraining, Terms};
+use bitnet_model::ModelConfig;
+use bitnet_tokenizer::Tokenizer;
+use std::sync::Arc;
+
+/// Reads the teacher that the settings name, with its weights as they are run, and what a student of it learns.
+pub(crate) fn teacher(
+    ops: &Arc<CpuTraining>,
+    config: &DistillConfig,
+    student: (&ModelConfig, &Tokenizer),
+    terms: Terms,
+) -> Result<(Model, Distillation), TrainError> {
+    let origin = Origin::read(&ModelSource::Checkpoint(config.teacher.clone()), None, 0)?;
+    let fail = |what: &str| {
+        let what = format!("distill.teacher is {}: {what}", config.teacher.display());
+        Err(TrainError::Data { what })
+    };
+    if origin.config.vocab != student.0.vocab {
+        return fail(&format!("it has {} tokens, and the student {}", origin.config.vocab, student.0.vocab));
+    }
+    let ids = 0..student.0.vocab as u32;
+    if let Some(id) = ids.into_iter().find(|id| origin.tokenizer.piece(*id) != student.1.piece(*id)) {
+        return fail(&format!("its tokenizer has another token {id} than the student's"));
+    }
+    let how = resolve(config, student.0, &origin.config)?;
+    let weights = origin.parameters.quantizer();
+    let precision = match weights {
+        WeightQuantizer::Float => Precision { terms, ..Precision::FLOAT },
+        _ => Precision { weights, activations: Activations::Int8, terms, ..Precision::BITNET },
+    };
+    let parameters = origin.parameters.untrained();
+    let mut model = Model::new(Arc::clone(ops), origin.config, parameters, origin.values, precision, false)?;
+    model.quantize()?;
+    Ok((model, how))
+}
+
+/// What is learned, with what the settings leave open: the last layers, and as many heads as keys have.
+fn resolve(
+    config: &DistillConfig,
+    student: &ModelConfig,
+    teacher: &ModelConfig,
+) -> Result<Distillation, TrainError> {
+    let fail = |what: String| Err(TrainError::Data { what });
+    let (mut layers, heads) = ([0; 2], config.heads.unwrap_or(student.shape.kv_heads));
+    for (i, (key, asked, model)) in
+        [("layer", config.layer, student), ("teacher_layer", config.teacher_layer, teacher)]
+            .into_iter()
+            .enumerate()
+    {
+        layers[i] = asked.unwrap_or(model.layers - 1);
+        if layers[i] >= model.layers {
+            return fail(format!(
+                "distill.{key} is {}, and the layers are 0 to {}",
+                layers[i],
+                model.layers - 1
+            ));
+        }
+        let shape = model.shape;
+        let kv = shape.kv_heads * shape.head_dim;
+        if config.relations > 0.0
+            && !(kv.is_multiple_of(heads) && (shape.heads * shape.head_dim).is_multiple_of(heads))
+        {
+            return fail(format!(
+                "distill.relation_heads is {heads}, which must divide the {kv} columns of keys"
+            ));
+        }
+    }
+    Ok(Distillation {
+        logits: config.logits,
+        temperature: config.temperature,
+        relations: config.relations,
+        layer: layers[0],
+        teacher_layer: layers[1],
+        heads,
+        cosine: config.cosine,
+        causal: config.causal,
+    })
+}
