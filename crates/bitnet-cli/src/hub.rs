@@ -3,6 +3,7 @@
 use crate::config;
 use crate::downloads::Downloads;
 use crate::failure::Failure;
+use crate::shipped;
 use bitnet_hub::{Cached, Cancel, Hub, Lease, Reference, Settings, Token, checked_endpoint, snapshot_of};
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use std::ops::Deref;
@@ -10,7 +11,10 @@ use std::path::{Path, PathBuf};
 
 /// What a MODEL may be, for help texts.
 pub const MODEL_HELP: &str = "GGUF file, Hugging Face directory, file of tensors (safetensors, PyTorch, ONNX) with its \
-    config.json beside it, or org/repo[:file-or-quant][@revision] of the hub";
+    config.json beside it, or org/repo[:file-or-quant][@revision] of the hub; bitnet-mini, a small one, is part of this program and meant where no other is named";
+
+/// Ends of names that texts do not have.
+const MODEL_FILES: [&str; 6] = ["gguf", "safetensors", "onnx", "bin", "pt", "pth"];
 
 /// Where the hub and the cache are. Commands without these flags take their environment variables all the same.
 #[derive(Args, Clone, Debug)]
@@ -72,9 +76,16 @@ impl Deref for Located {
     }
 }
 
-/// Whether a word names a model: a path that is there, an alias, or a model of the hub.
+/// Whether a word names a model: a path that is there, an alias, a model of the hub, the model of this program, or a file that is not
+/// there but is called like one.
 pub fn names_model(word: &str) -> bool {
-    Path::new(word).exists() || config::get().alias(word).is_some() || Reference::is_meant(word)
+    let path = Path::new(word);
+    let file = path.extension().and_then(|e| e.to_str()).is_some_and(|e| MODEL_FILES.contains(&e));
+    path.exists()
+        || config::get().alias(word).is_some()
+        || Reference::is_meant(word)
+        || shipped::is_meant(path)
+        || file
 }
 
 /// The place of a MODEL: a path as it is; what an alias stands for; a model of the hub from the cache, which is filled first
@@ -83,7 +94,7 @@ pub fn locate(model: &Path, quiet: bool) -> Result<Located, Failure> {
     let alias = model.to_str().filter(|_| !model.exists()).and_then(|name| config::get().alias(name));
     let model = alias.as_deref().unwrap_or(model);
     let word = model.components().count() == 1 && model.extension().is_none();
-    if word && !model.exists() {
+    if word && !model.exists() && !shipped::is_meant(model) {
         let name = model.display();
         return Err(Failure::Model(format!(
             "{name}: no file, no alias of bitnet.toml and no org/repo has this name; `bitnet ls` lists what is there"

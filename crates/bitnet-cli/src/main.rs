@@ -18,6 +18,7 @@ mod hub;
 mod logs;
 mod lora;
 mod markdown;
+mod shipped;
 mod stages;
 mod terminal;
 mod tuning;
@@ -43,7 +44,8 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  bitnet run model.gguf \"The capital of France is\"
+  bitnet run \"The capital of France is\"
+  bitnet chat
   bitnet run model.gguf --temp 0 -n 64 --json \"Once upon a time\"
   bitnet chat model.gguf --system \"You answer in one sentence.\"
   bitnet pull microsoft/bitnet-b1.58-2B-4T-gguf

@@ -19,7 +19,7 @@ fn every_command_that_prints_data_prints_json() {
     let messages = folder.write("messages.json", r#"[{"role": "user", "content": "hi"}]"#);
     let words = folder.write("text.txt", "ships at night, ".repeat(40));
     let (logits, gguf, ternary) = (at("logits.safetensors"), at("model.gguf"), at("ternary.gguf"));
-    let tuning = at("tuning.json");
+    let (tuning, vocabulary) = (at("tuning.json"), at("vocabulary"));
     let (adapter, merged) = (fixture("lora/qvd-r4"), at("merged"));
     let commands: &[&[&str]] = &[
         &["run", &model, "--tokens", "1,2", "-n", "2"],
@@ -30,6 +30,7 @@ fn every_command_that_prints_data_prints_json() {
         &["tokenize", &model, "hi"],
         &["detokenize", &model, "1,2"],
         &["template", &model, &messages],
+        &["tokenizer", "train", &words, "-o", &vocabulary, "--vocab-size", "262"],
         &["logits", &model, "--tokens", "1,2", "-o", &logits],
         &["convert", &model, &gguf, "--to", "i2_s"],
         &["quantize", &other, &ternary, "--method", "absmean"],
@@ -165,10 +166,10 @@ fn models_have_names_and_one_word_is_a_model_or_a_prompt() {
     };
     assert_eq!(said(&["ships"]), said(&[&model, "ships"]));
     assert_eq!(said(&["other"]), said(&["other", "from the input"]));
-    // Without a model that is set up, the word is one.
+    // What is called like a file is one, and other words are a model's name only where a text would make no sense.
     refused(&["run", "nowhere.gguf"], 3, &["nowhere.gguf"]);
-    refused(&["run", "nowhere"], 3, &["nowhere", "alias", "org/repo", "bitnet ls"]);
-    refused(&["inspect"], 2, &["no model is named", "BITNET_MODEL", "bitnet.toml"]);
+    refused(&["inspect", "nowhere"], 3, &["nowhere", "alias", "org/repo", "bitnet ls"]);
+    refused(&["pull"], 2, &["no model is named", "BITNET_MODEL", "bitnet.toml"]);
     // The first message of a conversation.
     let chat = |args: &[&str], input: &str| {
         bitnet_with(&[&["chat", "-q", "--temp", "0", "-n", "4"], args].concat(), input, &env).stdout

@@ -101,6 +101,45 @@ fn a_run_that_is_killed_goes_on_to_the_same_bits_and_its_model_runs() {
 }
 
 #[test]
+fn a_model_is_made_of_nothing_but_texts() {
+    let folder = Folder::new();
+    let mut run = training(&folder, "run");
+    let (texts, vocabulary) = (text(&folder.at("train.jsonl")), text(&folder.at("vocabulary")));
+    let args = ["tokenizer", "train", &texts, "-o", &vocabulary, "--vocab-size", "272", "--json", "-q"];
+    let made: Value = serde_json::from_str(&output(&args)).unwrap();
+    assert_eq!((&made["texts"], &made["vocab_size"], &made["skipped"]), (&40.into(), &272.into(), &0.into()));
+    let read = |name: &str| std::fs::read(folder.at("vocabulary").join(name)).unwrap();
+    let files = [read("tokenizer.json"), read("tokenizer_config.json")];
+    output(&args);
+    assert!(
+        files == [read("tokenizer.json"), read("tokenizer_config.json")],
+        "other bytes of the same texts"
+    );
+
+    for change in [format!("model.tokenizer={vocabulary}"), "train.steps=4".to_owned()] {
+        run.extend(["--set".to_owned(), change]);
+    }
+    output(&refs(&run));
+    let (model, gguf) = (text(&folder.at("run/model")), text(&folder.at("made.gguf")));
+    output(&["convert", &model, &gguf, "--to", "i2_s", "-q"]);
+    let ids = |of: &str| output(&["tokenize", of, "ships at night"]);
+    assert_eq!(ids(&gguf), ids(&vocabulary));
+    let chat = bitnet_with(&["chat", &gguf, "-n", "4", "-q"], "hello\n", &[]);
+    assert_eq!(chat.code, Some(0), "{chat:?}");
+
+    for (args, code, words) in [
+        (&["/nowhere.txt", "--vocab-size", "272"][..], 1, &["/nowhere.txt"][..]),
+        (&[&texts, "--vocab-size", "100"], 2, &["100", "259 at least"]),
+        (&[&texts], 2, &["4096", "fewer tokens"]),
+        (&[&texts, "--vocab-size", "272", "--chat-template", "/nowhere"], 2, &["/nowhere"]),
+        (&["notes.pdf"], 2, &["notes.pdf", ".jsonl"]),
+    ] {
+        refused(&[&["tokenizer", "train", "-o", &vocabulary], args].concat(), code, words);
+    }
+    assert!(files == [read("tokenizer.json"), read("tokenizer_config.json")]);
+}
+
+#[test]
 fn data_comes_from_the_hub_and_stays_in_the_cache() {
     let (folder, server) = (Folder::new(), HubServer::start());
     let rows: String =

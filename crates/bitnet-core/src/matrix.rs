@@ -215,6 +215,7 @@ pub enum DenseType {
     BF16,
     Q8_0,
     Q4_0,
+    Q4_1,
     Q6_K,
 }
 
@@ -226,6 +227,7 @@ impl DenseType {
             Self::F16 | Self::BF16 => (1, 2),
             Self::Q8_0 => (32, 34),
             Self::Q4_0 => (32, 18),
+            Self::Q4_1 => (32, 20),
             Self::Q6_K => (256, 210),
         }
     }
@@ -242,6 +244,7 @@ impl DenseType {
             Self::BF16 => "BF16",
             Self::Q8_0 => "Q8_0",
             Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
             Self::Q6_K => "Q6_K",
         }
     }

@@ -129,6 +129,14 @@ impl Isa {
         Self::ALL.iter().copied().rfind(|isa| isa.is_available()).unwrap_or(Self::Scalar)
     }
 
+    /// Whether it has products of bf16.
+    pub(crate) fn multiplies_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {

@@ -104,6 +104,7 @@ static CASES: &[Case] = &[
         run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q4_0)),
         golden: 0x7b84_0a47_9c13_3599,
     },
+    Case { op: "dense product, Q4_1", run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q4_1)), golden: 0 },
     Case {
         op: "dense product, Q6_K",
         run: Run::Isa(|i, p| dense_product(i, p, DenseType::Q6_K)),
@@ -229,6 +230,7 @@ impl Numbers {
                 DenseType::F16 => block.copy_from_slice(&scale),
                 DenseType::BF16 => block.copy_from_slice(&self.floats(1)[0].to_le_bytes()[2..]),
                 DenseType::Q8_0 | DenseType::Q4_0 => block[..2].copy_from_slice(&scale),
+                DenseType::Q4_1 => block[..4].copy_from_slice(&[scale, scale].concat()),
                 DenseType::Q6_K => block[208..].copy_from_slice(&scale),
             }
             data.extend(block);

@@ -45,6 +45,13 @@ pub enum Terms {
     Bf16,
 }
 
+impl Terms {
+    /// Those that this processor multiplies faster.
+    pub fn fastest() -> Self {
+        if Isa::detect().multiplies_bf16() { Self::Bf16 } else { Self::F32 }
+    }
+}
+
 /// Int8 activations of tokens, or of fewer bits.
 #[derive(Default)]
 pub struct QuantizedTokens(Quantized);
@@ -247,7 +254,7 @@ impl CpuTraining {
             "attention"
         );
         let sequences = attention::Sequences { qkv, shape, spans };
-        attention::backward(self.isa, &self.pool, sequences, out, sums, dout, terms, dqkv);
+        attention::backward(self.isa, &self.pool, sequences, (out, sums), dout, terms, dqkv);
     }
 
     /// Rows of `logits [m, vocab]` become the gradients of `sum of weights[i] * cross-entropy of row i`; gives each row's cross-entropy in

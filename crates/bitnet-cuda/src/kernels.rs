@@ -42,7 +42,8 @@ impl Kernels {
     /// Products with dense weights, and how many rows and tokens a block of it has.
     pub(crate) fn dense(&self, dtype: DenseType, m: usize) -> (Function, usize, usize) {
         match (dtype, m) {
-            (DenseType::F32, _) => (self.dense_f32, 16, 4),
+            // Q4_1 lies there as F32.
+            (DenseType::F32 | DenseType::Q4_1, _) => (self.dense_f32, 16, 4),
             (DenseType::F16, 1) => (self.dense_f16, 32, 1),
             (DenseType::F16, _) => (self.dense_f16_many, 64, 8),
             (DenseType::BF16, 1) => (self.dense_bf16, 32, 1),
@@ -66,7 +67,7 @@ impl Kernels {
     /// What copies rows for screening, and what computes those that are found.
     pub(crate) fn screen(&self, dtype: DenseType) -> (Function, Function) {
         match dtype {
-            DenseType::F32 => (self.screen_rows_f32, self.screen_exact_f32),
+            DenseType::F32 | DenseType::Q4_1 => (self.screen_rows_f32, self.screen_exact_f32),
             DenseType::F16 => (self.screen_rows_f16, self.screen_exact_f16),
             DenseType::BF16 => (self.screen_rows_bf16, self.screen_exact_bf16),
             DenseType::Q8_0 => (self.screen_rows_q8_0, self.screen_exact_q8_0),
@@ -78,7 +79,7 @@ impl Kernels {
     /// Rows of a dense embedding.
     pub(crate) fn embed(&self, dtype: DenseType) -> Function {
         match dtype {
-            DenseType::F32 => self.embed_f32,
+            DenseType::F32 | DenseType::Q4_1 => self.embed_f32,
             DenseType::F16 => self.embed_f16,
             DenseType::BF16 => self.embed_bf16,
             DenseType::Q8_0 => self.embed_q8_0,

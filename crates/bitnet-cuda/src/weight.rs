@@ -6,7 +6,7 @@ use crate::head::Screen;
 use bitnet_core::{
     ActivationPrecision, BackendError, DenseMatrix, DenseType, Matrix, Purpose, Scale, TernaryMatrix,
 };
-use bitnet_quant::dense::first_not_finite;
+use bitnet_quant::dense::{first_not_finite, widened};
 
 /// Rows of a tile of ternary weights, and columns.
 pub(crate) const TILE_ROWS: usize = 16;
@@ -155,6 +155,9 @@ impl CudaWeight {
         if let Some(value) = first_not_finite(m.dtype(), m.data()) {
             return Err(BackendError::NotFinite { value });
         }
+        // There is no kernel for its offsets: it lies here as what its weights are worth.
+        let widened = (m.dtype() == DenseType::Q4_1).then(|| widened(m));
+        let (stored, m) = (m, widened.as_ref().unwrap_or(m));
         let dtype = m.dtype();
         let spread = matches!(dtype, DenseType::F16 | DenseType::BF16);
         let (values, block_bytes) = dtype.block();
@@ -162,7 +165,7 @@ impl CudaWeight {
         let (head, padding) = match dtype {
             DenseType::Q8_0 | DenseType::Q4_0 => (2, 2),
             DenseType::Q6_K => (block_bytes, 2),
-            DenseType::F32 | DenseType::F16 | DenseType::BF16 => (block_bytes, 0),
+            DenseType::F32 | DenseType::F16 | DenseType::BF16 | DenseType::Q4_1 => (block_bytes, 0),
         };
         let row_bytes = if spread {
             2 * m.cols().next_multiple_of(TILE_COLS)
@@ -198,7 +201,7 @@ impl CudaWeight {
             gpu.write(&data, first * row_bytes, &out)?;
         }
         self.push(m.rows(), data, Form::Dense { dtype, row_words: row_bytes / 4 });
-        m.data().release();
+        stored.data().release();
         Ok(())
     }
 }

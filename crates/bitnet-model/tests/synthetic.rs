@@ -144,9 +144,14 @@ fn floats_of_one_magnitude_are_trits_everywhere() {
 #[test]
 fn other_floats_stay_dense_in_the_llama_classes() {
     for arch in [Arch::LLAMA, Arch::QWEN3] {
-        for (name, store) in
-            [("F16", F16), ("BF16", BF16), ("F32", F32), ("Q8_0", Store::Q8_0), ("Q4_0", Store::Q4_0)]
-        {
+        for (name, store) in [
+            ("F16", F16),
+            ("BF16", BF16),
+            ("F32", F32),
+            ("Q8_0", Store::Q8_0),
+            ("Q4_0", Store::Q4_0),
+            ("Q4_1", Store::Q4_1),
+        ] {
             let spec = Spec { arch, projections: store, ..Spec::default() };
             check(&format!("dense {name} {}", arch.name), &spec, None);
         }
@@ -217,6 +222,7 @@ fn embeddings_and_heads_of_every_type_see_exact_activations() {
         ("BF16", BF16),
         ("Q8_0", Store::Q8_0),
         ("Q4_0", Store::Q4_0),
+        ("Q4_1", Store::Q4_1),
         ("Q6_K", Store::Q6_K),
         ("I2_S", Store::I2_S),
         ("TQ1_0", Store::TQ1_0(Scales::Each)),

@@ -3,7 +3,7 @@
 //! Dequantization defines what a stored weight is worth, to the last bit; blocks are those of ggml. Quantization rounds to
 //! nearest with the scale that the largest magnitude of a block asks for.
 
-use bitnet_core::DenseType;
+use bitnet_core::{DenseMatrix, DenseType};
 use half::{bf16, f16};
 
 fn f16_at(bytes: &[u8], at: usize) -> f32 {
@@ -16,7 +16,7 @@ fn f16_at(bytes: &[u8], at: usize) -> f32 {
 /// When `bytes` is not a row of `out.len()` values; a `DenseMatrix` hands out whole rows.
 ///
 /// ```
-/// use bitnet_core::DenseType;
+/// use bitnet_core::{DenseMatrix, DenseType};
 /// let mut out = [0.0; 2];
 /// bitnet_quant::dense::dequantize_row(DenseType::F16, &[0x00, 0x3c, 0x00, 0xc0], &mut out);
 /// assert_eq!(out, [1.0, -2.0]);
@@ -50,6 +50,14 @@ pub fn dequantize_row(dtype: DenseType, bytes: &[u8], out: &mut [f32]) {
                 for (i, q) in block[2..].iter().enumerate() {
                     out[i] = f32::from((q & 15) as i8 - 8) * d;
                     out[i + 16] = f32::from((q >> 4) as i8 - 8) * d;
+                }
+            }
+            DenseType::Q4_1 => {
+                let (d, least) = (f16_at(block, 0), f16_at(block, 2));
+                // Four bits times eleven are exact, so it does not matter whether the sum is fused.
+                for (i, q) in block[4..].iter().enumerate() {
+                    out[i] = f32::from(q & 15) * d + least;
+                    out[i + 16] = f32::from(q >> 4) * d + least;
                 }
             }
             DenseType::Q6_K => q6_k(block, out),
@@ -87,8 +95,27 @@ pub fn first_not_finite(dtype: DenseType, bytes: &[u8]) -> Option<f32> {
             bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).find(|v| !v.is_finite())
         }
         DenseType::F16 | DenseType::Q8_0 | DenseType::Q4_0 => f16s(0),
+        DenseType::Q4_1 => f16s(0).or_else(|| f16s(2)),
         DenseType::Q6_K => f16s(208),
     }
+}
+
+/// The same matrix in `F32`, for backends that have no kernel for its type: its values are what they were.
+///
+/// ```
+/// use bitnet_core::{DenseMatrix, DenseType};
+/// let m = DenseMatrix::new(1, 2, DenseType::BF16, vec![0x80, 0x3f, 0, 0xc0].into())?;
+/// assert_eq!(bitnet_quant::dense::widened(&m).data()[..], [1.0f32.to_le_bytes(), (-2.0f32).to_le_bytes()].concat());
+/// # Ok::<(), bitnet_core::ShapeError>(())
+/// ```
+pub fn widened(m: &DenseMatrix) -> DenseMatrix {
+    let mut data = Vec::with_capacity(4 * m.rows() * m.cols());
+    let mut values = vec![0.0; m.cols()];
+    for row in 0..m.rows() {
+        dequantize_row(m.dtype(), m.row(row), &mut values);
+        data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    }
+    DenseMatrix::new(m.rows(), m.cols(), DenseType::F32, data.into()).expect("four bytes a value")
 }
 
 /// Appends a row in `dtype` to `out`; `None` when it is not whole blocks.
@@ -106,6 +133,7 @@ pub fn quantize_row(dtype: DenseType, values: &[f32], out: &mut Vec<u8>) -> Opti
             }
             DenseType::Q6_K => q6_k_block(block, out),
             DenseType::Q4_0 => q4_0_block(block, out),
+            DenseType::Q4_1 => q4_1_block(block, out),
         }
     }
     Some(())
@@ -128,6 +156,20 @@ fn q4_0_block(block: &[f32], out: &mut Vec<u8>) {
         if d.to_f32() == 0.0 { 8 } else { ((v / d.to_f32()).round_ties_even() + 8.0).clamp(0.0, 15.0) as u8 }
     };
     out.extend(d.to_le_bytes());
+    out.extend((0..16).map(|i| code(block[i]) | code(block[i + 16]) << 4));
+}
+
+/// Sixteen levels from the smallest value to the largest.
+fn q4_1_block(block: &[f32], out: &mut Vec<u8>) {
+    let least = block.iter().copied().fold(f32::INFINITY, f32::min);
+    let most = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (d, from) = (f16::from_f32((most - least) / 15.0), f16::from_f32(least));
+    let code = |v: f32| match d.to_f32() {
+        0.0 => 0,
+        d => ((v - from.to_f32()) / d).round_ties_even().clamp(0.0, 15.0) as u8,
+    };
+    out.extend(d.to_le_bytes());
+    out.extend(from.to_le_bytes());
     out.extend((0..16).map(|i| code(block[i]) | code(block[i + 16]) << 4));
 }
 
@@ -165,6 +207,7 @@ mod tests {
             (DenseType::Q8_0, 6e-3),
             (DenseType::Q6_K, 2.3e-2),
             (DenseType::Q4_0, 0.16),
+            (DenseType::Q4_1, 0.09),
         ] {
             let (mut bytes, mut back) = (Vec::new(), vec![0.0; 512]);
             quantize_row(dtype, &values, &mut bytes).unwrap();

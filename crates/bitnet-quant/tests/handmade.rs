@@ -22,12 +22,13 @@ fn same(name: &str, got: impl Iterator<Item = f32>, want: &[f64]) {
 fn dense_types() {
     let n = 1024;
     let mut noise = Noise(1);
-    let made: [(DenseType, Made); 6] = [
+    let made: [(DenseType, Made); 7] = [
         (DenseType::F32, tensors::f32s(&mut noise, n, 2.0)),
         (DenseType::F16, tensors::f16s(&mut noise, n, 1.0)),
         (DenseType::BF16, tensors::bf16s(&mut noise, n, 0.0, 1e30)),
         (DenseType::Q8_0, tensors::q8_0(&mut noise, n)),
         (DenseType::Q4_0, tensors::q4_0(&mut noise, n)),
+        (DenseType::Q4_1, tensors::q4_1(&mut noise, n)),
         (DenseType::Q6_K, tensors::q6_k(&mut noise, n)),
     ];
     for (dtype, (bytes, want)) in made {

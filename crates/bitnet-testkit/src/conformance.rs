@@ -76,8 +76,15 @@ pub fn answers<B: Backend>(b: &B, caches: &[KvType]) -> Vec<Answer> {
     asked.answers
 }
 
-const DENSE: [DenseType; 6] =
-    [DenseType::F32, DenseType::F16, DenseType::BF16, DenseType::Q8_0, DenseType::Q4_0, DenseType::Q6_K];
+const DENSE: [DenseType; 7] = [
+    DenseType::F32,
+    DenseType::F16,
+    DenseType::BF16,
+    DenseType::Q8_0,
+    DenseType::Q4_0,
+    DenseType::Q6_K,
+    DenseType::Q4_1,
+];
 
 struct Asked<'a, B: Backend> {
     b: &'a B,
@@ -119,6 +126,7 @@ impl<B: Backend> Asked<'_, B> {
                 DenseType::F16 => block.copy_from_slice(&half),
                 DenseType::BF16 => block.copy_from_slice(&float.to_le_bytes()[2..]),
                 DenseType::Q8_0 | DenseType::Q4_0 => block[..2].copy_from_slice(&half),
+                DenseType::Q4_1 => block[..4].copy_from_slice(&[half, half].concat()),
                 DenseType::Q6_K => block[208..].copy_from_slice(&half),
             }
             data.extend(block);

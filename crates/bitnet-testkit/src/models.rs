@@ -97,6 +97,7 @@ pub fn assert_made_up(open: Open<'_>) {
         ("group scales, floats", Spec { int8: false, ..bonsai }, float),
         ("TQ2_0", Spec { projections: Store::TQ2_0(Scales::Each), ..wide }, int8),
         ("Q4_0 and Q8_0", Spec { projections: Store::Q4_0, embedding: Store::Q8_0, ..wide }, None),
+        ("Q4_1", Spec { projections: Store::Q4_1, embedding: Store::Q4_1, ..wide }, None),
         ("Q6_K head", Spec { projections: f16, head: Some(Store::Q6_K), ..wide }, None),
         (
             "windows",

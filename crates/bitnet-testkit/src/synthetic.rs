@@ -16,6 +16,7 @@ pub enum Store {
     Trits(Float),
     Q8_0,
     Q4_0,
+    Q4_1,
     Q6_K,
     Q1_0,
     Q2_0 {
@@ -492,6 +493,7 @@ impl Maker<'_> {
             Store::Trits(float) => (float_type(float), tensors::one_magnitude(noise, n, float)),
             Store::Q8_0 => ((8, ""), tensors::q8_0(noise, n)),
             Store::Q4_0 => ((2, ""), tensors::q4_0(noise, n)),
+            Store::Q4_1 => ((3, ""), tensors::q4_1(noise, n)),
             Store::Q6_K => ((14, ""), tensors::q6_k(noise, n)),
             Store::Q1_0 => ((41, ""), tensors::q1_0(noise, n)),
             Store::Q2_0 { group } => ((42, ""), tensors::q2_0(noise, n, group)),
@@ -535,7 +537,8 @@ impl Maker<'_> {
         if masters {
             values = tensors::absmean(&values);
         }
-        let dense = matches!(store, Store::Float(_) | Store::Q8_0 | Store::Q4_0 | Store::Q6_K) && !masters;
+        let blocks = matches!(store, Store::Q8_0 | Store::Q4_0 | Store::Q4_1 | Store::Q6_K);
+        let dense = (blocks || matches!(store, Store::Float(_))) && !masters;
         if projection && self.spec.factors {
             let factor = (0.75 + 0.25 * self.noise.unit()) as f32;
             values.iter_mut().for_each(|v| *v *= f64::from(factor));

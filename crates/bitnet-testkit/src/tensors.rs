@@ -101,6 +101,19 @@ pub fn q4_0(noise: &mut Noise, n: usize) -> Made {
     })
 }
 
+/// `Q4_1`: 32 weights; f16 scale, f16 offset, 16 bytes; nibbles as in `Q4_0`, from 0 on.
+pub fn q4_1(noise: &mut Noise, n: usize) -> Made {
+    blocks(noise, n / 32, |noise, bytes, values| {
+        let ((bits, d), (offset_bits, offset)) = (noise.half(0.125), noise.half(1.0));
+        bytes.extend(bits.to_le_bytes());
+        bytes.extend(offset_bits.to_le_bytes());
+        let raw: [u8; 16] = std::array::from_fn(|_| noise.bits() as u8);
+        bytes.extend(raw);
+        values.extend(raw.map(|b| f64::from(b & 15) * d + offset));
+        values.extend(raw.map(|b| f64::from(b >> 4) * d + offset));
+    })
+}
+
 /// `Q8_0`: 32 weights; f16 scale, 32 signed bytes.
 pub fn q8_0(noise: &mut Noise, n: usize) -> Made {
     blocks(noise, n / 32, |noise, bytes, values| {

@@ -49,6 +49,9 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
+/// As GPT-2's, behind a cut before and behind every digit: a space before one ends what it stands in.
+const SMOLLM: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+";
+
 /// How text is cut into words.
 pub(crate) struct Pre {
     names: &'static [&'static str],
@@ -68,6 +71,7 @@ static PRES: &[Pre] = &[
         add_bos: true,
     },
     Pre { names: &["qwen2", "qwen3"], pattern: QWEN2, ignore_merges: false, nfc: true, add_bos: false },
+    Pre { names: &["smollm"], pattern: SMOLLM, ignore_merges: false, nfc: false, add_bos: false },
     Pre { names: &["gpt-2", "gpt2"], pattern: GPT2, ignore_merges: false, nfc: false, add_bos: false },
 ];
 
@@ -123,7 +127,7 @@ fn byte_level(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
     let pre = PRES.iter().find(|p| p.names.contains(&name)).ok_or_else(|| TokenizerError::UnknownKind {
         key: "tokenizer.ggml.pre",
         value: name.to_owned(),
-        known: "llama-bpe, llama3, llama-v3, falcon3, qwen2, qwen3 and gpt-2",
+        known: "llama-bpe, llama3, llama-v3, falcon3, qwen2, qwen3, smollm and gpt-2",
     })?;
     let mut ids = Vocab::default();
     for (token, id) in vocab.tokens.iter().zip(0u32..) {
@@ -204,4 +208,36 @@ fn sentencepiece(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
         add_eos: false,
         template: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenizers::pre_tokenizers::digits::Digits;
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
+    fn cut(by: &[PreTokenizerWrapper], text: &str) -> Vec<String> {
+        let mut string = PreTokenizedString::from(text);
+        by.iter().for_each(|step| step.pre_tokenize(&mut string).unwrap());
+        let splits = string.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        splits.into_iter().map(|(text, ..)| text.to_owned()).collect()
+    }
+
+    #[test]
+    fn one_pattern_cuts_as_two_steps_do() {
+        // What the model's own tokenizer.json does.
+        let steps: [PreTokenizerWrapper; 2] =
+            [Digits::new(true).into(), ByteLevel::new(false, true, true).into()];
+        let own = [PreTokenizerWrapper::Sequence(words(SMOLLM).unwrap())];
+        let parts =
+            ["a", " ", "  ", "5", "12", "'s", "\n", " !", "é", "\t", "½", "x7", "don't", "\u{a0}", ""];
+        for a in parts {
+            for b in parts {
+                for c in parts {
+                    let text = format!("{a}{b}{c}{a}");
+                    assert_eq!(cut(&own, &text), cut(&steps, &text), "{text:?}");
+                }
+            }
+        }
+    }
 }

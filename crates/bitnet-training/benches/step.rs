@@ -1,6 +1,6 @@
 //! Tokens a second and memory of training steps: the model of 12.2 million parameters, 8 rows of 256 tokens, that PyTorch is measured with.
 //!
-//! `cargo bench -p bitnet-training -- THREADS STEPS [f32]`
+//! `cargo bench -p bitnet-training -- THREADS STEPS [f32|bf16] [INSTRUCTION SET]`
 #![allow(missing_docs, clippy::unwrap_used, reason = "a measurement fails by panicking")]
 
 use bitnet_cpu::{CpuTraining, Terms};
@@ -38,6 +38,7 @@ fn main() {
     let steps = numbers.get(1).copied().unwrap_or(8);
     let terms = if std::env::args().any(|a| a == "f32") { Terms::F32 } else { Terms::Bf16 };
     let precision = Precision { terms, ..Precision::BITNET };
+    let isa = std::env::args().find_map(|a| a.parse().ok());
     let config = json!({
         "architectures": ["BitNetForCausalLM"], "model_type": "bitnet", "hidden_act": "relu2", "hidden_size": 384,
         "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6,
@@ -50,7 +51,7 @@ fn main() {
     let tensors = ModelTensors::new(&checkpoint, &config);
     let parameters = Parameters::new(&config, &tensors);
     let values = parameters.fresh(0, 0.05);
-    let ops = Arc::new(CpuTraining::new(None, threads).unwrap());
+    let ops = Arc::new(CpuTraining::new(isa, threads).unwrap());
     println!("{} parameters, {} threads, {}", parameters.len(), ops.threads(), ops.isa());
     let mut model =
         Model::new(Arc::clone(&ops), config.clone(), parameters, values, precision, false).unwrap();

@@ -145,7 +145,8 @@ impl Kernel {
 
 fn dense(dtype: DenseType, tokens: DenseTokens) -> String {
     let value = match dtype {
-        DenseType::F32 => include_str!("shaders/dense/f32.wgsl"),
+        // Q4_1 lies there as F32.
+        DenseType::F32 | DenseType::Q4_1 => include_str!("shaders/dense/f32.wgsl"),
         DenseType::F16 => include_str!("shaders/dense/f16.wgsl"),
         DenseType::BF16 => include_str!("shaders/dense/bf16.wgsl"),
         DenseType::Q8_0 => include_str!("shaders/dense/q8_0.wgsl"),

@@ -2,7 +2,7 @@
 
 use crate::gpu::Gpu;
 use bitnet_core::{ActivationPrecision, BackendError, DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
-use bitnet_quant::dense::first_not_finite;
+use bitnet_quant::dense::{first_not_finite, widened};
 use wgpu::Buffer;
 
 /// Rows of a tile of ternary weights.
@@ -134,13 +134,16 @@ impl WgpuWeight {
         if let Some(value) = first_not_finite(m.dtype(), m.data()) {
             return Err(BackendError::NotFinite { value });
         }
+        // There is no kernel for its offsets: it lies here as what its weights are worth.
+        let widened = (m.dtype() == DenseType::Q4_1).then(|| widened(m));
+        let (stored, m) = (m, widened.as_ref().unwrap_or(m));
         let dtype = m.dtype();
         let (values, block_bytes) = dtype.block();
         // Scales of 32 values get a word of their own, so that the bytes behind them begin with one.
         let padding = match dtype {
             DenseType::Q8_0 | DenseType::Q4_0 => (2, &[0u8; 2][..]),
             DenseType::Q6_K => (block_bytes, &[0; 2][..]),
-            DenseType::F32 | DenseType::F16 | DenseType::BF16 => (block_bytes, &[][..]),
+            DenseType::F32 | DenseType::F16 | DenseType::BF16 | DenseType::Q4_1 => (block_bytes, &[][..]),
         };
         let row_bytes = (m.cols() / values * (block_bytes + padding.1.len())).next_multiple_of(4);
         let most = (gpu.max_binding() / row_bytes.max(1)).min(MAX_GROUPS * DENSE_ROWS);
@@ -168,7 +171,7 @@ impl WgpuWeight {
             })?;
             self.push(rows, data, Form::Dense { dtype, row_words: row_bytes / 4 });
         }
-        m.data().release();
+        stored.data().release();
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ pub use sampling::SamplingFlags;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::hub::{self, Located};
+use crate::shipped;
 use clap::Args;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ pub fn ids(text: &str) -> Result<Vec<u32>, Failure> {
     parts.map(id).collect()
 }
 
-/// A model by position or by `-m`.
+/// A model by position or by `-m`; the one of this program where neither is given.
 #[derive(Args, Clone, Debug)]
 pub struct ModelPath {
     #[arg(value_name = "MODEL", help = hub::MODEL_HELP)]
@@ -64,28 +65,24 @@ pub struct ModelPath {
 impl ModelPath {
     /// Where it lies; a model of the hub is fetched first if need be.
     pub fn locate(&self, quiet: bool) -> Result<Located, Failure> {
-        hub::locate(&named(self.path.clone().or_else(|| self.model.clone()))?, quiet)
+        hub::locate(&named(self.path.clone().or_else(|| self.model.clone())), quiet)
     }
 }
 
 /// Settles whether a single position is the model or the text, where either may be left out: it is a text where the model is `named`
-/// otherwise, or where one is set up and the word is no model's name. Texts that are `given` otherwise leave the position to the model.
+/// otherwise, or where the word is no model's name. Texts that are `given` otherwise leave the position to the model.
 pub fn place_words(model: &mut Option<PathBuf>, text: &mut Option<String>, named: bool, given: bool) {
     if let (Some(word), None) = (&*model, &*text) {
         let word = word.to_string_lossy().into_owned();
-        // A model that is set up answers; no file's name is asked of it.
-        if !given && (named || (Config::model().is_some() && !hub::names_model(&word))) {
+        // A model that is named answers; no file's name is asked of it.
+        if !given && (named || !hub::names_model(&word)) {
             *text = Some(word);
             *model = None;
         }
     }
 }
 
-/// A model that is named, or else the one of the environment or of bitnet.toml.
-pub fn named(model: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    model.or_else(Config::model).ok_or_else(|| {
-        Failure::Usage(
-            "no model is named; give MODEL, BITNET_MODEL, or `model` in bitnet.toml (see --help)".to_owned(),
-        )
-    })
+/// A model that is named, or else the one of the environment or of bitnet.toml, or else the one of this program.
+pub fn named(model: Option<PathBuf>) -> PathBuf {
+    model.or_else(Config::model).unwrap_or_else(|| shipped::NAME.into())
 }

@@ -4,6 +4,7 @@ use super::{SamplingFlags, count};
 use crate::device::DeviceFlag;
 use crate::failure::Failure;
 use crate::hub;
+use crate::shipped;
 use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
 use bitnet_core::{ActivationPrecision, KvType};
@@ -135,7 +136,7 @@ impl ModelFlags {
         sampling: &mut SamplingFlags,
         quiet: bool,
     ) -> Result<Model, Failure> {
-        let checkpoint = bitnet_formats::open(path)?;
+        let checkpoint = shipped::open(path)?;
         sampling.suit(&checkpoint.header);
         let (mut model, _) = load(path, &checkpoint, self.options(quiet)?, &self.tuning, quiet)?;
         if let Some(draft) = draft {
@@ -156,14 +157,14 @@ impl ModelFlags {
         // The device is that of the model that answers, and has been told.
         let mut options = self.options(true)?;
         options.load.cache = cache;
-        let checkpoint = bitnet_formats::open(path)?;
+        let checkpoint = shipped::open(path)?;
         let (draft, _) = load(path, &checkpoint, options, &self.tuning, quiet)?;
         model.set_draft(draft).map_err(Failure::at(path))
     }
 
     /// Opens a model with a bar while it loads, and says what it is.
     pub fn open(&self, path: &Path, quiet: bool) -> Result<Model, Failure> {
-        Ok(load(path, &bitnet_formats::open(path)?, self.options(quiet)?, &self.tuning, quiet)?.0)
+        Ok(load(path, &shipped::open(path)?, self.options(quiet)?, &self.tuning, quiet)?.0)
     }
 }
 

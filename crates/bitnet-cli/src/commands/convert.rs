@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, chain};
 use crate::hub;
+use crate::shipped;
 use crate::terminal::Progress;
 use bitnet_convert::{
     Comparison, ConvertError, ConvertOptions, LogitComparison, Report, RoleComparison, TARGETS, Target,
@@ -129,7 +130,7 @@ impl Convert {
         };
         let path = hub::locate(&self.input, quiet)?;
         let read = ReadOptions { tiles: tiles.clone(), layout: self.from };
-        let input = bitnet_formats::open_with(&path, &read)?;
+        let input = shipped::open_with(&path, &read)?;
         let options = ConvertOptions {
             embedding: self.embedding,
             strict: self.strict,

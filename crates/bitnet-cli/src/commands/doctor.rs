@@ -1,7 +1,9 @@
-//! `bitnet doctor`: what this machine offers, its GPUs among it, whether every kernel on it is right, and whether the hub answers.
+//! `bitnet doctor`: what this machine offers, its GPUs among it, whether every kernel on it is right, whether the hub answers, and the model
+//! that is part of the program.
 
 use crate::failure::{Failure, chain};
 use crate::hub::HubFlags;
+use crate::shipped;
 use crate::tuning::TuningFlag;
 use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, SelfTest, Verdict, self_test};
 use bitnet_hub::{Hub, Settings};
@@ -71,6 +73,7 @@ impl Doctor {
                     "kind": gpu.kind, "driver": gpu.driver,
                 })).collect::<Vec<_>>(),
                 "hub": hub.json(),
+                "shipped": {"model": shipped::NAME, "bytes": shipped::size()},
                 "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>()},
             });
             writeln!(out, "{object}")?;
@@ -90,6 +93,7 @@ impl Doctor {
                 writeln!(out, "cuda             cannot be used: {why}")?;
             }
             writeln!(out, "hub              {}", hub.line())?;
+            writeln!(out, "own model        {}, {:.1} MB", shipped::NAME, shipped::size() as f64 / 1e6)?;
             let file = file.as_deref().unwrap_or("no file");
             writeln!(out, "tuned models     {} ({file})", tuned.len())?;
             for (shape, choices) in &tuned {

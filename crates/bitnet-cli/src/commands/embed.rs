@@ -85,7 +85,7 @@ impl Embed {
         };
         let given = self.prompt.is_some() || self.tokens.is_some();
         args::place_words(&mut self.model, &mut self.text, self.model_flag.is_some(), given);
-        let path = args::named(self.model.take().or_else(|| self.model_flag.take()))?;
+        let path = args::named(self.model.take().or_else(|| self.model_flag.take()));
         let ids = self.tokens.as_deref().map(args::ids).transpose()?;
         let texts = if ids.is_some() { Vec::new() } else { self.texts()? };
         let path = hub::locate(&path, quiet)?;

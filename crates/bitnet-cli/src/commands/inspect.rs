@@ -6,6 +6,7 @@ use crate::args::ModelPath;
 use crate::commands::convert::role_json;
 use crate::failure::Failure;
 use crate::hub;
+use crate::shipped;
 use crate::terminal::Progress;
 use bitnet_formats::Checkpoint;
 use clap::Args;
@@ -41,7 +42,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let path = &*self.model.locate(quiet)?;
-        let checkpoint = bitnet_formats::open(path)?;
+        let checkpoint = shipped::open(path)?;
         if let Some(other) = &self.diff {
             return self.compare(&checkpoint, &hub::locate(other, quiet)?, quiet);
         }
@@ -63,7 +64,7 @@ impl Inspect {
 impl Inspect {
     /// Differences of another model.
     fn compare(&self, checkpoint: &Checkpoint, path: &Path, quiet: bool) -> Result<(), Failure> {
-        let other = bitnet_formats::open(path)?;
+        let other = shipped::open(path)?;
         let threads = bitnet_cpu::physical_cores();
         let mut progress = Progress::new("comparing", quiet);
         let tensors =

@@ -1,7 +1,6 @@
 //! `bitnet pull`: a model of the hub into the cache.
 
-use crate::args;
-use crate::config;
+use crate::config::{self, Config};
 use crate::downloads::Downloads;
 use crate::failure::Failure;
 use crate::hub::HubFlags;
@@ -9,6 +8,7 @@ use bitnet_hub::{Cancel, Hub, Patterns, Reference};
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
+use std::path::PathBuf;
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -51,7 +51,13 @@ pub struct Pull {
 
 impl Pull {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
-        let named = args::named(self.reference.or(self.model).map(Into::into))?;
+        let named = self.reference.or(self.model).map(PathBuf::from).or_else(Config::model);
+        let named = named.ok_or_else(|| {
+            Failure::Usage(
+                "no model is named; give org/repo, BITNET_MODEL, or `model` in bitnet.toml (see --help)"
+                    .to_owned(),
+            )
+        })?;
         let text = named.to_string_lossy();
         let alias = config::get().alias(&text);
         let text = alias.as_deref().map_or(text, |meant| meant.to_string_lossy());

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
+  bitnet run \"The capital of France is\"
   bitnet run model.gguf \"The capital of France is\"
   bitnet run microsoft/bitnet-b1.58-2B-4T-gguf \"Once upon a time\"
   echo \"Once upon a time\" | bitnet run model.gguf -n 100
@@ -61,7 +62,7 @@ impl Run {
     pub fn execute(mut self, quiet: bool) -> Result<(), Failure> {
         let given = self.prompt_flag.is_some() || self.tokens.is_some();
         args::place_words(&mut self.model, &mut self.prompt, self.model_flag.is_some(), given);
-        let path = args::named(self.model.take().or_else(|| self.model_flag.take()))?;
+        let path = args::named(self.model.take().or_else(|| self.model_flag.take()));
         // What is wrong with flags is said before a model is loaded.
         self.sampling.options(&self.model_flags)?;
         let form = self.form.form()?;

@@ -4,6 +4,7 @@ use crate::args::{self, ModelFlags, SamplingFlags};
 use crate::failure::{Failure, chain};
 use crate::hub::{self, Located};
 use crate::logs::LogFlags;
+use crate::shipped;
 use bitnet_inference::engine::EngineOptions;
 use bitnet_inference::{GenerateError, LoadOptions, ModelConfig};
 use bitnet_server::{Keys, ModelCard, Opened, ServeError, ServeOptions, Server, Tls, TraceOptions, serve};
@@ -273,7 +274,7 @@ impl Serve {
         let draft = self.sampling.draft_model(quiet)?.map(Arc::new);
         let mut models = [&self.models[..], &self.model].concat();
         if models.is_empty() {
-            models.push(args::named(None)?);
+            models.push(args::named(None));
         }
         for (at, model) in models.iter().enumerate() {
             let path = hub::locate(model, quiet)?;
@@ -321,7 +322,7 @@ pub struct Source {
 impl Source {
     pub fn open(&self) -> Result<Opened, Failure> {
         let mut options = self.flags.options(self.quiet)?;
-        let checkpoint = bitnet_formats::open(&self.path)?;
+        let checkpoint = shipped::open(&self.path)?;
         let config = ModelConfig::read(&checkpoint).map_err(Failure::at(&self.path))?;
         let context = options.load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
         let cache = Some(self.cache.unwrap_or(context.saturating_mul(4)));

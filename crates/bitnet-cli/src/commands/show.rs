@@ -3,6 +3,7 @@
 use super::report::Report;
 use crate::args::ModelPath;
 use crate::failure::Failure;
+use crate::shipped;
 use bitnet_formats::gguf::Value as Gguf;
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_hub::snapshot_of;
@@ -33,7 +34,7 @@ pub struct Show {
 impl Show {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let path = &*self.model.locate(quiet)?;
-        let checkpoint = bitnet_formats::open(path)?;
+        let checkpoint = shipped::open(path)?;
         let report = Report::new(path, &checkpoint)?;
         let origin = snapshot_of(path);
         let (licence, metadata) = (licence(&checkpoint), metadata(&checkpoint));

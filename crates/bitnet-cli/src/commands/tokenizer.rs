@@ -17,7 +17,7 @@ const WAITING: usize = 64;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  bitnet tokenizer train train.jsonl -o tokenizer --vocab-size 300")]
+  bitnet tokenizer train train.txt -o vocabulary --vocab-size 280")]
 pub struct Tokenizer {
     #[command(subcommand)]
     action: Action,
@@ -33,16 +33,16 @@ enum Action {
 #[command(
     long_about = "Train a byte-level BPE on texts and write it as tokenizer.json and tokenizer_config.json, which this program and \
         transformers read and which GGUF files have a place for.\n\n\
-        Texts are the files that models are trained on: .txt, .jsonl and .json. Words are cut as Llama 3's are; <|endoftext|> begins and \
+        Texts are the files that models are trained on: .txt, .jsonl, .json, .csv and .parquet. Words are cut as Llama 3's are; <|endoftext|> begins and \
         ends every text. The same texts give the same bytes, in any order and with any number of threads.",
     after_help = "\
 Examples:
-  bitnet tokenizer train train.jsonl -o tokenizer --vocab-size 300
-  bitnet tokenizer train train.txt -o tokenizer --vocab-size 300 --special '<note>' --json
-  bitnet tokenizer train train.txt -o tokenizer --vocab-size 300 --chat-template template.jinja"
+  bitnet tokenizer train books.jsonl talks.jsonl -o vocabulary --vocab-size 8192
+  bitnet tokenizer train books.txt -o vocabulary --special '<note>' --json
+  bitnet tokenizer train books.txt -o vocabulary --chat-template template.jinja --special '<turn>'"
 )]
 struct Train {
-    /// Files of texts: .txt, .jsonl, .json
+    /// Files of texts: .txt, .jsonl, .json, .csv, .parquet
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The folder that gets the tokenizer

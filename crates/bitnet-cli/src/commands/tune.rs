@@ -2,6 +2,7 @@
 
 use crate::args::{Act, ModelPath};
 use crate::failure::Failure;
+use crate::shipped;
 use crate::terminal::Progress;
 use crate::tuning::{Choice, TuningFlag, shape};
 use bitnet_core::{Activation, ActivationPrecision};
@@ -96,7 +97,7 @@ struct Tuner<'a> {
 impl Tune {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let path = self.model.locate(quiet)?;
-        let checkpoint = bitnet_formats::open(&path)?;
+        let checkpoint = shipped::open(&path)?;
         let config = ModelConfig::read(&checkpoint).map_err(Failure::at(&path))?;
         let act = self.act.map(ActivationPrecision::from);
         let bytes: usize = checkpoint.tensors().iter().map(|t| t.data.len()).sum();

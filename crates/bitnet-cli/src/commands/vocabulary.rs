@@ -1,6 +1,7 @@
 //! The tokenizer of a model or of a `tokenizer.json`, and its template.
 
 use crate::failure::Failure;
+use crate::shipped;
 use bitnet_inference::{GenerateError, Model};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::path::Path;
@@ -18,7 +19,7 @@ pub fn open(path: &Path) -> Result<Tokenizer, Failure> {
     if name.ends_with(".model") {
         return Ok(Tokenizer::from_sentencepiece_file(path)?);
     }
-    let found = bitnet_inference::tokenizer(&bitnet_formats::open(path)?).map_err(Failure::at(path))?;
+    let found = bitnet_inference::tokenizer(&shipped::open(path)?).map_err(Failure::at(path))?;
     found.ok_or_else(|| absent(path))
 }
 

@@ -169,7 +169,7 @@ pub(super) fn number(value: f64) -> String {
     let size = value.abs();
     match size {
         0.0 => "0".to_owned(),
-        _ if size >= 1e9 || size < 1e-3 => format!("{value:.2e}"),
+        _ if !(1e-3..1e9).contains(&size) => format!("{value:.2e}"),
         _ if size >= 1e6 => trimmed(format!("{:.2}", value / 1e6)) + "M",
         _ if size >= 1e4 => trimmed(format!("{:.1}", value / 1e3)) + "k",
         _ if size >= 100.0 => trimmed(format!("{value:.1}")),

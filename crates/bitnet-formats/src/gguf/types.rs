@@ -19,7 +19,7 @@ pub(super) enum Kind {
 }
 
 const QUANTIZED: &str =
-    "llama.cpp reads it; requantize the model to one of F16, Q8_0, Q6_K, Q4_0, I2_S, TQ1_0 or TQ2_0";
+    "llama.cpp reads it; requantize the model to one of F16, Q8_0, Q6_K, Q4_0, Q4_1, I2_S, TQ1_0 or TQ2_0";
 const TILED: &str = "its tiles follow a kernel configuration that the file does not hold; `bitnet convert --tiles kernel_config.ini` \
                      reads it, if that has this shape; or export the model as I2_S";
 const TL2: &str = "tiles of TL2 follow a kernel configuration that the file does not hold, `bitnet convert --tiles kernel_config.ini` \
@@ -36,6 +36,7 @@ pub(super) fn kind(id: u32) -> Kind {
         0 => dense(DenseType::F32),
         1 => dense(DenseType::F16),
         2 => dense(DenseType::Q4_0),
+        3 => dense(DenseType::Q4_1),
         8 => dense(DenseType::Q8_0),
         14 => dense(DenseType::Q6_K),
         30 => dense(DenseType::BF16),
@@ -47,7 +48,6 @@ pub(super) fn kind(id: u32) -> Kind {
         26 => Kind::Plain("I32", 4),
         27 => Kind::Plain("I64", 8),
         28 => Kind::Plain("F64", 8),
-        3 => Kind::Refused("Q4_1", QUANTIZED),
         6 => Kind::Refused("Q5_0", QUANTIZED),
         7 => Kind::Refused("Q5_1", QUANTIZED),
         9 => Kind::Refused("Q8_1", QUANTIZED),
@@ -86,6 +86,7 @@ pub(super) fn id(ttype: &TensorType) -> Option<u32> {
             DenseType::F32 => 0,
             DenseType::F16 => 1,
             DenseType::Q4_0 => 2,
+            DenseType::Q4_1 => 3,
             DenseType::Q8_0 => 8,
             DenseType::Q6_K => 14,
             DenseType::BF16 => 30,

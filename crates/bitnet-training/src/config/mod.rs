@@ -11,6 +11,7 @@ use crate::preference::Dpo;
 use crate::run::Kind;
 use crate::schedule::Schedule;
 use crate::{Parameter, TrainError};
+use bitnet_cpu::Terms;
 use section::Section;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
@@ -184,8 +185,12 @@ impl RunConfig {
         for change in changes {
             set(&mut table, change)?;
         }
-        // A run that is gone on with stays of its kind.
+        // A run that is gone on with stays of its kind, and with its products, whatever processor it is gone on with on.
         table.entry("kind").or_insert_with(|| kind.name().into());
+        if let Some(Value::Table(train)) = table.get_mut("train") {
+            let products = if Terms::fastest() == Terms::Bf16 { "bf16" } else { "f32" };
+            train.entry("products").or_insert_with(|| products.into());
+        }
         let kept = table.to_string();
         let mut s = Section::new(origin, table);
         if let Some(said) = s.text("kind")?

@@ -291,7 +291,7 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
         steps,
         weight_decay: s.number("weight_decay", (0.0, 1.0))?.unwrap_or(if pretrain { 0.1 } else { 0.0 }),
     };
-    let terms = s.choice("products", Terms::Bf16, &[("bf16", Terms::Bf16), ("f32", Terms::F32)])?;
+    let terms = s.choice("products", Terms::F32, &[("bf16", Terms::Bf16), ("f32", Terms::F32)])?;
     let config = TrainConfig {
         batch: s.size("batch")?.unwrap_or(8),
         accumulate: s.size("accumulate")?.unwrap_or(1),

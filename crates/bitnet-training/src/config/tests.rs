@@ -1,5 +1,6 @@
 use super::*;
 use crate::{Activations, Bits, Ramp, WeightQuantizer, example};
+use bitnet_cpu::Terms;
 
 fn parse(kind: Kind, changes: &[&str]) -> Result<RunConfig, TrainError> {
     let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
@@ -11,8 +12,11 @@ fn examples_are_valid_and_changes_apply() {
     let config =
         parse(Kind::Pretrain, &["train.steps=7", "output=elsewhere", "quantize.weights=\"none\""]).unwrap();
     assert_eq!((config.train.schedule.steps, config.output.to_str()), (7, Some("elsewhere")));
-    assert_eq!(config.precision, Precision { terms: bitnet_cpu::Terms::Bf16, ..Precision::FLOAT });
-    // What is kept says the same.
+    assert_eq!(config.precision, Precision { terms: Terms::fastest(), ..Precision::FLOAT });
+    // What is kept says the same, and says how products were multiplied.
+    assert!(config.text.contains("products = "));
+    let exact = parse(Kind::Pretrain, &["train.products=f32"]).unwrap();
+    assert_eq!(exact.precision.terms, Terms::F32);
     let again = RunConfig::parse("b", &config.text, Kind::Pretrain, &[]).unwrap();
     assert_eq!(again.text, config.text);
     let other = RunConfig::parse("b", &config.text, Kind::Sft, &[]).unwrap_err().to_string();
@@ -64,6 +68,7 @@ fn examples_are_valid_and_changes_apply() {
             },
         ),
     ] {
+        let want = Precision { terms: Terms::fastest(), ..want };
         assert_eq!(parse(Kind::Pretrain, changes).unwrap().precision, want, "{changes:?}");
     }
     let lora = parse(Kind::Lora, &["lora.rank=4", "lora.rank_stabilized=true"]).unwrap().lora.unwrap();

@@ -7,6 +7,7 @@ mod heads;
 mod linear;
 mod precision;
 mod quantize;
+mod sparsity;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -297,6 +297,26 @@ fn threads_instructions_and_kept_states_change_no_bit() {
     }
 }
 
+#[test]
+fn zeros_are_counted_layer_by_layer() {
+    let batch = reference_batch();
+    let shares = |name, recompute| {
+        let precision = Precision::BITNET;
+        let mut model = open(name, ops(None, 2), precision, recompute);
+        model.quantize().unwrap();
+        let loss = model.loss(&batch);
+        let shares = model.sparsity(&batch);
+        assert_eq!(model.loss(&batch), loss);
+        assert_eq!(shares.len(), model.config().layers);
+        shares
+    };
+    let relu = shares("bitnet-online", false);
+    assert_eq!(relu, shares("bitnet-online", true));
+    // Gates of random weights are closed half of the time.
+    assert!(relu.iter().all(|share| (0.3..0.7).contains(share)), "{relu:?}");
+    assert!(shares("llama-packed", false).iter().all(|share| *share == 0.0));
+}
+
 /// With nothing quantized the gradient is the slope of the loss.
 #[test]
 fn without_quantizers_the_gradient_is_the_slope() {
@@ -405,7 +425,7 @@ fn exported_trits_are_run_as_they_were_trained() {
         trained.export(&path, bf16).unwrap();
         let mut model =
             Model::new(Arc::clone(&ops), origin.config, parameters, values, precision, false).unwrap();
-        model.quantize();
+        model.quantize().unwrap();
         let checkpoint = bitnet_formats::open(&path).unwrap();
         let options = LoadOptions { key: KvType::F32, value: KvType::F32, ..LoadOptions::default() };
         let mut engine =
@@ -441,7 +461,7 @@ fn what_the_engine_has_no_products_for_is_dense_or_refused() {
     assert!(refused.contains("always run with ternary weights"), "{refused}");
     let path = folder.path().join("four");
     let mut model = export("llama-packed", &path, &four).unwrap();
-    model.quantize();
+    model.quantize().unwrap();
     let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 512).collect();
     let mut batch = Batch::default();
     batch.push(&[&ids[..], &[0]].concat(), |_| true);
@@ -585,7 +605,7 @@ fn bodies_with_other_norms_are_run_as_they_were_trained() {
             bitnet_model::load(Arc::clone(&backend), &checkpoint, &options, &mut |_, _| {}).unwrap();
         let mut out = StepOutput { rows: Rows::All, keep_hidden: true, ..StepOutput::default() };
         engine.step(&ids, &mut out).unwrap();
-        model.quantize();
+        model.quantize().unwrap();
         let want = out.hidden.last().unwrap();
         assert!(model.states(&batch) == &want[..], "{architecture} {extra_norms:?}");
         // Once more from what was written: nothing is added to norms that are there.

@@ -15,6 +15,7 @@ use crate::export::Trained;
 use crate::model::Model;
 use crate::source::{Beside, Origin};
 use crate::{Rates, TrainError, clip, norm, process_memory, sample};
+use bitnet_core::Activation;
 use bitnet_cpu::CpuTraining;
 use bitnet_formats::write_file;
 use bitnet_tokenizer::Tokenizer;
@@ -267,6 +268,9 @@ impl<'a> Run<'a> {
                     }
                     None => line["perplexity"] = json!(value.exp()),
                 }
+                if let Some(shares) = self.sparsity() {
+                    line["activation_sparsity"] = json!(shares);
+                }
                 self.metrics.write(line)?;
                 each(Event::Validation { step, loss: value, best: improved, preferences });
             }
@@ -402,6 +406,15 @@ impl<'a> Run<'a> {
             values: &model.values,
             beside: &self.beside,
         }
+    }
+
+    /// The share of zeros that products can leave out, layer by layer, in some of what is not trained on.
+    fn sparsity(&mut self) -> Option<Vec<f64>> {
+        let zeros = self.model.config().activation == Activation::Relu2;
+        let corpus = self.validation.as_ref().unwrap_or(&self.train.0);
+        // States of all layers are kept for it: of a single row where there is to be little room for them.
+        let rows = if self.config.train.recompute { 1 } else { self.config.train.batch };
+        zeros.then(|| self.model.sparsity(&self.validation_rows.plain(corpus, 0, rows)))
     }
 
     fn save(&self, each: &mut dyn FnMut(Event)) -> Result<(u64, PathBuf), TrainError> {

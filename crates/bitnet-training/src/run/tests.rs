@@ -584,3 +584,19 @@ fn samples_are_what_the_exported_model_says() {
     let said: String = model.generate(&prompt, options).unwrap().map(|piece| piece.unwrap().text).collect();
     assert_eq!(told.unwrap(), said);
 }
+
+#[test]
+fn metrics_tell_how_sparse_each_layer_is() {
+    let folder = folder();
+    let config = config(Kind::Pretrain, folder.path(), &["data.validation_share=0.2"]);
+    go(&config, false).unwrap();
+    let metrics = std::fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let validations: Vec<_> = lines.filter(|m| m.get("validation_loss").is_some()).collect();
+    assert_eq!(validations.len(), 3);
+    for line in validations {
+        let shares: Vec<f64> = serde_json::from_value(line["activation_sparsity"].clone()).unwrap();
+        assert_eq!(shares.len(), 2);
+        assert!(shares.iter().all(|share| (0.2..0.9).contains(share)), "{shares:?}");
+    }
+}

@@ -107,7 +107,7 @@ impl Batch {
         if self.concurrency == 0 {
             return Err(Failure::Usage("--concurrency is 0; at least one row has to be done".to_owned()));
         }
-        let path = args::named(self.path.clone().or_else(|| self.model.clone()))?;
+        let path = args::named(self.path.clone().or_else(|| self.model.clone()));
         let form = self.output.as_deref().map_or(Ok(Form::Jsonl), form)?;
         let input = Input::read(&self.input, self.column.as_deref(), self.chat)?;
         if form != Form::Jsonl {

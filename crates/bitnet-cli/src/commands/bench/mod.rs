@@ -11,6 +11,7 @@ mod together;
 use crate::args::{self, Act, CacheType, ModelPath};
 use crate::device::DeviceFlag;
 use crate::failure::Failure;
+use crate::shipped;
 use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
 use bitnet_core::KV_BLOCK;
@@ -141,7 +142,7 @@ impl Bench {
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let path = &*self.model.locate(quiet)?;
         let begin = Instant::now();
-        let checkpoint = bitnet_formats::open(path)?;
+        let checkpoint = shipped::open(path)?;
         let opening = begin.elapsed();
         let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
         if !self.concurrency.is_empty() {

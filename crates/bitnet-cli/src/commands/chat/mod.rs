@@ -7,7 +7,6 @@ mod line;
 use crate::args::{self, ModelFlags, SamplingFlags};
 use crate::commands::run::speeds;
 use crate::commands::vocabulary;
-use crate::config::Config;
 use crate::failure::Failure;
 use crate::hub;
 use crate::markdown::Markdown;
@@ -61,6 +60,7 @@ Tab completes commands and file names; Alt-Enter, Ctrl-J or a backslash at its e
 Ctrl-C stops an answer.
 
 Examples:
+  bitnet chat
   bitnet chat model.gguf
   bitnet chat model.gguf --system \"You answer in one sentence.\" --temp 0.6
   bitnet chat model.gguf --load talk.json --save talk.json",
@@ -80,16 +80,13 @@ impl Chat {
 
     pub fn execute(self, quiet: bool) -> Result<(), Failure> {
         let (model, first) = match (self.model, self.model_flag) {
-            // A word that names no model is what is said first, where another model is named or set up.
-            (Some(word), flag)
-                if (flag.is_some() || Config::model().is_some())
-                    && !hub::names_model(&word.to_string_lossy()) =>
-            {
+            // A word that names no model is what is said first.
+            (Some(word), flag) if !hub::names_model(&word.to_string_lossy()) => {
                 (flag, Some(word.to_string_lossy().into_owned()))
             }
             (model, flag) => (model.or(flag), None),
         };
-        let path = args::named(model)?;
+        let path = args::named(model);
         // What is wrong with flags is said before a model is loaded.
         self.sampling.options(&self.model_flags)?;
         let form = self.form.form()?;

@@ -9,6 +9,7 @@ use crate::args::{self, ModelFlags, ModelPath};
 use crate::commands::vocabulary;
 use crate::failure::Failure;
 use crate::hub;
+use crate::shipped;
 use crate::terminal::Progress;
 use bitnet_formats::Checkpoint;
 use bitnet_inference::Model;
@@ -206,7 +207,7 @@ impl Eval {
     }
 
     fn load(&self, path: &Path, window: usize, quiet: bool) -> Result<Model, Failure> {
-        let checkpoint: Checkpoint = bitnet_formats::open(path)?;
+        let checkpoint: Checkpoint = shipped::open(path)?;
         let config = ModelConfig::read(&checkpoint).map_err(Failure::at(path))?;
         if window > config.context {
             return Err(Failure::Usage(format!(

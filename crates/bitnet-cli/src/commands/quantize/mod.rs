@@ -6,6 +6,7 @@ mod page;
 use crate::commands::convert::{dense_type, print, target};
 use crate::failure::Failure;
 use crate::hub;
+use crate::shipped;
 use crate::terminal::Progress;
 use bitnet_convert::{ConvertOptions, LayerError, Method, Target, convert};
 use bitnet_core::DenseType;
@@ -78,7 +79,7 @@ impl Quantize {
             None => None,
         };
         let path = hub::locate(&self.input, quiet)?;
-        let input = bitnet_formats::open(&path)?;
+        let input = shipped::open(&path)?;
         // What cannot be calibrated with is known before anything is written.
         let text = match text {
             Some(text) => Some(CalibrationText::new(&path, text)?),

@@ -135,6 +135,19 @@ impl Sixteen for Q4_0 {
     }
 }
 
+/// 32 weights: f16 scale, f16 offset, 16 bytes; low nibbles are the first half; `q * d + m`, whose product is exact.
+pub(super) struct Q4_1;
+impl Sixteen for Q4_1 {
+    #[inline(always)]
+    fn lanes<L: Lanes>(l: L, row: &[u8], block: usize) -> L::F {
+        let start = block / 2 * 20;
+        let raw: &[u8; 16] = bytes(row, start + 4);
+        let shift = 4 * (block % 2);
+        let q = l.load_i8(&raw.map(|b| ((b >> shift) & 15) as i8));
+        l.fma(q, f16_at(l, row, start), f16_at(l, row, start + 2))
+    }
+}
+
 /// 256 weights: low nibbles, high bit pairs, sixteen signed scales, f16 scale; `(d * sc) * q`.
 pub(super) struct Q6K;
 impl RowFormat for Q6K {

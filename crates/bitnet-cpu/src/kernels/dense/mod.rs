@@ -7,7 +7,7 @@ use crate::kernels::norm::padded;
 use crate::pool::Pool;
 use crate::simd::{Kernel, Lanes, dispatch};
 use bitnet_core::{DenseMatrix, DenseType};
-use formats::{Bf16, F16, F32, Q4_0, Q6K, Q8_0, RowFormat};
+use formats::{Bf16, F16, F32, Q4_0, Q4_1, Q6K, Q8_0, RowFormat};
 
 /// Rows whose dot products run side by side, to hide the latency of each row's single chain.
 const ROWS: usize = 4;
@@ -163,6 +163,7 @@ impl Kernel for Dot<'_> {
             DenseType::BF16 => self.product::<L, Bf16>(l),
             DenseType::Q8_0 => self.product::<L, Q8_0>(l),
             DenseType::Q4_0 => self.product::<L, Q4_0>(l),
+            DenseType::Q4_1 => self.product::<L, Q4_1>(l),
             DenseType::Q6_K => self.product::<L, Q6K>(l),
         }
     }
@@ -229,6 +230,7 @@ impl Kernel for Row<'_> {
             DenseType::BF16 => self.values::<L, Bf16>(l),
             DenseType::Q8_0 => self.values::<L, Q8_0>(l),
             DenseType::Q4_0 => self.values::<L, Q4_0>(l),
+            DenseType::Q4_1 => self.values::<L, Q4_1>(l),
             DenseType::Q6_K => self.values::<L, Q6K>(l),
         }
     }
@@ -258,6 +260,7 @@ mod tests {
                 DenseType::F16 => bytes.copy_from_slice(&small),
                 DenseType::BF16 => bytes.copy_from_slice(&noise.floats(1, 1.0)[0].to_le_bytes()[2..]),
                 DenseType::Q8_0 | DenseType::Q4_0 => bytes[..2].copy_from_slice(&small),
+                DenseType::Q4_1 => bytes[..4].copy_from_slice(&[small, small].concat()),
                 DenseType::Q6_K => bytes[208..].copy_from_slice(&small),
             }
             data.extend(bytes);
@@ -267,11 +270,18 @@ mod tests {
 
     #[test]
     fn equals_dequantized_rows_and_l16() {
-        use DenseType::{BF16, F16, F32, Q4_0, Q6_K, Q8_0};
+        use DenseType::{BF16, F16, F32, Q4_0, Q4_1, Q6_K, Q8_0};
         for_each_isa_and_pool(|isa, pool| {
-            for (dtype, k) in
-                [(F32, 100), (F32, 7), (F16, 130), (BF16, 96), (Q8_0, 96), (Q4_0, 160), (Q6_K, 768)]
-            {
+            for (dtype, k) in [
+                (F32, 100),
+                (F32, 7),
+                (F16, 130),
+                (BF16, 96),
+                (Q8_0, 96),
+                (Q4_0, 160),
+                (Q4_1, 96),
+                (Q6_K, 768),
+            ] {
                 for (n, m) in [(1, 1), (70, 1), (67, 3), (66, 9)] {
                     let w = random(dtype, n, k);
                     let x = Noise(9).floats(m * k, 2.0);

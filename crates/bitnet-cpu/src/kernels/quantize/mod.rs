@@ -62,14 +62,11 @@ pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Qua
     rows(pool, (x.len() / k, k), out, &|t, q| dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q }));
 }
 
-/// Fills `m` tokens of `k` elements by a rule, which gives what [`Quantized`] has of a token as `d` and in `sums`; what is left of
-/// its `q` is zero.
-pub(crate) fn rows(
-    pool: &Pool,
-    (m, k): (usize, usize),
-    out: &mut Quantized,
-    f: &(dyn Fn(usize, &mut [i8]) -> (f32, i32) + Sync),
-) {
+/// Sets the integers of a token, and gives what [`Quantized`] has of it as `d` and in `sums`.
+type Row<'a> = &'a (dyn Fn(usize, &mut [i8]) -> (f32, i32) + Sync);
+
+/// Fills `m` tokens of `k` elements by a rule; what is left of `q` is zero.
+pub(crate) fn rows(pool: &Pool, (m, k): (usize, usize), out: &mut Quantized, f: Row<'_>) {
     // Room for the columns of padding that any layout has.
     (out.stride, out.k) = ((k.div_ceil(64) + 1) * 64, k);
     let q = at_least(&mut out.q, m * out.stride, 0);

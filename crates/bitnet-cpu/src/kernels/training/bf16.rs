@@ -247,9 +247,9 @@ impl Kernel for Square<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         if L::REGISTERS >= 32 {
-            self.tiles::<L, 8>(l);
+            self.tiles::<L, 16>(l);
         } else {
-            self.tiles::<L, 2>(l);
+            self.tiles::<L, 4>(l);
         }
     }
 }
@@ -259,34 +259,34 @@ impl Square<'_> {
     fn tiles<L: Lanes, const R: usize>(self, l: L) {
         let blocks = self.left[0].len();
         for (t, sums) in self.sums.iter_mut().enumerate() {
-            let left = self.left[t / 2];
             let right = &self.right[t % 2 * blocks * TERMS..][..blocks * TERMS];
-            for (r, sums) in sums.as_chunks_mut::<R>().0.iter_mut().enumerate() {
-                let mut totals = [l.splat(0.0); R];
-                totals.iter_mut().zip(sums.iter()).for_each(|(total, sums)| *total = l.load(sums));
-                for (left, right) in left.iter().zip(right.as_chunks::<TERMS>().0) {
-                    let rows: &[[u32; TILE]; R] = &left.0.as_chunks::<R>().0[r];
-                    let (mut even, mut odd) = ([l.splat(0.0); R], [l.splat(0.0); R]);
-                    for p in 0..TILE {
-                        let column = l.load(&right[p]);
-                        for i in 0..R {
-                            even[i] = l.fma(l.splat(pairs::even(rows[i][p])), column, even[i]);
-                        }
-                    }
-                    for p in 0..TILE {
-                        let column = l.load(&right[TILE + p]);
-                        for i in 0..R {
-                            odd[i] = l.fma(l.splat(pairs::odd(rows[i][p])), column, odd[i]);
-                        }
-                    }
-                    for i in 0..R {
-                        totals[i] = l.add(totals[i], l.add(even[i], odd[i]));
+            for (left, right) in self.left[t / 2].iter().zip(right.as_chunks::<TERMS>().0) {
+                let (even, odd) =
+                    (left.0.map(|row| row.map(pairs::even)), left.0.map(|row| row.map(pairs::odd)));
+                let rows = even.as_chunks::<R>().0.iter().zip(odd.as_chunks::<R>().0);
+                for (sums, (even, odd)) in sums.as_chunks_mut::<R>().0.iter_mut().zip(rows) {
+                    let even = chain::<L, R>(l, even, &right[..TILE]);
+                    let odd = chain::<L, R>(l, odd, &right[TILE..]);
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        l.store(l.add(l.load(sums), l.add(even[i], odd[i])), sums);
                     }
                 }
-                totals.iter().zip(sums).for_each(|(total, sums)| l.store(*total, sums));
             }
         }
     }
+}
+
+/// `sum over p of rows[i][p] * columns[p]` from +0, ascending.
+#[inline(always)]
+fn chain<L: Lanes, const R: usize>(l: L, rows: &[[f32; TILE]; R], columns: &[[f32; TILE]]) -> [L::F; R] {
+    let mut sums = [l.splat(0.0); R];
+    for (p, column) in columns.iter().enumerate() {
+        let column = l.load(column);
+        for i in 0..R {
+            sums[i] = l.fma(l.splat(rows[i][p]), column, sums[i]);
+        }
+    }
+    sums
 }
 
 /// A product inside a thread's own work, both sides arranged here.

@@ -72,7 +72,7 @@ fn backward_is_the_slope() {
         let (out, sums) = attend(isa, pool, &qkv, &spans);
         let mut got = vec![f32::NAN; m * cols];
         let sequences = Sequences { qkv: &qkv, shape: SHAPE, spans: &spans };
-        backward(isa, pool, sequences, &out, &sums, &dout, Terms::F32, &mut got);
+        backward(isa, pool, sequences, (&out, &sums), &dout, Terms::F32, &mut got);
         FIRST.with_borrow_mut(|first| match first {
             None => *first = Some(got),
             Some(first) => assert_eq!(*first, got, "{isa}"),
