@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Folder, PATIENCE, ended, fixture, text};
+use common::{Folder, PATIENCE, ended, fixture, text, training};
 use pty_process::{Size, blocking};
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
@@ -390,4 +390,44 @@ fn a_conversation_ends_with_its_terminal() {
     let status = ended(&mut child, Instant::now() + PATIENCE);
     let _ = child.kill();
     assert_eq!(status.expect("it goes on").code(), Some(129));
+}
+
+/// A run is drawn as it goes, a key ends it with a checkpoint, and the terminal is given back.
+#[test]
+fn training_is_drawn_and_q_stops_it() {
+    let folder = Folder::new();
+    let mut args = training(&folder, "run");
+    for change in
+        ["train.steps=100000", "train.validate_every=5", "samples.prompts=ships at", "samples.tokens=3"]
+    {
+        args.extend(["--set".to_owned(), change.to_owned()]);
+    }
+    args.retain(|arg| arg != "--json");
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut terminal = Terminal::start(&args, 100, &[]);
+    terminal.shows("bitnet train pretrain: ");
+    for words in [
+        "learning rate",
+        "gradient norm",
+        "tokens/s",
+        "of 100000",
+        "validation loss",
+        "samples of step",
+        "q stops",
+    ] {
+        terminal.shows(words);
+    }
+    // Something of the line is drawn: braille.
+    terminal.until("a line", |screen| screen.chars().any(|c| ('\u{2801}'..='\u{28FF}').contains(&c)));
+    terminal.type_in("q");
+    terminal.shows("interrupted behind step");
+    let screen = terminal.screen();
+    assert!(
+        screen.contains("parameters") && screen.contains("--resume") && !screen.contains("q stops"),
+        "{screen}"
+    );
+    assert_eq!(terminal.code(), Some(130));
+    let checkpoints = std::fs::read_dir(folder.at("run/checkpoints")).unwrap().count();
+    let report = std::fs::read_to_string(folder.at("run/report.html")).unwrap();
+    assert!(checkpoints > 0 && report.contains("The run was interrupted behind step"));
 }

@@ -1,5 +1,6 @@
 //! `bitnet train`: a model from data.
 
+mod display;
 mod lines;
 mod report;
 
@@ -11,6 +12,8 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 #[derive(Args)]
 #[command(
@@ -22,7 +25,8 @@ use std::path::PathBuf;
         and the model, a Hugging Face directory, or the adapter as peft saves it; a checkpoint of a model can be run, too.\n\n\
         A run that was interrupted or killed goes on with --resume from its newest checkpoint, to the same bits as one in one go. The \
         number of threads changes no bit.\n\n\
-        ctrl-c ends a run behind the present step, with a checkpoint. The output folder has metrics.jsonl, event files for TensorBoard (tensorboard --logdir), and at the end report.html, \
+        On a terminal the run is drawn, and q or ctrl-c ends it behind the present step, with a checkpoint; elsewhere, and with --plain, it is \
+        told in lines. The output folder has metrics.jsonl, event files for TensorBoard (tensorboard --logdir), and at the end report.html, \
         which shows all of it.",
     after_help = "\
 Examples:
@@ -56,6 +60,9 @@ pub struct Train {
     /// Print a commented configuration of this kind and do nothing else
     #[arg(long, value_name = "KIND", value_parser = KINDS)]
     example: Option<String>,
+    /// Tell of the run in lines also on a terminal, where it is drawn otherwise
+    #[arg(long, env = "BITNET_TRAIN_PLAIN")]
+    plain: bool,
     /// Print one JSON object at the end
     #[arg(long)]
     json: bool,
@@ -108,15 +115,16 @@ impl Train {
         }
         let _held = [fetch(&mut config.data.train, quiet)?, fetch(&mut config.data.validation, quiet)?];
         let stop = interrupt();
+        let mut watch = Watch::new(&config, &stop, quiet, self.plain);
         let mut begin = None;
         let outcome = run(&config, self.resume.is_some(), &stop, &mut |event| {
-            if !quiet {
-                eprintln!("{}", lines::line(&event));
-            }
+            watch.event(&event);
             if let Event::Begin(start) = event {
                 begin = Some(start);
             }
-        })?;
+        });
+        watch.finish();
+        let outcome = outcome?;
         if let Some(start) = &begin {
             report::write(&config, start, &outcome)?;
         }
@@ -133,6 +141,38 @@ impl Train {
             return Err(Failure::Interrupted);
         }
         Ok(())
+    }
+}
+
+/// How a run is watched.
+enum Watch {
+    Not,
+    Lines,
+    Display(display::Display),
+}
+
+impl Watch {
+    fn new(config: &RunConfig, stop: &Arc<AtomicBool>, quiet: bool, plain: bool) -> Self {
+        if quiet {
+            return Self::Not;
+        }
+        let title = format!("bitnet train {}: {}", config.kind.name(), config.output.display());
+        let display = if plain { None } else { display::Display::open(title, Arc::clone(stop)) };
+        display.map_or(Self::Lines, Self::Display)
+    }
+
+    fn event(&mut self, event: &Event) {
+        match self {
+            Self::Not => {}
+            Self::Lines => eprintln!("{}", lines::line(event)),
+            Self::Display(display) => display.event(event),
+        }
+    }
+
+    fn finish(self) {
+        if let Self::Display(display) = self {
+            display.close();
+        }
     }
 }
 
