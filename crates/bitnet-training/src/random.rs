@@ -13,6 +13,8 @@ pub(crate) enum Purpose {
     Validation,
     /// Which way weights are rounded.
     Rounding,
+    /// Which inputs of adapters are left out.
+    Dropout,
 }
 
 /// SplitMix64's finalizer (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014).

@@ -259,7 +259,8 @@ impl<'a> Run<'a> {
         self.model.quantize_for(t)?;
         self.model.gradients.fill(0.0);
         let mut sum = Losses::default();
-        for batch in &batches {
+        for (i, batch) in batches.iter().enumerate() {
+            self.model.set_dropout(self.config.seed, Some(t * train.accumulate as u64 + i as u64));
             match &mut self.teacher {
                 None => sum.targets += self.model.backward(batch, total),
                 Some((teacher, how)) => {
@@ -274,6 +275,7 @@ impl<'a> Run<'a> {
                 return Err(self.diverged(t + 1));
             }
         }
+        self.model.set_dropout(self.config.seed, None);
         self.model.through_quantizers();
         let ops = Arc::clone(self.model.ops());
         let norm = norm(&ops, &self.model.gradients);
