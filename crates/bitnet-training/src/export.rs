@@ -113,7 +113,7 @@ fn adapter_config(lora: &LoraConfig, beside: &Beside) -> Value {
         "lora_alpha": lora.alpha,
         "use_rslora": lora.rank_stabilized,
         "target_modules": lora.targets,
-        "lora_dropout": 0.0,
+        "lora_dropout": lora.dropout,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,

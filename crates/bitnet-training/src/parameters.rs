@@ -122,13 +122,23 @@ impl Parameters {
         let module = |p: &Parameter| p.name.trim_end_matches(".weight").to_owned();
         let is = |target: &str, p: &Parameter| {
             let module = module(p);
+            if target.contains('*') {
+                return crate::pattern::matches(target, &module);
+            }
             module.strip_suffix(target).is_some_and(|head| head.is_empty() || head.ends_with('.'))
         };
         if let Some(target) = lora.targets.iter().find(|t| !projections.iter().any(|p| is(t, p))) {
             let what = format!("lora.targets names {target}, and the model has no such projection");
             return Err(TrainError::Data { what });
         }
-        for p in projections.iter().filter(|p| lora.targets.iter().any(|t| is(t, p))) {
+        let mut lora = lora.clone();
+        let chosen: Vec<&Parameter> =
+            projections.iter().filter(|p| lora.targets.iter().any(|t| is(t, p))).collect();
+        if lora.targets.iter().any(|t| t.contains('*')) {
+            // Of patterns, peft knows others: it is told the modules.
+            lora.targets = chosen.iter().map(|p| module(p)).collect();
+        }
+        for p in chosen {
             for (side, part, rows, cols) in
                 [("A", Part::LowRankA, lora.rank, p.slot.cols), ("B", Part::LowRankB, p.slot.rows, lora.rank)]
             {
@@ -142,7 +152,7 @@ impl Parameters {
                 });
             }
         }
-        self.adapter = Some(lora.clone());
+        self.adapter = Some(lora);
         Ok(self)
     }
 

@@ -15,6 +15,8 @@ pub(crate) enum Purpose {
     Rounding,
     /// Tokens of samples.
     Samples,
+    /// Which inputs of adapters are left out.
+    Dropout,
 }
 
 /// SplitMix64's finalizer (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014).

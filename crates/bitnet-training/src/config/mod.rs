@@ -73,8 +73,10 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Or with `alpha / sqrt(rank)`.
     pub rank_stabilized: bool,
-    /// Names of projections, or ends of their modules' paths.
+    /// Names of projections, ends of their modules' paths, or patterns of the whole path in which `*` stands for anything.
     pub targets: Vec<String>,
+    /// The share of an adapter's inputs that are left out in each pass of training, at random; the others are made larger by as much.
+    pub dropout: f64,
 }
 
 impl LoraConfig {

@@ -192,6 +192,7 @@ pub(super) fn lora(mut s: Section<'_>) -> Result<LoraConfig, TrainError> {
         alpha: s.number("alpha", (0.0, 1e6))?.unwrap_or(2.0 * rank as f64),
         rank_stabilized: s.flag("rank_stabilized")?,
         targets,
+        dropout: s.number("dropout", (0.0, 0.99))?.unwrap_or(0.0),
     };
     s.finish()?;
     Ok(config)

@@ -164,6 +164,8 @@ fn what_is_wrong_is_named() {
         let error = parse(Kind::Distill, changes).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
+    let error = parse(Kind::Lora, &["lora.dropout=1"]).unwrap_err().to_string();
+    assert!(error.contains("lora.dropout is 1"), "{error}");
     let error = parse(Kind::Lora, &["train.freeze=*"]).unwrap_err().to_string();
     assert!(error.contains("train.freeze is unknown"), "{error}");
     let error = parse(Kind::Lora, &["quantize.weights=lsq"]).unwrap_err().to_string();

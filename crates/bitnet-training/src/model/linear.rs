@@ -5,6 +5,7 @@ use super::state::Input;
 use crate::parameters::LowRank;
 use crate::quantizer::hadamard;
 use bitnet_cpu::{Side, Store, Target, Terms, Values};
+use std::borrow::Cow;
 
 /// Columns `first..` of rows of `stride` elements.
 #[derive(Clone, Copy)]
@@ -63,7 +64,7 @@ impl Model {
             }
         }
         if let Some(adapter) = self.low_rank[place] {
-            let inner = self.inner(input, adapter, m, k);
+            let inner = self.inner(&self.adapter_input(input, place, k), adapter, m, k);
             let rank = self.rank(adapter);
             let target = Target { values: y, stride: at.stride, first: at.first };
             let b = Side::rows(Values::F32(self.value(adapter.b)), rank);
@@ -76,12 +77,20 @@ impl Model {
         self.parameters.list()[adapter.a].slot.rows
     }
 
-    /// `x A^T [m, rank]` of an input as it was before it was quantized.
-    fn inner(&self, input: &Input, adapter: LowRank, m: usize, k: usize) -> Vec<f32> {
+    /// What an adapter sees of an input: as it was before it was quantized, but for what is left out.
+    fn adapter_input<'a>(&self, input: &'a Input, place: usize, k: usize) -> Cow<'a, [f32]> {
+        let Some(dropout) = &self.dropout else { return Cow::Borrowed(&input.float) };
+        let mut x = input.float.clone();
+        dropout.apply(&self.ops, place, &mut x, k);
+        Cow::Owned(x)
+    }
+
+    /// `x A^T [m, rank]` of what an adapter sees.
+    fn inner(&self, x: &[f32], adapter: LowRank, m: usize, k: usize) -> Vec<f32> {
         let rank = self.rank(adapter);
         let mut inner = vec![0.0; m * rank];
         let a = Side::rows(Values::F32(self.value(adapter.a)), k);
-        let x = Side::rows(Values::F32(&input.float), k);
+        let x = Side::rows(Values::F32(x), k);
         let target = Target { values: &mut inner, stride: rank, first: 0 };
         self.product((m, rank, k), x, a, Store::Set(1.0), target);
         inner
@@ -126,14 +135,27 @@ impl Model {
             ops.product(terms, (n, k, m), outputs, features, Store::Add(1.0), target);
         }
         let Some(adapter) = self.low_rank[place] else { return };
-        let (rank, inner) = (self.rank(adapter), self.inner(input, adapter, m, k));
+        let x = self.adapter_input(input, place, k);
+        let (rank, inner) = (self.rank(adapter), self.inner(&x, adapter, m, k));
         let mut dinner = vec![0.0; m * rank];
         let target = Target { values: &mut dinner, stride: rank, first: 0 };
         let b = Side::columns(Values::F32(self.value(adapter.b)), rank);
         self.product((m, rank, n), Side::rows(dy, at.stride), b, Store::Set(adapter.scale), target);
         let a = Side::columns(Values::F32(self.value(adapter.a)), k);
-        let target = Target { values: dx, stride: k, first: 0 };
-        self.product((m, k, rank), Side::rows(Values::F32(&dinner), rank), a, Store::Add(1.0), target);
+        let rows = Side::rows(Values::F32(&dinner), rank);
+        match &self.dropout {
+            None => {
+                let target = Target { values: dx, stride: k, first: 0 };
+                self.product((m, k, rank), rows, a, Store::Add(1.0), target);
+            }
+            Some(dropout) => {
+                let mut part = vec![0.0; m * k];
+                let target = Target { values: &mut part, stride: k, first: 0 };
+                self.product((m, k, rank), rows, a, Store::Set(1.0), target);
+                dropout.apply(&self.ops, place, &mut part, k);
+                dx.iter_mut().zip(&part).for_each(|(dx, part)| *dx += part);
+            }
+        }
         let range = |place| self.parameters.trained_range(place).expect("adapters are trained");
         let (of_a, of_b) = (range(adapter.a), range(adapter.b));
         let (ops, terms) = (&self.ops, self.precision.terms);
@@ -141,7 +163,7 @@ impl Model {
         let inner = Side::columns(Values::F32(&inner), rank);
         ops.product(terms, (n, rank, m), outputs, inner, Store::Add(adapter.scale), target);
         let target = Target { values: &mut self.gradients[of_a], stride: k, first: 0 };
-        let x = Side::columns(Values::F32(&input.float), k);
+        let x = Side::columns(Values::F32(&x), k);
         ops.product(
             terms,
             (rank, k, m),

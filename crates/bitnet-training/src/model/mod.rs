@@ -2,6 +2,7 @@
 
 mod backward;
 mod distill;
+mod dropout;
 mod forward;
 mod head;
 mod heads;
@@ -22,6 +23,7 @@ use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
 pub use distill::{Distillation, Losses, Totals};
+use dropout::Dropout;
 pub use precision::{Activations, ExtraNorms, Precision, Ramp};
 use state::{Gradients, Scratch, State};
 
@@ -66,6 +68,8 @@ pub struct Model {
     head: Option<usize>,
     /// By place in the list.
     low_rank: Vec<Option<LowRank>>,
+    /// In passes of training of adapters.
+    dropout: Option<Dropout>,
     /// By place in the list; empty for parameters that are not quantized.
     quantized: Vec<Quantized>,
     /// Trits among them for products with quantized inputs.
@@ -141,6 +145,7 @@ impl Model {
             embedding: need(Role::Embedding, 0),
             final_norm: need(Role::FinalNorm, 0),
             head: find(Role::Head, 0),
+            dropout: None,
             quantized: vec![Quantized::default(); parameters.list().len()],
             prepared: parameters.list().iter().map(|_| None).collect(),
             strength: vec![1.0; config.layers],
@@ -176,6 +181,12 @@ impl Model {
     /// Threads and kernels.
     pub fn ops(&self) -> &Arc<CpuTraining> {
         &self.ops
+    }
+
+    /// Leaves out inputs of adapters, as their settings say, in passes from here on; `pass` and the seed say which. `None` ends it.
+    pub fn set_dropout(&mut self, seed: u64, pass: Option<u64>) {
+        let share = self.parameters.adapter().map_or(0.0, |lora| lora.dropout);
+        self.dropout = pass.filter(|_| share > 0.0).map(|pass| Dropout { share, seed, pass });
     }
 
     /// Takes a step of an optimizer with the present gradients.

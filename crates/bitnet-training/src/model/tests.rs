@@ -346,7 +346,13 @@ fn gradients_of_adapters_are_those_of_the_reference() {
     const FILE: &str = "training/lora.safetensors";
     let reference = golden::json("training/lora.json");
     let targets: Vec<String> = serde_json::from_value(reference["targets"].clone()).unwrap();
-    let lora = crate::LoraConfig { rank: 4, alpha: 8.0, rank_stabilized: false, targets: targets.clone() };
+    let lora = crate::LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        rank_stabilized: false,
+        targets: targets.clone(),
+        dropout: 0.0,
+    };
     let precision = Precision { activations: Activations::Float, ..Precision::BITNET };
     let base = open("bitnet-online", ops(None, 2), precision, false);
     let parameters = base.parameters.clone().with_adapters(&lora).unwrap();
@@ -687,4 +693,41 @@ fn lessons_of_a_teacher_are_those_of_the_reference() {
             assert!(losses == want && model.gradients == one.gradients, "{isa:?} {threads}");
         }
     }
+}
+
+/// With what is left out held fixed, the gradient of adapters and of what lies before them is the slope; none is left out afterwards.
+#[test]
+fn the_gradient_of_adapters_with_dropout_is_the_slope() {
+    let targets = vec!["*layers.0.*_proj".to_owned(), "up_proj".to_owned()];
+    let lora = crate::LoraConfig { rank: 3, alpha: 6.0, rank_stabilized: false, targets, dropout: 0.4 };
+    let base = open("llama-packed", ops(None, 2), Precision::FLOAT, false);
+    let parameters = base.parameters.clone().with_adapters(&lora).unwrap();
+    assert_eq!(parameters.trained().len(), 2 * 8);
+    assert!(parameters.adapter().unwrap().targets.contains(&"model.layers.1.mlp.up_proj".to_owned()));
+    let mut values = parameters.begin(base.values.clone(), 1);
+    let first = parameters.start();
+    for (i, v) in values[first..].iter_mut().enumerate() {
+        *v += 0.05 * crate::random::normal(2, 2, i as u64) as f32;
+    }
+    let mut model =
+        Model::new(ops(None, 2), base.config.clone(), parameters, values, Precision::FLOAT, true).unwrap();
+    let (batch, start) = (reference_batch(), model.values.clone());
+    model.set_dropout(7, Some(3));
+    let with = model.backward(&batch, batch.counted()) / batch.counted() as f64;
+    let scale = |i: usize| 0.05 * crate::random::normal(3, 1, i as u64);
+    let mut at = |h: f64| {
+        for (i, v) in start[first..].iter().enumerate() {
+            model.values[first + i] = (f64::from(*v) + h * scale(i)) as f32;
+        }
+        model.loss(&batch)
+    };
+    let h = 1e-2;
+    let slope = (at(h) - at(-h)) / (2.0 * h);
+    assert_eq!(at(0.0), with);
+    model.set_dropout(7, Some(4));
+    assert_ne!(model.loss(&batch), with);
+    model.set_dropout(7, None);
+    assert_ne!(model.loss(&batch), with);
+    let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
+    assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{slope} {gradient}");
 }

@@ -330,7 +330,8 @@ impl<'a> Run<'a> {
         self.model.quantize_for(t)?;
         self.model.gradients.fill(0.0);
         let (mut sums, mut learned) = (Sums::default(), Losses::default());
-        for batch in &batches {
+        for (i, batch) in batches.iter().enumerate() {
+            self.model.set_dropout(self.config.seed, Some(t * train.accumulate as u64 + i as u64));
             match &mut self.teacher {
                 None => sums.add(self.objective.backward(&mut self.model, batch, total, &self.reference)),
                 Some((teacher, how)) => {
@@ -345,6 +346,7 @@ impl<'a> Run<'a> {
                 return Err(self.diverged(t + 1));
             }
         }
+        self.model.set_dropout(self.config.seed, None);
         self.model.through_quantizers();
         let ops = Arc::clone(self.model.ops());
         let norm = norm(&ops, &self.model.gradients);

@@ -468,7 +468,8 @@ fn an_adapter_learns_goes_on_and_is_one_that_is_run_and_merged() {
         "train.rate=2e-2",
         "train.steps=30",
         "data.validation_share=0.0",
-        "lora.targets=[\"q_proj\", \"down_proj\"]",
+        "lora.targets=[\"*.q_proj\", \"down_proj\"]",
+        "lora.dropout=0.1",
     ];
     let whole = config(Kind::Lora, folder.path(), &changes);
     let (outcome, events) = go(&whole, false).unwrap();
