@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import llama_cpp.llama_cpp as low_level
 import numpy as np
 from llama_cpp import Llama
 
@@ -32,6 +33,16 @@ def safetensors(path, name):
     begin, end = header["data_offsets"]
     start = 8 + int.from_bytes(data[:8], "little")
     return np.frombuffer(data[start + begin : start + end], np.float32).reshape(header["shape"])
+
+
+def without_repacking(default=low_level.llama_model_default_params):
+    """Weights as the file has them: with AMX, this version of llama.cpp repacks Q4_1 and then crashes."""
+    params = default()
+    params.use_extra_bufts = False
+    return params
+
+
+low_level.llama_model_default_params = without_repacking
 
 
 def main():
