@@ -36,7 +36,7 @@ def safetensors(path, name):
 
 
 def without_repacking(default=low_level.llama_model_default_params):
-    """Weights as the file has them: with AMX, this version of llama.cpp repacks Q4_1 and then crashes."""
+    """Weights as the file has them: with those that it repacks, this version of llama.cpp crashed on a processor with AMX."""
     params = default()
     params.use_extra_bufts = False
     return params

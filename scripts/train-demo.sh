@@ -82,7 +82,7 @@ chat() {
 }
 
 # Llama's body of the same sizes with float weights and activations, on the same text in the same order.
-float() { train pretrain "$recipe/pretrain.toml" float --set model.architecture=LlamaForCausalLM --set model.weights=float; }
+float() { train pretrain "$recipe/pretrain.toml" float --set model.architecture=LlamaForCausalLM --set quantize.weights=none; }
 
 gguf() { [ -e "$2" ] || "$BITNET" convert "$1" "$2" --to "$3" --embedding f16; }
 
