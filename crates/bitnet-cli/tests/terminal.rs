@@ -397,9 +397,13 @@ fn a_conversation_ends_with_its_terminal() {
 fn training_is_drawn_and_q_stops_it() {
     let folder = Folder::new();
     let mut args = training(&folder, "run");
-    for change in
-        ["train.steps=100000", "train.validate_every=5", "samples.prompts=ships at", "samples.tokens=3"]
-    {
+    for change in [
+        "train.steps=100000",
+        "train.validate_every=5",
+        "data.validation_share=0.3",
+        "samples.prompts=ships at",
+        "samples.tokens=3",
+    ] {
         args.extend(["--set".to_owned(), change.to_owned()]);
     }
     args.retain(|arg| arg != "--json");

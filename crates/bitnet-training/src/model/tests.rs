@@ -314,7 +314,8 @@ fn zeros_are_counted_layer_by_layer() {
     assert_eq!(relu, shares("bitnet-online", true));
     // Gates of random weights are closed half of the time.
     assert!(relu.iter().all(|share| (0.3..0.7).contains(share)), "{relu:?}");
-    assert!(shares("llama-packed", false).iter().all(|share| *share == 0.0));
+    // Without such gates a zero is an accident of integers.
+    assert!(shares("llama-packed", false).iter().all(|share| *share < 0.05));
 }
 
 /// With nothing quantized the gradient is the slope of the loss.

@@ -36,7 +36,9 @@ Examples:
   bitnet run run/model \"ships at\"
   bitnet convert run/model trained.gguf --to i2_s
   bitnet train --example qat > qat.toml
-  bitnet train distill -c distill.toml --set distill.teacher=model
+  bitnet train qat -c qat.toml --set train.steps=2 --set quantize.ramp=1
+  bitnet train --example distill > distill.toml
+  bitnet train distill -c distill.toml --set distill.teacher=model --set train.steps=2
   bitnet train --example lora > lora.toml
   bitnet train lora -c lora.toml --set train.steps=2
   bitnet run model --lora run-lora/adapter \"ships at\"
