@@ -733,7 +733,7 @@ fn dense_copy(from: &str, to: &str) {
     std::fs::write(&config, object.to_string()).unwrap();
     let weights = std::path::Path::new(to).join("model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
     // Trits and their scales become floats of many sizes.
     let dense = file.tensors().into_iter().filter(|(name, _)| !name.ends_with("weight_scale"));
     let dense: Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> = dense
