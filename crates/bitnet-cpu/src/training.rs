@@ -41,7 +41,7 @@ pub enum Terms {
     /// As they are (rule 18).
     #[default]
     F32,
-    /// Rounded to bf16 (rule 19), many times as fast with AMX.
+    /// Rounded to bf16 (rule 19): a step is nearly twice as fast with AMX, and half as fast without.
     Bf16,
 }
 

@@ -9,15 +9,13 @@
 mod amx;
 mod pairs;
 
-use super::product::{Side, Store, Target};
+use super::product::{DEPTH, Side, Store, Target, checked};
 use crate::Isa;
 use crate::pool::{Pool, at_least};
 use crate::simd::{Kernel, Lanes, dispatch};
 use pairs::{Arrange, Order, Pairs, TERMS, TILE};
 use std::ops::Range;
 
-/// The longest sum; longer ones continue from the stored result.
-const DEPTH: usize = 4096;
 /// Rows and columns that are multiplied together: two tiles of each.
 const SQUARE: usize = 2 * TILE;
 
@@ -43,17 +41,7 @@ pub(crate) fn product(
     c: Target<'_>,
     room: &mut Room,
 ) {
-    a.check(m, k);
-    b.check(n, k);
-    let Target { values, stride, first } = c;
-    assert!(first + n <= stride && m * stride <= values.len(), "the target of a product");
-    if let Store::SetRows(rows, _) = store {
-        assert!(rows.len() >= m, "factors of rows");
-    }
-    let values = &mut values[..m * stride];
-    if k == 0 && !matches!(store, Store::Add(_)) {
-        values.chunks_exact_mut(stride).for_each(|row| row[first..first + n].fill(0.0));
-    }
+    let Target { values, stride, first } = checked((m, n, k), a, b, store, c);
     for from in (0..k).step_by(DEPTH) {
         let terms = DEPTH.min(k - from);
         let blocks = terms.div_ceil(TERMS);
@@ -71,10 +59,7 @@ pub(crate) fn product(
         let rows = m.div_ceil(pool.threads() * 2).clamp(1, 4 * SQUARE).next_multiple_of(SQUARE);
         pool.chunks_mut(values, rows * stride, &|i, c| {
             let (row, count) = (i * rows, c.len() / stride);
-            let store = match store {
-                Store::SetRows(rows, factor) => Store::SetRows(&rows[row..row + count], factor),
-                other => other,
-            };
+            let store = store.of_rows(row, count);
             let squares = count.div_ceil(SQUARE);
             let part = Part {
                 left: &left[row / TILE * blocks..][..squares * 2 * blocks],

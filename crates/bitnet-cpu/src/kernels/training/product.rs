@@ -6,7 +6,7 @@ use crate::pool::{Pool, at_least};
 use crate::simd::{Kernel, Lanes, dispatch};
 
 /// The longest chain; longer sums continue from the stored result.
-const DEPTH: usize = 4096;
+pub(super) const DEPTH: usize = 4096;
 /// Columns of the right side that are arranged at a time.
 const COLUMNS: usize = 2048;
 /// Floats of the left side that a thread works on at a time: half of a second-level cache.
@@ -120,6 +120,16 @@ pub enum Store<'a> {
     Add(f32),
 }
 
+impl Store<'_> {
+    /// The same for some of the rows.
+    pub(super) fn of_rows(self, row: usize, count: usize) -> Self {
+        match self {
+            Self::SetRows(rows, factor) => Self::SetRows(&rows[row..row + count], factor),
+            other => other,
+        }
+    }
+}
+
 /// Elements of `c`, row-major, of which a product writes some columns.
 pub struct Target<'a> {
     /// The rows.
@@ -155,6 +165,29 @@ impl Kernel for Columns {
     }
 }
 
+/// The rows of a target that a product of these sizes writes: it has room for them, both sides are long enough, and where there are no terms, sums
+/// of none are set already.
+pub(super) fn checked<'c>(
+    (m, n, k): (usize, usize, usize),
+    a: Side<'_>,
+    b: Side<'_>,
+    store: Store<'_>,
+    c: Target<'c>,
+) -> Target<'c> {
+    a.check(m, k);
+    b.check(n, k);
+    let Target { values, stride, first } = c;
+    assert!(first + n <= stride && m * stride <= values.len(), "the target of a product");
+    if let Store::SetRows(rows, _) = store {
+        assert!(rows.len() >= m, "factors of rows");
+    }
+    let values = &mut values[..m * stride];
+    if k == 0 && !matches!(store, Store::Add(_)) {
+        values.chunks_exact_mut(stride).for_each(|row| row[first..first + n].fill(0.0));
+    }
+    Target { values, stride, first }
+}
+
 /// `c[i, j] = sum over p of a[i, p] * b[j, p]` for `m` times `n` elements and `k` terms.
 #[allow(clippy::too_many_arguments, reason = "two sides, three sizes, and where the result goes")]
 pub(crate) fn product(
@@ -167,15 +200,8 @@ pub(crate) fn product(
     c: Target<'_>,
     room: &mut Room,
 ) {
-    a.check(m, k);
-    b.check(n, k);
-    let Target { values, stride, first } = c;
-    assert!(first + n <= stride && m * stride <= values.len(), "the target of a product");
-    if let Store::SetRows(rows, _) = store {
-        assert!(rows.len() >= m, "factors of rows");
-    }
+    let Target { values, stride, first } = checked((m, n, k), a, b, store, c);
     let (tile, width) = dispatch(isa, Columns);
-    let values = &mut values[..m * stride];
     for from in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - from);
         let rows = LEFT / depth.max(1);
@@ -195,10 +221,7 @@ pub(crate) fn product(
             let right = &*right;
             pool.chunks_mut(values, rows * stride, &|i, c| {
                 let (row, count) = (i * rows, c.len() / stride);
-                let store = match store {
-                    Store::SetRows(rows, factor) => Store::SetRows(&rows[row..row + count], factor),
-                    other => other,
-                };
+                let store = store.of_rows(row, count);
                 let block = Block {
                     a,
                     row,
@@ -214,9 +237,6 @@ pub(crate) fn product(
                 dispatch(isa, block);
             });
         }
-    }
-    if k == 0 && !matches!(store, Store::Add(_)) {
-        values.chunks_exact_mut(stride).for_each(|row| row[first..first + n].fill(0.0));
     }
 }
 
