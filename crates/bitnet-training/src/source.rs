@@ -4,9 +4,9 @@ use crate::config::ModelSource;
 use crate::{ExtraNorms, Parameters, Precision, TrainError, WeightQuantizer};
 use bitnet_core::Activation;
 use bitnet_formats::{Checkpoint, Header, TOKENIZER_FILES};
-use bitnet_model::{ModelConfig, ModelTensors};
+use bitnet_model::{Architecture, ModelConfig, ModelTensors};
 use bitnet_tokenizer::Tokenizer;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -74,10 +74,15 @@ impl Origin {
         };
         if let Header::HuggingFace { config, .. } = &mut read.header
             && let Some(q) = config.get_mut("quantization_config").and_then(Value::as_object_mut)
-            && precision.is_some_and(|p| p.hadamard)
+            && let Some(precision) = precision
         {
-            // It cannot be run, and is gone on with here.
-            q.shift_remove("hadamard");
+            if precision.hadamard {
+                // It cannot be run, and is gone on with here.
+                q.shift_remove("hadamard");
+            }
+            if precision.weights.is_ternary() {
+                become_ternary(q);
+            }
         }
         let at = |source| TrainError::Model { path: dir.clone(), source };
         let model = ModelConfig::read(&read).map_err(at)?;
@@ -89,15 +94,8 @@ impl Origin {
             None => WeightQuantizer::Float,
         };
         let ternary = quantizer.is_ternary();
-        if model.arch.ternary && !ternary {
-            let what = format!(
-                "{} is always run with ternary weights; quantize.weights and quantize.bits cannot give others",
-                model.arch.name
-            );
-            return Err(TrainError::Data { what });
-        }
         let tensors = ModelTensors::new(&read, &model);
-        describe(&mut config, quantizer, precision.is_some_and(|p| p.hadamard));
+        describe(&mut config, model.arch, quantizer, precision.is_some_and(|p| p.hadamard));
         let extra = precision.map_or(ExtraNorms::None, |p| p.extra_norms);
         let target = with_norms(extra, &mut config, &model, &tensors)?;
         let empty = empty(&dir, &config)?;
@@ -138,7 +136,7 @@ fn with_norms(
     };
     let body = body
         .filter(|_| !arch.qk_norms && !arch.post_norms)
-        .and_then(|name| bitnet_model::Architecture::find(bitnet_model::Origin::HuggingFace, name));
+        .and_then(|name| Architecture::find(bitnet_model::Origin::HuggingFace, name));
     // What a file says by its tensors must be said.
     config["vocab_size"] = json!(model.vocab);
     config["tie_word_embeddings"] = json!(!tensors.own_head());
@@ -173,27 +171,49 @@ fn empty(dir: &Path, config: &Value) -> Result<Checkpoint, TrainError> {
     Checkpoint::new(dir, header, Vec::new()).map_err(fail)
 }
 
+/// Projections as `modules_to_not_convert` names them.
+const PROJECTIONS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
 /// Says what projections are in a model that is written: masters which are made ternary when they are used, trits with scales, or dense.
-fn describe(config: &mut Value, quantizer: WeightQuantizer, hadamard: bool) {
+fn describe(config: &mut Value, arch: &Architecture, quantizer: WeightQuantizer, hadamard: bool) {
     let Some(map) = config.as_object_mut() else { return };
     map.shift_remove("dtype");
-    if !quantizer.is_ternary() {
-        map.shift_remove("quantization_config");
+    let mut q = map.shift_remove("quantization_config").and_then(object).unwrap_or_default();
+    if quantizer.is_ternary() {
+        let mode = if quantizer.is_of_readers() { "online" } else { "offline" };
+        for (key, value) in
+            [("quant_method", "bitnet"), ("linear_class", "autobitlinear"), ("quantization_mode", mode)]
+        {
+            q.insert(key.to_owned(), value.into());
+        }
+        become_ternary(&mut q);
+        if hadamard {
+            q.insert("hadamard".to_owned(), true.into());
+        } else {
+            q.shift_remove("hadamard");
+        }
+    } else if arch.ternary {
+        // Projections of such a body are ternary where nothing else is said.
+        q = object(json!({"quant_method": "bitnet", "modules_to_not_convert": PROJECTIONS}))
+            .unwrap_or_default();
+    } else {
         return;
     }
-    let mut q = map.get("quantization_config").and_then(Value::as_object).cloned().unwrap_or_default();
-    let mode = if quantizer.is_of_readers() { "online" } else { "offline" };
-    for (key, value) in
-        [("quant_method", "bitnet"), ("linear_class", "autobitlinear"), ("quantization_mode", mode)]
-    {
-        q.insert(key.to_owned(), value.into());
-    }
-    if hadamard {
-        q.insert("hadamard".to_owned(), true.into());
-    } else {
-        q.shift_remove("hadamard");
-    }
     map.insert("quantization_config".to_owned(), Value::Object(q));
+}
+
+/// Takes back that all projections of a body are dense.
+fn become_ternary(quantization: &mut Map<String, Value>) {
+    if quantization.get("modules_to_not_convert") == Some(&json!(PROJECTIONS)) {
+        quantization.shift_remove("modules_to_not_convert");
+    }
+}
+
+fn object(value: Value) -> Option<Map<String, Value>> {
+    match value {
+        Value::Object(map) => Some(map),
+        _ => None,
+    }
 }
 
 /// The tokenizer of a directory, and the small files that go along with it.

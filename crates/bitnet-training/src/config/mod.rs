@@ -147,6 +147,8 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Passes of a step.
     pub accumulate: usize,
+    /// Models side by side, each with its share of threads, that share out a step's passes. They change no bit.
+    pub workers: usize,
     /// The optimizer.
     pub optimizer: Optimizer,
     /// Patterns of names of tensors that are left as they are.

@@ -316,9 +316,17 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
         weight_decay: s.number("weight_decay", (0.0, 1.0))?.unwrap_or(if pretrain { 0.1 } else { 0.0 }),
     };
     let terms = s.choice("products", Terms::F32, &[("bf16", Terms::Bf16), ("f32", Terms::F32)])?;
+    let (accumulate, workers) = (s.size("accumulate")?.unwrap_or(1), s.size("workers")?.unwrap_or(1));
+    if !accumulate.is_multiple_of(workers) {
+        let what = format!(
+            "is {workers}, and the {accumulate} passes of a step (train.accumulate) cannot be shared out equally"
+        );
+        return Err(s.error("workers", what));
+    }
     let config = TrainConfig {
         batch: s.size("batch")?.unwrap_or(8),
-        accumulate: s.size("accumulate")?.unwrap_or(1),
+        accumulate,
+        workers,
         optimizer,
         freeze: if kind == Kind::Lora { Vec::new() } else { s.texts("freeze")? },
         freeze_layers: if kind == Kind::Lora { None } else { s.range("freeze_layers")? },

@@ -107,6 +107,7 @@ fn what_is_wrong_is_named() {
             "quantize.extra_norms are for ternary weights",
         ),
         ("quantize.extra_norms=all", "it is one of none, blocks, projections, auto"),
+        ("train.workers=3", "is 3, and the 1 passes of a step (train.accumulate) cannot be shared out"),
         ("train.optimizer=lion", "it is one of adamw, adam, sgd, muon"),
         ("train.ema=1.5", "train.ema is 1.5, and should be a number from 0 to 1"),
         ("train={optimizer=\"adamw\", momentum=0.9, steps=3}", "train.momentum is unknown"),

@@ -168,6 +168,16 @@ impl Model {
         })
     }
 
+    /// A model of the same values beside this one, on other threads.
+    ///
+    /// # Errors
+    /// There are none: what this model is can be trained.
+    pub(crate) fn beside(&self, ops: Arc<CpuTraining>) -> Result<Self, TrainError> {
+        let (config, parameters, values) =
+            (self.config.clone(), self.parameters.clone(), self.values.clone());
+        Self::new(ops, config, parameters, values, self.precision, self.recompute)
+    }
+
     /// What the model is.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -7,12 +7,13 @@ mod objective;
 mod tensorboard;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use crate::checkpoint::{Checkpoints, Progress};
 use crate::config::RunConfig;
 use crate::data::{Corpus, Rows, Split};
 use crate::export::Trained;
-use crate::model::{Distillation, Losses, Model, Totals};
+use crate::model::{Losses, Model};
 use crate::source::{Beside, Origin};
 use crate::{Rates, TrainError, clip, norm, process_memory, sample};
 use bitnet_core::Activation;
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use workers::{Passed, Step, Workers};
 
 pub use event::{Event, Kind, Outcome, Preferences, Start, Stopped};
 
@@ -46,8 +48,7 @@ pub fn run(
 
 struct Run<'a> {
     config: &'a RunConfig,
-    model: Model,
-    teacher: Option<(Model, Distillation)>,
+    workers: Workers,
     beside: Beside,
     tokenizer: Tokenizer,
     /// What samples begin with.
@@ -91,15 +92,22 @@ impl<'a> Run<'a> {
             let what = format!("data.sequence is {sequence}, and the model's context has {context} tokens");
             return Err(TrainError::Data { what });
         }
-        let ops = Arc::new(CpuTraining::new(None, config.threads)?);
-        let threads = ops.threads();
+        let ops = shared_out(config.threads, config.train.workers)?;
+        let threads = ops.iter().map(|ops| ops.threads()).sum();
         let vocab = body.vocab;
         let terms = config.precision.terms;
         let teacher = match &config.distill {
-            Some(distill) => Some(crate::teacher::teacher(&ops, distill, (&body, &tokenizer), terms)?),
+            Some(distill) => Some(crate::teacher::teacher(&ops[0], distill, (&body, &tokenizer), terms)?),
             None => None,
         };
-        let mut model = Model::new(ops, body, parameters, values, config.precision, config.train.recompute)?;
+        let mut model = Model::new(
+            Arc::clone(&ops[0]),
+            body,
+            parameters,
+            values,
+            config.precision,
+            config.train.recompute,
+        )?;
         let maker = crate::data::Maker {
             tokenizer: &tokenizer,
             identity: &beside.identity,
@@ -175,8 +183,7 @@ impl<'a> Run<'a> {
         let metrics = Metrics::open(output, progress.step)?;
         Ok(Self {
             config,
-            model,
-            teacher,
+            workers: Workers::new(ops, model, teacher)?,
             beside,
             prompts: sample::encoded(&config.samples, &tokenizer, context)?,
             tokenizer,
@@ -197,13 +204,13 @@ impl<'a> Run<'a> {
         let train = &self.config.train;
         let steps = train.schedule.steps;
         each(Event::Begin(Start {
-            parameters: self.model.gradients.len(),
+            parameters: self.workers.model().gradients.len(),
             rows: (self.train.1.len(), self.validation_rows.len()),
             train: self.train.0.set.clone(),
             validation: self.validation.as_ref().map(|corpus| corpus.set.clone()),
             step: self.progress.step,
             steps,
-            threads: self.model.ops().threads(),
+            threads: self.workers.threads(),
         }));
         if let Some(how) = self.config.precision.run_otherwise() {
             each(Event::RunOtherwise { how });
@@ -211,8 +218,8 @@ impl<'a> Run<'a> {
         let (mut loss, mut validation, mut stopped) = (None, None, Stopped::Done);
         let (mut begin, mut tokens, mut since) = (Instant::now(), 0, self.progress.step);
         let mut saved = None;
-        self.model.quantize()?;
-        let mut health = Health::new(&self.model);
+        self.workers.quantize(None)?;
+        let mut health = Health::new(self.workers.model());
         while self.progress.step < steps {
             if stop.load(Ordering::Relaxed) {
                 stopped = Stopped::Interrupted;
@@ -255,8 +262,8 @@ impl<'a> Run<'a> {
                     preferences,
                     memory,
                 });
-                self.model.quantize()?;
-                self.metrics.health(step, &health.look(&self.model))?;
+                self.workers.quantize(None)?;
+                self.metrics.health(step, &health.look(self.workers.model()))?;
                 (begin, tokens, since) = (Instant::now(), 0, step);
             }
             let due = train.validate_every > 0 && step.is_multiple_of(train.validate_every);
@@ -325,48 +332,38 @@ impl<'a> Run<'a> {
         let batches: Vec<_> = (0..train.accumulate as u64)
             .map(|i| rows.shuffled(corpus, t * per_step + i * train.batch as u64, train.batch))
             .collect();
-        let total: usize = batches.iter().map(|b| self.objective.count(b)).sum();
         let tokens = batches.iter().map(|b| b.ids.len()).sum();
-        self.model.quantize_for(t)?;
-        self.model.gradients.fill(0.0);
-        let (mut sums, mut learned) = (Sums::default(), Losses::default());
-        for (i, batch) in batches.iter().enumerate() {
-            self.model.set_dropout(self.config.seed, Some(t * train.accumulate as u64 + i as u64));
-            match &mut self.teacher {
-                None => sums.add(self.objective.backward(&mut self.model, batch, total, &self.reference)),
-                Some((teacher, how)) => {
-                    let totals = Totals { counted: total, tokens };
-                    let losses = self.model.backward_beside(teacher, batch, totals, how);
-                    sums.add(Sums::tokens(batch.counted(), losses.targets));
-                    learned.logits += losses.logits / total.max(1) as f64;
-                    learned.relations += losses.relations / tokens.max(1) as f64;
-                }
-            }
-            if !(sums.loss + learned.logits + learned.relations).is_finite() {
-                return Err(self.diverged(t + 1));
-            }
-        }
-        self.model.set_dropout(self.config.seed, None);
-        self.model.through_quantizers();
-        let ops = Arc::clone(self.model.ops());
-        let norm = norm(&ops, &self.model.gradients);
+        self.workers.quantize(Some(t))?;
+        let step = Step {
+            batches: &batches,
+            objective: &self.objective,
+            reference: &self.reference,
+            random: (self.config.seed, t * train.accumulate as u64),
+        };
+        let Passed { sums, learned } =
+            self.workers.backward(&step).map_err(|layer| self.diverged(t + 1, layer))?;
+        let model = self.workers.model_mut();
+        model.through_quantizers();
+        let ops = Arc::clone(model.ops());
+        let norm = norm(&ops, &model.gradients);
         if !norm.is_finite() {
-            return Err(self.diverged(t + 1));
+            return Err(self.diverged(t + 1, self.workers.model().not_finite_behind()));
         }
         let (rate, decay) = (train.schedule.rate(t), train.schedule.decay(t));
         let rates = Rates { rate, decay, scale: clip(norm, train.clip), step: t + 1 };
         let (buffers, average) = self.buffers.split_at_mut(train.optimizer.buffers());
-        self.model.update(&train.optimizer, rates, buffers);
+        model.update(&train.optimizer, rates, buffers);
         if let (Some(decay), Some(average)) = (train.average, average.first_mut()) {
-            let start = self.model.parameters().start();
-            crate::optimizer::average(&ops, decay, &self.model.values[start..], average);
+            let start = model.parameters().start();
+            crate::optimizer::average(&ops, decay, &model.values[start..], average);
         }
         self.progress.step += 1;
-        Ok(Taken { sums, rate, norm, tokens, learned: self.teacher.is_some().then_some(learned) })
+        Ok(Taken { sums, rate, norm, tokens, learned: self.workers.are_taught().then_some(learned) })
     }
 
-    fn diverged(&self, step: u64) -> TrainError {
-        let (layer, layers) = (self.model.not_finite_behind(), self.model.config().layers);
+    /// `layer` is the first one behind which something is no number.
+    fn diverged(&self, step: u64, layer: usize) -> TrainError {
+        let layers = self.workers.model().config().layers;
         let place = match layer {
             l if l < layers => format!("layer {l}"),
             _ => "the head, or on the way back".to_owned(),
@@ -381,8 +378,9 @@ impl<'a> Run<'a> {
     /// Puts the average of parameters, where one is kept, in their place, or back.
     fn swap_average(&mut self) {
         if let Some(average) = self.buffers.get_mut(self.config.train.optimizer.buffers()) {
-            let start = self.model.parameters().start();
-            self.model.values[start..].swap_with_slice(average);
+            let model = self.workers.model_mut();
+            let start = model.parameters().start();
+            model.values[start..].swap_with_slice(average);
         }
     }
 
@@ -393,11 +391,15 @@ impl<'a> Run<'a> {
             Some(corpus) => (corpus, &self.validation_reference),
             None => (&self.train.0, &self.reference),
         };
-        self.model.quantize()?;
+        self.workers.quantize(None)?;
+        let firsts = (0..self.validation_rows.len()).step_by(self.config.train.batch);
+        let batch = |first| self.validation_rows.plain(corpus, first, self.config.train.batch);
         let mut sums = Sums::default();
-        for first in (0..self.validation_rows.len()).step_by(self.config.train.batch) {
-            let batch = self.validation_rows.plain(corpus, first, self.config.train.batch);
-            sums.add(self.objective.measure(&mut self.model, &batch, reference));
+        // As many at a time as there are workers.
+        let mut batches = firsts.map(batch).peekable();
+        while batches.peek().is_some() {
+            let some: Vec<_> = batches.by_ref().take(self.workers.count()).collect();
+            sums.add(self.workers.measure(&some, &self.objective, reference));
         }
         self.swap_average();
         Ok(sums)
@@ -406,9 +408,9 @@ impl<'a> Run<'a> {
     /// Lets the model go on with the prompts.
     fn sample(&mut self, each: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
         let (config, step) = (self.config, self.progress.step);
-        self.model.quantize()?;
+        self.workers.quantize(None)?;
         let samples = sample::samples(
-            &mut self.model,
+            self.workers.model_mut(),
             &config.samples,
             &self.prompts,
             &self.tokenizer,
@@ -421,7 +423,7 @@ impl<'a> Run<'a> {
     }
 
     fn trained(&self) -> Trained<'_> {
-        let model = &self.model;
+        let model = self.workers.model();
         Trained {
             ops: model.ops(),
             parameters: model.parameters(),
@@ -432,11 +434,11 @@ impl<'a> Run<'a> {
 
     /// The share of zeros that products can leave out, layer by layer, in some of what is not trained on.
     fn sparsity(&mut self) -> Option<Vec<f64>> {
-        let zeros = self.model.config().activation == Activation::Relu2;
+        let zeros = self.workers.model().config().activation == Activation::Relu2;
         let corpus = self.validation.as_ref().unwrap_or(&self.train.0);
         // States of all layers are kept for it: of a single row where there is to be little room for them.
         let rows = if self.config.train.recompute { 1 } else { self.config.train.batch };
-        zeros.then(|| self.model.sparsity(&self.validation_rows.plain(corpus, 0, rows)))
+        zeros.then(|| self.workers.model_mut().sparsity(&self.validation_rows.plain(corpus, 0, rows)))
     }
 
     fn save(&self, each: &mut dyn FnMut(Event)) -> Result<(u64, PathBuf), TrainError> {
@@ -447,6 +449,22 @@ impl<'a> Run<'a> {
         each(Event::Checkpoint(path.clone()));
         Ok((progress.step, path))
     }
+}
+
+/// The threads of each worker, as equal in number as can be.
+fn shared_out(threads: Option<usize>, workers: usize) -> Result<Vec<Arc<CpuTraining>>, TrainError> {
+    if workers == 1 {
+        return Ok(vec![Arc::new(CpuTraining::new(None, threads)?)]);
+    }
+    let threads = threads.unwrap_or_else(bitnet_cpu::physical_cores);
+    if threads < workers {
+        let what = format!(
+            "train.workers is {workers}, each with a thread at least, and there are {threads} threads"
+        );
+        return Err(TrainError::Data { what });
+    }
+    let share = |i| threads / workers + usize::from(i < threads % workers);
+    (0..workers).map(|i| Ok(Arc::new(CpuTraining::new(None, Some(share(i)))?))).collect()
 }
 
 /// A step that was taken.

@@ -230,6 +230,8 @@ fn a_dense_model_becomes_ternary() {
     for (architecture, norm) in [
         ("LlamaForCausalLM", "mlp.ffn_layernorm.weight"),
         ("Qwen3ForCausalLM", "mlp.up_proj.rms_norm.weight"),
+        // It has its norms from the start.
+        ("BitNetForCausalLM", "mlp.ffn_sub_norm.weight"),
     ] {
         let folder = folder();
         let dense = [
@@ -244,6 +246,15 @@ fn a_dense_model_becomes_ternary() {
         let init = folder.path().join("dense");
         std::fs::rename(first.model.unwrap(), &init).unwrap();
         std::fs::remove_dir_all(folder.path().join("run")).unwrap();
+        let floats = bitnet_formats::open(&init).unwrap();
+        let body = bitnet_model::ModelConfig::read(&floats).unwrap();
+        let tensors = bitnet_model::ModelTensors::new(&floats, &body);
+        for slot in tensors.slots().into_iter().filter(|slot| slot.role.is_projection()) {
+            assert!(
+                matches!(tensors.matrix(&slot).unwrap(), bitnet_core::Matrix::Dense(_)),
+                "{architecture}"
+            );
+        }
         let changes = [
             &format!("model.init={}", init.display())[..],
             "quantize.ramp=8",
@@ -428,7 +439,6 @@ fn what_does_not_fit_is_refused() {
     for (changes, words) in [
         (&["data.sequence=4096"][..], "data.sequence is 4096, and the model's context has 1024"),
         (&["data.train=nowhere.txt"], "nowhere.txt"),
-        (&["quantize.weights=none"], "BitNetForCausalLM is always run with ternary weights"),
         (&["model.tokenizer=/nowhere"], "there is neither tokenizer.json nor tokenizer.model in it"),
         (&["model.num_attention_heads=5"], "num_attention_heads"),
         (
@@ -535,6 +545,44 @@ fn preferences_are_learnt_and_going_on_gives_the_same() {
     }
 }
 
+/// The gradients of a step, all that follows from them and validation are those of one worker.
+#[test]
+fn workers_change_no_bit() {
+    let folder = folder();
+    let teacher = format!("distill.teacher={}", golden::fixtures().join("bitnet-online").display());
+    let init = teacher.replace("distill.teacher", "model.init");
+    let learned = [&init[..], &teacher, "train.rate=1e-2"];
+    let runs: [(Kind, &[&str]); 4] = [
+        (Kind::Pretrain, &["quantize.rounding=stochastic", "quantize.weights=lsq", "train.ema=0.5"]),
+        (Kind::Lora, &["lora.dropout=0.3", "train.rate=1e-2"]),
+        (Kind::Dpo, &["train.rate=1e-3"]),
+        (Kind::Distill, &learned),
+    ];
+    for (kind, changes) in runs {
+        let with = |workers: usize, threads: usize| {
+            let output = folder.path().join(format!("{kind:?}-{workers}"));
+            let more = [
+                format!("output={}", output.display()),
+                format!("train.workers={workers}"),
+                format!("threads={threads}"),
+                "train.accumulate=4".to_owned(),
+                "train.batch=1".to_owned(),
+                "train.steps=4".to_owned(),
+            ];
+            let more: Vec<&str> = changes.iter().copied().chain(more.iter().map(String::as_str)).collect();
+            go(&config(kind, folder.path(), &more), false).unwrap();
+            left(&output, 4)
+        };
+        let want = with(1, 2);
+        for (workers, threads) in [(2, 2), (4, 5)] {
+            assert!(with(workers, threads) == want, "{kind:?}, {workers} workers");
+        }
+    }
+    let few = config(Kind::Pretrain, folder.path(), &["train.workers=2", "threads=1"]);
+    let error = go(&few, false).unwrap_err().to_string();
+    assert!(error.contains("train.workers is 2, each with a thread"), "{error}");
+}
+
 /// With nothing quantized, the gradient of the loss of pairs is its slope.
 #[test]
 fn the_gradient_of_preferences_is_the_slope_of_their_loss() {
@@ -542,9 +590,10 @@ fn the_gradient_of_preferences_is_the_slope_of_their_loss() {
     let config = config(Kind::Dpo, folder.path(), &["dpo.beta=0.5", "dpo.label_smoothing=0.1"]);
     let mut run = Run::new(&config, false, &mut |_| {}).unwrap();
     let precision = crate::Precision::FLOAT;
-    let ops = Arc::clone(run.model.ops());
-    let (body, parameters) = (run.model.config().clone(), run.model.parameters().clone());
-    let values = std::mem::take(&mut run.model.values);
+    let model = run.workers.model_mut();
+    let (ops, body, parameters) =
+        (Arc::clone(model.ops()), model.config().clone(), model.parameters().clone());
+    let values = std::mem::take(&mut model.values);
     let mut model = Model::new(ops, body, parameters, values, precision, false).unwrap();
     let (corpus, rows) = &run.train;
     let batch = rows.plain(corpus, 0, 6);
