@@ -153,7 +153,7 @@ def main():
     for name, sizes in sources.items():
         figures[f"text: {name}"] = f"{number(sizes['documents'])} documents, {sizes['bytes'] / 1e6:.1f} MB"
     names = {"pre-trained": "this model, before it learnt to answer", "shipped": "this model, as it ships",
-             "float": "Llama's body of the same sizes with float weights, trained the same way", "5-gram": "5-gram, interpolated modified Kneser-Ney"}
+             "float": "the same body with float weights and activations, trained the same way", "5-gram": "5-gram, interpolated modified Kneser-Ney"}
     for name, said in found.items():
         name = names.get(name, name)
         if "ppl" in said:

@@ -81,15 +81,14 @@ chat() {
     train pretrain "$recipe/measure.toml" measured
 }
 
-# Llama's body of the same sizes with float weights and activations, on the same text in the same order.
-float() { train pretrain "$recipe/pretrain.toml" float --set model.architecture=LlamaForCausalLM --set quantize.weights=none; }
+# The same body with float weights and activations, on the same text in the same order.
+float() { train pretrain "$recipe/pretrain.toml" float --set quantize.weights=none; }
 
 gguf() { [ -e "$2" ] || "$BITNET" convert "$1" "$2" --to "$3" --embedding f16; }
 
 convert() {
     gguf pretrain/model pretrained.gguf i2_s
     gguf chat/model bitnet-mini.gguf i2_s
-    [ -d float/model ] && gguf float/model float.gguf f32
     cp bitnet-mini.gguf "$root/models/bitnet-mini.gguf"
 }
 
