@@ -32,6 +32,25 @@ fn left(run: &Path) -> Vec<Vec<u8>> {
     all
 }
 
+/// Kills a run when it has told of so many steps; false when it came through before.
+fn killed_behind(args: &[String], steps: usize) -> bool {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let told = lines.map_while(Result::ok).filter(|line| line.starts_with("step ")).take(steps).count();
+    if told == steps {
+        // SIGKILL: nothing is cleaned up.
+        child.kill().unwrap();
+    }
+    let status = child.wait().unwrap();
+    assert!(told == steps || status.success(), "{status:?}");
+    told == steps
+}
+
 #[test]
 fn a_run_that_is_killed_goes_on_to_the_same_bits_and_its_model_runs() {
     let folder = Folder::new();
@@ -46,22 +65,7 @@ fn a_run_that_is_killed_goes_on_to_the_same_bits_and_its_model_runs() {
     let (args, run) = (training(&folder, "killed"), folder.at("killed"));
     let (mut kills, mut resume) = (0, Vec::new());
     for steps in [2, 7, 3, 11, 1, 6, usize::MAX] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
-            .args(&args)
-            .args(&resume)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let told = lines.map_while(Result::ok).filter(|line| line.starts_with("step ")).take(steps).count();
-        if told == steps {
-            // SIGKILL: nothing is cleaned up.
-            child.kill().unwrap();
-            kills += 1;
-        }
-        let status = child.wait().unwrap();
-        assert!(told == steps || status.success(), "{status:?}");
+        kills += usize::from(killed_behind(&[&args[..], &resume].concat(), steps));
         resume = vec!["--resume".to_owned(), text(&run)];
     }
     assert!(kills >= 4, "{kills}");
@@ -98,6 +102,44 @@ fn a_run_that_is_killed_goes_on_to_the_same_bits_and_its_model_runs() {
     assert_eq!(ask(&gguf), ask(&model));
     // A checkpoint can be run as it is.
     assert!(!ask(&text(&run.join("checkpoints/step-00000040"))).is_empty());
+}
+
+/// A disk that fills up, in the shape of a limit on the size of files, ends a run with the file's name; what was written before stays, and
+/// once there is room the run goes on from it.
+#[test]
+fn a_full_disk_costs_the_steps_behind_the_last_checkpoint_and_no_more() {
+    let folder = Folder::new();
+    output(&refs(&training(&folder, "whole")));
+    let (args, run) = (training(&folder, "full"), folder.at("full"));
+    let limited = |blocks: &str, args: &[String]| {
+        // Without the signal, writing is what fails.
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let sh = ["-c", &script, env!("CARGO_BIN_EXE_bitnet")];
+        let out = Command::new("sh").args(sh).args(args).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let checkpoints = || -> Vec<String> {
+        let entries = std::fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+        entries.map(|e| e.file_name().into_string().unwrap()).collect()
+    };
+    // Blocks have 512 or 1,024 bytes: more than metrics need, less than weights do.
+    let (code, told) = limited("200", &args);
+    assert_eq!(code, Some(1), "{told}");
+    let last = told.lines().last().unwrap();
+    assert!(last.starts_with("error: ") && last.contains(&text(&run)), "{told}");
+    assert_eq!(checkpoints(), [""; 0], "{told}");
+    // The same with checkpoints from before.
+    let resume = [&args[..], &["--resume".to_owned(), text(&run)]].concat();
+    assert!(killed_behind(&resume, 12));
+    let before = checkpoints();
+    assert!(before.contains(&"step-00000010".to_owned()), "{before:?}");
+    let (code, told) = limited("200", &resume);
+    assert_eq!(code, Some(1), "{told}");
+    for checkpoint in before.iter().filter(|name| !name.starts_with('.')) {
+        assert!(checkpoints().contains(checkpoint), "{checkpoint}");
+    }
+    output(&refs(&resume));
+    assert!(left(&run) == left(&folder.at("whole")));
 }
 
 #[test]
@@ -193,7 +235,7 @@ fn what_is_wrong_is_told_in_a_line() {
         ("data.train=/nowhere.txt", 1, &["/nowhere.txt"]),
         ("data.sequence=100000", 2, &["data.sequence is 100000", "1024"]),
         ("model.init=/nowhere", 2, &["model.tokenizer does not go with model.init"]),
-        ("quantize.weights=none", 2, &["BitNetForCausalLM"]),
+        ("train.workers=2", 2, &["train.workers is 2", "train.accumulate"]),
         ("output=/dev/null/x", 1, &["/dev/null/x"]),
     ] {
         let args = with(change);
