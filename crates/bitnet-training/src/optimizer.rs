@@ -3,7 +3,7 @@
 mod muon;
 
 use crate::{Parameter, Parameters};
-use bitnet_cpu::CpuTraining;
+use bitnet_cpu::{CpuTraining, Terms};
 
 /// Elements that a thread works on at a time. For the norm of a gradient it decides the order of a sum.
 const PIECE: usize = 1 << 15;
@@ -30,6 +30,8 @@ pub enum Optimizer {
         momentum: f64,
         /// For the others.
         adam: Adam,
+        /// Of the products that make matrices orthogonal.
+        terms: Terms,
     },
 }
 
@@ -117,7 +119,7 @@ impl Optimizer {
             (Self::Sgd { momentum, nesterov }, _) => {
                 sgd(ops, rates, (momentum, nesterov), values, gradients, first);
             }
-            (Self::Muon { momentum, .. }, Some(sizes)) => {
+            (Self::Muon { momentum, terms, .. }, Some(sizes)) => {
                 let (momentum, scale) = (momentum as f32, rates.scale);
                 let mut along = vec![0.0; gradients.len()];
                 for ((along, buffer), g) in along.iter_mut().zip(first.iter_mut()).zip(gradients) {
@@ -125,7 +127,7 @@ impl Optimizer {
                     *buffer = momentum * *buffer + g;
                     *along = g + momentum * *buffer;
                 }
-                muon::orthogonal(ops, &mut along, sizes);
+                muon::orthogonal(ops, terms, &mut along, sizes);
                 let (keep, rate) = ((1.0 - rates.rate * rates.decay) as f32, rates.rate as f32);
                 values.iter_mut().zip(&along).for_each(|(p, along)| *p = *p * keep - rate * along);
             }

@@ -268,6 +268,7 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
     let steps = s.count("steps", 1)?.ok_or_else(|| s.error("steps", "is missing"))?;
     let any = (0.0, f64::MAX);
     let pretrain = kind == Kind::Pretrain;
+    let terms = s.choice("products", Terms::F32, &[("bf16", Terms::Bf16), ("f32", Terms::F32)])?;
     let words = ["adamw", "adam", "sgd", "muon"].map(|w| (w, w));
     let word = s.choice("optimizer", "adamw", &words)?;
     let mut adam = || -> Result<Adam, TrainError> {
@@ -282,7 +283,7 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
         },
         "muon" => {
             let adam = adam()?;
-            Optimizer::Muon { momentum: s.number("momentum", (0.0, 1.0))?.unwrap_or(0.95), adam }
+            Optimizer::Muon { momentum: s.number("momentum", (0.0, 1.0))?.unwrap_or(0.95), adam, terms }
         }
         _ => Optimizer::AdamW(adam()?),
     };
@@ -315,7 +316,6 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
         steps,
         weight_decay: s.number("weight_decay", (0.0, 1.0))?.unwrap_or(if pretrain { 0.1 } else { 0.0 }),
     };
-    let terms = s.choice("products", Terms::F32, &[("bf16", Terms::Bf16), ("f32", Terms::F32)])?;
     let (accumulate, workers) = (s.size("accumulate")?.unwrap_or(1), s.size("workers")?.unwrap_or(1));
     if !accumulate.is_multiple_of(workers) {
         let what = format!(

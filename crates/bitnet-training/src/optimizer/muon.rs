@@ -8,8 +8,8 @@ const ITERATIONS: usize = 5;
 /// Updates get the size of AdamW's, whose root mean square is about this, so that one learning rate fits all parameters (arXiv 2502.16982).
 const SIZE: f64 = 0.2;
 
-/// Makes all singular values of `g [n, k]` about one (Newton and Schulz), times `0.2 sqrt(max(n, k))`.
-pub(super) fn orthogonal(ops: &CpuTraining, g: &mut [f32], (n, k): (usize, usize)) {
+/// Makes all singular values of `g [n, k]` about one (Newton and Schulz), times `0.2 sqrt(max(n, k))`. Iterations of bf16 terms are as good.
+pub(super) fn orthogonal(ops: &CpuTraining, terms: Terms, g: &mut [f32], (n, k): (usize, usize)) {
     let norm = super::norm(ops, g) as f32;
     let wide = n <= k;
     // The smaller side, and the larger.
@@ -25,7 +25,7 @@ pub(super) fn orthogonal(ops: &CpuTraining, g: &mut [f32], (n, k): (usize, usize
     for _ in 0..ITERATIONS {
         let product = |sizes: (usize, usize, usize), left: Side<'_>, right: Side<'_>, out: &mut [f32]| {
             let target = Target { stride: sizes.1, values: out, first: 0 };
-            ops.product(Terms::F32, sizes, left, right, Store::Set(1.0), target);
+            ops.product(terms, sizes, left, right, Store::Set(1.0), target);
         };
         let rows = |v| Side::rows(Values::F32(v), large);
         product((small, small, large), rows(&x), rows(&x), &mut gram);

@@ -11,6 +11,11 @@ fn adam(b2: f64) -> Adam {
 
 /// Runs 20 steps of the reference's gradients and compares the parameters after each.
 fn check(case: &str, optimizer: Optimizer, max_norm: Option<f64>, schedule: Schedule) {
+    check_with(case, optimizer, max_norm, schedule, schedule);
+}
+
+/// The same with another schedule's weight decay.
+fn check_with(case: &str, optimizer: Optimizer, max_norm: Option<f64>, rates: Schedule, decays: Schedule) {
     let ops = CpuTraining::new(None, Some(2)).unwrap();
     let mut values = PARTS.map(|part| golden::floats(FILE, &format!("init.{part}")));
     let gradients = PARTS.map(|part| golden::floats(FILE, &format!("grad.{part}")));
@@ -21,7 +26,7 @@ fn check(case: &str, optimizer: Optimizer, max_norm: Option<f64>, schedule: Sche
         let of_step: Vec<&[f32]> =
             values.iter().zip(&gradients).map(|(v, g)| &g[t * v.len()..(t + 1) * v.len()]).collect();
         let scale = clip(norm(&ops, &of_step.concat()), max_norm);
-        let (rate, decay) = (schedule.rate(t as u64), schedule.decay(t as u64));
+        let (rate, decay) = (rates.rate(t as u64), decays.decay(t as u64));
         for part in 0..3 {
             let decay = if PARTS[part] == "vec" { 0.0 } else { decay };
             let rates = Rates { rate, decay, scale, step: t as u64 + 1 };
@@ -40,10 +45,17 @@ fn trajectories_are_those_of_the_reference() {
         Schedule { shape: Shape::Cosine, base: 1e-3, floor: 0.1, warmup: 4, steps: 20, weight_decay: 0.1 };
     let constant = |base| Schedule { shape: Shape::Constant, base, warmup: 0, weight_decay: 0.0, ..cosine };
     check("adamw", Optimizer::AdamW(adam(0.95)), Some(1.0), cosine);
+    let stages = Schedule { shape: Shape::TwoStage { second: 5e-4 }, ..cosine };
+    check_with("adamw_two_stage_wd", Optimizer::AdamW(adam(0.95)), Some(1.0), cosine, stages);
     check("adam", Optimizer::Adam(adam(0.999)), None, constant(1e-3));
     check("adam", Optimizer::AdamW(adam(0.999)), None, constant(1e-3));
     // What is no matrix of a projection is AdamW's.
-    check("adamw", Optimizer::Muon { momentum: 0.95, adam: adam(0.95) }, Some(1.0), cosine);
+    check(
+        "adamw",
+        Optimizer::Muon { momentum: 0.95, adam: adam(0.95), terms: Terms::F32 },
+        Some(1.0),
+        cosine,
+    );
     check("sgd", Optimizer::Sgd { momentum: 0.9, nesterov: false }, None, constant(0.01));
     check("sgd_nesterov", Optimizer::Sgd { momentum: 0.9, nesterov: true }, None, constant(0.01));
 }
@@ -94,11 +106,13 @@ fn muon_makes_matrices_orthogonal() {
             }
             x = times(&x, &f);
         }
-        let mut got = g.clone();
-        muon::orthogonal(&ops, &mut got, (n, k));
-        let factor = 0.2 * (n.max(k) as f64).sqrt();
-        for (got, want) in got.iter().zip(x.iter().flatten()) {
-            assert!((f64::from(*got) - factor * want).abs() < 1e-3 * factor, "{n} {k}: {got} {want}");
+        for (terms, near) in [(Terms::F32, 1e-3), (Terms::Bf16, 5e-2)] {
+            let mut got = g.clone();
+            muon::orthogonal(&ops, terms, &mut got, (n, k));
+            let factor = 0.2 * (n.max(k) as f64).sqrt();
+            for (got, want) in got.iter().zip(x.iter().flatten()) {
+                assert!((f64::from(*got) / factor - want).abs() < near, "{n} {k} {terms:?}: {got} {want}");
+            }
         }
         // x x^T of the smaller side is near the identity.
         let small = if n <= k { x.clone() } else { flip(&x) };
@@ -111,7 +125,7 @@ fn muon_makes_matrices_orthogonal() {
 #[test]
 fn a_step_of_muon_is_momentum_made_orthogonal() {
     let ops = CpuTraining::new(None, Some(2)).unwrap();
-    let optimizer = Optimizer::Muon { momentum: 0.9, adam: adam(0.95) };
+    let optimizer = Optimizer::Muon { momentum: 0.9, adam: adam(0.95), terms: Terms::F32 };
     let noise =
         |stream| -> Vec<f32> { (0..60).map(|i| crate::random::normal(4, stream, i) as f32).collect() };
     let (mut p, mut m, mut unused) = (noise(0), vec![0.0; 60], vec![0.0; 60]);
@@ -128,7 +142,7 @@ fn a_step_of_muon_is_momentum_made_orthogonal() {
                 0.5 * g + 0.9 * *b
             })
             .collect();
-        muon::orthogonal(&ops, &mut along, (6, 10));
+        muon::orthogonal(&ops, Terms::F32, &mut along, (6, 10));
         want.iter_mut().zip(&along).for_each(|(w, a)| *w = *w * 0.98 - 0.1 * a);
         assert!(golden::max_diff(&p, &want) < 1e-6);
     }
