@@ -36,7 +36,7 @@ pub use error::TrainError;
 pub use example::{KINDS, example};
 pub use memory::{ProcessMemory, process_memory};
 pub use merge::{Merged, merge};
-pub use model::{Activations, Distillation, ExtraNorms, Losses, Model, Precision, Ramp, Totals};
+pub use model::{Activations, Distillation, ExtraNorms, Losses, Model, Objectives, Precision, Ramp, Totals};
 pub use optimizer::{Adam, Optimizer, Rates, clip, norm};
 pub use parameters::{Parameter, Parameters, Part};
 pub use preference::{Dpo, Preferred};

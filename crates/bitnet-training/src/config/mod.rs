@@ -5,12 +5,12 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::model::Precision;
+use crate::model::{Objectives, Precision};
 use crate::optimizer::Optimizer;
 use crate::preference::Dpo;
 use crate::run::Kind;
 use crate::schedule::Schedule;
-use crate::{Parameter, TrainError};
+use crate::{Parameter, TrainError, WeightQuantizer};
 use bitnet_cpu::Terms;
 use section::Section;
 use serde_json::Value as Json;
@@ -42,6 +42,8 @@ pub struct RunConfig {
     pub samples: SampleConfig,
     /// What is learned from another model, where there is one.
     pub distill: Option<DistillConfig>,
+    /// What is made small.
+    pub objectives: Objectives,
     /// How.
     pub train: TrainConfig,
     /// The file with all changes, as it is kept beside the checkpoints.
@@ -241,6 +243,8 @@ impl RunConfig {
             if kind == Kind::Distill { Some(tables::distill(s.section("distill")?)?) } else { None };
         let data = tables::data(s.section("data")?)?;
         let samples = tables::samples(s.section("samples")?)?;
+        let quantized = precision.weights != WeightQuantizer::Float && lora.is_none();
+        let objectives = tables::objectives(s.section("objectives")?, quantized, distill.is_some())?;
         let (train, terms) = tables::train(s.section("train")?, kind)?;
         precision.terms = terms;
         if precision.ramp.steps >= train.schedule.steps {
@@ -265,6 +269,7 @@ impl RunConfig {
             dpo,
             distill,
             samples,
+            objectives,
             train,
             text: kept,
         })

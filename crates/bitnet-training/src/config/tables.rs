@@ -7,7 +7,7 @@ use crate::optimizer::{Adam, Optimizer};
 use crate::preference::Dpo;
 use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
-use crate::{Activations, Bits, ExtraNorms, Precision, Ramp, WeightQuantizer};
+use crate::{Activations, Bits, ExtraNorms, Objectives, Precision, Ramp, WeightQuantizer};
 use bitnet_cpu::Terms;
 use serde_json::json;
 use std::path::PathBuf;
@@ -245,6 +245,27 @@ pub(super) fn distill(mut s: Section<'_>) -> Result<DistillConfig, TrainError> {
     }
     s.finish()?;
     Ok(config)
+}
+
+pub(super) fn objectives(
+    mut s: Section<'_>,
+    quantized: bool,
+    taught: bool,
+) -> Result<Objectives, TrainError> {
+    let any = (0.0, f64::MAX);
+    let objectives = Objectives {
+        loss: s.number("loss", any)?.unwrap_or(1.0),
+        size: s.number("size", any)?.unwrap_or(0.0),
+        sparsity: s.number("sparsity", any)?.unwrap_or(0.0),
+    };
+    if objectives.size > 0.0 && !quantized {
+        return Err(s.error("size", "is set, and no weights are trained that are quantized"));
+    }
+    if objectives == (Objectives { loss: 0.0, size: 0.0, sparsity: 0.0 }) && !taught {
+        return Err(s.error("loss", "is 0, which leaves nothing to learn"));
+    }
+    s.finish()?;
+    Ok(objectives)
 }
 
 pub(super) fn data(mut s: Section<'_>) -> Result<DataConfig, TrainError> {

@@ -55,6 +55,7 @@ impl Model {
         // Without a norm inside the block, the projection's input is what the block made.
         self.project_backward(&state.gated, (&layer.down, &whole), &state.down_input, dh, own, dx);
         let dgated = self.sub_norm_backward(layer.ffn_sub_norm, &state.gated, input, inner);
+        self.concentrate_activations(&state.gated, dgated);
         let dgate_up = sized(wide, m * 2 * ffn);
         self.ops.gate_backward(&state.gate_up, dgated, ffn, self.config.activation, dgate_up);
         let dx = sized(input, m * hidden);
@@ -128,9 +129,9 @@ impl Model {
         &mut self,
         place: Option<usize>,
         x: &[f32],
-        dy: &'a [f32],
+        dy: &'a mut [f32],
         inner: &'a mut Vec<f32>,
-    ) -> &'a [f32] {
+    ) -> &'a mut [f32] {
         let Some(place) = place else { return dy };
         let dx = sized(inner, x.len());
         self.norm_backward(place, x, self.config.eps, dy, false, dx);

@@ -47,6 +47,7 @@ impl Model {
         let (m, hidden, vocab) = (batch.ids.len(), self.config.hidden, self.config.vocab);
         let place = self.head.unwrap_or(self.embedding);
         let head = self.parameters.list()[place].range.clone();
+        let of_loss: Vec<f32> = weights.iter().map(|w| w * self.objectives.loss as f32).collect();
         let (h, x) = std::mem::take(&mut self.last);
         let mut room = std::mem::take(&mut self.room);
         let dx = sized(&mut room.input, if back { m * hidden } else { 0 });
@@ -69,7 +70,9 @@ impl Model {
                 divergence +=
                     self.soften(teacher, how, from..from + count, (counts, weights), &mut room.pair);
             }
-            self.ops.cross_entropy(logits, targets, weights, &mut |i, loss| each(from + i, loss));
+            self.ops.cross_entropy(logits, targets, &of_loss[from..from + count], &mut |i, loss| {
+                each(from + i, loss)
+            });
             if beside.is_some() {
                 logits.iter_mut().zip(&room.pair.student).for_each(|(all, soft)| *all += soft);
             }

@@ -1,6 +1,7 @@
 //! The transformer with its way back, over [`CpuTraining`].
 
 mod backward;
+mod concentrate;
 mod distill;
 mod dropout;
 mod forward;
@@ -22,6 +23,8 @@ use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
 
+use concentrate::Activity;
+pub use concentrate::Objectives;
 pub use distill::{Distillation, Losses, Totals};
 use dropout::Dropout;
 pub use precision::{Activations, ExtraNorms, Precision, Ramp};
@@ -56,6 +59,8 @@ pub struct Model {
     config: ModelConfig,
     parameters: Parameters,
     precision: Precision,
+    objectives: Objectives,
+    activations: Activity,
     /// Whether the way back computes a layer's states again instead of having kept them.
     recompute: bool,
     /// All parameters.
@@ -164,6 +169,8 @@ impl Model {
             parameters,
             values,
             precision,
+            objectives: Objectives::default(),
+            activations: Activity::default(),
             recompute,
         })
     }

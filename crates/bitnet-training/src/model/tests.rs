@@ -512,6 +512,39 @@ fn the_gradient_behind_a_hadamard_transform_is_the_slope() {
     assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{slope} {gradient}");
 }
 
+/// The gradient of concentrations, through the layers below and from masters, is their slope.
+#[test]
+fn the_gradient_of_concentrations_is_the_slope() {
+    let batch = reference_batch();
+    let tokens = batch.ids.len();
+    let precision = Precision { activations: Activations::Float, ..Precision::FLOAT };
+    for (size, sparsity) in [(1.0, 0.0), (0.0, 1.0)] {
+        let mut model = open("bitnet-online", ops(None, 2), precision, false);
+        let objectives = Objectives { loss: 0.0, size, sparsity };
+        let mut value = |model: &mut Model| {
+            model.gradients.fill(0.0);
+            model.set_objectives(objectives, tokens);
+            model.backward(&batch, batch.counted());
+            let weights = model.concentrate_weights();
+            size * weights + sparsity * model.activation_concentration()
+        };
+        let start = model.values.clone();
+        let found = value(&mut model);
+        assert!((0.1..1.0).contains(&found), "{found}");
+        let scale = |i: usize| f64::from(start[i].abs()).max(1e-3) * crate::random::normal(3, 1, i as u64);
+        let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
+        // Magnitudes have a kink where a factor changes its sign.
+        let h = 1e-4;
+        let mut at = |h: f64| {
+            model.values =
+                start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * scale(i)) as f32).collect();
+            value(&mut model)
+        };
+        let slope = (at(h) - at(-h)) / (2.0 * h);
+        assert!((slope - gradient).abs() <= 0.03 * slope.abs(), "{size} {sparsity}: {slope} {gradient}");
+    }
+}
+
 #[test]
 fn a_ramp_ends_at_full_strength() {
     let together = Ramp { steps: 4, by_layer: false };

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoints, Progress};
 use crate::config::RunConfig;
 use crate::data::{Corpus, Rows, Split};
 use crate::export::Trained;
-use crate::model::{Losses, Model};
+use crate::model::{Losses, Model, Objectives};
 use crate::source::{Beside, Origin};
 use crate::{Rates, TrainError, clip, norm, process_memory, sample};
 use bitnet_core::Activation;
@@ -245,6 +245,13 @@ impl<'a> Run<'a> {
                     line["logits_divergence"] = json!(learned.logits);
                     line["relations_divergence"] = json!(learned.relations);
                 }
+                let Objectives { size, sparsity, .. } = self.config.objectives;
+                if sparsity > 0.0 {
+                    line["activation_concentration"] = json!(taken.concentration.0);
+                }
+                if size > 0.0 {
+                    line["weight_concentration"] = json!(taken.concentration.1);
+                }
                 let memory = process_memory();
                 if let Some(memory) = memory {
                     line["resident_bytes"] = json!(memory.resident_bytes);
@@ -337,13 +344,13 @@ impl<'a> Run<'a> {
         let step = Step {
             batches: &batches,
             objective: &self.objective,
+            beside: self.config.objectives,
             reference: &self.reference,
             random: (self.config.seed, t * train.accumulate as u64),
         };
-        let Passed { sums, learned } =
+        let Passed { sums, learned, concentration } =
             self.workers.backward(&step).map_err(|layer| self.diverged(t + 1, layer))?;
         let model = self.workers.model_mut();
-        model.through_quantizers();
         let ops = Arc::clone(model.ops());
         let norm = norm(&ops, &model.gradients);
         if !norm.is_finite() {
@@ -358,7 +365,14 @@ impl<'a> Run<'a> {
             crate::optimizer::average(&ops, decay, &model.values[start..], average);
         }
         self.progress.step += 1;
-        Ok(Taken { sums, rate, norm, tokens, learned: self.workers.are_taught().then_some(learned) })
+        Ok(Taken {
+            sums,
+            concentration,
+            rate,
+            norm,
+            tokens,
+            learned: self.workers.are_taught().then_some(learned),
+        })
     }
 
     /// `layer` is the first one behind which something is no number.
@@ -473,6 +487,8 @@ struct Taken {
     rate: f64,
     norm: f64,
     tokens: usize,
+    /// Of activations and of weights.
+    concentration: (f64, f64),
     /// What is told of a teacher's lessons besides.
     learned: Option<Losses>,
 }

@@ -583,6 +583,40 @@ fn workers_change_no_bit() {
     assert!(error.contains("train.workers is 2, each with a thread"), "{error}");
 }
 
+/// Objectives beside the loss do what they are for: more trits that are zero, and more activations.
+#[test]
+fn objectives_make_zeros() {
+    let last = |changes: &[&str]| -> serde_json::Value {
+        let folder = folder();
+        let all = [&["train.steps=40", "train.rate=5e-3", "train.log_every=40"], changes].concat();
+        let config = config(Kind::Pretrain, folder.path(), &all);
+        go(&config, false).unwrap();
+        let metrics = std::fs::read_to_string(config.output.join("metrics.jsonl")).unwrap();
+        let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.fold(serde_json::json!({}), |mut all, line| {
+            all.as_object_mut().unwrap().extend(line.as_object().unwrap().clone());
+            all
+        })
+    };
+    let zeros = |metrics: &serde_json::Value| -> f64 {
+        let layers = metrics["health"].as_array().unwrap();
+        layers.iter().map(|of| of["zeros"].as_f64().unwrap()).sum::<f64>() / layers.len() as f64
+    };
+    let inactive = |metrics: &serde_json::Value| -> f64 {
+        let layers = metrics["activation_sparsity"].as_array().unwrap();
+        layers.iter().map(|of| of.as_f64().unwrap()).sum::<f64>() / layers.len() as f64
+    };
+    let (plain, small) = (last(&[]), last(&["objectives.size=20"]));
+    assert!(zeros(&small) > zeros(&plain) + 0.05, "{} {}", zeros(&small), zeros(&plain));
+    assert!(small["weight_concentration"].as_f64().unwrap() < 0.79, "{small}");
+    let sparse = last(&["objectives.sparsity=3"]);
+    assert!(inactive(&sparse) > inactive(&plain) + 0.05, "{} {}", inactive(&sparse), inactive(&plain));
+    assert!(
+        sparse["activation_concentration"].as_f64().unwrap() < 1.0
+            && plain["activation_concentration"].is_null()
+    );
+}
+
 /// With nothing quantized, the gradient of the loss of pairs is its slope.
 #[test]
 fn the_gradient_of_preferences_is_the_slope_of_their_loss() {

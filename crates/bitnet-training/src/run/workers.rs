@@ -1,7 +1,7 @@
 //! The passes of a step, by one worker or by several side by side.
 
 use super::objective::{Objective, Sums};
-use crate::model::{Distillation, Losses, Model, Totals};
+use crate::model::{Distillation, Losses, Model, Objectives, Totals};
 use crate::{Batch, TrainError};
 use bitnet_cpu::CpuTraining;
 use std::sync::Arc;
@@ -33,12 +33,15 @@ pub(super) struct Passed {
     pub(super) sums: Sums,
     /// Divergences from a teacher: means over the whole step.
     pub(super) learned: Losses,
+    /// The mean concentration of activations, and of weights, where those are objectives.
+    pub(super) concentration: (f64, f64),
 }
 
 /// A step's batches, and what they are measured with.
 pub(super) struct Step<'a> {
     pub(super) batches: &'a [Batch],
     pub(super) objective: &'a Objective,
+    pub(super) beside: Objectives,
     pub(super) reference: &'a [f64],
     /// What the random numbers of dropout follow from: the seed, and the number of the first pass.
     pub(super) random: (u64, u64),
@@ -108,7 +111,7 @@ impl Workers {
         .collect()
     }
 
-    /// Leaves the gradients of a step's mean loss with the first one.
+    /// Leaves the gradients of what a step is to make small with the first one: those of master weights.
     ///
     /// # Errors
     /// How many layers are sound of the model whose loss is no number.
@@ -123,7 +126,8 @@ impl Workers {
                 let (model, batch) = (&mut worker.model, &batches[i]);
                 model.gradients.fill(0.0);
                 model.set_dropout(seed, Some(first + (from + i) as u64));
-                let passed = match (&mut worker.teacher, how) {
+                model.set_objectives(step.beside, tokens);
+                let mut passed = match (&mut worker.teacher, how) {
                     (Some(teacher), Some(how)) => {
                         let totals = Totals { counted: total, tokens };
                         let losses = model.backward_beside(teacher, batch, totals, &how);
@@ -132,7 +136,11 @@ impl Workers {
                             relations: losses.relations / tokens.max(1) as f64,
                             ..Losses::default()
                         };
-                        Passed { sums: Sums::tokens(batch.counted(), losses.targets), learned }
+                        Passed {
+                            sums: Sums::tokens(batch.counted(), losses.targets),
+                            learned,
+                            ..Passed::default()
+                        }
                     }
                     _ => {
                         let sums = step.objective.backward(model, batch, total, step.reference);
@@ -140,12 +148,14 @@ impl Workers {
                     }
                 };
                 model.set_dropout(seed, None);
+                passed.concentration.0 = model.activation_concentration();
                 let loss = passed.sums.loss + passed.learned.logits + passed.learned.relations;
                 if loss.is_finite() { Ok(passed) } else { Err(model.not_finite_behind()) }
             });
             for result in results {
-                let Passed { sums, learned } = result?;
+                let Passed { sums, learned, concentration } = result?;
                 passed.sums.add(sums);
+                passed.concentration.0 += concentration.0;
                 passed.learned.logits += learned.logits;
                 passed.learned.relations += learned.relations;
             }
@@ -156,6 +166,8 @@ impl Workers {
         if step.batches.len() > 1 {
             std::mem::swap(&mut self.lead.model.gradients, &mut self.sum);
         }
+        self.lead.model.through_quantizers();
+        passed.concentration.1 = self.lead.model.concentrate_weights();
         Ok(passed)
     }
 
