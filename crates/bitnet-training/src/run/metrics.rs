@@ -9,12 +9,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// TensorBoard's names for keys of a line; it makes a group of those with one beginning.
-const TAGS: [(&str, &str); 13] = [
+const TAGS: [(&str, &str); 17] = [
     ("loss", "train/loss"),
     ("rate", "train/learning_rate"),
     ("grad_norm", "train/gradient_norm"),
     ("accuracy", "train/preferred"),
     ("margin", "train/margin"),
+    ("logits_divergence", "train/logits_divergence"),
+    ("relations_divergence", "train/relations_divergence"),
+    ("weight_concentration", "train/weight_concentration"),
+    ("activation_concentration", "train/activation_concentration"),
     ("validation_loss", "validation/loss"),
     ("perplexity", "validation/perplexity"),
     ("validation_accuracy", "validation/preferred"),
