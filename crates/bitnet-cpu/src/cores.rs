@@ -37,7 +37,7 @@ fn siblings() -> Option<usize> {
 }
 
 /// The numbers of a list such as `0-3,8`; parts that are not understood count as nothing.
-fn numbers(list: &str) -> impl Iterator<Item = u32> {
+pub(crate) fn numbers(list: &str) -> impl Iterator<Item = u32> {
     list.trim()
         .split(',')
         .filter_map(|part| {

@@ -77,15 +77,24 @@ impl CpuTraining {
     /// # Errors
     /// The processor lacks the instruction set, or there cannot be so many threads.
     pub fn new(isa: Option<Isa>, threads: Option<usize>) -> Result<Self, CpuError> {
+        let threads = threads.unwrap_or_else(physical_cores);
+        Self::of(isa, threads, 0..threads)
+    }
+
+    /// Some of `all` threads, of which others are others': each is near to the memory that it would be near to were they all in one.
+    ///
+    /// # Errors
+    /// The processor lacks the instruction set, or there cannot be so many threads.
+    pub fn of(isa: Option<Isa>, all: usize, own: Range<usize>) -> Result<Self, CpuError> {
         let isa = isa.unwrap_or_else(Isa::detect);
         if !isa.is_available() {
             return Err(CpuError::NoSuchIsa { isa });
         }
-        let threads = threads.unwrap_or_else(physical_cores);
-        if !(1..=MAX_THREADS).contains(&threads) {
+        let threads = own.len();
+        if !(1..=MAX_THREADS).contains(&threads) || own.end > all {
             return Err(CpuError::Threads { threads });
         }
-        let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
+        let pool = Pool::of(all, own).map_err(|source| CpuError::Spawn { threads, source })?;
         Ok(Self { isa, pool, room: Mutex::default() })
     }
 

@@ -102,8 +102,11 @@ pub(super) struct Turn<'a> {
 }
 
 impl Crew {
-    /// `threads` in all; zero counts as one.
-    pub(super) fn new(threads: usize) -> std::io::Result<Self> {
+    /// `threads` in all; zero counts as one. Each worker calls `begin` with its number first.
+    pub(super) fn new(
+        threads: usize,
+        begin: impl Fn(usize) + Clone + Send + 'static,
+    ) -> std::io::Result<Self> {
         let cores = available_parallelism().map_or(1, usize::from);
         let workers = threads.saturating_sub(1);
         let shared = Arc::new(Shared {
@@ -119,9 +122,12 @@ impl Crew {
         });
         let mut crew = Self { shared, workers: Vec::new(), turn: Mutex::new(()) };
         for id in 1..threads {
-            let shared = Arc::clone(&crew.shared);
+            let (shared, begin) = (Arc::clone(&crew.shared), begin.clone());
             let builder = thread::Builder::new().name(format!("bitnet-{id}"));
-            crew.workers.push(builder.spawn(move || shared.work(id))?);
+            crew.workers.push(builder.spawn(move || {
+                begin(id);
+                shared.work(id);
+            })?);
         }
         Ok(crew)
     }

@@ -5,6 +5,7 @@ mod crew;
 mod shares;
 mod sync;
 
+use crate::machine::{Machine, stay_on};
 use claims::Claims;
 use crew::Crew;
 pub(crate) use shares::Shares;
@@ -17,9 +18,23 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool of `threads` in all; zero counts as one.
+    /// A pool of `threads` in all; zero counts as one. Where memory is in several places (NUMA), they are spread over these and stay.
     pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
-        let crew = Crew::new(threads)?;
+        Self::of(threads.max(1), 0..threads.max(1))
+    }
+
+    /// A pool of some of `all` threads, of which others are other pools': each is where it would be in one pool of all.
+    pub(crate) fn of(all: usize, own: Range<usize>) -> std::io::Result<Self> {
+        Self::on(own.len(), Machine::detect().places(all).map(|places| places[own].to_vec()))
+    }
+
+    /// A pool whose workers stay on the processors that are named for them. The first thread is the caller of a job, and nobody's to move.
+    fn on(threads: usize, places: Option<Vec<Vec<u32>>>) -> std::io::Result<Self> {
+        let crew = Crew::new(threads, move |worker| {
+            if let Some(places) = &places {
+                stay_on(&places[worker]);
+            }
+        })?;
         Ok(Self { claims: Claims::new(crew.threads()), crew })
     }
 

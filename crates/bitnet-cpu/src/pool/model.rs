@@ -35,7 +35,7 @@ fn check(preemptions: usize, program: impl Fn() + Send + Sync + 'static) {
 }
 
 fn crew_of(threads: usize) -> (Crew, Claims) {
-    let crew = Crew::new(threads).unwrap();
+    let crew = Crew::new(threads, |_| {}).unwrap();
     let claims = Claims::new(crew.threads());
     (crew, claims)
 }
@@ -91,7 +91,7 @@ fn two_workers_steal_from_the_caller_and_from_each_other() {
 
 #[test]
 fn threads_end_without_a_job() {
-    check(3, || drop(Crew::new(3).unwrap()));
+    check(3, || drop(Crew::new(3, |_| {}).unwrap()));
 }
 
 #[test]

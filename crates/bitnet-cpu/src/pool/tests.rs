@@ -74,3 +74,24 @@ fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         }
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn workers_stay_where_a_topology_puts_them() {
+    let here = Machine::detect().nodes[0].processors[0];
+    let before = rustix::thread::sched_getaffinity(None).unwrap().count();
+    let pool = Pool::on(3, Some(vec![vec![here]; 3])).unwrap();
+    let caller = thread::current().id();
+    let seen = AtomicUsize::new(0);
+    while seen.load(Ordering::Relaxed) == 0 {
+        pool.ranges(300, 1, &|range| {
+            if thread::current().id() != caller {
+                let set = rustix::thread::sched_getaffinity(None).unwrap();
+                assert!(set.count() == 1 && set.is_set(here as usize));
+                seen.fetch_add(range.len(), Ordering::Relaxed);
+            }
+            thread::yield_now();
+        });
+    }
+    assert_eq!(rustix::thread::sched_getaffinity(None).unwrap().count(), before);
+}

@@ -477,8 +477,8 @@ fn shared_out(threads: Option<usize>, workers: usize) -> Result<Vec<Arc<CpuTrain
         );
         return Err(TrainError::Data { what });
     }
-    let share = |i| threads / workers + usize::from(i < threads % workers);
-    (0..workers).map(|i| Ok(Arc::new(CpuTraining::new(None, Some(share(i)))?))).collect()
+    let at = |i| i * threads / workers;
+    (0..workers).map(|i| Ok(Arc::new(CpuTraining::of(None, threads, at(i)..at(i + 1))?))).collect()
 }
 
 /// A step that was taken.
