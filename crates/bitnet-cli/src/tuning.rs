@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::folders;
 use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{Isa, Kernel, physical_cores, processor_name};
-use bitnet_inference::{Device, DeviceOptions, OpenOptions};
+use bitnet_inference::{Device, DeviceOptions, OpenOptions, Speed};
 use bitnet_model::ModelConfig;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,17 @@ pub struct Tuning {
     cores: usize,
     isa: String,
     models: BTreeMap<String, Choices>,
+    /// By the name of the device.
+    #[serde(default)]
+    devices: BTreeMap<String, Measured>,
+}
+
+/// What `bitnet doctor --measure` found out about a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// What the device calls itself: another one of the same number has another speed.
+    pub name: String,
+    pub speed: Speed,
 }
 
 impl Tuning {
@@ -55,6 +66,7 @@ impl Tuning {
             cores: physical_cores(),
             isa: Isa::detect().name().to_owned(),
             models: BTreeMap::new(),
+            devices: BTreeMap::new(),
         }
     }
 
@@ -145,13 +157,27 @@ impl TuningFlag {
         choice.is_some()
     }
 
+    /// What was measured of devices, by their names.
+    pub fn speeds(&self) -> BTreeMap<String, Measured> {
+        self.read().map_or_else(BTreeMap::new, |t| t.devices)
+    }
+
     /// Adds or replaces the entry of a shape, and returns where it went.
     pub fn save(&self, shape: String, choices: Choices) -> Result<PathBuf, Failure> {
+        self.change(|tuning| drop(tuning.models.insert(shape, choices)))
+    }
+
+    /// Replaces what was measured of devices, and returns where it went.
+    pub fn save_speeds(&self, devices: BTreeMap<String, Measured>) -> Result<PathBuf, Failure> {
+        self.change(|tuning| tuning.devices = devices)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Tuning)) -> Result<PathBuf, Failure> {
         let path = self.path().ok_or_else(|| {
             Failure::Runtime("no configuration folder is known; name a file with --tuning".to_owned())
         })?;
         let mut tuning = self.read().unwrap_or_else(Tuning::empty);
-        tuning.models.insert(shape, choices);
+        change(&mut tuning);
         write(&path, &tuning)
             .map_err(|e| Failure::Runtime(format!("{} cannot be written: {e}", path.display())))?;
         Ok(path)

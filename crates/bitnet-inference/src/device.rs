@@ -1,5 +1,8 @@
 //! The device table: the one place that names concrete backends.
 
+mod choice;
+mod speed;
+
 use crate::OpenError;
 use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Kernel};
@@ -10,6 +13,9 @@ use bitnet_wgpu::{AdapterKind, WgpuBackend};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+pub use choice::{Candidate, choose};
+pub use speed::Speed;
 
 /// A device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +36,12 @@ pub struct GpuDetails {
     pub device: Device,
     /// What it calls itself.
     pub name: String,
-    /// What makes its numbers, in words.
+    /// What makes its numbers.
+    pub made_by: AdapterKind,
+    /// The same in words.
     pub kind: &'static str,
+    /// Bytes of its memory, where its driver tells.
+    pub memory: Option<u64>,
     /// The interface that it is reached by: `cuda`, `vulkan`, `metal` or `dx12`.
     pub api: &'static str,
     /// Its driver, or what it can do, as far as that is known.
@@ -39,16 +49,25 @@ pub struct GpuDetails {
 }
 
 impl Device {
-    /// The best device for models here, and why it is: the first NVIDIA GPU, else the first discrete GPU, else the first integrated
-    /// one, else the processor. What a processor only pretends to be is never taken.
-    pub fn auto() -> (Self, String) {
-        let gpus = gpus();
-        let cuda = gpus.iter().find(|gpu| matches!(gpu.device, Self::Cuda(_)));
-        let of = |kind: AdapterKind| gpus.iter().find(|gpu| gpu.kind == kind.name());
-        match cuda.or_else(|| of(AdapterKind::Discrete)).or_else(|| of(AdapterKind::Integrated)) {
-            Some(gpu) => (gpu.device, format!("{}, {}", gpu.name, gpu.kind)),
-            None => (Self::Cpu, "there is no GPU".to_owned()),
-        }
+    /// The best device here for so many bytes of weights, and why it is ([`choose`]); `speed` is what was measured of a device of that name.
+    pub fn auto(bytes: u64, speed: &dyn Fn(Self, &str) -> Option<Speed>) -> (Self, String) {
+        let cpu = Candidate {
+            device: Self::Cpu,
+            name: bitnet_cpu::processor_name(),
+            kind: None,
+            memory: bitnet_cpu::Machine::detect().available,
+            speed: None,
+        };
+        let gpus = gpus().into_iter().map(|gpu| Candidate {
+            device: gpu.device,
+            name: gpu.name,
+            kind: Some(gpu.made_by),
+            memory: gpu.memory,
+            speed: None,
+        });
+        let mut all: Vec<Candidate> = std::iter::once(cpu).chain(gpus).collect();
+        all.iter_mut().for_each(|c| c.speed = speed(c.device, &c.name));
+        choose(&all, bytes)
     }
 
     /// The names of all devices here, each with what it is.
@@ -71,7 +90,9 @@ pub fn gpus() -> Vec<GpuDetails> {
     let cuda = cuda.into_iter().enumerate().map(|(n, gpu)| GpuDetails {
         device: Device::Cuda(n),
         name: gpu.name,
+        made_by: AdapterKind::Discrete,
         kind: AdapterKind::Discrete.name(),
+        memory: Some(gpu.memory as u64),
         api: "cuda",
         driver: format!(
             "compute capability {}.{}, {} multiprocessors, {} MiB",
@@ -84,7 +105,9 @@ pub fn gpus() -> Vec<GpuDetails> {
     let wgpu = bitnet_wgpu::adapters().into_iter().enumerate().map(|(n, gpu)| GpuDetails {
         device: Device::Wgpu(n),
         name: gpu.name,
+        made_by: gpu.kind,
         kind: gpu.kind.name(),
+        memory: None,
         api: gpu.api,
         driver: gpu.driver,
     });

@@ -1,6 +1,7 @@
 //! What can go wrong on the way to text.
 
 use crate::sample::{OptionError, SampleError};
+use bitnet_core::BackendError;
 use bitnet_cpu::CpuError;
 use bitnet_cuda::CudaError;
 use bitnet_formats::FormatError;
@@ -47,6 +48,20 @@ pub enum OpenError {
         /// What differs.
         why: String,
     },
+}
+
+impl OpenError {
+    /// Whether another device might do: this one is not there, fails, or has too little memory.
+    pub fn is_of_device(&self) -> bool {
+        use BackendError::{Device, OutOfMemory, Unsupported};
+        match self {
+            Self::Cuda { .. } | Self::Gpu(_) => true,
+            Self::Model(ModelError::Backend(e)) => {
+                matches!(e, Device { .. } | OutOfMemory { .. } | Unsupported { .. })
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Why text could not be generated.

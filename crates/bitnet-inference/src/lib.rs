@@ -36,8 +36,12 @@ mod vocabulary;
 pub use batch::Answer;
 pub use bitnet_cuda::CudaError;
 pub use bitnet_model::{LoadOptions, ModelConfig};
+pub use bitnet_wgpu::AdapterKind;
 pub use bitnet_wgpu::WgpuError;
-pub use device::{Device, DeviceInfo, DeviceOptions, GpuDetails, UnknownDevice, cuda_trouble, gpus};
+pub use device::{
+    Candidate, Device, DeviceInfo, DeviceOptions, GpuDetails, Speed, UnknownDevice, choose, cuda_trouble,
+    gpus,
+};
 pub use embed::{EmbedOptions, Pooling};
 pub use error::{GenerateError, OpenError};
 pub use form::{Constraint, Form, Forms, bounded_whitespace};

@@ -1,8 +1,8 @@
 //! How a model is loaded and where it runs.
 
 use super::{SamplingFlags, count};
-use crate::device::DeviceFlag;
-use crate::failure::Failure;
+use crate::device::{DeviceFlag, Settled};
+use crate::failure::{Failure, chain};
 use crate::hub;
 use crate::shipped;
 use crate::terminal::Progress;
@@ -108,23 +108,31 @@ pub struct ModelFlags {
 
 impl ModelFlags {
     /// How a model is opened; unless it is quiet, a device that was left open is told.
-    pub fn options(&self, quiet: bool) -> Result<OpenOptions, Failure> {
+    pub fn options(&self, checkpoint: &Checkpoint, quiet: bool) -> Result<Opening, Failure> {
+        let kernels = self.isa.is_some() || self.kernel.is_some();
+        let Settled { device, may_fall_back } =
+            self.device.settle(checkpoint, &self.tuning, kernels, quiet)?;
+        Ok(Opening { options: OpenOptions { device: self.on(device), load: self.load()? }, may_fall_back })
+    }
+
+    fn on(&self, device: Device) -> DeviceOptions {
+        let Self { isa, kernel, threads, .. } = *self;
+        DeviceOptions { device, isa, threads, kernel, skip: None }
+    }
+
+    /// How weights and cache are held.
+    pub fn load(&self) -> Result<LoadOptions, Failure> {
         if self.batch_size == 0 {
             return Err(Failure::Usage("--batch-size is 0; a step takes at least one token".to_owned()));
         }
-        let Self { isa, kernel, threads, .. } = *self;
-        let device = self.device.settle(isa.is_some() || kernel.is_some(), quiet)?;
-        Ok(OpenOptions {
-            device: DeviceOptions { device, isa, threads, kernel, skip: None },
-            load: LoadOptions {
-                act: self.act.map(ActivationPrecision::from),
-                // 0 is the model's own context in llama.cpp.
-                context: self.ctx_size.filter(|c| *c > 0),
-                cache: None,
-                key: self.cache_type_k.unwrap_or(self.cache_type).into(),
-                value: self.cache_type_v.unwrap_or(self.cache_type).into(),
-                layers: None,
-            },
+        Ok(LoadOptions {
+            act: self.act.map(ActivationPrecision::from),
+            // 0 is the model's own context in llama.cpp.
+            context: self.ctx_size.filter(|c| *c > 0),
+            cache: None,
+            key: self.cache_type_k.unwrap_or(self.cache_type).into(),
+            value: self.cache_type_v.unwrap_or(self.cache_type).into(),
+            layers: None,
         })
     }
 
@@ -138,7 +146,7 @@ impl ModelFlags {
     ) -> Result<Model, Failure> {
         let checkpoint = shipped::open(path)?;
         sampling.suit(&checkpoint.header);
-        let (mut model, _) = load(path, &checkpoint, self.options(quiet)?, &self.tuning, quiet)?;
+        let (mut model, _) = load(path, &checkpoint, self.options(&checkpoint, quiet)?, &self.tuning, quiet)?;
         if let Some(draft) = draft {
             self.add_draft(draft, &mut model, None, quiet)?;
         }
@@ -154,17 +162,31 @@ impl ModelFlags {
         cache: Option<usize>,
         quiet: bool,
     ) -> Result<(), Failure> {
-        // The device is that of the model that answers, and has been told.
-        let mut options = self.options(true)?;
-        options.load.cache = cache;
-        let checkpoint = shipped::open(path)?;
-        let (draft, _) = load(path, &checkpoint, options, &self.tuning, quiet)?;
+        let load_options = LoadOptions { cache, ..self.load()? };
+        let options = OpenOptions { device: self.on(model.device().device), load: load_options };
+        let (draft, _) = load(path, &shipped::open(path)?, options.into(), &self.tuning, quiet)?;
         model.set_draft(draft).map_err(Failure::at(path))
     }
 
     /// Opens a model with a bar while it loads, and says what it is.
     pub fn open(&self, path: &Path, quiet: bool) -> Result<Model, Failure> {
-        Ok(load(path, &shipped::open(path)?, self.options(quiet)?, &self.tuning, quiet)?.0)
+        let checkpoint = shipped::open(path)?;
+        Ok(load(path, &checkpoint, self.options(&checkpoint, quiet)?, &self.tuning, quiet)?.0)
+    }
+}
+
+/// How a model is opened.
+#[derive(Clone, Copy)]
+pub struct Opening {
+    pub options: OpenOptions,
+    /// Whether the cpu takes over when the device fails.
+    pub may_fall_back: bool,
+}
+
+impl From<OpenOptions> for Opening {
+    /// On that device and no other.
+    fn from(options: OpenOptions) -> Self {
+        Self { options, may_fall_back: false }
     }
 }
 
@@ -172,15 +194,28 @@ impl ModelFlags {
 pub fn load(
     path: &Path,
     checkpoint: &Checkpoint,
-    mut options: OpenOptions,
+    opening: Opening,
     tuning: &TuningFlag,
     quiet: bool,
 ) -> Result<(Model, bool), Failure> {
+    let Opening { mut options, may_fall_back } = opening;
     let config = ModelConfig::read(checkpoint).map_err(Failure::at(path))?;
-    let tuned = tuning.settle(&mut options, &config);
+    let mut tuned = tuning.settle(&mut options, &config);
     let mut progress = Progress::new("loading", quiet);
-    let model = Model::from_checkpoint(checkpoint, &options, &mut |done, all| progress.at(done, all))
-        .map_err(Failure::at(path))?;
+    let mut open = |options: &OpenOptions| {
+        Model::from_checkpoint(checkpoint, options, &mut |done, all| progress.at(done, all))
+    };
+    let model = match open(&options) {
+        Err(e) if may_fall_back && e.is_of_device() => {
+            // Also where nothing else is told: answers will be slow.
+            eprintln!("warning: {} failed ({}); the cpu takes over", options.device.device, chain(&e));
+            options.device.device = Device::Cpu;
+            tuned = tuning.settle(&mut options, &config);
+            open(&options)
+        }
+        opened => opened,
+    };
+    let model = model.map_err(Failure::at(path))?;
     progress.finish();
     if !quiet {
         eprintln!("{}", start_line(path, checkpoint, &model, tuned));

@@ -4,10 +4,10 @@
 use crate::failure::{Failure, chain};
 use crate::hub::HubFlags;
 use crate::shipped;
-use crate::tuning::TuningFlag;
-use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, SelfTest, Verdict, self_test};
+use crate::tuning::{Measured, TuningFlag};
+use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, Machine, SelfTest, Verdict, processor_name, self_test};
 use bitnet_hub::{Hub, Settings};
-use bitnet_inference::{cuda_trouble, gpus};
+use bitnet_inference::{AdapterKind, Device, GpuDetails, Speed, cuda_trouble, gpus};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -18,11 +18,15 @@ use std::time::Duration;
 #[command(after_help = "\
 Examples:
   bitnet doctor
+  bitnet doctor --measure          # how fast devices are, which --device auto goes by from then on
   bitnet doctor --json | jq .failed")]
 pub struct Doctor {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Measure how fast each device is, and keep it beside what `bitnet tune` found
+    #[arg(long)]
+    measure: bool,
     #[command(flatten)]
     tuning: TuningFlag,
     #[command(flatten)]
@@ -44,7 +48,11 @@ impl Doctor {
             if tests.iter().any(own) { backend.kernel().name() } else { backend.isa().name() }
         };
         let hub = Access::of(&self.hub);
-        let gpus = gpus();
+        let (gpus, machine) = (gpus(), Machine::detect());
+        if self.measure {
+            self.tuning.save_speeds(measure(&gpus))?;
+        }
+        let speeds = self.tuning.speeds();
         let mut out = std::io::stdout().lock();
         if self.json {
             let kernels: Map<String, Value> = ops
@@ -67,11 +75,12 @@ impl Doctor {
                 .collect();
             let object = json!({
                 "version": env!("CARGO_PKG_VERSION"), "target": std::env::consts::ARCH, "features": features,
-                "isa": backend.isa().name(), "threads": backend.threads(), "kernels": kernels, "failed": failed,
+                "isa": backend.isa().name(), "threads": backend.threads(), "machine": of_machine(&machine), "kernels": kernels, "failed": failed,
                 "gpus": gpus.iter().map(|gpu| json!({
                     "device": gpu.device.to_string(), "name": gpu.name, "api": gpu.api,
-                    "kind": gpu.kind, "driver": gpu.driver,
+                    "kind": gpu.kind, "driver": gpu.driver, "memory": gpu.memory,
                 })).collect::<Vec<_>>(),
+                "speeds": speeds,
                 "hub": hub.json(),
                 "shipped": {"model": shipped::NAME, "bytes": shipped::size()},
                 "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>()},
@@ -82,6 +91,9 @@ impl Doctor {
             writeln!(out, "CPU features     {}", if features.is_empty() { "none used" } else { &features })?;
             writeln!(out, "instruction set  {} (best of this processor)", backend.isa())?;
             writeln!(out, "threads          {} (physical cores)", backend.threads())?;
+            for (what, line) in in_lines(&machine) {
+                writeln!(out, "{what:<16} {line}")?;
+            }
             if gpus.is_empty() {
                 writeln!(out, "GPUs             none found")?;
             }
@@ -91,6 +103,16 @@ impl Doctor {
             }
             if let Some(why) = cuda_trouble() {
                 writeln!(out, "cuda             cannot be used: {why}")?;
+            }
+            for (device, Measured { name, speed: Speed { read, int8, float } }) in &speeds {
+                let [read, int8, float] = [read, int8, float].map(|per_second| per_second / 1e9);
+                writeln!(
+                    out,
+                    "measured         {device} ({name}): {read:.1} GB/s of weights, {int8:.0} GOPS int8, {float:.0} GFLOPS f32"
+                )?;
+            }
+            if speeds.is_empty() {
+                writeln!(out, "measured         nothing; --measure does it")?;
             }
             writeln!(out, "hub              {}", hub.line())?;
             writeln!(out, "own model        {}, {:.1} MB", shipped::NAME, shipped::size() as f64 / 1e6)?;
@@ -126,6 +148,61 @@ impl Doctor {
             ))),
         }
     }
+}
+
+/// Every device but those that are only a processor's pretence. One that cannot be measured is told of and left out.
+fn measure(gpus: &[GpuDetails]) -> BTreeMap<String, Measured> {
+    let real = gpus.iter().filter(|gpu| gpu.made_by != AdapterKind::Software);
+    let devices = std::iter::once((Device::Cpu, processor_name()))
+        .chain(real.map(|gpu| (gpu.device, gpu.name.clone())));
+    let measured = devices.filter_map(|(device, name)| match device.measure() {
+        Ok(speed) => Some((device.to_string(), Measured { name, speed })),
+        Err(e) => {
+            eprintln!("warning: {device} cannot be measured: {}", chain(&e));
+            None
+        }
+    });
+    measured.collect()
+}
+
+fn of_machine(machine: &Machine) -> Value {
+    let Machine { nodes, caches, memory, available } = machine;
+    json!({
+        "memory": memory, "available": available,
+        "nodes": nodes.iter().map(|n| json!({"node": n.number, "processors": n.processors, "memory": n.memory})).collect::<Vec<_>>(),
+        "caches": caches.iter().map(|c| json!({"level": c.level, "kind": c.kind, "bytes": c.bytes, "shared_by": c.shared_by}))
+            .collect::<Vec<_>>(),
+    })
+}
+
+/// Memory, nodes and caches, as far as they are known.
+fn in_lines(machine: &Machine) -> Vec<(&'static str, String)> {
+    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let mut lines = Vec::new();
+    if let Some(memory) = machine.memory {
+        let available =
+            machine.available.map_or_else(String::new, |bytes| format!(", {} available", gb(bytes)));
+        let nodes = match machine.nodes.len() {
+            0 | 1 => String::new(),
+            n => format!(", in {n} nodes, over which threads are spread"),
+        };
+        lines.push(("memory", format!("{}{available}{nodes}", gb(memory))));
+    }
+    let caches = machine.caches.iter().filter(|cache| cache.kind != "Instruction").map(|cache| {
+        let shared =
+            if cache.shared_by > 1 { format!(" for {} processors", cache.shared_by) } else { String::new() };
+        let size = if cache.bytes < 1 << 20 {
+            format!("{} KiB", cache.bytes >> 10)
+        } else {
+            format!("{} MiB", cache.bytes >> 20)
+        };
+        format!("L{} {size}{shared}", cache.level)
+    });
+    let caches = caches.collect::<Vec<_>>().join(", ");
+    if !caches.is_empty() {
+        lines.push(("caches", caches));
+    }
+    lines
 }
 
 /// Longer than this, a hub that can be used does not take to answer.

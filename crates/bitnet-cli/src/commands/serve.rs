@@ -321,17 +321,18 @@ pub struct Source {
 
 impl Source {
     pub fn open(&self) -> Result<Opened, Failure> {
-        let mut options = self.flags.options(self.quiet)?;
         let checkpoint = shipped::open(&self.path)?;
+        let mut opening = self.flags.options(&checkpoint, self.quiet)?;
+        let load = &mut opening.options.load;
         let config = ModelConfig::read(&checkpoint).map_err(Failure::at(&self.path))?;
-        let context = options.load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
+        let context = load.context.unwrap_or(config.context.min(LoadOptions::DEFAULT_CONTEXT));
         let cache = Some(self.cache.unwrap_or(context.saturating_mul(4)));
-        options.load.cache = cache;
+        load.cache = cache;
         let mut sampling = self.sampling.clone();
         sampling.suit(&checkpoint.header);
         let defaults = sampling.options(&self.flags)?;
         defaults.sampling.validate(config.vocab).map_err(GenerateError::from)?;
-        let (mut model, _) = args::load(&self.path, &checkpoint, options, &self.flags.tuning, self.quiet)?;
+        let (mut model, _) = args::load(&self.path, &checkpoint, opening, &self.flags.tuning, self.quiet)?;
         if let Some(draft) = &self.draft {
             self.flags.add_draft(draft, &mut model, cache, self.quiet)?;
         }

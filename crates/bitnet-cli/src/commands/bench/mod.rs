@@ -151,7 +151,7 @@ impl Bench {
         let tests = self.tests();
         let context = self.context(&tests, &config)?;
         let sizes = self.sizes()?;
-        let setups = self.setups(quiet)?;
+        let setups = self.setups(&checkpoint, quiet)?;
         let mut progress = Progress::new("measuring", quiet);
         let all = setups.len() * sizes.len() * tests.len() * self.repetitions as usize;
         let mut report = Report::new(self.form(), path, &checkpoint);
@@ -159,7 +159,7 @@ impl Bench {
             let options = self.options(*setup, context, None);
             memory::forget_peak();
             let begin = Instant::now();
-            let (mut model, tuned) = args::load(path, &checkpoint, options, &self.tuning, quiet)?;
+            let (mut model, tuned) = args::load(path, &checkpoint, options.into(), &self.tuning, quiet)?;
             let start = Start { load: opening + begin.elapsed(), tuned };
             let probes = if self.roofline { Some(Probes::new(model.device().threads)?) } else { None };
             let mut done = done * sizes.len() * tests.len() * self.repetitions as usize;
@@ -220,7 +220,7 @@ impl Bench {
                 config.context
             )));
         }
-        let (setups, sizes) = (self.setups(quiet)?, self.sizes()?);
+        let (setups, sizes) = (self.setups(checkpoint, quiet)?, self.sizes()?);
         let mut progress = Progress::new("measuring", quiet);
         let all = setups.len() * sizes.len() * loads.len() * self.repetitions as usize;
         let mut report = Report::new(self.form(), path, checkpoint);
@@ -230,7 +230,7 @@ impl Bench {
                 let options = self.options(*setup, longest, Some(load.positions(KV_BLOCK)));
                 memory::forget_peak();
                 let begin = Instant::now();
-                let (model, tuned) = args::load(path, checkpoint, options, &self.tuning, quiet)?;
+                let (model, tuned) = args::load(path, checkpoint, options.into(), &self.tuning, quiet)?;
                 let start = Start { load: opening + begin.elapsed(), tuned };
                 let test = Test { prompt: load.prompt, answer: load.answer, depth: 0 };
                 let time = jiff::Timestamp::now();
@@ -322,8 +322,10 @@ impl Bench {
         }
     }
 
-    fn setups(&self, quiet: bool) -> Result<Vec<Setup>, Failure> {
-        let device = self.device.settle(self.isa.is_some() || !self.kernel.is_empty(), quiet)?;
+    fn setups(&self, checkpoint: &Checkpoint, quiet: bool) -> Result<Vec<Setup>, Failure> {
+        let kernels = self.isa.is_some() || !self.kernel.is_empty();
+        // What is measured does not change on the way.
+        let device = self.device.settle(checkpoint, &self.tuning, kernels, quiet)?.device;
         if self.roofline && device != Device::Cpu {
             let hint = format!("leave it out with --device {device}");
             return Err(Failure::Usage(format!("--roofline measures the cpu; {hint}")));

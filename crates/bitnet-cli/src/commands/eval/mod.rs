@@ -195,7 +195,7 @@ impl Eval {
 
     /// Tokens of a window. llama.cpp makes it longer by half a stride.
     fn window(&self) -> Result<usize, Failure> {
-        let asked = self.flags.options(true)?.load.context.unwrap_or(CONTEXT);
+        let asked = self.flags.load()?.context.unwrap_or(CONTEXT);
         let stride = self.ppl_stride.unwrap_or(0);
         let window = asked + stride / 2;
         if window < 4 || self.ppl_stride == Some(0) || stride + 1 >= window {
@@ -215,9 +215,9 @@ impl Eval {
                 config.context
             )));
         }
-        let mut options = self.flags.options(quiet)?;
-        options.load.context = Some(window);
-        let (model, _) = args::load(path, &checkpoint, options, &self.flags.tuning, quiet)?;
+        let mut opening = self.flags.options(&checkpoint, quiet)?;
+        opening.options.load.context = Some(window);
+        let (model, _) = args::load(path, &checkpoint, opening, &self.flags.tuning, quiet)?;
         if model.tokenizer().is_none() {
             return Err(vocabulary::absent(path));
         }
