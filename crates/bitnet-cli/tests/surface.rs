@@ -568,6 +568,32 @@ fn doctor_finds_every_kernel_right() {
 }
 
 #[test]
+fn what_is_measured_of_devices_is_kept() {
+    let folder = Folder::new();
+    let file = text(&folder.at("tuning.json"));
+    let doctor = |more: &[&str]| output(&[&["doctor", "--offline", "--tuning", &file], more].concat());
+    assert!(doctor(&[]).contains("measured         nothing"));
+    let found = parse(&doctor(&["--measure", "--json"]));
+    let cpu = &found["speeds"]["cpu"]["speed"];
+    assert!(["read", "int8", "float"].iter().all(|of| cpu[of].as_f64().unwrap() > 1e6), "{found}");
+    assert_eq!(parse(&doctor(&["--json"]))["speeds"], found["speeds"]);
+    assert!(doctor(&[]).contains("measured         cpu ("));
+    // `tune` leaves it there.
+    output(&["tune", &bare_model(&folder), "--tuning", &file, "--json", "--seconds", "1"]);
+    assert_eq!(parse(&doctor(&["--json"]))["speeds"], found["speeds"]);
+}
+
+#[test]
+fn a_device_that_was_left_open_is_told() {
+    let path = fixture("bitnet-packed");
+    let args = ["run", &path, "--tokens", "1", "-n", "2", "--device", "auto", "--isa", "scalar"];
+    let ran = bitnet_with(&args, "", &[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.starts_with("device: cpu (--isa and --kernel choose among its kernels)"), "{ran:?}");
+    refused(&[&args[..], &["--require-device"]].concat(), 1, &["--require-device: cpu would be taken"]);
+}
+
+#[test]
 fn chat_answers_line_by_line() {
     let path = fixture("bitnet-packed");
     let args = ["chat", &path, "--temp", "0", "-n", "6", "--system", "Be brief."];
