@@ -26,5 +26,7 @@ pub use kernels::ternary::{Kernel, UnknownKernel};
 pub use kv::KvCache;
 pub use roofline::Roofline;
 pub use self_test::{SelfTest, Verdict, self_test};
-pub use training::{CpuTraining, DEPTH, Norm, QuantizedTokens, Side, Store, Target, Terms, TernaryWeights, Values};
+pub use training::{
+    CpuTraining, DEPTH, Norm, QuantizedTokens, Side, Store, Target, Terms, TernaryWeights, Values,
+};
 pub use weight::CpuWeight;

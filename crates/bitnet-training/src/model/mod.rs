@@ -4,6 +4,7 @@ mod backward;
 mod distill;
 mod dropout;
 mod forward;
+mod frozen;
 mod head;
 mod heads;
 mod linear;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 pub use distill::{Distillation, Losses, Totals};
 use dropout::Dropout;
+pub(crate) use frozen::{Frozen, read as read_frozen};
 pub use precision::{Activations, ExtraNorms, Precision, Ramp};
 use state::{Gradients, Scratch, State};
 
@@ -58,8 +60,10 @@ pub struct Model {
     precision: Precision,
     /// Whether the way back computes a layer's states again instead of having kept them.
     recompute: bool,
-    /// All parameters.
+    /// All parameters but what is frozen.
     pub values: Vec<f32>,
+    /// By place in the list: matrices that have no values, since nothing trains them.
+    frozen: Arc<[Option<Frozen>]>,
     /// Gradients of those that are trained; [`Model::backward`] adds to them.
     pub gradients: Vec<f32>,
     layers: Vec<Layer>,
@@ -115,7 +119,6 @@ impl Model {
             (config.norms_less_one, "norms that are stored less 1"),
             (config.local.is_some(), "sliding windows"),
             (arch.scaled_embedding, "a scaled embedding"),
-            (arch.interleaved, "interleaved rotation (GGUF); convert it to a Hugging Face directory first"),
         ] {
             if has {
                 return Err(TrainError::Unsupported { arch: arch.name, what });
@@ -145,6 +148,7 @@ impl Model {
             embedding: need(Role::Embedding, 0),
             final_norm: need(Role::FinalNorm, 0),
             head: find(Role::Head, 0),
+            frozen: Arc::new([]),
             dropout: None,
             quantized: vec![Quantized::default(); parameters.list().len()],
             prepared: parameters.list().iter().map(|_| None).collect(),
@@ -166,6 +170,11 @@ impl Model {
             precision,
             recompute,
         })
+    }
+
+    /// With matrices that have no values, by their places in the list.
+    pub(crate) fn with_frozen(self, frozen: Vec<Option<Frozen>>) -> Self {
+        Self { frozen: frozen.into(), ..self }
     }
 
     /// What the model is.
@@ -201,6 +210,11 @@ impl Model {
 
     fn value(&self, place: usize) -> &[f32] {
         &self.values[self.parameters.list()[place].range.clone()]
+    }
+
+    /// The place of what makes logits.
+    fn table(&self) -> usize {
+        self.head.unwrap_or(self.embedding)
     }
 
     fn shape(&self) -> AttentionShape {
@@ -273,12 +287,14 @@ impl Model {
     /// Logits `[vocab]` behind the last token of the last pass.
     pub(crate) fn last_logits(&self) -> Vec<f32> {
         let (hidden, vocab) = (self.config.hidden, self.config.vocab);
-        let head = Side::rows(Values::F32(self.value(self.head.unwrap_or(self.embedding))), hidden);
         let state = Side::rows(Values::F32(&self.last.1[self.last.1.len() - hidden..]), hidden);
         let mut logits = vec![0.0; vocab];
-        let target = Target { values: &mut logits, stride: vocab, first: 0 };
-        // As inference makes them, whatever steps are taken with.
-        self.ops.product(Terms::F32, (1, vocab, hidden), state, head, Store::Set(1.0), target);
+        self.parts(self.table(), &mut |ids, head| {
+            let target = Target { values: &mut logits, stride: vocab, first: ids.start };
+            let head = Side::rows(Values::F32(head), hidden);
+            // As inference makes them, whatever steps are taken with.
+            self.ops.product(Terms::F32, (1, ids.len(), hidden), state, head, Store::Set(1.0), target);
+        });
         logits
     }
 

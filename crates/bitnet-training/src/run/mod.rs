@@ -9,7 +9,7 @@ mod tensorboard;
 mod tests;
 
 use crate::checkpoint::{Checkpoints, Progress};
-use crate::config::RunConfig;
+use crate::config::{ModelSource, RunConfig};
 use crate::data::{Corpus, Rows, Split};
 use crate::export::Trained;
 use crate::model::{Distillation, Losses, Model, Totals};
@@ -77,8 +77,12 @@ impl<'a> Run<'a> {
             );
             return Err(TrainError::Data { what });
         }
-        let origin = Origin::read(&config.model, Some(&config.precision), config.seed)?;
-        let Origin { config: body, mut parameters, mut values, tokenizer, beside, .. } = origin;
+        let ops = Arc::new(CpuTraining::new(None, config.threads)?);
+        let origin = match (&config.lora, &config.model) {
+            (Some(_), ModelSource::Checkpoint(path)) => Origin::frozen(&ops, path, Some(&config.precision))?,
+            _ => Origin::read(&config.model, Some(&config.precision), config.seed)?,
+        };
+        let Origin { config: body, mut parameters, mut values, frozen, tokenizer, beside, .. } = origin;
         if let Some(lora) = &config.lora {
             parameters = parameters.with_adapters(lora)?;
             values = parameters.begin(values, config.seed);
@@ -91,7 +95,6 @@ impl<'a> Run<'a> {
             let what = format!("data.sequence is {sequence}, and the model's context has {context} tokens");
             return Err(TrainError::Data { what });
         }
-        let ops = Arc::new(CpuTraining::new(None, config.threads)?);
         let threads = ops.threads();
         let vocab = body.vocab;
         let terms = config.precision.terms;
@@ -99,7 +102,8 @@ impl<'a> Run<'a> {
             Some(distill) => Some(crate::teacher::teacher(&ops, distill, (&body, &tokenizer), terms)?),
             None => None,
         };
-        let mut model = Model::new(ops, body, parameters, values, config.precision, config.train.recompute)?;
+        let mut model = Model::new(ops, body, parameters, values, config.precision, config.train.recompute)?
+            .with_frozen(frozen);
         let maker = crate::data::Maker {
             tokenizer: &tokenizer,
             identity: &beside.identity,
