@@ -28,5 +28,7 @@ pub use kv::KvCache;
 pub use machine::{Cache, Machine, Node};
 pub use roofline::Roofline;
 pub use self_test::{SelfTest, Verdict, self_test};
-pub use training::{CpuTraining, Norm, QuantizedTokens, Side, Store, Target, Terms, TernaryWeights, Values};
+pub use training::{
+    CpuTraining, DEPTH, Norm, QuantizedTokens, Side, Store, Target, Terms, TernaryWeights, Values,
+};
 pub use weight::CpuWeight;

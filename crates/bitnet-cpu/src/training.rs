@@ -11,11 +11,12 @@ use crate::layout::Panels;
 use crate::pool::Pool;
 use crate::{CpuError, Isa, MAX_THREADS};
 use bitnet_core::{Activation, AttentionShape, BackendError, Scale, TernaryMatrix};
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 pub use norm_backward::Norm;
-pub use product::{Side, Store, Target, Values};
+pub use product::{DEPTH, Side, Store, Target, Values};
 
 /// Kernels of one instruction set on a pool of threads, forward and backward.
 ///
@@ -68,8 +69,36 @@ impl QuantizedTokens {
     }
 }
 
-/// Ternary weights in the layout of inference.
-pub struct TernaryWeights(Panels);
+/// Ternary weights in the layout of inference: two bits each.
+pub struct TernaryWeights(pub(crate) Panels);
+
+impl TernaryWeights {
+    /// Output features, `n`.
+    pub fn rows(&self) -> usize {
+        self.0.rows
+    }
+
+    /// Input features, `k`.
+    pub fn cols(&self) -> usize {
+        self.0.cols
+    }
+
+    /// The weights of a row, `[k]`.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        self.0.dequantize_row(row, out);
+    }
+
+    /// All codes, in an order that is the same everywhere.
+    pub fn codes(&self) -> &[u8] {
+        self.0.codes()
+    }
+}
+
+impl fmt::Debug for TernaryWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TernaryWeights({} x {})", self.rows(), self.cols())
+    }
+}
 
 impl CpuTraining {
     /// Starts the threads; the fastest instruction set and one thread a physical core when `None`.
@@ -147,8 +176,15 @@ impl CpuTraining {
             [scale] => Scale::Tensor(*scale),
             _ => Scale::Rows(scales.into()),
         };
-        let matrix = TernaryMatrix::from_trits(rows, cols, trits, scale)?;
-        Ok(TernaryWeights(Panels::new(&self.pool, self.kernel().layout(), &[&matrix])?))
+        self.pack(&TernaryMatrix::from_trits(rows, cols, trits, scale)?)
+    }
+
+    /// The same of a matrix, whose file's pages are given back.
+    ///
+    /// # Errors
+    /// There is no memory for them, or a scale is no number.
+    pub fn pack(&self, matrix: &TernaryMatrix) -> Result<TernaryWeights, BackendError> {
+        Ok(TernaryWeights(Panels::new(&self.pool, self.kernel().layout(), &[matrix])?))
     }
 
     /// `c[m, n] = x[m, k] * w[n, k]^T` as inference computes it (rule 5): sums are integers.

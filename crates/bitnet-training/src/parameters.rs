@@ -5,7 +5,7 @@ use crate::random::normal;
 use crate::{TrainError, WeightQuantizer};
 use bitnet_core::Matrix;
 use bitnet_formats::Checkpoint;
-use bitnet_model::{ModelConfig, ModelTensors, Role, Slot};
+use bitnet_model::{ModelConfig, ModelTensors, Origin, Role, Slot};
 use bitnet_quant::dense::dequantize_row;
 use std::ops::Range;
 
@@ -33,7 +33,7 @@ pub struct Parameter {
     pub part: Part,
     /// Whether it is quantized in every forward pass.
     pub quantized: bool,
-    /// Where it lies.
+    /// Where it lies; empty where it is frozen.
     pub range: Range<usize>,
 }
 
@@ -79,16 +79,33 @@ pub(crate) struct LowRank {
 impl Parameters {
     /// The tensors of a model, in the order of a file.
     pub fn new(config: &ModelConfig, tensors: &ModelTensors<'_>) -> Self {
+        let arch = config.arch;
+        let names = match arch.origin {
+            Origin::Gguf => arch.in_other_files().unwrap_or(arch),
+            Origin::HuggingFace => arch,
+        };
         let mut end = 0;
         let list = tensors.slots().into_iter().map(|slot| {
             let start = end;
             end += slot.rows * slot.cols;
             let quantized = slot.role.is_projection() && !tensors.is_kept_dense(&slot);
-            let name = config.arch.tensor_name(slot.role, slot.layer);
+            let name = names.tensor_name(slot.role, slot.layer);
             Parameter { name, slot, part: Part::Tensor, quantized, range: start..end }
         });
         let quantizer = WeightQuantizer::Absmean;
         Self { list: list.collect(), layers: config.layers, first: 0, quantizer, adapter: None }
+    }
+
+    /// Matrices have no values: they stay as their file has them, and nothing is trained.
+    pub(crate) fn frozen(mut self) -> Self {
+        let mut end = 0;
+        for p in &mut self.list {
+            let len = if p.slot.role.is_norm() { p.range.len() } else { 0 };
+            p.range = end..end + len;
+            end += len;
+        }
+        self.first = self.list.len();
+        self
     }
 
     /// Another quantizer than absmean for the projections, with its learned steps behind all tensors.
@@ -201,12 +218,6 @@ impl Parameters {
             p.range = start..moved.len();
         }
         Ok((self, moved))
-    }
-
-    /// None of them is trained.
-    pub(crate) fn untrained(mut self) -> Self {
-        self.first = self.list.len();
-        self
     }
 
     /// Those that are trained.
@@ -349,6 +360,9 @@ impl Parameters {
             }
             if p.slot.role.is_norm() {
                 out.copy_from_slice(&tensors.vector(&p.slot).map_err(at)?);
+                continue;
+            }
+            if p.range.is_empty() {
                 continue;
             }
             let dense = match tensors.masters(&p.slot).map_err(at)? {

@@ -1,10 +1,13 @@
 //! Where a run's model comes from: its configuration, its weights and the small files beside them.
 
 use crate::config::ModelSource;
+use crate::model::{Frozen, read_frozen};
 use crate::{ExtraNorms, Parameters, Precision, TrainError, WeightQuantizer};
 use bitnet_core::Activation;
-use bitnet_formats::{Checkpoint, Header, TOKENIZER_FILES};
-use bitnet_model::{Architecture, ModelConfig, ModelTensors};
+use bitnet_cpu::CpuTraining;
+use bitnet_formats::gguf::Metadata;
+use bitnet_formats::{Checkpoint, Header, TOKENIZER_FILES, TensorType};
+use bitnet_model::{Architecture, ModelConfig, ModelTensors, Slot};
 use bitnet_tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -15,6 +18,8 @@ pub(crate) struct Origin {
     pub(crate) config: ModelConfig,
     pub(crate) parameters: Parameters,
     pub(crate) values: Vec<f32>,
+    /// Matrices that have no values, by their places in the list.
+    pub(crate) frozen: Vec<Option<Frozen>>,
     /// Whether projections are ternary.
     pub(crate) ternary: bool,
     pub(crate) tokenizer: Tokenizer,
@@ -43,13 +48,10 @@ impl Origin {
     ) -> Result<Self, TrainError> {
         let (dir, checkpoint, mut config) = match source {
             ModelSource::Checkpoint(path) => {
-                if !path.exists() {
-                    let what = "there is no such file or directory".to_owned();
-                    return Err(TrainError::Checkpoint { path: path.clone(), what });
-                }
-                let checkpoint = bitnet_formats::open(path)?;
+                let checkpoint = open(path)?;
                 let Header::HuggingFace { dir, config, .. } = &checkpoint.header else {
-                    let what = "it is a GGUF file; training starts from a Hugging Face directory, which `bitnet convert` makes of it";
+                    let what = "it is a GGUF file, beside whose weights only adapters are trained; they themselves are in a Hugging Face \
+                        directory, which `bitnet convert` makes of it";
                     return Err(TrainError::Checkpoint { path: path.clone(), what: what.to_owned() });
                 };
                 (dir.clone(), Some(path.clone()), config.clone())
@@ -72,28 +74,9 @@ impl Origin {
             Some(path) => bitnet_formats::open(path)?,
             None => empty(&dir, &config)?,
         };
-        if let Header::HuggingFace { config, .. } = &mut read.header
-            && let Some(q) = config.get_mut("quantization_config").and_then(Value::as_object_mut)
-            && let Some(precision) = precision
-        {
-            if precision.hadamard {
-                // It cannot be run, and is gone on with here.
-                q.shift_remove("hadamard");
-            }
-            if precision.weights.is_ternary() {
-                become_ternary(q);
-            }
-        }
-        let at = |source| TrainError::Model { path: dir.clone(), source };
-        let model = ModelConfig::read(&read).map_err(at)?;
-        let quantizer = match precision {
-            Some(precision) => precision.weights,
-            None if model.arch.ternary || config.get("quantization_config").is_some() => {
-                WeightQuantizer::Absmean
-            }
-            None => WeightQuantizer::Float,
-        };
+        let (model, quantizer) = known(&mut read, precision)?;
         let ternary = quantizer.is_ternary();
+        let at = |source| TrainError::Model { path: dir.clone(), source };
         let tensors = ModelTensors::new(&read, &model);
         describe(&mut config, model.arch, quantizer, precision.is_some_and(|p| p.hadamard));
         let extra = precision.map_or(ExtraNorms::None, |p| p.extra_norms);
@@ -113,8 +96,77 @@ impl Origin {
             ModelSource::Fresh { deviation, .. } => parameters.fresh(seed, *deviation),
         };
         beside.config = config;
-        Ok(Self { config: model, parameters, values, ternary, tokenizer, beside })
+        Ok(Self { config: model, parameters, values, frozen: Vec::new(), ternary, tokenizer, beside })
     }
+
+    /// Reads a model, of any format, whose weights nothing trains: matrices stay as the file has them, but for master weights, of which only
+    /// the trits are kept.
+    pub(crate) fn frozen(
+        ops: &CpuTraining,
+        path: &Path,
+        precision: Option<&Precision>,
+    ) -> Result<Self, TrainError> {
+        let mut checkpoint = open(path)?;
+        let (config, quantizer) = known(&mut checkpoint, precision)?;
+        let at = |source| TrainError::Model { path: path.to_owned(), source };
+        let tensors = ModelTensors::new(&checkpoint, &config);
+        tensors.check().map_err(at)?;
+        let is_trits = |slot: &Slot| slot.role.is_projection() && !tensors.is_kept_dense(slot);
+        if config.arch.ternary && !quantizer.is_ternary() && tensors.slots().iter().any(is_trits) {
+            let what = format!(
+                "{} is run with ternary weights, beside which quantize.weights and quantize.bits cannot give others",
+                config.arch.name
+            );
+            return Err(TrainError::Data { what });
+        }
+        let parameters = Parameters::new(&config, &tensors).frozen().with_quantizer(quantizer);
+        let values = parameters.read(&checkpoint, &tensors)?;
+        let frozen = read_frozen(ops, &parameters, &checkpoint, &tensors)?;
+        let (tokenizer, beside) = match &checkpoint.header {
+            Header::HuggingFace { dir, .. } => beside(dir)?,
+            Header::Gguf { metadata, .. } => inside(&checkpoint, metadata)?,
+        };
+        let ternary = quantizer.is_ternary();
+        Ok(Self { config, parameters, values, frozen, ternary, tokenizer, beside })
+    }
+}
+
+fn open(path: &Path) -> Result<Checkpoint, TrainError> {
+    if !path.exists() {
+        let what = "there is no such file or directory".to_owned();
+        return Err(TrainError::Checkpoint { path: path.to_owned(), what });
+    }
+    Ok(bitnet_formats::open(path)?)
+}
+
+/// What a checkpoint's model is, and what makes its projections what they are when it is run: what was asked for, if anything was.
+fn known(
+    checkpoint: &mut Checkpoint,
+    precision: Option<&Precision>,
+) -> Result<(ModelConfig, WeightQuantizer), TrainError> {
+    let (mut quantized, mut dense) = (false, false);
+    if let Header::HuggingFace { config, .. } = &mut checkpoint.header
+        && let Some(q) = config.get_mut("quantization_config").and_then(Value::as_object_mut)
+    {
+        quantized = true;
+        dense = is_dense(q);
+        if precision.is_some_and(|p| p.hadamard) {
+            // It cannot be run, and is gone on with here.
+            q.shift_remove("hadamard");
+        }
+        if precision.is_some_and(|p| p.weights.is_ternary()) {
+            become_ternary(q);
+        }
+    }
+    let model = ModelConfig::read(checkpoint)
+        .map_err(|source| TrainError::Model { path: checkpoint.path.clone(), source })?;
+    quantized |= checkpoint.tensors().iter().any(|t| matches!(t.ttype, TensorType::Ternary(_)));
+    let quantizer = match precision {
+        Some(precision) => precision.weights,
+        None if (model.arch.ternary || quantized) && !dense => WeightQuantizer::Absmean,
+        None => WeightQuantizer::Float,
+    };
+    Ok((model, quantizer))
 }
 
 /// Says in `config` that a model has extra norms; false where it has them already, or is to have none.
@@ -202,9 +254,14 @@ fn describe(config: &mut Value, arch: &Architecture, quantizer: WeightQuantizer,
     map.insert("quantization_config".to_owned(), Value::Object(q));
 }
 
-/// Takes back that all projections of a body are dense.
+/// Whether all projections of a body are dense.
+fn is_dense(quantization: &Map<String, Value>) -> bool {
+    quantization.get("modules_to_not_convert") == Some(&json!(PROJECTIONS))
+}
+
+/// Takes that back.
 fn become_ternary(quantization: &mut Map<String, Value>) {
-    if quantization.get("modules_to_not_convert") == Some(&json!(PROJECTIONS)) {
+    if is_dense(quantization) {
         quantization.shift_remove("modules_to_not_convert");
     }
 }
@@ -214,6 +271,20 @@ fn object(value: Value) -> Option<Map<String, Value>> {
         Value::Object(map) => Some(map),
         _ => None,
     }
+}
+
+/// The tokenizer in a GGUF file.
+fn inside(checkpoint: &Checkpoint, metadata: &Metadata) -> Result<(Tokenizer, Beside), TrainError> {
+    let path = &checkpoint.path;
+    let at = |source| TrainError::Tokenizer { path: path.clone(), source };
+    let tokenizer = bitnet_inference::tokenizer(checkpoint).map_err(at)?.ok_or_else(|| {
+        TrainError::Checkpoint { path: path.clone(), what: "there is no tokenizer in it".to_owned() }
+    })?;
+    let vocabulary = bitnet_inference::vocabulary(metadata).map_err(at)?;
+    let template = metadata.str("tokenizer.chat_template");
+    let identity = crate::hash::hex(&Sha256::digest(format!("{vocabulary:?} {template:?}")));
+    let name = path.display().to_string();
+    Ok((tokenizer, Beside { config: Value::Null, files: Vec::new(), identity, name }))
 }
 
 /// The tokenizer of a directory, and the small files that go along with it.

@@ -1,6 +1,6 @@
 //! The model that another one learns from.
 
-use crate::config::{DistillConfig, ModelSource};
+use crate::config::DistillConfig;
 use crate::model::{Activations, Distillation, Model, Precision};
 use crate::source::Origin;
 use crate::{TrainError, WeightQuantizer};
@@ -16,7 +16,7 @@ pub(crate) fn teacher(
     student: (&ModelConfig, &Tokenizer),
     terms: Terms,
 ) -> Result<(Model, Distillation), TrainError> {
-    let origin = Origin::read(&ModelSource::Checkpoint(config.teacher.clone()), None, 0)?;
+    let origin = Origin::frozen(ops, &config.teacher, None)?;
     let fail = |what: &str| {
         let what = format!("distill.teacher is {}: {what}", config.teacher.display());
         Err(TrainError::Data { what })
@@ -34,10 +34,9 @@ pub(crate) fn teacher(
         WeightQuantizer::Float => Precision { terms, ..Precision::FLOAT },
         _ => Precision { weights, activations: Activations::Int8, terms, ..Precision::BITNET },
     };
-    let parameters = origin.parameters.untrained();
-    let mut model = Model::new(Arc::clone(ops), origin.config, parameters, origin.values, precision, false)?;
-    model.quantize()?;
-    Ok((model, how))
+    let (parameters, values) = (origin.parameters, origin.values);
+    let model = Model::new(Arc::clone(ops), origin.config, parameters, values, precision, false)?;
+    Ok((model.with_frozen(origin.frozen), how))
 }
 
 /// What is learned, with what the settings leave open: the last layers, and as many heads as keys have.

@@ -53,7 +53,7 @@ pub struct RunConfig {
 /// Where a model comes from.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
-    /// Weights of a Hugging Face directory.
+    /// Weights of a Hugging Face directory; under an adapter, of any file that is run.
     Checkpoint(PathBuf),
     /// Fresh ones.
     Fresh {
@@ -233,10 +233,10 @@ impl RunConfig {
         let output = s.text("output")?.ok_or_else(|| need(&s, "output"))?.into();
         let seed = s.count("seed", 0)?.unwrap_or(0);
         let threads = s.size("threads")?;
-        let model = tables::model(s.section("model")?, kind)?;
         let adapts = kind == Kind::Lora || kind == Kind::Dpo && s.has("lora");
-        let mut precision =
-            tables::quantize(s.section("quantize")?, if adapts { Kind::Lora } else { kind }, seed)?;
+        let of_weights = if adapts { Kind::Lora } else { kind };
+        let model = tables::model(s.section("model")?, of_weights)?;
+        let mut precision = tables::quantize(s.section("quantize")?, of_weights, seed)?;
         let lora = if adapts { Some(tables::lora(s.section("lora")?)?) } else { None };
         let dpo = if kind == Kind::Dpo { Some(tables::dpo(s.section("dpo")?)?) } else { None };
         let distill =

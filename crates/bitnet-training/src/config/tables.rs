@@ -38,6 +38,9 @@ pub(super) fn model(mut s: Section<'_>, kind: Kind) -> Result<ModelSource, Train
         None if kind == Kind::Qat => {
             return Err(s.error("init", "is missing: a directory of the weights that are to become ternary"));
         }
+        None if kind == Kind::Lora => {
+            return Err(s.error("init", "is missing: the model that the adapter is for"));
+        }
         None => {
             let tokenizer = s.text("tokenizer")?.ok_or_else(|| {
                 s.error("init", "is missing: a directory of weights, or tokenizer and sizes")
@@ -111,6 +114,9 @@ pub(super) fn quantize(mut s: Section<'_>, kind: Kind, seed: u64) -> Result<Prec
     if stochastic && !rounded {
         return Err(s.error("rounding", "is stochastic, and these weights are not rounded"));
     }
+    if stochastic && kind == Kind::Lora {
+        return Err(s.error("rounding", "is stochastic, and an adapter leaves weights as they are run"));
+    }
     let ternary = weights.is_ternary();
     let default = if ternary { Activations::Int8 } else { Activations::Float };
     let words = [
@@ -135,6 +141,9 @@ pub(super) fn quantize(mut s: Section<'_>, kind: Kind, seed: u64) -> Result<Prec
     };
     if ramp.steps > 0 && weights == WeightQuantizer::Float {
         return Err(s.error("ramp", "is set, and weights are not quantized"));
+    }
+    if ramp.steps > 0 && kind == Kind::Lora {
+        return Err(s.error("ramp", "is set, and an adapter leaves weights as they are run"));
     }
     let converts = matches!(kind, Kind::Qat | Kind::Distill) && ternary;
     let extra_norms = s.choice(

@@ -173,6 +173,14 @@ fn what_is_wrong_is_named() {
     assert!(error.contains("train.freeze is unknown"), "{error}");
     let error = parse(Kind::Lora, &["quantize.weights=lsq"]).unwrap_err().to_string();
     assert!(error.contains("steps are learned with the weights"), "{error}");
+    for (change, words) in [
+        ("quantize.ramp=3", "quantize.ramp is set, and an adapter leaves weights as they are run"),
+        ("quantize.rounding=stochastic", "quantize.rounding is stochastic, and an adapter leaves"),
+        ("model={}", "model.init is missing: the model that the adapter is for"),
+    ] {
+        let error = parse(Kind::Lora, &[change]).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
     let error = RunConfig::parse("a.toml", "output = \"x\"\nseed = \n", Kind::Sft, &[]).unwrap_err();
     assert!(error.to_string().starts_with("a.toml: line 2: "), "{error}");
 }

@@ -90,12 +90,9 @@ impl Model {
         pair: &mut Pair,
     ) -> f64 {
         let (vocab, hidden) = (self.config.vocab, teacher.config.hidden);
-        let head = teacher.value(teacher.head.unwrap_or(teacher.embedding));
         let x = &teacher.last.1[tokens.start * hidden..tokens.end * hidden];
-        let target =
-            Target { values: sized(&mut pair.teacher, tokens.len() * vocab), stride: vocab, first: 0 };
-        let (x, head) = (Side::rows(Values::F32(x), hidden), Side::rows(Values::F32(head), hidden));
-        teacher.product((tokens.len(), vocab, hidden), x, head, Store::Set(1.0), target);
+        let logits = sized(&mut pair.teacher, tokens.len() * vocab);
+        teacher.logits(Side::rows(Values::F32(x), hidden), logits, tokens.len());
         let factor = (1.0 / how.temperature) as f32;
         let rows: Vec<(usize, f32)> = weights.iter().map(|w| (vocab, w * how.logits as f32)).collect();
         let mut sum = 0.0;

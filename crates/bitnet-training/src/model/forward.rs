@@ -26,9 +26,8 @@ impl Model {
         self.inputs.resize_with(self.inputs.len().max(inputs), Vec::new);
         self.states.resize_with(self.states.len().max(states), State::default);
         let mut h = std::mem::take(&mut self.last.0);
-        let table = self.value(self.embedding);
         self.ops.chunks(sized(&mut h, batch.ids.len() * hidden), hidden, &|i, out| {
-            out.copy_from_slice(&table[batch.ids[i] as usize * hidden..][..hidden]);
+            self.row(self.embedding, batch.ids[i] as usize, out);
         });
         let mut scratch = std::mem::take(&mut self.scratch);
         for l in 0..all {

@@ -6,12 +6,22 @@ use super::forward::sized;
 use crate::Batch;
 use bitnet_cpu::{Norm, Side, Store, Target, Values};
 
-/// Floats of logits at a time.
-const LOGITS: usize = 1 << 22;
+/// Floats of logits at a time: 64 MiB. Each time all of a large head is read, twice.
+const LOGITS: usize = 1 << 24;
 /// The most tokens at a time.
 const TOKENS: usize = 512;
 
 impl Model {
+    /// Logits `[count, vocab]` of tokens behind the final norm.
+    pub(super) fn logits(&self, tokens: Side<'_>, logits: &mut [f32], count: usize) {
+        let (hidden, vocab) = (self.config.hidden, self.config.vocab);
+        self.parts(self.table(), &mut |ids, head| {
+            let target = Target { values: &mut *logits, stride: vocab, first: ids.start };
+            let head = Side::rows(Values::F32(head), hidden);
+            self.product((count, ids.len(), hidden), tokens, head, Store::Set(1.0), target);
+        });
+    }
+
     /// The sum of cross-entropies in nats of the counted targets; with `back`, the gradient of that sum divided by `total` is added to the
     /// head's and the final norm's gradients, and set as that of the residual stream.
     pub(super) fn head_loss(&mut self, batch: &Batch, total: usize, back: bool) -> f64 {
@@ -45,8 +55,7 @@ impl Model {
         each: &mut dyn FnMut(usize, f64),
     ) -> f64 {
         let (m, hidden, vocab) = (batch.ids.len(), self.config.hidden, self.config.vocab);
-        let place = self.head.unwrap_or(self.embedding);
-        let head = self.parameters.list()[place].range.clone();
+        let place = self.table();
         let of_loss: Vec<f32> = weights.iter().map(|w| w * self.objectives.loss as f32).collect();
         let (h, x) = std::mem::take(&mut self.last);
         let mut room = std::mem::take(&mut self.room);
@@ -57,10 +66,8 @@ impl Model {
             let count = step.min(m - from);
             let x = &x[from * hidden..(from + count) * hidden];
             let logits = sized(&mut room.logits, count * vocab);
-            let rows = Side::rows(Values::F32(&self.values[head.clone()]), hidden);
-            let target = Target { values: logits, stride: vocab, first: 0 };
             let tokens = Side::rows(Values::F32(x), hidden);
-            self.product((count, vocab, hidden), tokens, rows, Store::Set(1.0), target);
+            self.logits(tokens, logits, count);
             let (targets, counts) = (&batch.targets[from..from + count], &batch.counts[from..from + count]);
             let weights = &weights[from..from + count];
             let beside = beside.filter(|(_, how)| how.logits > 0.0);
@@ -79,17 +86,15 @@ impl Model {
             if !back {
                 continue;
             }
-            let columns = Side::columns(Values::F32(&self.values[head.clone()]), hidden);
-            let target =
-                Target { values: &mut dx[from * hidden..(from + count) * hidden], stride: hidden, first: 0 };
+            let dx = &mut dx[from * hidden..(from + count) * hidden];
+            self.parts(place, &mut |ids, head| {
+                let store = if ids.start == 0 { Store::Set(1.0) } else { Store::Continue };
+                let dlogits = Side::rows(Values::F32(&logits[ids.start..]), vocab);
+                let columns = Side::columns(Values::F32(head), hidden);
+                let target = Target { values: &mut *dx, stride: hidden, first: 0 };
+                self.product((count, hidden, ids.len()), dlogits, columns, store, target);
+            });
             let dlogits = Values::F32(logits);
-            self.product(
-                (count, hidden, vocab),
-                Side::rows(dlogits, vocab),
-                columns,
-                Store::Set(1.0),
-                target,
-            );
             let Some(range) = self.parameters.trained_range(place) else { continue };
             let (ops, terms) = (&self.ops, self.precision.terms);
             let target = Target { values: &mut self.gradients[range], stride: hidden, first: 0 };

@@ -1,6 +1,7 @@
 //! BitLinear: projections with quantized weights and inputs, forward and back.
 
 use super::Model;
+use super::frozen::Rows;
 use super::state::Input;
 use crate::parameters::LowRank;
 use crate::quantizer::hadamard;
@@ -27,40 +28,30 @@ impl Model {
         self.ops.product(self.precision.terms, sizes, a, b, store, c);
     }
 
-    /// The weights of a projection as passes use them, row-major, and their scale, or that of each row.
-    fn weights(&self, place: usize) -> (Values<'_>, f32, Option<&[f32]>) {
-        match &self.quantized[place] {
-            q if !q.mixed.is_empty() => (Values::F32(&q.mixed), 1.0, None),
-            q if q.codes.is_empty() => (Values::F32(self.value(place)), 1.0, None),
-            q => match q.scales[..] {
-                [scale] => (Values::I8(&q.codes), scale, None),
-                _ => (Values::I8(&q.codes), 1.0, Some(&q.scales)),
-            },
-        }
-    }
-
     /// `y[m, n] = input * W^T`, written to some columns of `y`. With ternary weights and int8 inputs sums are integers, and the result is
     /// that of inference to the bit.
     pub(super) fn linear(&self, input: &Input, place: usize, y: &mut [f32], at: Place) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, y.len() / at.stride);
-        let target = Target { values: y, stride: at.stride, first: at.first };
-        match (input.codes(), &self.prepared[place]) {
-            (Some(x), Some(w)) => self.ops.bitlinear(x, w, target),
+        match (input.codes(), self.trits(place)) {
+            (Some(x), Some(w)) => {
+                self.ops.bitlinear(x, w, Target { values: y, stride: at.stride, first: at.first });
+            }
             _ => {
-                let (weights, scale, of_rows) = self.weights(place);
                 let (tokens, factors) = input.tokens(k);
-                let store = match (factors, of_rows) {
-                    (Some(d), None) => Store::SetRows(d, scale),
-                    _ => Store::Set(scale),
-                };
-                self.product((m, n, k), tokens, Side::rows(weights, k), store, target);
-                if let Some(scales) = of_rows {
+                self.weights(place, &mut |Rows { range, values, scale, scales }| {
+                    let store = match (factors, scales) {
+                        (Some(d), None) => Store::SetRows(d, scale),
+                        _ => Store::Set(scale),
+                    };
+                    let target = Target { values: &mut *y, stride: at.stride, first: at.first + range.start };
+                    self.product((m, range.len(), k), tokens, Side::rows(values, k), store, target);
+                    let Some(scales) = scales else { return };
                     self.ops.chunks(y, at.stride, &|token, y| {
                         let d = factors.map_or(1.0, |d| d[token]);
                         y[at.first..][..n].iter_mut().zip(scales).for_each(|(y, scale)| *y *= d * scale);
                     });
-                }
+                });
             }
         }
         if let Some(adapter) = self.low_rank[place] {
@@ -109,15 +100,21 @@ impl Model {
     ) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, dy.len() / at.stride);
-        let (weights, scale, of_rows) = self.weights(place);
-        let mut weights = Side::columns(weights, k);
-        if let Some(scales) = of_rows {
-            weights = weights.scaled(scales);
-        }
+        self.weights(place, &mut |Rows { range, values, scale, scales }| {
+            let mut weights = Side::columns(values, k);
+            if let Some(scales) = scales {
+                weights = weights.scaled(scales);
+            }
+            let store = match range.start {
+                _ if add => Store::Add(scale),
+                0 => Store::Set(scale),
+                _ => Store::Continue,
+            };
+            let dy = Side::rows(Values::F32(&dy[at.first + range.start..]), at.stride);
+            let target = Target { values: &mut *dx, stride: k, first: 0 };
+            self.product((m, k, range.len()), dy, weights, store, target);
+        });
         let dy = Values::F32(&dy[at.first..]);
-        let store = if add { Store::Add(scale) } else { Store::Set(scale) };
-        let target = Target { values: dx, stride: k, first: 0 };
-        self.product((m, k, n), Side::rows(dy, at.stride), weights, store, target);
         if input.hadamard {
             hadamard(&self.ops, dx, k);
         }

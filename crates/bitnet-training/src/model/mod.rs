@@ -5,6 +5,7 @@ mod concentrate;
 mod distill;
 mod dropout;
 mod forward;
+mod frozen;
 mod head;
 mod heads;
 mod linear;
@@ -27,6 +28,7 @@ use concentrate::Activity;
 pub use concentrate::Objectives;
 pub use distill::{Distillation, Losses, Totals};
 use dropout::Dropout;
+pub(crate) use frozen::{Frozen, read as read_frozen};
 pub use precision::{Activations, ExtraNorms, Precision, Ramp};
 use state::{Gradients, Scratch, State};
 
@@ -63,8 +65,10 @@ pub struct Model {
     activations: Activity,
     /// Whether the way back computes a layer's states again instead of having kept them.
     recompute: bool,
-    /// All parameters.
+    /// All parameters but what is frozen.
     pub values: Vec<f32>,
+    /// By place in the list: matrices that have no values, since nothing trains them.
+    frozen: Arc<[Option<Frozen>]>,
     /// Gradients of those that are trained; [`Model::backward`] adds to them.
     pub gradients: Vec<f32>,
     layers: Vec<Layer>,
@@ -120,7 +124,6 @@ impl Model {
             (config.norms_less_one, "norms that are stored less 1"),
             (config.local.is_some(), "sliding windows"),
             (arch.scaled_embedding, "a scaled embedding"),
-            (arch.interleaved, "interleaved rotation (GGUF); convert it to a Hugging Face directory first"),
         ] {
             if has {
                 return Err(TrainError::Unsupported { arch: arch.name, what });
@@ -150,6 +153,7 @@ impl Model {
             embedding: need(Role::Embedding, 0),
             final_norm: need(Role::FinalNorm, 0),
             head: find(Role::Head, 0),
+            frozen: Arc::new([]),
             dropout: None,
             quantized: vec![Quantized::default(); parameters.list().len()],
             prepared: parameters.list().iter().map(|_| None).collect(),
@@ -182,7 +186,13 @@ impl Model {
     pub(crate) fn beside(&self, ops: Arc<CpuTraining>) -> Result<Self, TrainError> {
         let (config, parameters, values) =
             (self.config.clone(), self.parameters.clone(), self.values.clone());
-        Self::new(ops, config, parameters, values, self.precision, self.recompute)
+        let model = Self::new(ops, config, parameters, values, self.precision, self.recompute)?;
+        Ok(Self { frozen: Arc::clone(&self.frozen), ..model })
+    }
+
+    /// With matrices that have no values, by their places in the list.
+    pub(crate) fn with_frozen(self, frozen: Vec<Option<Frozen>>) -> Self {
+        Self { frozen: frozen.into(), ..self }
     }
 
     /// What the model is.
@@ -218,6 +228,11 @@ impl Model {
 
     fn value(&self, place: usize) -> &[f32] {
         &self.values[self.parameters.list()[place].range.clone()]
+    }
+
+    /// The place of what makes logits.
+    fn table(&self) -> usize {
+        self.head.unwrap_or(self.embedding)
     }
 
     fn shape(&self) -> AttentionShape {
@@ -290,12 +305,14 @@ impl Model {
     /// Logits `[vocab]` behind the last token of the last pass.
     pub(crate) fn last_logits(&self) -> Vec<f32> {
         let (hidden, vocab) = (self.config.hidden, self.config.vocab);
-        let head = Side::rows(Values::F32(self.value(self.head.unwrap_or(self.embedding))), hidden);
         let state = Side::rows(Values::F32(&self.last.1[self.last.1.len() - hidden..]), hidden);
         let mut logits = vec![0.0; vocab];
-        let target = Target { values: &mut logits, stride: vocab, first: 0 };
-        // As inference makes them, whatever steps are taken with.
-        self.ops.product(Terms::F32, (1, vocab, hidden), state, head, Store::Set(1.0), target);
+        self.parts(self.table(), &mut |ids, head| {
+            let target = Target { values: &mut logits, stride: vocab, first: ids.start };
+            let head = Side::rows(Values::F32(head), hidden);
+            // As inference makes them, whatever steps are taken with.
+            self.ops.product(Terms::F32, (1, ids.len(), hidden), state, head, Store::Set(1.0), target);
+        });
         logits
     }
 

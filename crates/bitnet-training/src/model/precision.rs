@@ -108,6 +108,11 @@ impl Precision {
         })
     }
 
+    /// Whether inputs of projections are integers.
+    pub(super) fn quantizes_inputs(&self) -> bool {
+        self.activations != Activations::Float
+    }
+
     /// How inputs are quantized; `inside` blocks, before output and down projections, or else behind norms of the residual stream.
     pub(crate) fn input(&self, inside: bool) -> InputQuantizer {
         let codes = match (self.activations, inside) {

@@ -2,7 +2,7 @@
 
 use super::Model;
 use crate::parameters::Part;
-use crate::{Activations, Parameter, Quantized, Rounding, TrainError, WeightQuantizer};
+use crate::{Parameter, Quantized, Rounding, TrainError, WeightQuantizer};
 
 impl Model {
     /// Quantizes the present values as they will be run: to the nearest codes, at full strength. Of weights that are not trained, what
@@ -30,7 +30,11 @@ impl Model {
         let strength = |layer| step.map_or(1.0, |t| self.precision.ramp.strength(t, layer, layers));
         let strengths: Vec<f32> = (0..layers).map(strength).collect();
         let same = strengths == self.strength;
+        let inputs = self.precision.quantizes_inputs();
         for (place, p) in self.parameters.list().iter().enumerate().filter(|(_, p)| p.quantized) {
+            if self.is_frozen(place) {
+                continue;
+            }
             let quantized = &mut self.quantized[place];
             let trained = self.parameters.trained_range(place).is_some();
             if !trained && !quantized.codes.is_empty() && same {
@@ -48,7 +52,7 @@ impl Model {
             let Quantized { codes, scales, mixed } = quantized;
             // Weights that have become no numbers are found by the loss that they give.
             let trits = self.precision.weights.is_ternary()
-                && self.precision.activations != Activations::Float
+                && inputs
                 && mixed.is_empty()
                 && scales.iter().all(|scale| scale.is_finite());
             let weights = trits.then(|| self.ops.prepare((p.slot.rows, cols), codes, scales));

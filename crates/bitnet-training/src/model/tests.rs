@@ -8,11 +8,11 @@ use bitnet_testkit::golden;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-fn ops(isa: Option<Isa>, threads: usize) -> Arc<CpuTraining> {
+pub(super) fn ops(isa: Option<Isa>, threads: usize) -> Arc<CpuTraining> {
     Arc::new(CpuTraining::new(isa, Some(threads)).unwrap())
 }
 
-fn open(name: &str, ops: Arc<CpuTraining>, precision: Precision, recompute: bool) -> Model {
+pub(super) fn open(name: &str, ops: Arc<CpuTraining>, precision: Precision, recompute: bool) -> Model {
     let checkpoint = bitnet_formats::open(&golden::fixtures().join(name)).unwrap();
     let config = ModelConfig::read(&checkpoint).unwrap();
     let tensors = ModelTensors::new(&checkpoint, &config);
@@ -30,7 +30,7 @@ fn reference_batch() -> Batch {
     batch_of("training/grads.safetensors")
 }
 
-fn batch_of(file: &str) -> Batch {
+pub(super) fn batch_of(file: &str) -> Batch {
     let bytes = std::fs::read(golden::fixtures().join(file)).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let numbers = |name: &str| -> Vec<i64> {
@@ -521,7 +521,7 @@ fn the_gradient_of_concentrations_is_the_slope() {
     for (size, sparsity) in [(1.0, 0.0), (0.0, 1.0)] {
         let mut model = open("bitnet-online", ops(None, 2), precision, false);
         let objectives = Objectives { loss: 0.0, size, sparsity };
-        let mut value = |model: &mut Model| {
+        let value = |model: &mut Model| {
             model.gradients.fill(0.0);
             model.set_objectives(objectives, tokens);
             model.backward(&batch, batch.counted());

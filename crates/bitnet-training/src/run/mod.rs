@@ -10,7 +10,7 @@ mod tests;
 mod workers;
 
 use crate::checkpoint::{Checkpoints, Progress};
-use crate::config::RunConfig;
+use crate::config::{ModelSource, RunConfig};
 use crate::data::{Corpus, Rows, Split};
 use crate::export::Trained;
 use crate::model::{Losses, Model, Objectives};
@@ -78,8 +78,14 @@ impl<'a> Run<'a> {
             );
             return Err(TrainError::Data { what });
         }
-        let origin = Origin::read(&config.model, Some(&config.precision), config.seed)?;
-        let Origin { config: body, mut parameters, mut values, tokenizer, beside, .. } = origin;
+        let ops = shared_out(config.threads, config.train.workers)?;
+        let origin = match (&config.lora, &config.model) {
+            (Some(_), ModelSource::Checkpoint(path)) => {
+                Origin::frozen(&ops[0], path, Some(&config.precision))?
+            }
+            _ => Origin::read(&config.model, Some(&config.precision), config.seed)?,
+        };
+        let Origin { config: body, mut parameters, mut values, frozen, tokenizer, beside, .. } = origin;
         if let Some(lora) = &config.lora {
             parameters = parameters.with_adapters(lora)?;
             values = parameters.begin(values, config.seed);
@@ -92,7 +98,6 @@ impl<'a> Run<'a> {
             let what = format!("data.sequence is {sequence}, and the model's context has {context} tokens");
             return Err(TrainError::Data { what });
         }
-        let ops = shared_out(config.threads, config.train.workers)?;
         let threads = ops.iter().map(|ops| ops.threads()).sum();
         let vocab = body.vocab;
         let terms = config.precision.terms;
@@ -107,7 +112,8 @@ impl<'a> Run<'a> {
             values,
             config.precision,
             config.train.recompute,
-        )?;
+        )?
+        .with_frozen(frozen);
         let maker = crate::data::Maker {
             tokenizer: &tokenizer,
             identity: &beside.identity,

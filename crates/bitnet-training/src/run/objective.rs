@@ -134,9 +134,7 @@ pub(super) fn reference(
 ) -> Result<Vec<f64>, TrainError> {
     let mut digest = Sha256::new();
     digest.update(format!("1 {} {precision:?}", corpus.name));
-    for piece in model.values.chunks(1 << 16) {
-        digest.update(piece.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
-    }
+    model.hash(&mut digest);
     let path = folder.join(format!("{}.reference", hash::hex(&digest.finalize()[..16])));
     let mut all = vec![f64::NAN; corpus.len()];
     if let Ok(bytes) = std::fs::read(&path)

@@ -503,6 +503,26 @@ fn an_adapter_learns_goes_on_and_is_one_that_is_run_and_merged() {
     assert!(report.iter().any(|part| part.changed.unwrap() > 0.0), "{report:?}");
 }
 
+/// The model under an adapter may be a GGUF file, and going on gives the same as a run in one go.
+#[test]
+fn an_adapter_is_trained_beside_a_file_of_packed_weights() {
+    let folder = folder();
+    let gguf = golden::fixtures().join("gguf/bitnet-packed-k256-i2_s.gguf");
+    let init = format!("model.init={}", gguf.display());
+    let changes =
+        ["train.rate=2e-2", "data.validation_share=0.2", "train.gradient_checkpointing=true", &init];
+    let config = config(Kind::Lora, folder.path(), &changes);
+    let (outcome, _) = go(&config, false).unwrap();
+    let want = left(&config.output, 12);
+    std::fs::remove_dir_all(Checkpoints::of(&config.output).path(12)).unwrap();
+    go(&config, true).unwrap();
+    assert!(left(&config.output, 12) == want);
+    let mut model = bitnet_inference::Model::open(&gguf, &Default::default(), &mut |_, _| {}).unwrap();
+    model.load_adapter(&outcome.model.unwrap(), 1.0).unwrap();
+    let error = go(&self::config(Kind::Sft, folder.path(), &[&init]), true).unwrap_err().to_string();
+    assert!(error.contains("beside whose weights only adapters are trained"), "{error}");
+}
+
 /// With all weights or an adapter: preferred answers win, and going on gives the bits of a run in one go, also when what was measured with
 /// the model at the start is measured again.
 #[test]

@@ -18,6 +18,8 @@ use std::ops::Range;
 
 /// Rows and columns that are multiplied together: two tiles of each.
 const SQUARE: usize = 2 * TILE;
+/// Columns of the right side that are arranged at a time.
+const COLUMNS: usize = 4096;
 
 /// Both sides of a product, arranged; reused from one to the next.
 #[derive(Default)]
@@ -45,34 +47,38 @@ pub(crate) fn product(
     for from in (0..k).step_by(DEPTH) {
         let terms = DEPTH.min(k - from);
         let blocks = terms.div_ceil(TERMS);
-        let arrange = |side: Side<'_>, vectors: usize, order, out: &mut Vec<Pairs>| {
-            let out = at_least(out, vectors.next_multiple_of(SQUARE) / TILE * blocks, Pairs::ZERO);
+        let arrange = |side: Side<'_>, vectors: Range<usize>, order, out: &mut Vec<Pairs>| {
+            let out = at_least(out, vectors.len().next_multiple_of(SQUARE) / TILE * blocks, Pairs::ZERO);
             pool.chunks_mut(out, blocks, &|tile, out| {
-                let vectors = (tile * TILE).min(vectors)..(tile * TILE + TILE).min(vectors);
+                let first = (vectors.start + tile * TILE).min(vectors.end);
+                let vectors = first..(first + TILE).min(vectors.end);
                 dispatch(isa, Arrange { side, vectors, terms: from..from + terms, order, out });
             });
         };
-        arrange(a, m, Order::Vectors, &mut room.left);
-        arrange(b, n, Order::Pairs, &mut room.right);
-        let (left, right) = (&room.left, &room.right);
+        arrange(a, 0..m, Order::Vectors, &mut room.left);
         // A few squares, so that what is read of the right side serves several rows.
         let rows = m.div_ceil(pool.threads() * 2).clamp(1, 4 * SQUARE).next_multiple_of(SQUARE);
-        pool.chunks_mut(values, rows * stride, &|i, c| {
-            let (row, count) = (i * rows, c.len() / stride);
-            let store = store.of_rows(row, count);
-            let squares = count.div_ceil(SQUARE);
-            let part = Part {
-                left: &left[row / TILE * blocks..][..squares * 2 * blocks],
-                right: &right[..n.div_ceil(SQUARE) * 2 * blocks],
-                stride: blocks,
-                blocks,
-                columns: n,
-                ends: (from == 0, from + terms == k),
-                store,
-                c: Target { values: c, stride, first },
-            };
-            part.run(isa, Multiply::new(isa, &mut Vec::new()));
-        });
+        for column in (0..n).step_by(COLUMNS) {
+            let columns = COLUMNS.min(n - column);
+            arrange(b, column..column + columns, Order::Pairs, &mut room.right);
+            let (left, right) = (&room.left, &room.right);
+            pool.chunks_mut(values, rows * stride, &|i, c| {
+                let (row, count) = (i * rows, c.len() / stride);
+                let store = store.of_rows(row, count);
+                let squares = count.div_ceil(SQUARE);
+                let part = Part {
+                    left: &left[row / TILE * blocks..][..squares * 2 * blocks],
+                    right: &right[..columns.div_ceil(SQUARE) * 2 * blocks],
+                    stride: blocks,
+                    blocks,
+                    columns,
+                    ends: (from == 0, from + terms == k),
+                    store,
+                    c: Target { values: c, stride, first: first + column },
+                };
+                part.run(isa, Multiply::new(isa, &mut Vec::new()));
+            });
+        }
     }
 }
 
@@ -102,7 +108,7 @@ impl Part<'_> {
                 let left = [&left[..blocks], &left[blocks..]];
                 let at = |t: usize| (i * SQUARE + t / 2 * TILE, j * SQUARE + t % 2 * TILE);
                 sums.as_flattened_mut().as_flattened_mut().fill(0.0);
-                if !self.ends.0 && !matches!(self.store, Store::Add(_)) {
+                if self.store.goes_on(self.ends.0) {
                     (0..4).for_each(|t| self.load(at(t), &mut sums[t]));
                 }
                 multiply.run(left, right, &mut sums);
@@ -150,6 +156,7 @@ impl Kernel for Keep<'_, '_> {
                 // A sum that goes on is kept as it is.
                 _ if !part.ends.1 => (1.0, false),
                 Store::Set(factor) => (factor, false),
+                Store::Continue => (1.0, false),
                 Store::SetRows(factors, factor) => (factors[at.0 + r] * factor, false),
             };
             let sum = l.mul(l.load(sums), l.splat(factor));

@@ -8,3 +8,4 @@ pub(crate) mod gate;
 pub(crate) mod loss;
 pub(crate) mod norm;
 pub(crate) mod product;
+mod trits;

@@ -1,12 +1,13 @@
 //! Products of dense matrices (rule 18 of `docs/numerics.md`): every element is one chain of fused multiply-adds over `k`, ascending,
 //! so tiles, threads and instruction sets cannot change it.
 
-use crate::Isa;
+use super::trits::RUN;
 use crate::pool::{Pool, at_least};
 use crate::simd::{Kernel, Lanes, dispatch};
+use crate::{Isa, TernaryWeights};
 
-/// The longest chain; longer sums continue from the stored result.
-pub(super) const DEPTH: usize = 4096;
+/// The most terms of a part of a sum: longer sums go on from the stored result, or are added part by part.
+pub const DEPTH: usize = 4096;
 /// Columns of the right side that are arranged at a time.
 const COLUMNS: usize = 2048;
 /// Floats of the left side that a thread works on at a time: half of a second-level cache.
@@ -19,6 +20,8 @@ pub enum Values<'a> {
     F32(&'a [f32]),
     /// Integers.
     I8(&'a [i8]),
+    /// Packed trits, times their scales where groups of columns have them; else scales are the caller's affair.
+    Trits(&'a TernaryWeights),
 }
 
 impl Values<'_> {
@@ -26,6 +29,7 @@ impl Values<'_> {
         match self {
             Self::F32(v) => v.len(),
             Self::I8(v) => v.len(),
+            Self::Trits(w) => w.rows() * w.cols(),
         }
     }
 }
@@ -70,6 +74,7 @@ impl<'a> Side<'a> {
         match self.values {
             Values::F32(v) => self.copy(v, |v| v, (first, count), from, width, out),
             Values::I8(v) => self.copy(v, f32::from, (first, count), from, width, out),
+            Values::Trits(w) => self.unpack(w, (first, count), from, width, out),
         }
         if let Some(factors) = self.factors {
             for (out, factor) in out.chunks_exact_mut(width).zip(&factors[from..from + k]) {
@@ -109,6 +114,40 @@ impl<'a> Side<'a> {
     }
 }
 
+impl Side<'_> {
+    /// [`Side::copy`] of packed trits.
+    #[inline(always)]
+    fn unpack(
+        &self,
+        w: &TernaryWeights,
+        (first, count): (usize, usize),
+        from: usize,
+        width: usize,
+        out: &mut [f32],
+    ) {
+        if count < width {
+            out.fill(0.0);
+        }
+        let k = out.len() / width.max(1);
+        if self.step == 1 {
+            for v in 0..count {
+                for p in (0..k).step_by(RUN) {
+                    let run: [f32; RUN] = w.run(first + v, from + p, RUN.min(k - p));
+                    let out = out[p * width..].chunks_mut(width);
+                    out.zip(run).for_each(|(out, value)| out[v] = value);
+                }
+            }
+        } else {
+            for (p, out) in out.chunks_exact_mut(width).enumerate() {
+                for (i, out) in out[..count].chunks_mut(RUN).enumerate() {
+                    let run: [f32; RUN] = w.run(from + p, first + i * RUN, out.len());
+                    out.copy_from_slice(&run[..out.len()]);
+                }
+            }
+        }
+    }
+}
+
 /// What becomes of a sum.
 #[derive(Clone, Copy, Debug)]
 pub enum Store<'a> {
@@ -118,6 +157,9 @@ pub enum Store<'a> {
     SetRows(&'a [f32], f32),
     /// Times a factor it is added.
     Add(f32),
+    /// It goes on from the element, which [`Store::Set`] with a factor of 1 left there of the terms before, and takes its place: terms that
+    /// come in several calls, each but the last of a multiple of [`DEPTH`], give what they give in one.
+    Continue,
 }
 
 impl Store<'_> {
@@ -126,6 +168,15 @@ impl Store<'_> {
         match self {
             Self::SetRows(rows, factor) => Self::SetRows(&rows[row..row + count], factor),
             other => other,
+        }
+    }
+
+    /// Whether sums begin with what is stored, in the first part of their terms or in a later one.
+    pub(super) fn goes_on(self, first: bool) -> bool {
+        match self {
+            Self::Add(_) => false,
+            Self::Continue => true,
+            Self::Set(_) | Self::SetRows(..) => !first,
         }
     }
 }
@@ -182,7 +233,7 @@ pub(super) fn checked<'c>(
         assert!(rows.len() >= m, "factors of rows");
     }
     let values = &mut values[..m * stride];
-    if k == 0 && !matches!(store, Store::Add(_)) {
+    if k == 0 && !matches!(store, Store::Add(_) | Store::Continue) {
         values.chunks_exact_mut(stride).for_each(|row| row[first..first + n].fill(0.0));
     }
     Target { values, stride, first }
@@ -300,7 +351,7 @@ impl Block<'_> {
             for (i, left) in left.chunks_exact(R * k).enumerate() {
                 let rows = R.min(self.count - i * R);
                 let mut sums = [[l.splat(0.0); V]; R];
-                if !self.ends.0 && !matches!(self.store, Store::Add(_)) {
+                if self.store.goes_on(self.ends.0) {
                     sums = self.load::<L, R, V>(l, i * R, s * width, (rows, columns));
                 }
                 let sums = tile::<L, R, V>(l, left, right, sums);
@@ -347,6 +398,7 @@ impl Block<'_> {
                 // A sum that goes on is kept as it is.
                 _ if !self.ends.1 => (1.0, false),
                 Store::Set(factor) => (factor, false),
+                Store::Continue => (1.0, false),
                 Store::SetRows(factors, factor) => (factors[row + r] * factor, false),
             };
             let factor = l.splat(factor);
@@ -498,6 +550,10 @@ mod tests {
                 });
                 check(Side::columns(f, m), Side::columns(Values::F32(&w), n), Store::Set(2.0), &|r, c| {
                     chain(|p| x[p * m + r], |p| w[p * n + c], k) * 2.0
+                });
+                check(Side::rows(f, k), Side::rows(i, k), Store::Continue, &|r, c| {
+                    let b = |p: usize| f32::from(bytes[c * k + p]);
+                    (0..k).fold(before[r * (n + 2) + c + 1], |sum, p| f32::mul_add(x[r * k + p], b(p), sum))
                 });
                 let scaled = Side::columns(i, n).scaled(&terms);
                 check(Side::rows(f, k), scaled, Store::Add(0.5), &|r, c| {

@@ -1,5 +1,6 @@
 //! Pairs of bf16 terms in 32-bit words, in the two orders that matrix instructions read.
 
+use crate::TernaryWeights;
 use crate::kernels::training::product::{Side, Values};
 use crate::simd::{Kernel, Lanes};
 use std::ops::Range;
@@ -70,28 +71,59 @@ impl Kernel for Arrange<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
+        let stride = self.side.vector.max(self.side.step);
         match self.side.values {
-            Values::F32(v) => self.blocks(v, |v| v),
-            Values::I8(v) => self.blocks(v, f32::from),
+            Values::F32(values) => self.blocks(Slice { values, stride, real: |v| v }),
+            Values::I8(values) => self.blocks(Slice { values, stride, real: f32::from }),
+            Values::Trits(weights) => self.blocks(weights),
         }
+    }
+}
+
+/// A row-major matrix.
+trait Stored: Copy {
+    /// Elements of a row from `first` on: `count` of them, and zeros behind.
+    fn run<const N: usize>(self, row: usize, first: usize, count: usize) -> [f32; N];
+}
+
+/// One whose rows lie `stride` elements apart.
+#[derive(Clone, Copy)]
+struct Slice<'a, T, F> {
+    values: &'a [T],
+    stride: usize,
+    real: F,
+}
+
+impl<T: Copy, F: Fn(T) -> f32 + Copy> Stored for Slice<'_, T, F> {
+    #[inline(always)]
+    fn run<const N: usize>(self, row: usize, first: usize, count: usize) -> [f32; N] {
+        let from = row * self.stride + first;
+        head(&self.values[from..from + count], self.real)
+    }
+}
+
+impl Stored for &TernaryWeights {
+    #[inline(always)]
+    fn run<const N: usize>(self, row: usize, first: usize, count: usize) -> [f32; N] {
+        TernaryWeights::run(self, row, first, count)
     }
 }
 
 impl Arrange<'_> {
     #[inline(always)]
-    fn blocks<T: Copy>(self, values: &[T], real: impl Fn(T) -> f32 + Copy) {
+    fn blocks(self, values: impl Stored) {
         let Self { side, vectors, terms, order, out } = self;
         let natural = if side.step == 1 { Order::Vectors } else { Order::Pairs };
         for (from, out) in terms.clone().step_by(TERMS).zip(out) {
             let count = TERMS.min(terms.end - from);
             let factors: [f32; TERMS] = match side.factors {
-                Some(own) => first(&own[from..from + count], |v| v),
+                Some(own) => head(&own[from..from + count], |v| v),
                 None => [1.0; TERMS],
             };
             *out = Pairs::ZERO;
             if natural == Order::Vectors {
                 for (vector, out) in vectors.clone().zip(&mut out.0) {
-                    let mut x: [f32; TERMS] = first(&values[vector * side.vector + from..][..count], real);
+                    let mut x: [f32; TERMS] = values.run(vector, from, count);
                     if side.factors.is_some() {
                         x.iter_mut().zip(&factors).for_each(|(x, factor)| *x *= factor);
                     }
@@ -103,10 +135,7 @@ impl Arrange<'_> {
                 for (p, out) in out.0.iter_mut().enumerate().take(count.div_ceil(2)) {
                     let mut both = [[0.0f32; TILE]; 2];
                     for (i, x) in both.iter_mut().enumerate().take(count - 2 * p) {
-                        *x = first(
-                            &values[(from + 2 * p + i) * side.step + vectors.start..][..vectors.len()],
-                            real,
-                        );
+                        *x = values.run(from + 2 * p + i, vectors.start, vectors.len());
                         if side.factors.is_some() {
                             x.iter_mut().for_each(|x| *x *= factors[2 * p + i]);
                         }
@@ -125,7 +154,7 @@ impl Arrange<'_> {
 
 /// The first `N` values as they are, and zeros where there are fewer.
 #[inline(always)]
-fn first<T: Copy, const N: usize>(values: &[T], real: impl Fn(T) -> f32) -> [f32; N] {
+fn head<T: Copy, const N: usize>(values: &[T], real: impl Fn(T) -> f32) -> [f32; N] {
     let mut out = [0.0; N];
     match values.first_chunk::<N>() {
         Some(all) => out.iter_mut().zip(all).for_each(|(out, v)| *out = real(*v)),

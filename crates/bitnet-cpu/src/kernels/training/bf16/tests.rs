@@ -27,7 +27,7 @@ fn every_element_is_that_of_the_rule_whatever_the_sides_are() {
         for isa in Isa::available() {
             let mut room = Room::default();
             for (m, n, k) in
-                [(1, 1, 1), (13, 33, 7), (45, 70, 40), (5, 3, DEPTH + 9), (3, 100, 2), (64, 64, 64)]
+                [(1, 1, 1), (13, 33, 7), (45, 70, 40), (5, 3, DEPTH + 9), (3, COLUMNS + 9, 2), (64, 64, 64)]
             {
                 let mut noise = Noise((m * n + k) as u32);
                 let (mut x, w) = (noise.floats(m * k, 2.0), noise.floats(n * k, 1.0));
@@ -59,6 +59,10 @@ fn every_element_is_that_of_the_rule_whatever_the_sides_are() {
                     let b = |p: usize| f32::from(bytes[c * k + p]);
                     parts().fold(0.0, |total, part| element(|p| x[r * k + p], b, part, total))
                         * (rows[r] * 0.5)
+                });
+                check(Side::rows(f, k), Side::rows(i, k), Store::Continue, &|r, c| {
+                    let (a, b) = (|p: usize| x[r * k + p], |p: usize| f32::from(bytes[c * k + p]));
+                    parts().fold(before[r * (n + 2) + c + 1], |total, part| element(a, b, part, total))
                 });
                 check(Side::columns(f, m), Side::columns(Values::F32(&w), n), Store::Set(2.0), &|r, c| {
                     let (a, b) = (|p: usize| x[p * m + r], |p: usize| w[p * n + c]);
