@@ -203,7 +203,7 @@ mod tests {
         let machine = Machine::read(two_nodes().path());
         let (first, second) = (vec![0, 1, 2, 3], vec![6, 7]);
         let of = |threads| machine.places(threads).unwrap();
-        assert_eq!(of(1), [first.clone()]);
+        assert_eq!(of(1), std::slice::from_ref(&first));
         assert_eq!(of(3), [first.clone(), first.clone(), second.clone()]);
         let six = of(6);
         assert_eq!((&six[..4], &six[4..]), (&vec![first.clone(); 4][..], &vec![second.clone(); 2][..]));
