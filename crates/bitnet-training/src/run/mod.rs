@@ -104,6 +104,7 @@ impl<'a> Run<'a> {
         };
         let mut model = Model::new(ops, body, parameters, values, config.precision, config.train.recompute)?
             .with_frozen(frozen);
+        model.begin_magnitudes();
         let maker = crate::data::Maker {
             tokenizer: &tokenizer,
             identity: &beside.identity,
@@ -430,6 +431,7 @@ impl<'a> Run<'a> {
             ops: model.ops(),
             parameters: model.parameters(),
             values: &model.values,
+            frozen: model.all_frozen(),
             beside: &self.beside,
         }
     }
