@@ -37,6 +37,11 @@ impl Bytes {
         })
     }
 
+    /// Where they begin in their storage, in bytes: of a file that is mapped whole, their place in the file.
+    pub fn offset(&self) -> usize {
+        self.start
+    }
+
     /// Gives the pages behind these bytes back where the owner can (see [`Storage::release`]).
     pub fn release(&self) {
         self.storage.release(self.start..self.start + self.len);

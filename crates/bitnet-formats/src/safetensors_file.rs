@@ -59,7 +59,7 @@ fn dtype_name(dtype: Dtype) -> &'static str {
 pub struct TensorInfo {
     /// Its name.
     pub name: String,
-    /// `F32`, `F16`, `BF16`, `U8` or `I8`.
+    /// `F32`, `F16`, `BF16`, `U32`, `U8` or `I8`.
     pub dtype: &'static str,
     /// Its shape, slowest dimension first.
     pub shape: Vec<usize>,
@@ -68,7 +68,7 @@ pub struct TensorInfo {
 impl TensorInfo {
     pub(crate) fn bytes(&self) -> Option<usize> {
         let size = match self.dtype {
-            "F32" => 4,
+            "F32" | "U32" => 4,
             "F16" | "BF16" => 2,
             "U8" | "I8" => 1,
             _ => return None,

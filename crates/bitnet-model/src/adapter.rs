@@ -1,11 +1,15 @@
 //! Low-rank adapters (Hu et al., 2021): what peft saved, as matrices of the model's projections.
 
 use crate::config::bad;
+use crate::load::dense_values;
 use crate::{Architecture, ModelConfig, ModelError, Origin, Role};
 use bitnet_core::{DenseMatrix, DenseType};
 use bitnet_formats::{AdapterFiles, Tensor, TensorType};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+
+/// `peft_type` of adapters that are other trits in place of a model's, and no matrices.
+pub const TRITS: &str = "BITNET_TRITS";
 
 /// Projections that an adapter may add to.
 const ROLES: [Role; 7] = [Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
@@ -23,6 +27,8 @@ pub struct LowRank {
     pub b: DenseMatrix,
     /// `alpha / r`, or `alpha / sqrt(r)`.
     pub scale: f64,
+    /// `[n]`: what rows of the sum of weights and `b a` times `scale` have as their length instead of their own (DoRA, arXiv 2402.09353).
+    pub magnitude: Option<Vec<f32>>,
 }
 
 /// An adapter of a model.
@@ -32,10 +38,10 @@ pub struct Adapter {
     pub parts: Vec<LowRank>,
 }
 
-/// Both matrices of a module.
+/// Both matrices of a module, and the magnitudes of its rows.
 struct Pair<'a> {
     path: &'a str,
-    sides: [Option<&'a Tensor>; 2],
+    sides: [Option<&'a Tensor>; 3],
 }
 
 impl Adapter {
@@ -55,13 +61,14 @@ impl Adapter {
             let (path, side) = match tensor.name.rsplit_once(".lora_") {
                 Some((path, "A.weight")) => (path, 0),
                 Some((path, "B.weight")) => (path, 1),
+                Some((path, "magnitude_vector" | "magnitude_vector.weight")) if settings.dora => (path, 2),
                 _ => return Err(wrong("which is no low-rank matrix of a projection")),
             };
             let path = path.strip_prefix("base_model.model.").unwrap_or(path);
             let path = path.strip_prefix("model.").unwrap_or(path);
             let place =
                 projections.get(path).ok_or_else(|| wrong("which is for no projection of the model"))?;
-            let pair = found.entry(*place).or_insert(Pair { path, sides: [None; 2] });
+            let pair = found.entry(*place).or_insert(Pair { path, sides: [None; 3] });
             if pair.sides[side].replace(tensor).is_some() {
                 return Err(wrong("which stands there twice"));
             }
@@ -71,7 +78,7 @@ impl Adapter {
         }
         settings.check_targets(found.values().map(|pair| pair.path))?;
         let part = |((layer, role), Pair { path, sides })| {
-            let [Some(a), Some(b)] = sides else {
+            let [Some(a), Some(b), magnitude] = sides else {
                 let lone = sides.into_iter().flatten().next().map_or_else(String::new, |t| t.name.clone());
                 return Err(ModelError::AdapterTensor { name: lone, why: "whose other half is not there" });
             };
@@ -80,8 +87,13 @@ impl Adapter {
             if rank == 0 {
                 return Err(ModelError::AdapterTensor { name: a.name.clone(), why: "whose rank is 0" });
             }
+            if settings.dora && magnitude.is_none() {
+                let why = "beside which there are no magnitudes, and use_dora is true";
+                return Err(ModelError::AdapterTensor { name: b.name.clone(), why });
+            }
             let (a, b) = (matrix(a, rank, slot.cols)?, matrix(b, slot.rows, rank)?);
-            Ok(LowRank { layer, role, a, b, scale: settings.scale(path, rank)? })
+            let magnitude = magnitude.map(|tensor| dense_values(tensor, &[slot.rows])).transpose()?;
+            Ok(LowRank { layer, role, a, b, scale: settings.scale(path, rank)?, magnitude })
         };
         Ok(Self { parts: found.into_iter().map(part).collect::<Result<_, _>>()? })
     }
@@ -117,13 +129,14 @@ struct Settings<'a> {
     /// Alphas of modules whose path ends so.
     alphas: Vec<(&'a str, f64)>,
     rank_stabilized: bool,
+    /// Whether rows of the sum get magnitudes.
+    dora: bool,
     /// Names of the modules that are adapted; none where they are given as a pattern.
     targets: Vec<&'a str>,
 }
 
 /// Settings of peft's that change what an adapter computes, and what they are called. Each is off, empty or absent in a plain adapter.
-const REFUSED: [(&str, &str); 12] = [
-    ("use_dora", "DoRA, which rescales the sum, is not supported; merge the adapter into its model"),
+const REFUSED: [(&str, &str); 11] = [
     ("use_qalora", "QA-LoRA is not supported"),
     ("use_bdlora", "block-diagonal LoRA is not supported"),
     ("lora_bias", "adapters with a bias are not supported"),
@@ -143,7 +156,11 @@ const MOVED_WEIGHTS: [&str; 4] = ["pissa", "olora", "corda", "loftq"];
 impl<'a> Settings<'a> {
     fn read(config: &'a Value) -> Result<Self, ModelError> {
         if let Some(kind) = config.get("peft_type").and_then(Value::as_str).filter(|k| *k != "LORA") {
-            return Err(bad("peft_type", kind, "LORA is known"));
+            let need = match kind {
+                TRITS => "it is a list of trits, which `bitnet merge` makes those of the model",
+                _ => "LORA is known",
+            };
+            return Err(bad("peft_type", kind, need));
         }
         for (key, need) in REFUSED {
             if let Some(value) = config.get(key).filter(|v| !is_off(v)) {
@@ -180,6 +197,7 @@ impl<'a> Settings<'a> {
             alpha,
             alphas,
             rank_stabilized: config.get("use_rslora").and_then(Value::as_bool) == Some(true),
+            dora: config.get("use_dora").and_then(Value::as_bool) == Some(true),
             targets: targets.into_iter().flatten().filter_map(Value::as_str).collect(),
         })
     }

@@ -14,7 +14,7 @@ mod load;
 mod low_rank;
 mod transformer;
 
-pub use adapter::{Adapter, LowRank};
+pub use adapter::{Adapter, LowRank, TRITS};
 pub use arch::{ARCHS, Architecture, Origin, Role, Slot, Windows};
 pub use config::{Llama3Scaling, LocalLayers, ModelConfig, Rope, RopeScaling, YarnScaling};
 pub use decoder::{Decoder, Rows, Span, StepOutput};

@@ -1,5 +1,6 @@
 //! Adapters that a model holds, and those that the tokens of a step go through.
 
+use crate::config::bad;
 use crate::{Adapter, ModelError, Role};
 use bitnet_core::{ActivationPrecision, Backend, Matrix, Purpose};
 use std::collections::BTreeMap;
@@ -39,6 +40,10 @@ impl<B: Backend> Default for Adapters<B> {
 
 impl<B: Backend> Adapters<B> {
     pub(crate) fn load(&mut self, b: &B, adapter: &Adapter, layers: usize) -> Result<u32, ModelError> {
+        if adapter.parts.iter().any(|part| part.magnitude.is_some()) {
+            let need = "DoRA rescales rows of the sum, which is not done beside the weights; `bitnet merge` makes it a part of them";
+            return Err(bad("use_dora", true, need));
+        }
         let mut held: Layers<B> = (0..layers).map(|_| Vec::new()).collect();
         for part in adapter.parts.iter().filter(|part| part.layer < layers) {
             let prepare = |m: &bitnet_core::DenseMatrix| {

@@ -186,7 +186,7 @@ fn what_is_no_adapter_of_the_model_is_refused() {
         assert!(got.contains(want), "{got:?} does not say {want:?}");
     };
     let set = |key: &'static str, value: Value| move |c: &mut Value| c[key] = value.clone();
-    check(&set("use_dora", json!(true)), &modules, "use_dora is true in the configuration; DoRA");
+    check(&set("use_dora", json!(true)), &modules, "no magnitudes, and use_dora is true");
     check(&set("peft_type", json!("IA3")), &modules, "LORA is known");
     check(&set("bias", json!("all")), &modules, "bias");
     check(&set("modules_to_save", json!(["lm_head"])), &modules, "modules_to_save");

@@ -1,6 +1,6 @@
 //! Checkpoints: directories that appear whole or not at all, and can be run as models.
 //!
-//! `config.json`, `model.safetensors` and the tokenizer make one a Hugging Face model (low-rank matrices, an adapter as peft saves it);
+//! `config.json`, `model.safetensors` and the tokenizer make one a Hugging Face model (low-rank matrices, an adapter);
 //! `masters.safetensors`, where master weights cannot be read as a model, `optimizer.safetensors` and `trainer.json` are what a run goes on
 //! with; `manifest.json` has the SHA-256 of every other file.
 
@@ -147,8 +147,8 @@ impl Checkpoints {
         let progress = Progress::from_json(&json_of(&path.join(TRAINER))?)
             .ok_or_else(|| fail("trainer.json is damaged"))?;
         let file = match parameters.adapter() {
+            _ if masters_apart(parameters) => MASTERS,
             Some(_) => ADAPTER,
-            None if masters_apart(parameters) => MASTERS,
             None => WEIGHTS,
         };
         load(&path.join(file), parameters, "", &|_| true, &mut values[parameters.start()..])?;
@@ -176,7 +176,10 @@ impl Checkpoints {
 
 /// Whether a model as it is written for readers does not say what the weights in training are.
 fn masters_apart(parameters: &Parameters) -> bool {
-    parameters.adapter().is_none() && !parameters.quantizer().is_of_readers()
+    match parameters.adapter() {
+        Some(lora) => lora.trits,
+        None => !parameters.quantizer().is_of_readers(),
+    }
 }
 
 /// Removes a directory: out of sight first, so that a part of it is never taken for the whole.

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::remove;
 use crate::config::LoraConfig;
+use crate::model::Frozen;
 use crate::source::Beside;
 use crate::{Parameter, Parameters, Quantized, Rounding, TrainError};
 use bitnet_cpu::CpuTraining;
@@ -20,6 +21,8 @@ pub(crate) struct Trained<'a> {
     pub(crate) parameters: &'a Parameters,
     /// All parameters.
     pub(crate) values: &'a [f32],
+    /// Matrices that have no values, by their places in the list.
+    pub(crate) frozen: &'a [Option<Frozen>],
     pub(crate) beside: &'a Beside,
 }
 
@@ -37,6 +40,7 @@ impl Trained<'_> {
     /// Writes into a directory, in bf16 or f32.
     pub(crate) fn write(&self, dir: &Path, bf16: bool) -> Result<(), TrainError> {
         match self.parameters.adapter() {
+            Some(lora) if lora.trits => crate::trits::write(self, dir),
             Some(lora) => self.write_adapter(dir, lora, bf16),
             None => self.write_model(dir, bf16),
         }
@@ -99,7 +103,7 @@ fn info(name: String, bf16: bool, shape: Vec<usize>) -> TensorInfo {
     TensorInfo { name, dtype: if bf16 { "BF16" } else { "F32" }, shape }
 }
 
-fn create(path: &Path, infos: Vec<TensorInfo>) -> Result<Writer, TrainError> {
+pub(crate) fn create(path: &Path, infos: Vec<TensorInfo>) -> Result<Writer, TrainError> {
     Ok(Writer::create(path, &[("format".to_owned(), "pt".to_owned())], infos)?)
 }
 
@@ -112,6 +116,7 @@ fn adapter_config(lora: &LoraConfig, beside: &Beside) -> Value {
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "use_rslora": lora.rank_stabilized,
+        "use_dora": lora.dora,
         "target_modules": lora.targets,
         "lora_dropout": lora.dropout,
         "bias": "none",

@@ -29,6 +29,7 @@ mod sample;
 mod schedule;
 mod source;
 mod teacher;
+mod trits;
 
 pub use config::{DataConfig, DistillConfig, LoraConfig, ModelSource, RunConfig, SampleConfig, TrainConfig};
 pub use data::{Batch, DataSet, Skipped, texts};

@@ -1,5 +1,7 @@
 //! Adapters added to the weights of their model.
 
+mod exact;
+
 use crate::config::ModelSource;
 use crate::export::Trained;
 use crate::source::Origin;
@@ -8,6 +10,7 @@ use bitnet_core::DenseMatrix;
 use bitnet_cpu::{CpuTraining, Side, Store, Target, Terms, Values};
 use bitnet_model::Adapter;
 use bitnet_quant::dense::dequantize_row;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// What became of one projection.
@@ -25,6 +28,9 @@ pub struct Merged {
 /// Adds an adapter, times `scale`, to the weights of a Hugging Face model and writes the sum to a new directory, in bf16 or f32. Weights of a
 /// ternary model are masters; packed ones get masters of the same trits and scale first.
 ///
+/// An adapter of trits takes the place of others in a copy of the model's files, a directory or a GGUF file; there is no scale then, and no
+/// other type.
+///
 /// # Errors
 /// The adapter is not one of the model, or a file cannot be read or written.
 pub fn merge(
@@ -36,12 +42,19 @@ pub fn merge(
     threads: Option<usize>,
 ) -> Result<Vec<Merged>, TrainError> {
     let ops = CpuTraining::new(None, threads)?;
-    if out.exists() && std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+    if out.exists() && std::fs::read_dir(out).map_or(true, |mut entries| entries.next().is_some()) {
         let what = "it exists and is not empty; remove it or choose another name".to_owned();
         return Err(TrainError::Checkpoint { path: out.to_owned(), what });
     }
-    let mut origin = Origin::read(&ModelSource::Checkpoint(PathBuf::from(model)), None, 0)?;
     let files = bitnet_formats::open_adapter(adapter)?;
+    if crate::trits::is(&files) {
+        if scale != 1.0 {
+            let what = format!("its trits take the place of others, and cannot be {scale} times as many");
+            return Err(TrainError::Checkpoint { path: adapter.to_owned(), what });
+        }
+        return exact::merge(&ops, model, &files, out);
+    }
+    let mut origin = Origin::read(&ModelSource::Checkpoint(PathBuf::from(model)), None, 0)?;
     let adapter = Adapter::read(&files, &origin.config)
         .map_err(|source| TrainError::Model { path: adapter.to_owned(), source })?;
     let mut report = Vec::new();
@@ -57,15 +70,28 @@ pub fn merge(
         let (left, right) = (Side::rows(Values::F32(&b), rank), Side::columns(Values::F32(&a), k));
         ops.product(Terms::F32, (n, k, rank), left, right, Store::Set(factor), target);
         let values = &mut origin.values[parameter.range.clone()];
+        let ternary = origin.ternary && parameter.quantized;
         let trits = |values: &[f32]| {
             let mut trits = Quantized::default();
-            WeightQuantizer::Absmean.quantize(&ops, values, k, &[], Rounding::Nearest, &mut trits);
+            if ternary {
+                WeightQuantizer::Absmean.quantize(&ops, values, k, &[], Rounding::Nearest, &mut trits);
+            }
             trits
         };
         let before = trits(values);
-        values.iter_mut().zip(&added).for_each(|(v, added)| *v += added);
+        match &part.magnitude {
+            None => values.iter_mut().zip(&added).for_each(|(v, added)| *v += added),
+            Some(magnitude) => {
+                let run =
+                    |i: usize, v: f32| if ternary { f32::from(before.codes[i]) * before.scale(0) } else { v };
+                for (row, m) in magnitude.iter().enumerate() {
+                    let own = row * k..(row + 1) * k;
+                    rescale(own.clone(), *m, &mut values[own.clone()], &mut added[own], &run);
+                }
+            }
+        }
         let after = trits(values);
-        let compared = (origin.ternary && parameter.quantized).then(|| compare(&before, &after, &added));
+        let compared = ternary.then(|| compare(&before, &after, &added));
         report.push(Merged {
             tensor: parameter.name.clone(),
             changed: compared.map(|c| c.0),
@@ -73,8 +99,27 @@ pub fn merge(
         });
     }
     let Origin { parameters, values, beside, .. } = &origin;
-    Trained { ops: &ops, parameters, values, beside }.export(out, bf16)?;
+    Trained { ops: &ops, parameters, values, frozen: &[], beside }.export(out, bf16)?;
     Ok(report)
+}
+
+/// Adds to a row and gives the sum the length that the sum with the weights as they are run gets from a magnitude; `added` becomes what
+/// those gain.
+fn rescale(
+    own: Range<usize>,
+    magnitude: f32,
+    values: &mut [f32],
+    added: &mut [f32],
+    run: &dyn Fn(usize, f32) -> f32,
+) {
+    let sum = |(i, (v, added)): (usize, (&f32, &f32))| f64::from(run(own.start + i, *v) + added);
+    let square: f64 = values.iter().zip(&*added).enumerate().map(sum).map(|v| v * v).sum();
+    let gain = magnitude / (libm::sqrt(square) as f32).max(f32::MIN_POSITIVE);
+    for ((i, v), added) in own.zip(values).zip(added) {
+        let before = run(i, *v);
+        *v = gain * (*v + *added);
+        *added = gain * (before + *added) - before;
+    }
 }
 
 fn floats(matrix: &DenseMatrix) -> Vec<f32> {

@@ -20,6 +20,8 @@ pub enum Part {
     LowRankA,
     /// The other one.
     LowRankB,
+    /// Lengths of the rows of the sum (DoRA).
+    Magnitude,
 }
 
 /// A tensor among all parameters.
@@ -40,7 +42,10 @@ pub struct Parameter {
 impl Parameter {
     /// The shape in files.
     pub fn shape(&self) -> Vec<usize> {
-        if self.part == Part::Steps { vec![self.slot.cols] } else { self.slot.shape() }
+        match self.part {
+            Part::Steps | Part::Magnitude => vec![self.slot.cols],
+            _ => self.slot.shape(),
+        }
     }
 
     /// Whether it is a tensor of the model itself.
@@ -73,6 +78,8 @@ pub(crate) struct LowRank {
     pub(crate) a: usize,
     /// `[n, rank]`.
     pub(crate) b: usize,
+    /// `[n]`, where rows of the sum have lengths of their own.
+    pub(crate) magnitude: Option<usize>,
     pub(crate) scale: f32,
 }
 
@@ -156,12 +163,16 @@ impl Parameters {
             lora.targets = chosen.iter().map(|p| module(p)).collect();
         }
         for p in chosen {
-            for (side, part, rows, cols) in
-                [("A", Part::LowRankA, lora.rank, p.slot.cols), ("B", Part::LowRankB, p.slot.rows, lora.rank)]
-            {
+            let (rank, n, k) = (lora.rank, p.slot.rows, p.slot.cols);
+            let parts = [
+                ("A.weight", Part::LowRankA, rank, k),
+                ("B.weight", Part::LowRankB, n, rank),
+                ("magnitude_vector", Part::Magnitude, 1, n),
+            ];
+            for (side, part, rows, cols) in parts.into_iter().take(if lora.dora { 3 } else { 2 }) {
                 let start = self.len();
                 self.list.push(Parameter {
-                    name: format!("base_model.model.{}.lora_{side}.weight", module(p)),
+                    name: format!("base_model.model.{}.lora_{side}", module(p)),
                     slot: Slot { rows, cols, ..p.slot },
                     part,
                     quantized: false,
@@ -254,7 +265,8 @@ impl Parameters {
     pub(crate) fn low_rank(&self, place: usize) -> Option<LowRank> {
         let lora = self.adapter.as_ref()?;
         let (a, b) = (self.beside(place, Part::LowRankA)?, self.beside(place, Part::LowRankB)?);
-        Some(LowRank { a, b, scale: lora.scale() as f32 })
+        let magnitude = self.beside(place, Part::Magnitude);
+        Some(LowRank { a, b, magnitude, scale: lora.scale() as f32 })
     }
 
     /// The place of another part of a tensor.
@@ -289,13 +301,17 @@ impl Parameters {
         }
     }
 
-    /// Values at first: `base`, and behind it adapters that add nothing: `B` is zero, `A` comes from a normal distribution.
+    /// Values at first: `base`, and behind it adapters that add nothing: `B` is zero, `A` comes from a normal distribution. Magnitudes follow
+    /// from the weights ([`crate::Model::begin_magnitudes`]).
     pub(crate) fn begin(&self, mut base: Vec<f32>, seed: u64) -> Vec<f32> {
         base.resize(self.len(), 0.0);
         for (stream, p) in self.trained().iter().enumerate().filter(|_| self.adapter.is_some()) {
             if p.part == Part::LowRankA {
-                // The variance of peft's uniform distribution.
-                let deviation = libm::sqrt(1.0 / (3.0 * p.slot.cols as f64));
+                // The variance of peft's uniform distribution; of matrices whose product is to reach the next trit, 1.
+                let deviation = match self.adapter {
+                    Some(LoraConfig { trits: true, .. }) => 1.0,
+                    _ => libm::sqrt(1.0 / (3.0 * p.slot.cols as f64)),
+                };
                 for (i, v) in base[p.range.clone()].iter_mut().enumerate() {
                     *v = (deviation * normal(seed, (self.first + stream) as u64, i as u64)) as f32;
                 }
@@ -374,6 +390,7 @@ impl Parameters {
                     for (r, out) in out.chunks_exact_mut(p.slot.cols).enumerate() {
                         dequantize_row(m.dtype(), m.row(r), out);
                     }
+                    m.data().release();
                 }
                 Matrix::Ternary(m) => {
                     let cols = p.slot.cols;

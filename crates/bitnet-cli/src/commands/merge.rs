@@ -10,11 +10,13 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 #[command(
-    long_about = "Add a LoRA adapter to the weights of its model, and write the sum as a Hugging Face directory.\n\n\
+    long_about = "Add an adapter to the weights of its model, and write the sum as a Hugging Face directory.\n\n\
         Of a ternary model the adapter is added to the master weights (packed weights get masters of the same trits and scale first), and the \
         sum is made ternary when it is run: another function than the adapter beside the weights. What is printed for each projection \
         says by how much: the share of trits that changed, and how much of what the adapter adds is lost (0 is nothing, 1 as much as \
-        all of it). `bitnet run --lora` loses nothing.",
+        all of it). `bitnet run --lora` loses nothing, where the adapter is LoRA; DoRA is run merged only.\n\n\
+        An adapter of trits (`lora.trits` of `bitnet train lora`) loses nothing: its trits take the place of others in a copy of the model's packed files, \
+        a directory or a GGUF file, and all else stays as it is, bit for bit. --scale and --dtype are not for those.",
     after_help = "\
 Examples:
   bitnet merge bitnet-b1.58-2B-4T-bf16 adapter merged
@@ -23,10 +25,10 @@ Examples:
 pub struct Merge {
     #[arg(value_name = "MODEL", help = hub::MODEL_HELP)]
     input: PathBuf,
-    /// The adapter: a directory that peft saved
+    /// The adapter: a directory that peft or `bitnet train` saved
     #[arg(value_name = "ADAPTER")]
     adapter: PathBuf,
-    /// The directory to write
+    /// The directory to write, or the GGUF file
     #[arg(value_name = "OUT")]
     output: PathBuf,
     /// What the adapter's additions are multiplied with

@@ -75,6 +75,10 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Or with `alpha / sqrt(rank)`.
     pub rank_stabilized: bool,
+    /// Whether rows of the sum of weights and matrices get lengths that are learned (DoRA, arXiv 2402.09353).
+    pub dora: bool,
+    /// Whether the sum of trits and matrices, in units of the weights' scale, is rounded to trits: what comes out are those that changed.
+    pub trits: bool,
     /// Names of projections, ends of their modules' paths, or patterns of the whole path in which `*` stands for anything.
     pub targets: Vec<String>,
     /// The share of an adapter's inputs that are left out in each pass of training, at random; the others are made larger by as much.
@@ -250,6 +254,9 @@ impl RunConfig {
         if precision.ramp.steps >= train.schedule.steps {
             let (ramp, steps) = (precision.ramp.steps, train.schedule.steps);
             return Err(s.error("quantize.ramp", format!("is {ramp}, and the run has {steps} steps")));
+        }
+        if lora.as_ref().is_some_and(|lora| lora.trits) && !precision.weights.is_ternary() {
+            return Err(s.error("lora.trits", "is true, and quantize.weights are not ternary"));
         }
         if adapts && (!train.freeze.is_empty() || train.freeze_layers.is_some()) {
             return Err(

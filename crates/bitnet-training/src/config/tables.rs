@@ -200,9 +200,17 @@ pub(super) fn lora(mut s: Section<'_>) -> Result<LoraConfig, TrainError> {
         rank,
         alpha: s.number("alpha", (0.0, 1e6))?.unwrap_or(2.0 * rank as f64),
         rank_stabilized: s.flag("rank_stabilized")?,
+        dora: s.flag("dora")?,
+        trits: s.flag("trits")?,
         targets,
         dropout: s.number("dropout", (0.0, 0.99))?.unwrap_or(0.0),
     };
+    if config.trits && config.dora {
+        return Err(s.error("dora", "does not go with lora.trits, whose sum has the lengths of its trits"));
+    }
+    if config.trits && config.dropout > 0.0 {
+        return Err(s.error("dropout", "does not go with lora.trits, whose matrices see no inputs"));
+    }
     s.finish()?;
     Ok(config)
 }

@@ -167,6 +167,8 @@ fn what_is_wrong_is_named() {
         let error = parse(Kind::Distill, changes).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
+    let error = parse(Kind::Lora, &["lora.trits=true", "quantize.weights=none"]).unwrap_err().to_string();
+    assert!(error.contains("lora.trits is true, and quantize.weights are not ternary"), "{error}");
     let error = parse(Kind::Lora, &["lora.dropout=1"]).unwrap_err().to_string();
     assert!(error.contains("lora.dropout is 1"), "{error}");
     let error = parse(Kind::Lora, &["train.freeze=*"]).unwrap_err().to_string();
@@ -177,6 +179,8 @@ fn what_is_wrong_is_named() {
         ("quantize.ramp=3", "quantize.ramp is set, and an adapter leaves weights as they are run"),
         ("quantize.rounding=stochastic", "quantize.rounding is stochastic, and an adapter leaves"),
         ("model={}", "model.init is missing: the model that the adapter is for"),
+        ("lora={trits=true, dora=true}", "lora.dora does not go with lora.trits"),
+        ("lora={trits=true, dropout=0.1}", "lora.dropout does not go with lora.trits"),
     ] {
         let error = parse(Kind::Lora, &[change]).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");

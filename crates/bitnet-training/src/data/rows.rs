@@ -68,8 +68,8 @@ impl Rows {
             let whole = match kind {
                 Kind::Pretrain => false,
                 // Of documents every token counts.
-                Kind::Qat | Kind::Distill => !corpus.all_count(example as usize),
-                Kind::Sft | Kind::Lora | Kind::Dpo => true,
+                Kind::Lora | Kind::Qat | Kind::Distill => !corpus.all_count(example as usize),
+                Kind::Sft | Kind::Dpo => true,
             };
             if whole && inputs > sequence {
                 if drop_long {

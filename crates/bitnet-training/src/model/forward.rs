@@ -112,7 +112,7 @@ impl Model {
         out: &mut [f32],
     ) {
         let shared = projections[0].norm.is_none();
-        let adapters = projections.iter().any(|p| self.low_rank[p.weight].is_some());
+        let adapters = !self.rounds() && projections.iter().any(|p| self.low_rank[p.weight].is_some());
         for (i, (p, place)) in projections.iter().zip(places).enumerate() {
             let input = &mut inputs[if shared { 0 } else { i }];
             if let (Some(norm), Some(eps)) = (p.norm, self.config.projection_norms) {

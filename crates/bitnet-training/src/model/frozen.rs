@@ -20,6 +20,14 @@ pub(crate) enum Frozen {
 }
 
 impl Frozen {
+    /// The scale of trits, or that of each row.
+    pub(crate) fn scales(&self) -> Option<&[f32]> {
+        match self {
+            Self::Trits { scales, .. } if !scales.is_empty() => Some(scales),
+            _ => None,
+        }
+    }
+
     /// A row as floats.
     fn row(&self, row: usize, out: &mut [f32]) {
         match self {
@@ -121,7 +129,7 @@ fn float(range: Range<usize>, values: &[f32]) -> Rows<'_> {
 }
 
 impl Model {
-    fn frozen(&self, place: usize) -> Option<&Frozen> {
+    pub(super) fn frozen(&self, place: usize) -> Option<&Frozen> {
         self.frozen.get(place)?.as_ref()
     }
 
@@ -130,19 +138,33 @@ impl Model {
         self.frozen(place).is_some()
     }
 
+    /// All of them, by place.
+    pub(crate) fn all_frozen(&self) -> &[Option<Frozen>] {
+        &self.frozen
+    }
+
     /// Packed trits of a projection for products with quantized inputs.
     pub(super) fn trits(&self, place: usize) -> Option<&TernaryWeights> {
-        match self.frozen(place) {
-            Some(Frozen::Trits { weights, .. }) if self.precision.quantizes_inputs() => Some(weights),
-            _ => self.prepared[place].as_ref(),
+        match (self.frozen(place), &self.prepared[place]) {
+            (Some(_), _) if !self.precision.quantizes_inputs() => None,
+            // Those that an adapter has made of them.
+            (_, Some(weights)) => Some(weights),
+            (Some(Frozen::Trits { weights, .. }), None) => Some(weights),
+            _ => None,
         }
     }
 
-    /// A row of a matrix as floats.
+    /// A row of a matrix as passes use it.
     pub(super) fn row(&self, place: usize, row: usize, out: &mut [f32]) {
-        match self.frozen(place) {
-            Some(frozen) => frozen.row(row, out),
-            None => out.copy_from_slice(&self.value(place)[row * out.len()..][..out.len()]),
+        let own = row * out.len()..(row + 1) * out.len();
+        match (self.frozen(place), &self.quantized[place]) {
+            (Some(frozen), _) => frozen.row(row, out),
+            (None, q) if !q.mixed.is_empty() => out.copy_from_slice(&q.mixed[own]),
+            (None, q) if q.codes.is_empty() => out.copy_from_slice(&self.value(place)[own]),
+            (None, q) => {
+                let scale = q.scale(row);
+                out.iter_mut().zip(&q.codes[own]).for_each(|(out, code)| *out = f32::from(*code) * scale);
+            }
         }
     }
 
@@ -169,7 +191,9 @@ impl Model {
             _ => f(Rows { range: all.clone(), values, scale: 1.0, scales: Some(scales) }),
         };
         match (self.frozen(place), &self.quantized[place]) {
-            (Some(Frozen::Trits { weights, scales }), _) => codes(Values::Trits(weights), scales),
+            (Some(Frozen::Trits { weights, scales }), _) => {
+                codes(Values::Trits(self.prepared[place].as_ref().unwrap_or(weights)), scales)
+            }
             (Some(Frozen::Dense(_)), _) => self.parts(place, &mut |range, part| f(float(range, part))),
             (None, q) if !q.mixed.is_empty() => f(float(all, &q.mixed)),
             (None, q) if q.codes.is_empty() => f(float(all, self.value(place))),
@@ -201,4 +225,4 @@ impl Model {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -15,6 +15,17 @@ pub(super) struct Place {
     pub(super) first: usize,
 }
 
+/// Both sides of a gradient of weights: outputs' gradients, and inputs as products see them.
+pub(super) fn sides<'a>(input: &'a Input, outputs: Side<'a>, k: usize, terms: Terms) -> (Side<'a>, Side<'a>) {
+    let (features, factors) = input.features(k);
+    // Integers are bf16 as they are, so factors go to what is rounded anyway.
+    match (factors, terms) {
+        (None, _) => (outputs, features),
+        (Some(d), Terms::F32) => (outputs, features.scaled(d)),
+        (Some(d), Terms::Bf16) => (outputs.scaled(d), features),
+    }
+}
+
 impl Model {
     /// A product of the precision that was asked for.
     pub(super) fn product(
@@ -31,6 +42,12 @@ impl Model {
     /// `y[m, n] = input * W^T`, written to some columns of `y`. With ternary weights and int8 inputs sums are integers, and the result is
     /// that of inference to the bit.
     pub(super) fn linear(&self, input: &Input, place: usize, y: &mut [f32], at: Place) {
+        self.plain(input, place, y, at);
+        self.rescale(place, y, at);
+    }
+
+    /// The same before rows have their magnitudes.
+    pub(super) fn plain(&self, input: &Input, place: usize, y: &mut [f32], at: Place) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, y.len() / at.stride);
         match (input.codes(), self.trits(place)) {
@@ -54,7 +71,7 @@ impl Model {
                 });
             }
         }
-        if let Some(adapter) = self.low_rank[place] {
+        if let Some(adapter) = self.low_rank[place].filter(|_| !self.rounds()) {
             let inner = self.inner(&self.adapter_input(input, place, k), adapter, m, k);
             let rank = self.rank(adapter);
             let target = Target { values: y, stride: at.stride, first: at.first };
@@ -64,7 +81,7 @@ impl Model {
         }
     }
 
-    fn rank(&self, adapter: LowRank) -> usize {
+    pub(super) fn rank(&self, adapter: LowRank) -> usize {
         self.parameters.list()[adapter.a].slot.rows
     }
 
@@ -100,6 +117,11 @@ impl Model {
     ) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, dy.len() / at.stride);
+        let rescaled = self.rescale_backward(input, place, dy, at);
+        let (dy, at) = match &rescaled {
+            Some(dy) => (&dy[..], Place { stride: n, first: 0 }),
+            None => (dy, at),
+        };
         self.weights(place, &mut |Rows { range, values, scale, scales }| {
             let mut weights = Side::columns(values, k);
             if let Some(scales) = scales {
@@ -122,16 +144,13 @@ impl Model {
         if let Some(range) = self.parameters.trained_range(place) {
             let (ops, terms) = (&self.ops, self.precision.terms);
             let target = Target { values: &mut self.gradients[range], stride: k, first: 0 };
-            let (features, factors) = input.features(k);
-            // Integers are bf16 as they are, so factors go to what is rounded anyway.
-            let (outputs, features) = match (factors, terms) {
-                (None, _) => (outputs, features),
-                (Some(d), Terms::F32) => (outputs, features.scaled(d)),
-                (Some(d), Terms::Bf16) => (outputs.scaled(d), features),
-            };
+            let (outputs, features) = sides(input, outputs, k, terms);
             ops.product(terms, (n, k, m), outputs, features, Store::Add(1.0), target);
         }
         let Some(adapter) = self.low_rank[place] else { return };
+        if self.rounds() {
+            return self.rounded_backward(input, place, adapter, outputs, m);
+        }
         let x = self.adapter_input(input, place, k);
         let (rank, inner) = (self.rank(adapter), self.inner(&x, adapter, m, k));
         let mut dinner = vec![0.0; m * rank];

@@ -9,8 +9,10 @@ mod frozen;
 mod head;
 mod heads;
 mod linear;
+mod magnitude;
 mod precision;
 mod quantize;
+mod rounded;
 mod sparsity;
 mod state;
 #[cfg(test)]
@@ -29,6 +31,7 @@ pub use concentrate::Objectives;
 pub use distill::{Distillation, Losses, Totals};
 use dropout::Dropout;
 pub(crate) use frozen::{Frozen, read as read_frozen};
+use magnitude::Lengths;
 pub use precision::{Activations, ExtraNorms, Precision, Ramp};
 use state::{Gradients, Scratch, State};
 
@@ -77,6 +80,8 @@ pub struct Model {
     head: Option<usize>,
     /// By place in the list.
     low_rank: Vec<Option<LowRank>>,
+    /// The same, of rows with magnitudes.
+    lengths: Vec<Lengths>,
     /// In passes of training of adapters.
     dropout: Option<Dropout>,
     /// By place in the list; empty for parameters that are not quantized.
@@ -168,6 +173,7 @@ impl Model {
             scratch: Scratch::default(),
             room: Gradients::default(),
             gradients: vec![0.0; parameters.trained_len()],
+            lengths: parameters.list().iter().map(|_| Lengths::default()).collect(),
             low_rank: (0..parameters.list().len()).map(|place| parameters.low_rank(place)).collect(),
             config,
             parameters,

@@ -23,9 +23,15 @@ impl Model {
     }
 
     fn quantize_with(&mut self, step: Option<u64>) -> Result<(), TrainError> {
-        if self.precision.weights == WeightQuantizer::Float {
-            return Ok(());
+        if self.precision.weights != WeightQuantizer::Float {
+            self.quantize_weights(step)?;
         }
+        self.measure();
+        self.round()?;
+        Ok(())
+    }
+
+    fn quantize_weights(&mut self, step: Option<u64>) -> Result<(), TrainError> {
         let layers = self.layers.len();
         let strength = |layer| step.map_or(1.0, |t| self.precision.ramp.strength(t, layer, layers));
         let strengths: Vec<f32> = (0..layers).map(strength).collect();

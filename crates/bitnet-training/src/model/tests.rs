@@ -351,6 +351,8 @@ fn gradients_of_adapters_are_those_of_the_reference() {
         rank: 4,
         alpha: 8.0,
         rank_stabilized: false,
+        dora: false,
+        trits: false,
         targets: targets.clone(),
         dropout: 0.0,
     };
@@ -427,6 +429,7 @@ fn exported_trits_are_run_as_they_were_trained() {
             ops: &ops,
             parameters: &parameters,
             values: &values,
+            frozen: &[],
             beside: &origin.beside,
         };
         trained.export(&path, bf16).unwrap();
@@ -452,7 +455,7 @@ fn what_the_engine_has_no_products_for_is_dense_or_refused() {
         let origin = Origin::read(&source, Some(precision), 1)?;
         let ops = ops(None, 2);
         let (parameters, values) = (&origin.parameters, &origin.values[..]);
-        crate::export::Trained { ops: &ops, parameters, values, beside: &origin.beside }
+        crate::export::Trained { ops: &ops, parameters, values, frozen: &[], beside: &origin.beside }
             .export(path, false)?;
         Model::new(ops, origin.config, origin.parameters, origin.values, *precision, false)
     };
@@ -637,6 +640,7 @@ fn bodies_with_other_norms_are_run_as_they_were_trained() {
             ops: model.ops(),
             parameters: model.parameters(),
             values: &model.values,
+            frozen: &[],
             beside: &beside,
         };
         trained.export(&path, false).unwrap();
@@ -659,7 +663,7 @@ fn bodies_with_other_norms_are_run_as_they_were_trained() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model");
     let (parameters, values) = (model.parameters(), &model.values[..]);
-    crate::export::Trained { ops: model.ops(), parameters, values, beside: &beside }
+    crate::export::Trained { ops: model.ops(), parameters, values, frozen: &[], beside: &beside }
         .export(&path, false)
         .unwrap();
     let refused =
@@ -734,7 +738,15 @@ fn lessons_of_a_teacher_are_those_of_the_reference() {
 #[test]
 fn the_gradient_of_adapters_with_dropout_is_the_slope() {
     let targets = vec!["*layers.0.*_proj".to_owned(), "up_proj".to_owned()];
-    let lora = crate::LoraConfig { rank: 3, alpha: 6.0, rank_stabilized: false, targets, dropout: 0.4 };
+    let lora = crate::LoraConfig {
+        rank: 3,
+        alpha: 6.0,
+        rank_stabilized: false,
+        dora: false,
+        trits: false,
+        targets,
+        dropout: 0.4,
+    };
     let base = open("llama-packed", ops(None, 2), Precision::FLOAT, false);
     let parameters = base.parameters.clone().with_adapters(&lora).unwrap();
     assert_eq!(parameters.trained().len(), 2 * 8);

@@ -114,6 +114,7 @@ impl<'a> Run<'a> {
             config.train.recompute,
         )?
         .with_frozen(frozen);
+        model.begin_magnitudes();
         let maker = crate::data::Maker {
             tokenizer: &tokenizer,
             identity: &beside.identity,
@@ -448,6 +449,7 @@ impl<'a> Run<'a> {
             ops: model.ops(),
             parameters: model.parameters(),
             values: &model.values,
+            frozen: model.all_frozen(),
             beside: &self.beside,
         }
     }

@@ -523,6 +523,68 @@ fn an_adapter_is_trained_beside_a_file_of_packed_weights() {
     assert!(error.contains("beside whose weights only adapters are trained"), "{error}");
 }
 
+/// Trits in place of others: they are learned, gone on with, and put into packed files, which then give what the model in training gives.
+#[test]
+fn trits_in_place_of_others_are_learnt_and_merged_without_a_loss() {
+    let folder = folder();
+    let fixture = |name: &str| golden::fixtures().join(name);
+    let packed = fixture("bitnet-packed-k256");
+    let init = format!("model.init={}", packed.display());
+    let changes =
+        ["lora.trits=true", "train.rate=1e-2", "train.steps=30", "data.validation_share=0.2", &init];
+    let config = config(Kind::Lora, folder.path(), &changes);
+    let (outcome, events) = go(&config, false).unwrap();
+    let first = events.iter().find_map(|e| match e {
+        Event::Steps { loss, .. } => Some(*loss),
+        _ => None,
+    });
+    assert!(outcome.loss.unwrap() < 0.9 * first.unwrap(), "{first:?} {:?}", outcome.loss);
+    let want = left(&config.output, 30);
+    std::fs::remove_dir_all(Checkpoints::of(&config.output).path(30)).unwrap();
+    let (outcome, _) = go(&config, true).unwrap();
+    assert!(left(&config.output, 30) == want);
+
+    let adapter = outcome.model.unwrap();
+    let mut engine = bitnet_inference::Model::open(&packed, &Default::default(), &mut |_, _| {}).unwrap();
+    let error = crate::error::chain(&engine.load_adapter(&adapter, 1.0).unwrap_err());
+    assert!(error.contains("`bitnet merge`"), "{error}");
+
+    let prompt = engine.encode("ships?").unwrap();
+    let mut answers = Vec::new();
+    for name in
+        ["bitnet-packed-k256", "gguf/bitnet-packed-k256-i2_s.gguf", "gguf/bitnet-packed-k256-tq1_0.gguf"]
+    {
+        let (from, out) = (fixture(name), folder.path().join(name.replace('/', "-")));
+        let report = crate::merge(&from, &adapter, &out, 1.0, false, Some(2)).unwrap();
+        assert!(report.iter().all(|m| m.changed.unwrap() > 0.0 && m.lost == Some(0.0)), "{report:?}");
+        let bytes = |path: &Path| {
+            let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_owned() };
+            std::fs::read(file).unwrap()
+        };
+        let (was, is) = (bytes(&from), bytes(&out));
+        let differ = was.iter().zip(&is).filter(|(a, b)| a != b).count();
+        assert!(was.len() == is.len() && differ > 0 && differ < was.len() / 2, "{differ} of {}", was.len());
+        // Trits that are there already are not those that it was made beside.
+        let again = folder.path().join("again");
+        let error = crate::merge(&out, &adapter, &again, 1.0, false, None).unwrap_err().to_string();
+        assert!(error.contains("has other trits in the model"), "{error}");
+        let mut model = bitnet_inference::Model::open(&out, &Default::default(), &mut |_, _| {}).unwrap();
+        let options = bitnet_inference::GenerateOptions {
+            max_tokens: Some(12),
+            sampling: bitnet_inference::sample::SamplerOptions { temperature: 0.0, ..Default::default() },
+            ..Default::default()
+        };
+        let pieces = model.generate(&prompt, options).unwrap();
+        answers.push(pieces.map(|piece| piece.unwrap().text).collect::<String>());
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    let masters = fixture("bitnet-online");
+    let error = crate::merge(&masters, &adapter, &folder.path().join("x"), 1.0, false, None).unwrap_err();
+    assert!(error.to_string().contains("model.layers.0."), "{error}");
+    let error = crate::merge(&packed, &adapter, &folder.path().join("y"), 0.5, false, None).unwrap_err();
+    assert!(error.to_string().contains("take the place of others"), "{error}");
+}
+
 /// With all weights or an adapter: preferred answers win, and going on gives the bits of a run in one go, also when what was measured with
 /// the model at the start is measured again.
 #[test]

@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
         from a teacher too (distill).\n\n\
         A TOML file says all; --example prints one that explains every key. Weights are ternary and activations int8 in every step, unless \
         it says otherwise, as they will be when the model is run, and gradients go straight through both. The output folder gets metrics.jsonl, checkpoints, \
-        and the model, a Hugging Face directory, or the adapter as peft saves it; a checkpoint of a model can be run, too.\n\n\
+        and the model, a Hugging Face directory, or the adapter as peft saves it (beside which the model stays packed as its file has it, a GGUF file too); a checkpoint of a model can be run, too.\n\n\
         A run that was interrupted or killed goes on with --resume from its newest checkpoint, to the same bits as one in one go. The \
         number of threads changes no bit.\n\n\
         On a terminal the run is drawn, and q or ctrl-c ends it behind the present step, with a checkpoint; elsewhere, and with --plain, it is \
@@ -43,6 +43,8 @@ Examples:
   bitnet train lora -c lora.toml --set train.steps=2
   bitnet run model --lora run-lora/adapter \"ships at\"
   bitnet merge model run-lora/adapter merged-lora
+  bitnet train lora -c lora.toml --set train.steps=2 --set lora.trits=true --set model.init=model.gguf --set output=run-trits
+  bitnet merge model.gguf run-trits/adapter merged.gguf
   bitnet train --example dpo > dpo.toml
   bitnet train dpo -c dpo.toml --set train.steps=2"
 )]

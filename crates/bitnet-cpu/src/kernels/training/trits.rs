@@ -26,6 +26,13 @@ impl TernaryWeights {
         out
     }
 
+    /// The trits of a row, `[k]`.
+    pub fn trits(&self, row: usize, out: &mut [i8]) {
+        for (i, out) in out.chunks_mut(RUN).enumerate() {
+            out.iter_mut().zip(self.block(row, i)).for_each(|(out, trit)| *out = trit as i8);
+        }
+    }
+
     /// The trits of a row in a block of columns.
     #[inline(always)]
     fn block(&self, row: usize, block: usize) -> [f32; RUN] {
@@ -81,6 +88,9 @@ mod tests {
                     let mut out = vec![0.0; cols];
                     packed.row(row, &mut out);
                     assert_eq!(out, weights[row * cols..][..cols], "{isa}");
+                    let mut out = vec![0; cols];
+                    packed.trits(row, &mut out);
+                    assert_eq!(out, trits[row * cols..][..cols], "{isa}");
                 }
                 let m = 13;
                 let x = noise.floats(m * rows.max(cols), 1.0);

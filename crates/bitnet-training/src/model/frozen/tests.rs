@@ -10,14 +10,27 @@ use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 
-fn lora() -> LoraConfig {
+pub(in crate::model) fn lora() -> LoraConfig {
     let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     let targets = targets.map(str::to_owned).to_vec();
-    LoraConfig { rank: 3, alpha: 6.0, rank_stabilized: false, targets, dropout: 0.2 }
+    LoraConfig {
+        rank: 3,
+        alpha: 6.0,
+        rank_stabilized: false,
+        dora: false,
+        trits: false,
+        targets,
+        dropout: 0.2,
+    }
 }
 
 /// A model whose matrices stay as the file has them.
-fn frozen(path: &Path, precision: Precision, lora: Option<&LoraConfig>, recompute: bool) -> Model {
+pub(in crate::model) fn frozen(
+    path: &Path,
+    precision: Precision,
+    lora: Option<&LoraConfig>,
+    recompute: bool,
+) -> Model {
     let ops = ops(None, 2);
     let origin = Origin::frozen(&ops, path, Some(&precision)).unwrap();
     let (mut parameters, mut values) = (origin.parameters, origin.values);
@@ -64,11 +77,8 @@ fn gradients_beside_packed_trits_are_those_beside_masters() {
     }
 }
 
-/// Dense weights, of which more rows than are made floats at a time.
-#[test]
-fn gradients_beside_dense_weights_of_a_file_are_those_beside_masters() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("dense");
+/// A dense model in a directory, of bf16, with more rows than are made floats at a time.
+pub(in crate::model) fn dense(path: &Path) {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 32,
         "intermediate_size": 4200, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -79,9 +89,18 @@ fn gradients_beside_dense_weights_of_a_file_are_those_beside_masters() {
     let origin = Origin::read(&fresh, Some(&Precision::FLOAT), 1).unwrap();
     let ops = ops(None, 2);
     let (parameters, values) = (&origin.parameters, &origin.values[..]);
-    crate::export::Trained { ops: &ops, parameters, values, beside: &origin.beside }
-        .export(&path, true)
+    crate::export::Trained { ops: &ops, parameters, values, frozen: &[], beside: &origin.beside }
+        .export(path, true)
         .unwrap();
+}
+
+/// Dense weights, of which more rows than are made floats at a time.
+#[test]
+fn gradients_beside_dense_weights_of_a_file_are_those_beside_masters() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dense");
+    dense(&path);
+    let ops = ops(None, 2);
     for terms in [Terms::F32, Terms::Bf16] {
         let precision = Precision { terms, ..Precision::FLOAT };
         let read = Origin::read(&ModelSource::Checkpoint(path.clone()), Some(&precision), 1).unwrap();
@@ -140,7 +159,7 @@ fn trits_with_a_scale_a_row_are_those_of_their_quantizer() {
         values[p.range.clone()].iter_mut().enumerate().for_each(|(i, s)| *s *= 0.8 + 0.01 * (i % 9) as f32);
     }
     let (beside, of) = (&origin.beside, &parameters);
-    crate::export::Trained { ops: &ops, parameters: of, values: &values, beside }
+    crate::export::Trained { ops: &ops, parameters: of, values: &values, frozen: &[], beside }
         .export(&path, false)
         .unwrap();
     let batch = batch_of("training/grads.safetensors");
