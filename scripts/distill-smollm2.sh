@@ -32,7 +32,7 @@ fi
 train() {
     local kind=$1 config=$2 output=$3
     shift 3
-    [ -d "$output/model" ] && return
+    [ -d "$output/model" ] || [ -d "$output/adapter" ] && return
     local resume=()
     [ -d "$output/checkpoints" ] && resume=(--resume "$output")
     "$BITNET" train "$kind" -c "$config" "${resume[@]}" --set output="$output" --set model.init=teacher --set data.sequence=512 \
@@ -40,7 +40,7 @@ train() {
 }
 
 # What the teacher makes of the held-out text: a step whose rate is zero, and the validation behind it.
-train pretrain "$root/models/recipe/measure.toml" measured --set quantize.weights=none --set train.batch=2
+train lora "$root/models/recipe/measure.toml" measured --set quantize.weights=none --set train.batch=2
 for kind in distill qat; do
     "$BITNET" train --example $kind >$kind.toml
     teacher=()

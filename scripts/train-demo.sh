@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Makes the model that ships, models/bitnet-mini.gguf, and the figures of its card: packages with free texts, a corpus, a tokenizer,
-# pre-training, fine-tuning on conversations, conversion, and what the model is to be compared with.
+# pre-training, an adapter that learns from conversations and is merged, and what the model is to be compared with.
 #
 #   scripts/train-demo.sh [WORK] [STEP...]
 #
 # WORK (target/demo by default) keeps what is made; what is there is not made again, and training that was interrupted goes on where it
-# was. With steps named (packages corpus tokenizer pretrain chat float convert figures) it does those alone. BITNET is the program to use;
+# was. With steps named (packages corpus tokenizer pretrain chat float figures) it does those alone. BITNET is the program to use;
 # without it, it is built. Needs apt-get, pip and npm for the packages, python3 (standard library), dpkg, xz, and 3 GB of memory.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=${1:-$root/target/demo}
 [ $# -gt 0 ] && shift
-steps=${*:-packages corpus tokenizer pretrain chat float convert figures}
+steps=${*:-packages corpus tokenizer pretrain chat float figures}
 recipe=$root/models/recipe
 if [ -z "${BITNET:-}" ]; then
     (cd "$root" && cargo build --locked --release -p bitnet-cli)
@@ -64,7 +64,7 @@ tokenizer() {
 train() {
     local kind=$1 config=$2 output=$3
     shift 3
-    [ -d "$output/model" ] && return
+    [ -d "$output/model" ] || [ -d "$output/adapter" ] && return
     if [ -d "$output/checkpoints" ]; then
         "$BITNET" train "$kind" -c "$config" --resume "$output" "$@"
     else
@@ -74,32 +74,29 @@ train() {
 
 pretrain() { train pretrain "$recipe/pretrain.toml" pretrain; }
 
+gguf() { [ -e "$2" ] || "$BITNET" convert "$1" "$2" --to "$3" --embedding f16; }
+
 # Runs whose rate is zero tell what held-out conversations cost the pre-trained model, and how sparse the shipped one is.
 chat() {
-    train sft "$recipe/chat.toml" chat-before --set train.steps=1 --set train.rate=0.0 --set train.warmup=0
-    train sft "$recipe/chat.toml" chat
-    train pretrain "$recipe/measure.toml" measured
+    gguf pretrain/model pretrained.gguf i2_s
+    train lora "$recipe/chat.toml" chat-before --set train.steps=1 --set train.rate=0.0 --set train.warmup=0
+    train lora "$recipe/chat.toml" chat
+    [ -e bitnet-mini.gguf ] || "$BITNET" merge pretrained.gguf chat/adapter bitnet-mini.gguf
+    train lora "$recipe/measure.toml" measured
 }
 
 # The same body with float weights and activations, on the same text in the same order.
 float() { train pretrain "$recipe/pretrain.toml" float --set quantize.weights=none; }
 
-gguf() { [ -e "$2" ] || "$BITNET" convert "$1" "$2" --to "$3" --embedding f16; }
-
-convert() {
-    gguf pretrain/model pretrained.gguf i2_s
-    gguf chat/model bitnet-mini.gguf i2_s
-    cp bitnet-mini.gguf "$root/models/bitnet-mini.gguf"
-}
-
 figures() {
+    cp bitnet-mini.gguf "$root/models/bitnet-mini.gguf"
     BITNET=$BITNET python3 "$root/scripts/demo_card.py" . "$root/models"
 }
 
 for step in $steps; do
     echo "== $step" >&2
     case $step in
-    packages | corpus | tokenizer | pretrain | chat | float | convert | figures) "$step" ;;
+    packages | corpus | tokenizer | pretrain | chat | float | figures) "$step" ;;
     *)
         echo "error: there is no step $step" >&2
         exit 2

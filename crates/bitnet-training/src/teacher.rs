@@ -79,5 +79,6 @@ fn resolve(
         heads,
         cosine: config.cosine,
         causal: config.causal,
+        unrotated: config.unrotated,
     })
 }

@@ -114,6 +114,8 @@ pub struct DistillConfig {
     pub cosine: bool,
     /// Whether tokens are compared with those before them only.
     pub causal: bool,
+    /// Whether queries and keys are compared as they are before they are rotated.
+    pub unrotated: bool,
 }
 
 /// What is trained on.

@@ -256,6 +256,7 @@ pub(super) fn distill(mut s: Section<'_>) -> Result<DistillConfig, TrainError> {
         heads: s.size("relation_heads")?,
         cosine: s.choice("likeness", false, &[("dot", false), ("cosine", true)])?,
         causal: s.flag("causal")?,
+        unrotated: s.flag("unrotated")?,
     };
     if config.logits == 0.0 && config.relations == 0.0 {
         return Err(s.error("logits", "and relations are 0: nothing is learned from the teacher"));

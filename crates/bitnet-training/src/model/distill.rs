@@ -17,7 +17,7 @@ pub struct Distillation {
     /// The weight of relations: for queries, keys and values the mean over tokens and heads of `KL(teacher || student)` of the softmax of a
     /// token's likeness to the tokens of its sequence, summed over the three.
     pub relations: f64,
-    /// The layer whose queries, keys and values (rotated) are compared.
+    /// The layer whose queries, keys and values are compared.
     pub layer: usize,
     /// The same of the teacher.
     pub teacher_layer: usize,
@@ -27,6 +27,8 @@ pub struct Distillation {
     pub cosine: bool,
     /// Whether tokens are compared with those before them only.
     pub causal: bool,
+    /// Whether queries and keys are compared as they are before they are rotated by their positions; else as attention sees them.
+    pub unrotated: bool,
 }
 
 /// Sums of a batch's losses.
@@ -73,11 +75,27 @@ impl Model {
         self.forward(batch, true);
         let mut losses = self.head_losses(batch, totals.counted, true, Some((&*teacher, how)));
         if relations {
+            if how.unrotated {
+                self.watch_unrotated(batch);
+                teacher.watch_unrotated(batch);
+            }
             losses.relations = self.relate(teacher, batch, totals.tokens, how);
+        }
+        if relations && how.unrotated {
+            let mut gradients = std::mem::take(&mut self.watched_gradients);
+            self.rotate(batch, &mut gradients, false);
+            self.watched_gradients = gradients;
         }
         self.layers_backward(batch);
         (self.watched.0, teacher.watched.0) = (None, None);
         losses
+    }
+
+    /// Takes the rotation off the watched queries and keys.
+    fn watch_unrotated(&mut self, batch: &Batch) {
+        let mut watched = std::mem::take(&mut self.watched.1);
+        self.rotate(batch, &mut watched, true);
+        self.watched.1 = watched;
     }
 
     /// The sum of divergences of some tokens' distributions; `pair.student`, which has their logits, becomes the gradients, weighted.

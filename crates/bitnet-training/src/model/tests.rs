@@ -699,12 +699,14 @@ fn lessons_of_a_teacher_are_those_of_the_reference() {
         heads: 2,
         cosine: false,
         causal: false,
+        unrotated: false,
     };
     for (name, how) in [
         ("kl", Distillation { logits: 1.0, ..none }),
         ("ad", Distillation { relations: 1.0, ..none }),
         ("ad_cosine", Distillation { relations: 1.0, cosine: true, ..none }),
         ("ad_causal", Distillation { relations: 1.0, causal: true, ..none }),
+        ("ad_pre_rope", Distillation { relations: 1.0, unrotated: true, ..none }),
     ] {
         let want = &reference["losses"][name];
         let (losses, model) = run(Some(&how), None, 2);
