@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # A run's event files, read by the real TensorBoard: every scalar is that of metrics.jsonl, before and after the run was killed and
-# went on, and samples are texts. Needs python3 with venv, and a package index for tensorboard.
+# went on, and samples are texts. Needs python3 with venv, and a package index for tensorboard. BITNET is the program to
+# check; without it, it is built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-profile=${PROFILE:-release}
-cargo build --quiet --profile "${profile/#debug/dev}" -p bitnet-cli
-target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+if [ -z "${BITNET:-}" ]; then
+    cargo build --quiet --locked --release -p bitnet-cli
+    BITNET=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/bitnet
+fi
+BITNET=$(realpath "$BITNET")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
@@ -14,11 +17,11 @@ python3 -m venv "$folder/venv"
 fixtures=$PWD/tests/fixtures
 for i in $(seq 40); do echo "{\"text\": \"ships at night $i sail home from the sea, $((i * 7 % 13)) of them\"}"; done >"$folder/train.jsonl"
 cd "$folder"
-bitnet() { "$target/$profile/bitnet" "$@"; }
+bitnet() { "$BITNET" "$@"; }
 bitnet train --example pretrain >pretrain.toml
 begin() {
     bitnet train pretrain -c pretrain.toml -q --set output=run --set "model.tokenizer=$fixtures/bitnet-online" --set data.train=train.jsonl \
-        --set data.sequence=48 --set model.hidden_size=64 --set model.intermediate_size=128 --set model.num_hidden_layers=2 \
+        --set data.sequence=48 --set data.validation_share=0.2 --set model.hidden_size=64 --set model.intermediate_size=128 --set model.num_hidden_layers=2 \
         --set model.num_attention_heads=2 --set train.batch=2 --set train.log_every=2 --set train.checkpoint_every=6 \
         --set train.validate_every=10 --set 'samples.prompts=["ships at", "the sea"]' --set samples.tokens=6 "$@"
 }
