@@ -55,7 +55,7 @@ def perplexities(work):
     held = documents(work, "valid")
     found = {}
     for name, run in [("pre-trained", "pretrain"), ("shipped", "measured"), ("float", "float")]:
-        if os.path.exists(f"{work}/{run}/model"):
+        if any(os.path.exists(f"{work}/{run}/{made}") for made in ("model", "adapter")):
             found[name] = {"nll": metrics(work, run)[1][-1]["validation_loss"]}
     train = END.join(text for name in TEXTS for text in documents(work, name))
     written(f"{work}/train.ids", lambda: bitnet("tokenize", f"{work}/tokenizer", text=train))
