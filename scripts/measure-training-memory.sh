@@ -20,8 +20,8 @@ synth() { # shape, file, more
 }
 synth 2b-4t 2b4t-i2_s.gguf
 synth 0.7b 0.7b-masters --format hf-bf16
-for i in {1..64}; do
-    words=$(for j in {1..120}; do echo -n "ship $((i * j % 97)) "; done)
+for i in {1..200}; do
+    words=$(for j in {1..20}; do echo -n "ship $((i * j % 97)) "; done)
     printf '{"prompt": "%s", "completion": " %s"}\n' "sail $i" "$words"
 done >"$work/train.jsonl"
 

@@ -203,24 +203,22 @@ impl Model {
 
     /// What tells this model's weights from others.
     pub(crate) fn hash(&self, digest: &mut Sha256) {
-        let mut floats = |values: &[f32]| {
-            for piece in values.chunks(1 << 16) {
-                digest.update(piece.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
-            }
-        };
-        floats(&self.values);
+        floats_into(digest, &self.values);
         for frozen in self.frozen.iter().flatten() {
             match frozen {
-                Frozen::Trits { scales, .. } => floats(scales),
-                Frozen::Dense(_) => {}
-            }
-        }
-        for frozen in self.frozen.iter().flatten() {
-            match frozen {
-                Frozen::Trits { weights, .. } => digest.update(weights.codes()),
+                Frozen::Trits { weights, scales } => {
+                    floats_into(digest, scales);
+                    digest.update(weights.codes());
+                }
                 Frozen::Dense(m) => digest.update(&**m.data()),
             }
         }
+    }
+}
+
+fn floats_into(digest: &mut Sha256, values: &[f32]) {
+    for piece in values.chunks(1 << 16) {
+        digest.update(piece.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
     }
 }
 

@@ -1,5 +1,6 @@
 //! Magnitudes of rows (DoRA, arXiv 2402.09353): a projection with an adapter gives `m / |W + s B A|` times what it gives without them, row by
-//! row. As in the paper, the length in the denominator counts as a constant on the way back.
+//! row. As in the paper, the length in the denominator counts as a constant on the way back. What dropout leaves out is left out of
+//! the adapter's input alone.
 
 use super::Model;
 use super::frozen::Rows;
