@@ -72,6 +72,10 @@ impl<B: Block> Block for Limited<B> {
     fn len_bytes(&self) -> usize {
         self.inner.len_bytes()
     }
+
+    fn populate(&mut self) {
+        self.inner.populate();
+    }
 }
 
 // SAFETY: memory and promises are those of the block inside.

@@ -34,6 +34,9 @@ pub trait Source: Send + Sync + 'static {
 pub trait Block: Send + Sync + 'static {
     /// Its size.
     fn len_bytes(&self) -> usize;
+
+    /// Makes its memory resident now rather than as it is first written, where there is such a difference.
+    fn populate(&mut self) {}
 }
 
 /// A block that the processor reads and writes.

@@ -48,6 +48,15 @@ impl Block for PagesBlock {
     fn len_bytes(&self) -> usize {
         self.0.len()
     }
+
+    fn populate(&mut self) {
+        #[cfg(target_os = "linux")]
+        if self.0.advise(memmap2::Advice::PopulateWrite).is_ok() {
+            return;
+        }
+        // Systems that have no such call make a page resident when it is written.
+        self.0.iter_mut().step_by(PAGE).for_each(|byte| *byte = std::hint::black_box(0));
+    }
 }
 
 // SAFETY: an anonymous, private map is zero, begins with a page, and belongs to nobody else.
