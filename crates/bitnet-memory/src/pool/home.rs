@@ -129,15 +129,18 @@ impl<S: Source> Home<S> {
     /// Has as many pieces of a class ready as there once were, if the budget allows it.
     pub(super) fn prewarm(self: &Arc<Self>, wanted: &LearnedClass) -> Option<usize> {
         let class = class_of(wanted.piece_bytes);
+        if class == OWN {
+            return Some(0);
+        }
         let mut bytes = 0;
-        while class != OWN {
+        loop {
             let (there, free) = {
                 let depot = self.depot();
                 (depot.cut_bytes[class], depot.bytes)
             };
-            let missing = (wanted.pieces * wanted.piece_bytes).saturating_sub(there);
-            if missing == 0 || free + missing > self.config.keep_bytes {
-                break;
+            let missing = wanted.pieces.saturating_mul(wanted.piece_bytes).saturating_sub(there);
+            if missing == 0 || free.saturating_add(missing) > self.config.keep_bytes {
+                return Some(bytes);
             }
             let (piece, chunk) =
                 self.learner().chunk(class, wanted.piece_bytes, missing, self.source.granule());
@@ -147,7 +150,6 @@ impl<S: Source> Home<S> {
             let free = self.cut(block, class, piece);
             self.depot().put(free, Release::Normal);
         }
-        Some(bytes)
     }
 
     /// Cuts a block into pieces of a class, and leaves all but one in the depot.
