@@ -13,14 +13,18 @@
 
 mod buffer;
 mod error;
+mod graph;
 mod pool;
 mod source;
+mod step;
 mod tag;
 mod track;
 
 pub use buffer::Buffer;
 pub use error::OutOfMemory;
+pub use graph::{Graph, NodeId};
 pub use pool::{Config, Decision, Learned, LearnedClass, Piece, Pool, Profile, Release, Tier};
 pub use source::{ALIGN, Block, Failing, Heap, HeapBlock, HostBlock, Limited, Pages, PagesBlock, Source};
+pub use step::{Region, Step};
 pub use tag::Tag;
 pub use track::{ClassUse, Lifetimes, LivePiece, Snapshot, TagUse, Tracking};

@@ -21,7 +21,7 @@ const NOTED: usize = 64;
 pub(super) struct Depot<S: Source> {
     classes: Box<[[VecDeque<Kept<S>>; 4]; CLASSES]>,
     pub(super) seen: Box<[Dealt; CLASSES]>,
-    /// Bytes of all pieces here.
+    /// Bytes of all pieces here, as far as they are resident.
     pub(super) bytes: usize,
     /// Bytes of blocks that were cut for a class and not given back.
     pub(super) cut_bytes: Box<[usize; CLASSES]>,
@@ -84,9 +84,9 @@ impl<S: Source> Depot<S> {
     /// Keeps a piece.
     pub(super) fn put(&mut self, free: Free<S>, release: Release) {
         self.tick += 1;
-        self.bytes += free.bytes();
+        self.bytes += free.bytes;
         let kept = Kept { tick: self.tick, epoch: self.epoch, free };
-        self.classes[kept.free.chunk.class][queue(release)].push_back(kept);
+        self.classes[kept.free.class][queue(release)].push_back(kept);
     }
 
     /// The piece of the class that was used last and holds so many bytes; of pieces with blocks of their own, the one that fits best.
@@ -94,14 +94,15 @@ impl<S: Source> Depot<S> {
         let most = if class == OWN { bytes.saturating_add(bytes / SLACK) } else { usize::MAX };
         // What would stay longest goes first, so that what is to be given back is left alone.
         for queue in self.classes[class].iter_mut().rev() {
-            let fits = |kept: &Kept<S>| (bytes..=most).contains(&kept.free.bytes());
+            let fits = |kept: &Kept<S>| (bytes..=most).contains(&kept.free.bytes);
             let at = if class == OWN {
-                (0..queue.len()).filter(|at| fits(&queue[*at])).min_by_key(|at| queue[*at].free.bytes())
+                (0..queue.len()).filter(|at| fits(&queue[*at])).min_by_key(|at| queue[*at].free.bytes)
             } else {
                 (0..queue.len()).rev().find(|at| fits(&queue[*at]))
             };
-            let Some(kept) = at.and_then(|at| queue.remove(at)) else { continue };
-            self.bytes -= kept.free.bytes();
+            let Some(mut kept) = at.and_then(|at| queue.remove(at)) else { continue };
+            self.bytes -= kept.free.bytes - kept.free.discarded;
+            kept.free.recall();
             self.seen[class].hits += 1;
             return Some(kept.free);
         }
@@ -167,7 +168,7 @@ impl<S: Source> Depot<S> {
             let before = out.len();
             self.age_class(class, plan, out);
             if class == OWN {
-                out[before..].iter().for_each(|free| self.gone(free.bytes()));
+                out[before..].iter().for_each(|free| self.gone(free.bytes));
             } else {
                 self.aged[class] = (self.aged[class] + out.len() - before).min(NOTED);
             }
@@ -177,10 +178,11 @@ impl<S: Source> Depot<S> {
     fn age_class(&mut self, class: usize, plan: &Plan, out: &mut Vec<Free<S>>) {
         let (epoch, patience) = (self.epoch, plan.patience[class]);
         let cut = if class == OWN { 0 } else { plan.cut[class] };
-        let old = |kept: &Kept<S>| epoch - kept.epoch > patience || kept.free.bytes() < cut;
+        let old = |kept: &Kept<S>| epoch - kept.epoch > patience || kept.free.bytes < cut;
         if Tier::of(class).shares_blocks() {
             let [high, rest @ ..] = &self.classes[class];
-            if !high.is_empty() || rest.iter().flatten().any(old) {
+            let is_news = |kept: &Kept<S>| kept.free.discarded == 0 && old(kept);
+            if !high.is_empty() || rest.iter().flatten().any(is_news) {
                 self.whole_blocks(class, old, out);
             }
             return;
@@ -197,12 +199,14 @@ impl<S: Source> Depot<S> {
         }
     }
 
-    /// Takes out the pieces of blocks of which all are here, if one of them is of high priority or `old`.
+    /// Takes out the pieces of blocks of which all are here, if one of them is of high priority or `old`; of other blocks, gives back
+    /// pages of the pieces that are.
     fn whole_blocks(&mut self, class: usize, old: impl Fn(&Kept<S>) -> bool, out: &mut Vec<Free<S>>) {
         // By block: how many of its pieces are here, and whether it may go.
         let mut blocks: Vec<(usize, usize, bool)> = Vec::new();
+        let may_go = |release: usize, kept: &Kept<S>| release == 0 || old(kept);
         for (release, queue) in self.classes[class].iter().enumerate() {
-            blocks.extend(queue.iter().map(|kept| (address(&kept.free), 1, release == 0 || old(kept))));
+            blocks.extend(queue.iter().map(|kept| (address(&kept.free), 1, may_go(release, kept))));
         }
         blocks.sort_unstable_by_key(|(block, ..)| *block);
         blocks.dedup_by(|(b, n, old), (a, sum, any)| {
@@ -214,31 +218,37 @@ impl<S: Source> Depot<S> {
         });
         for release in 0..4 {
             for _ in 0..self.classes[class][release].len() {
-                let kept = self.classes[class][release].pop_front().expect("pieces that were counted");
+                let mut kept = self.classes[class][release].pop_front().expect("pieces that were counted");
                 let at = blocks.binary_search_by_key(&address(&kept.free), |(block, ..)| *block);
-                let (_, here, may_go) = blocks[at.expect("a block that was noted")];
-                if may_go && here == kept.free.chunk.pieces {
+                let (_, here, block_may_go) = blocks[at.expect("a block that was noted")];
+                if block_may_go && here == kept.free.chunk.pieces {
                     self.give_up(kept.free, out);
-                } else {
-                    self.classes[class][release].push_back(kept);
+                    continue;
                 }
+                if may_go(release, &kept) && kept.free.discarded == 0 {
+                    kept.free.discard();
+                    self.bytes -= kept.free.discarded;
+                    // What has no whole page is looked at again when it has waited as long once more.
+                    kept.epoch = self.epoch;
+                }
+                self.classes[class][release].push_back(kept);
             }
         }
     }
 
     /// Takes out a piece that never came here.
     pub(super) fn dismiss(&mut self, free: Free<S>, out: &mut Vec<Free<S>>) {
-        if free.chunk.class == OWN {
-            self.gone(free.bytes());
+        if free.class == OWN {
+            self.gone(free.bytes);
         }
-        self.bytes += free.bytes();
+        self.bytes += free.bytes;
         self.give_up(free, out);
     }
 
     fn give_up(&mut self, free: Free<S>, out: &mut Vec<Free<S>>) {
-        let class = free.chunk.class;
-        self.bytes -= free.bytes();
-        self.cut_bytes[class] = self.cut_bytes[class].saturating_sub(free.bytes());
+        let class = free.class;
+        self.bytes -= free.bytes - free.discarded;
+        self.cut_bytes[class] = self.cut_bytes[class].saturating_sub(free.bytes);
         out.push(free);
     }
 

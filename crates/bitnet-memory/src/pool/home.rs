@@ -5,10 +5,11 @@ use super::config::{Config, Release};
 use super::depot::Depot;
 use super::learn::{LearnedClass, Learner};
 use super::local::Local;
-use super::piece::{Chunk, Free, Use};
+use super::piece::{Chunk, Cut, Free};
 use super::plan::{OWN_FROM, Plan};
 use super::slots::Slots;
 use super::thread;
+use crate::graph::Graph;
 use crate::source::{Block, Source};
 use crate::tag::Tag;
 use crate::track::{Gauges, Live, Tracking};
@@ -25,6 +26,7 @@ pub(super) struct Home<S: Source> {
     pub(super) learner: Mutex<Learner>,
     pub(super) gauges: Arc<Gauges>,
     pub(super) live: Live,
+    pub(super) graph: Graph,
 }
 
 impl<S: Source> Home<S> {
@@ -43,6 +45,7 @@ impl<S: Source> Home<S> {
             learner: Mutex::new(Learner::new(plan)),
             gauges,
             live: Live::default(),
+            graph: Graph::default(),
         })
     }
 
@@ -54,34 +57,34 @@ impl<S: Source> Home<S> {
         self.learner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A piece of at least so many bytes and the time, if that is to be known; `None` when the source has nothing left.
+    /// A piece of at least so many bytes; `None` when the source has nothing left.
     #[inline]
-    pub(super) fn take(self: &Arc<Self>, bytes: usize, tag: Tag) -> Option<(Free<S>, u64)> {
+    pub(super) fn take(self: &Arc<Self>, bytes: usize, tag: Tag) -> Option<Free<S>> {
         let class = class_of(bytes);
         let at_hand = self.slots.with(thread::number(), |local| {
             if bytes >= OWN_FROM && local.long_lived[tag as usize] {
                 return None;
             }
-            let free = local.take(class, bytes)?;
-            let since = local.count(&free, bytes, tag);
-            Some((free, since))
+            let mut free = local.take(class, bytes)?;
+            local.begin(&mut free, bytes, tag);
+            Some(free)
         });
-        let taken = match at_hand {
-            Some(taken) => taken,
+        let free = match at_hand {
+            Some(free) => free,
             None => self.take_elsewhere(class, bytes, tag)?,
         };
         if self.config.tracking == Tracking::Debug {
-            self.live.take(key(&taken.0), bytes, tag);
+            self.live.take(key(&free), bytes, tag);
         }
-        Some(taken)
+        Some(free)
     }
 
     #[cold]
-    fn take_elsewhere(self: &Arc<Self>, class: usize, bytes: usize, tag: Tag) -> Option<(Free<S>, u64)> {
+    fn take_elsewhere(self: &Arc<Self>, class: usize, bytes: usize, tag: Tag) -> Option<Free<S>> {
         let found = self.slots.with(thread::number(), |local| {
             let class = if bytes >= OWN_FROM && local.long_lived[tag as usize] { OWN } else { class };
             let mut depot = self.depot();
-            let Some(free) = depot.take(class, bytes) else {
+            let Some(mut free) = depot.take(class, bytes) else {
                 depot.made(class, bytes);
                 return Err(class);
             };
@@ -92,19 +95,20 @@ impl<S: Source> Home<S> {
                     break;
                 }
             }
-            Ok((local.count(&free, bytes, tag), free))
+            local.begin(&mut free, bytes, tag);
+            Ok(free)
         });
-        let (since, free) = match found {
-            Ok(found) => found,
+        match found {
+            Ok(free) => Some(free),
             Err(class) => {
                 if self.config.learn && self.depot().is_due() {
                     self.collect();
                 }
-                let free = self.make(class, bytes)?;
-                (self.slots.with(thread::number(), |local| local.count(&free, bytes, tag)), free)
+                let mut free = self.make(class, bytes)?;
+                self.slots.with(thread::number(), |local| local.begin(&mut free, bytes, tag));
+                Some(free)
             }
-        };
-        Some((free, since))
+        }
     }
 
     /// A piece of a new block, whose other pieces are left in the depot.
@@ -156,8 +160,21 @@ impl<S: Source> Home<S> {
     fn cut(self: &Arc<Self>, block: S::Block, class: usize, piece: usize) -> Free<S> {
         let pieces = block.len_bytes() / piece;
         let home = Arc::clone(self);
-        let chunk = Arc::new(Chunk { block, piece_bytes: piece, class, pieces, home });
-        let free = |index: usize| Free { chunk: Arc::clone(&chunk), index: index as u32, fresh: true };
+        let chunk = Arc::new(Chunk { block, pieces, home });
+        let free = |index: usize| {
+            Box::new(Cut {
+                chunk: Arc::clone(&chunk),
+                bytes: piece,
+                class,
+                index: index as u32,
+                is_fresh: true,
+                tag: Tag::Other,
+                release: Release::Normal,
+                asked: 0,
+                discarded: 0,
+                since: 0,
+            })
+        };
         if class != OWN {
             let mut depot = self.depot();
             depot.cut_bytes[class] += pieces * piece;
@@ -194,8 +211,8 @@ impl<S: Source> Home<S> {
 
     /// Takes a piece back.
     #[inline]
-    pub(super) fn put(mut free: Free<S>, used: Use) {
-        free.fresh = false;
+    pub(super) fn put(mut free: Free<S>) {
+        free.is_fresh = false;
         let home = &free.chunk.home;
         if home.config.tracking == Tracking::Debug {
             home.live.put(key(&free));
@@ -203,28 +220,29 @@ impl<S: Source> Home<S> {
         let slots = &raw const home.slots;
         // SAFETY: the piece keeps its home until it lies on a shelf. From then on the home exists as long as the piece does, and who
         // takes that off the shelf enters this slot or visits each of them.
-        let left = unsafe { Slots::enter(slots, thread::number(), |local| local.put(free, used)) };
+        let left = unsafe { Slots::enter(slots, thread::number(), |local| local.put(free)) };
         if let Some(free) = left {
-            Self::put_elsewhere(free, used);
+            Self::put_elsewhere(free);
         }
     }
 
     #[cold]
-    fn put_elsewhere(free: Free<S>, used: Use) {
+    fn put_elsewhere(mut free: Free<S>) {
         let home = Arc::clone(&free.chunk.home);
-        let class = free.chunk.class;
+        let (class, release) = (free.class, std::mem::take(&mut free.release));
         let shares = Tier::of(class).shares_blocks();
         let mut out = Vec::new();
         home.slots.with(thread::number(), |local| {
             let mut depot = home.depot();
-            let kept = class != OWN || local.keep_own || used.release >= Release::Low;
-            if depot.closed || !kept || (used.release == Release::Immediate && !shares) {
+            let kept = class != OWN || local.keep_own || release >= Release::Low;
+            if depot.closed || !kept || (release == Release::Immediate && !shares) {
                 depot.dismiss(free, &mut out);
                 return;
             }
-            depot.put(free, used.release);
-            let half = local.shelves[class].free.len() / 2;
-            local.drain(class, half).for_each(|free| depot.put(free, Release::Normal));
+            depot.put(free, release);
+            // A few at once, so that the next ones find room; of large ones there are only a few.
+            let surplus = if shares { local.shelves[class].free.len() / 2 } else { 0 };
+            local.drain(class, surplus).for_each(|free| depot.put(free, Release::Normal));
             if depot.bytes > home.config.keep_bytes {
                 depot.shrink(home.config.keep_bytes / 8 * 7, false, &mut out);
             }

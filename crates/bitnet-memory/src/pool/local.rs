@@ -2,7 +2,7 @@
 
 use super::class::{CLASSES, class_bytes};
 use super::config::Release;
-use super::piece::{Free, Use};
+use super::piece::Free;
 use super::plan::Plan;
 use crate::source::Source;
 use crate::tag::Tag;
@@ -96,8 +96,8 @@ impl<S: Source> Local<S> {
     pub(super) fn take(&mut self, class: usize, bytes: usize) -> Option<Free<S>> {
         let shelf = &mut self.shelves[class];
         shelf.seen.largest = shelf.seen.largest.max(bytes);
-        if let Some(free) = shelf.free.pop_if(|free| free.bytes() >= bytes) {
-            self.bytes -= free.bytes();
+        if let Some(free) = shelf.free.pop_if(|free| free.bytes >= bytes) {
+            self.bytes -= free.bytes;
             shelf.seen.idle = shelf.seen.idle.min(shelf.free.len());
             return Some(free);
         }
@@ -105,20 +105,19 @@ impl<S: Source> Local<S> {
         None
     }
 
-    /// Counts a piece that is taken; says what time it is, if that is to be known.
+    /// Notes what a piece is taken for.
     #[inline(always)]
-    pub(super) fn count(&mut self, free: &Free<S>, bytes: usize, tag: Tag) -> u64 {
-        self.counts.take(free.chunk.class, free.bytes(), bytes, tag);
+    pub(super) fn begin(&mut self, free: &mut Free<S>, bytes: usize, tag: Tag) {
+        (free.asked, free.tag, free.since) = (bytes, tag, 0);
+        self.counts.take(free.class, free.bytes, bytes, tag);
         let (left, period) = &mut self.countdown;
-        if *left == 0 {
-            return 0;
-        }
-        *left -= 1;
         if *left > 0 {
-            return 0;
+            *left -= 1;
+            if *left == 0 {
+                *left = *period;
+                free.since = self.now();
+            }
         }
-        *left = *period;
-        self.now()
     }
 
     /// Nanoseconds since the pool began, and one.
@@ -127,21 +126,19 @@ impl<S: Source> Local<S> {
         self.clock.elapsed().as_nanos() as u64 + 1
     }
 
-    /// Keeps a piece, or gives it back where there is no room.
+    /// Keeps a piece that its user is done with, or gives it back where there is no room.
     #[inline(always)]
-    pub(super) fn put(&mut self, free: Free<S>, used: Use) -> Option<Free<S>> {
-        let class = free.chunk.class;
-        self.counts.put(class, free.bytes(), used.bytes, used.tag);
-        if used.since != 0 {
-            let lifetime = self.now() - used.since;
-            self.counts.lived(used.tag, lifetime);
+    pub(super) fn put(&mut self, free: Free<S>) -> Option<Free<S>> {
+        self.counts.put(free.class, free.bytes, free.asked, free.tag);
+        if free.since != 0 {
+            let lifetime = self.now() - free.since;
+            self.counts.lived(free.tag, lifetime);
         }
-        let shelf = &mut self.shelves[class];
-        let bytes = free.bytes();
-        let room =
-            shelf.free.len() < shelf.depth && bytes >= shelf.cut && self.bytes + bytes <= self.limit_bytes;
-        if room && used.release == Release::Normal {
-            self.bytes += bytes;
+        let shelf = &mut self.shelves[free.class];
+        let bytes = self.bytes + free.bytes;
+        let has_room = shelf.free.len() < shelf.depth && free.bytes >= shelf.cut && bytes <= self.limit_bytes;
+        if has_room && free.release == Release::Normal {
+            self.bytes = bytes;
             shelf.free.push(free);
             return None;
         }
@@ -151,7 +148,7 @@ impl<S: Source> Local<S> {
 
     /// Puts a piece on its shelf that comes from the depot, or gives it back where there is no room.
     pub(super) fn stock(&mut self, free: Free<S>) -> Result<(), Free<S>> {
-        let (shelf, bytes) = (&mut self.shelves[free.chunk.class], free.bytes());
+        let (shelf, bytes) = (&mut self.shelves[free.class], free.bytes);
         if shelf.free.len() >= shelf.depth || self.bytes + bytes > self.limit_bytes {
             return Err(free);
         }
@@ -166,7 +163,7 @@ impl<S: Source> Local<S> {
         let count = count.min(shelf.free.len());
         shelf.seen.idle = shelf.seen.idle.min(shelf.free.len() - count);
         let bytes = &mut self.bytes;
-        shelf.free.drain(..count).inspect(move |free| *bytes -= free.bytes())
+        shelf.free.drain(..count).inspect(move |free| *bytes -= free.bytes)
     }
 
     /// What happened at a shelf since this was last asked.

@@ -28,11 +28,11 @@ pub use learn::{Decision, Learned, LearnedClass};
 pub use piece::Piece;
 
 use crate::error::OutOfMemory;
+use crate::graph::Graph;
 use crate::source::{Pages, Source};
 use crate::tag::Tag;
 use crate::track::{LivePiece, Snapshot, Sum, Tracking};
 use home::Home;
-use piece::Use;
 use std::fmt;
 use std::sync::Arc;
 
@@ -79,10 +79,7 @@ impl<S: Source> Pool<S> {
     /// When the source has nothing left, all free memory of the pool is given back and the source asked once more.
     #[inline]
     pub fn piece(&self, bytes: usize, tag: Tag) -> Result<Piece<S>, OutOfMemory> {
-        match self.home.take(bytes, tag) {
-            Some((free, since)) => Ok(Piece::new(free, Use { bytes, since, tag, release: Release::Normal })),
-            None => Err(OutOfMemory { bytes, tag }),
-        }
+        self.home.take(bytes, tag).map(Piece::new).ok_or(OutOfMemory { bytes, tag })
     }
 
     /// Gives back what nobody asked for during the last collections, in one batch, and lets the pool learn from what happened. To be
@@ -135,6 +132,11 @@ impl<S: Source> Pool<S> {
             }
         }
         Ok(bytes)
+    }
+
+    /// Where nodes that share buffers can be registered, to find those that hold each other; at [`Tracking::Debug`], else `None`.
+    pub fn graph(&self) -> Option<&Graph> {
+        self.is_debug().then_some(&self.home.graph)
     }
 
     pub(crate) fn is_debug(&self) -> bool {

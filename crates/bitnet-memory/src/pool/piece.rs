@@ -7,12 +7,11 @@ use crate::tag::Tag;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A block of the source's and what was cut from it. Given back when nobody has a piece of it any more, free or not.
 pub(super) struct Chunk<S: Source> {
     pub(super) block: S::Block,
-    pub(super) piece_bytes: usize,
-    pub(super) class: usize,
     /// Pieces that it was cut into.
     pub(super) pieces: usize,
     /// A cycle while pieces lie free in their home. A pool that is dropped takes them out.
@@ -25,83 +24,107 @@ impl<S: Source> Drop for Chunk<S> {
     }
 }
 
-/// A piece that nobody uses.
-pub(super) struct Free<S: Source> {
+/// A piece of a chunk, free or in use. In a box of its own, so that a piece goes from hand to hand as one word: moved as several, they
+/// are read again before they have arrived in the cache, which costs more than all else.
+pub(super) struct Cut<S: Source> {
     pub(super) chunk: Arc<Chunk<S>>,
+    pub(super) bytes: usize,
+    pub(super) class: usize,
     /// The number of the piece in its chunk.
     pub(super) index: u32,
     /// Whether nobody has used it yet.
-    pub(super) fresh: bool,
+    pub(super) is_fresh: bool,
+    pub(super) tag: Tag,
+    pub(super) release: Release,
+    /// Bytes that its user asked for.
+    pub(super) asked: usize,
+    /// Bytes of it that the system has, until somebody takes it.
+    pub(super) discarded: usize,
+    /// When it was taken, in nanoseconds of the pool's clock; 0 where nobody looked.
+    pub(super) since: u64,
 }
 
-impl<S: Source> Free<S> {
-    pub(super) fn bytes(&self) -> usize {
-        self.chunk.piece_bytes
+impl<S: Source> Cut<S> {
+    /// Gives its pages to the system, if it has whole ones, and counts them off.
+    pub(super) fn discard(&mut self) {
+        let start = self.index as usize * self.bytes;
+        // SAFETY: the range is that of this piece, which nobody uses, and which is borrowed for writing.
+        self.discarded += unsafe { self.chunk.block.discard(start..start + self.bytes) };
+        self.chunk.home.gauges.shrink(self.discarded);
+    }
+
+    /// Counts its pages as held again, since they will be.
+    pub(super) fn recall(&mut self) {
+        if self.discarded > 0 {
+            self.chunk.home.gauges.grow(std::mem::take(&mut self.discarded));
+        }
     }
 }
 
-/// What is known of a piece in use.
-#[derive(Clone, Copy)]
-pub(super) struct Use {
-    pub(super) bytes: usize,
-    /// When it was taken, in nanoseconds of the pool's clock; 0 where nobody looked.
-    pub(super) since: u64,
-    pub(super) tag: Tag,
-    pub(super) release: Release,
+impl<S: Source> Drop for Cut<S> {
+    fn drop(&mut self) {
+        // What its chunk is about to count off was counted off before.
+        if self.discarded > 0 {
+            self.chunk.home.gauges.held.fetch_add(self.discarded, Relaxed);
+        }
+    }
 }
+
+/// A piece that nobody uses.
+pub(super) type Free<S> = Box<Cut<S>>;
 
 /// Some memory of a pool, of whatever kind its source gives; returns to the pool when dropped, from any thread, also when the pool
 /// itself has been dropped before.
 pub struct Piece<S: Source> {
-    free: ManuallyDrop<Free<S>>,
-    used: Use,
+    cut: ManuallyDrop<Free<S>>,
 }
 
 impl<S: Source> Piece<S> {
-    pub(super) fn new(free: Free<S>, used: Use) -> Self {
-        Self { free: ManuallyDrop::new(free), used }
+    #[inline(always)]
+    pub(super) fn new(cut: Free<S>) -> Self {
+        Self { cut: ManuallyDrop::new(cut) }
     }
 
     /// The block that the piece is a part of.
     pub fn block(&self) -> &S::Block {
-        &self.free.chunk.block
+        &self.cut.chunk.block
     }
 
     /// Where in the block it begins, in bytes.
     pub fn offset(&self) -> usize {
-        self.free.index as usize * self.free.bytes()
+        self.cut.index as usize * self.cut.bytes
     }
 
     /// Bytes that were asked for.
     pub fn len_bytes(&self) -> usize {
-        self.used.bytes
+        self.cut.asked
     }
 
     /// Bytes that there are.
     pub fn capacity_bytes(&self) -> usize {
-        self.free.bytes()
+        self.cut.bytes
     }
 
     /// What it is for.
     pub fn tag(&self) -> Tag {
-        self.used.tag
+        self.cut.tag
     }
 
     /// Whether nobody used this memory before.
     pub fn is_fresh(&self) -> bool {
-        self.free.fresh
+        self.cut.is_fresh
     }
 
     /// Says when the memory goes back to the source once it is dropped.
     pub fn release(&mut self, when: Release) {
-        self.used.release = when;
+        self.cut.release = when;
     }
 }
 
 impl<S: Source<Block: HostBlock>> Piece<S> {
     /// The address of its first byte. [`capacity_bytes`](Self::capacity_bytes) are the piece's alone, and initialized.
     pub fn start(&self) -> NonNull<u8> {
-        // SAFETY: the block has `pieces` times `piece_bytes` bytes, and this is one of its pieces.
+        // SAFETY: the block has `pieces` times `bytes` bytes, and this is one of its pieces.
         unsafe { self.block().start().add(self.offset()) }
     }
 
@@ -116,7 +139,7 @@ impl<S: Source> Drop for Piece<S> {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: nobody takes it but this, once.
-        let free = unsafe { ManuallyDrop::take(&mut self.free) };
-        Home::put(free, self.used);
+        let free = unsafe { ManuallyDrop::take(&mut self.cut) };
+        Home::put(free);
     }
 }

@@ -54,7 +54,11 @@ impl Plan {
         if !Tier::of(class).shares_blocks() {
             return (piece, piece);
         }
-        let most = if piece <= 32 << 10 { 1 << 20 } else { 2 << 20 };
+        let most = match Tier::of(class) {
+            Tier::VerySmall => 64 << 10,
+            Tier::Small => 1 << 20,
+            _ => 2 << 20,
+        };
         (piece, held.clamp(64 << 10, most).max(piece))
     }
 }

@@ -124,7 +124,8 @@ fn run<S: Source<Block: HostBlock> + Clone>(source: Failing<S>, config: Config, 
         }
         let snapshot = pool.snapshot();
         let used: usize = held.iter().map(|(piece, _)| piece.capacity_bytes()).sum();
-        assert_eq!(snapshot.held_bytes, source.held_bytes());
+        // Pages of pieces whose block is in use go back without it.
+        assert!(snapshot.held_bytes <= source.held_bytes());
         assert!(
             used + snapshot.free_bytes <= snapshot.held_bytes
                 && snapshot.held_bytes <= snapshot.held_peak_bytes
@@ -155,7 +156,7 @@ fn run<S: Source<Block: HostBlock> + Clone>(source: Failing<S>, config: Config, 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_has_what_another_has_and_all_comes_back(config in configs(), acts in acts()) {
@@ -249,6 +250,31 @@ fn priorities_say_what_goes_back_when() {
     assert_eq!(source.held_bytes(), 2 * MIB, "deferred memory waits for a word");
     pool.trim(0);
     assert_eq!(source.held_bytes(), 0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn pages_go_back_where_a_block_cannot() {
+    let pool = Pool::new(Profile::Balanced);
+    let mut pieces: Vec<_> = (0..64).map(|_| pool.piece(16 << 10, Tag::Scratch).unwrap()).collect();
+    pieces.iter_mut().for_each(|piece| piece.bytes_mut().fill(1));
+    // One of each eight stays, so that hardly a block is free.
+    let mut i = 0;
+    pieces.retain(|_| {
+        i += 1;
+        i % 8 == 0
+    });
+    pool.trim(0);
+    let snapshot = pool.snapshot();
+    assert_eq!((snapshot.held_bytes, snapshot.free_bytes), (8 * (16 << 10), 0));
+    assert!(pieces.iter_mut().all(|piece| piece.bytes_mut().iter().all(|b| *b == 1)));
+    let requests = snapshot.source_requests;
+    pieces.extend((0..32).map(|_| pool.piece(16 << 10, Tag::Scratch).unwrap()));
+    let snapshot = pool.snapshot();
+    assert!(snapshot.source_requests <= requests + 2 && snapshot.held_bytes >= 40 * (16 << 10));
+    drop(pieces);
+    pool.trim(0);
+    assert_eq!(pool.snapshot().held_bytes, 0);
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Tracking {
 }
 
 /// By how many bytes what a thread counted may differ from what is told to all. A peak is as exact.
-const QUANTUM: i64 = 1 << 20;
+const QUANTUM: i64 = 4 << 20;
 
 /// Powers of two of nanoseconds that lifetimes are sorted by: to 4 minutes, and more.
 pub(crate) const LIFETIMES: usize = 39;
@@ -84,13 +84,23 @@ impl Gauges {
     /// A block of so many bytes is there.
     pub(crate) fn gain(&self, bytes: usize) {
         self.blocks.fetch_add(1, Relaxed);
-        let held = self.held.fetch_add(bytes, Relaxed) + bytes;
-        self.held_peak.fetch_max(held, Relaxed);
+        self.grow(bytes);
     }
 
     /// A block of so many bytes has gone.
     pub(crate) fn lose(&self, bytes: usize) {
         self.blocks.fetch_sub(1, Relaxed);
+        self.shrink(bytes);
+    }
+
+    /// Blocks hold so many bytes more.
+    pub(crate) fn grow(&self, bytes: usize) {
+        let held = self.held.fetch_add(bytes, Relaxed) + bytes;
+        self.held_peak.fetch_max(held, Relaxed);
+    }
+
+    /// Blocks hold so many bytes less.
+    pub(crate) fn shrink(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Relaxed);
     }
 

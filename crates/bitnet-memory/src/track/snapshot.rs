@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 /// A pool's numbers at one moment. Threads are asked one after the other: while they work, sums may be off by what happens meanwhile.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Snapshot {
-    /// Bytes of blocks that the source gave and did not get back.
+    /// Bytes of blocks that the source gave and did not get back, without pages of free pieces that the system did.
     pub held_bytes: usize,
     /// The most that were.
     pub held_peak_bytes: usize,
@@ -23,7 +23,7 @@ pub struct Snapshot {
     pub source_failures: u64,
     /// Bytes of pieces in use; from `minimal` on, else 0.
     pub used_bytes: usize,
-    /// The most that were, within a megabyte for each thread.
+    /// The most that were, within four megabytes for each thread.
     pub used_peak_bytes: usize,
     /// Classes that were ever used, the smallest first; from `standard` on.
     pub classes: Vec<ClassUse>,
