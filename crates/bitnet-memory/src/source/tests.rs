@@ -1,0 +1,50 @@
+use super::*;
+
+/// Blocks of any size are aligned, zero, and hold what is written.
+fn check<S: Source<Block: HostBlock>>(source: &S) {
+    for bytes in [1, 63, 64, 65, 4096, 4097, 100_000, 3 << 20] {
+        let mut block = source.allocate(bytes).unwrap();
+        assert!(block.len_bytes() >= bytes && block.len_bytes().is_multiple_of(source.granule()));
+        assert_eq!(block.start().as_ptr().align_offset(ALIGN), 0);
+        assert!(block.bytes().iter().all(|b| *b == 0));
+        block.bytes_mut().fill(7);
+        assert!(block.bytes().iter().all(|b| *b == 7));
+    }
+    assert!(source.allocate(usize::MAX).is_none() && source.allocate(1 << 60).is_none());
+}
+
+#[test]
+fn blocks_are_what_the_trait_says() {
+    check(&Heap);
+    check(&Pages::default());
+    check(&Pages { huge_from_bytes: usize::MAX });
+    check(&Failing::nth(Heap, 1000));
+}
+
+#[test]
+fn pages_inside_a_range_go_back_and_are_zero() {
+    let mut block = Pages::default().allocate(5 * 4096).unwrap();
+    block.bytes_mut().fill(7);
+    // SAFETY: nobody uses the block but this test.
+    let bytes = unsafe { block.discard(100..3 * 4096 + 100) };
+    assert!(bytes == if cfg!(target_os = "linux") { 2 * 4096 } else { 0 });
+    let (first, rest) = block.bytes().split_at(4096);
+    assert!(first.iter().chain(&rest[bytes..]).all(|b| *b == 7) && rest[..bytes].iter().all(|b| *b == 0));
+}
+
+#[test]
+fn requests_fail_where_they_are_told_to() {
+    let source = Failing::nth(Heap, 1);
+    let first = source.allocate(64);
+    assert!(first.is_some() && source.allocate(64).is_none() && source.allocate(64).is_some());
+    assert_eq!(source.requests(), 3);
+    drop(first);
+    assert_eq!(source.held_bytes(), 0);
+
+    let source = Failing::above(Heap, 128);
+    let first = source.allocate(128);
+    assert!(first.is_some() && source.allocate(64).is_none());
+    assert_eq!(source.held_bytes(), 128);
+    drop(first);
+    assert!(source.allocate(64).is_some());
+}
