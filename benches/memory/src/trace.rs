@@ -79,3 +79,37 @@ pub fn of_sizes(events: &[Event], sizes: std::ops::RangeInclusive<usize>) -> Vec
     out.extend((0..taken).filter(|number| live[*number]).map(Event::Put));
     out
 }
+
+/// Made up: tensors of the layers of a 2B-4T step of eight tokens, four of them in use at a time.
+pub fn layers() -> Vec<Event> {
+    const FEATURES: [usize; 8] = [20_480, 20_480, 61_440, 20_480, 40_960, 112_640, 56_320, 20_480];
+    let (mut events, mut taken) = (Vec::new(), 0);
+    for _layer in 0..4 * 24 {
+        let first = taken;
+        for (i, features) in FEATURES.iter().enumerate() {
+            events.push(Event::Take(4 * features));
+            taken += 1;
+            if i >= 3 {
+                events.push(Event::Put(taken - 4));
+            }
+        }
+        events.extend((first + FEATURES.len() - 3..taken).map(Event::Put));
+    }
+    events
+}
+
+/// Made up: sizes of 16 KiB to 4 MiB, by their logarithm, given back in no order, thirty in use at most.
+pub fn churn(random: &mut crate::Random) -> Vec<Event> {
+    let (mut events, mut live, mut taken) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..20_000 {
+        if live.is_empty() || live.len() < 30 && random.unit() < 0.55 {
+            events.push(Event::Take(f64::exp2(14.0 + 8.0 * random.unit()) as usize));
+            live.push(taken);
+            taken += 1;
+        } else {
+            events.push(Event::Put(live.swap_remove(random.below(live.len()))));
+        }
+    }
+    events.extend(live.into_iter().map(Event::Put));
+    events
+}

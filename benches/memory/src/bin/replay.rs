@@ -1,4 +1,4 @@
-//! Replays traces through the pool and other allocators, in turn: `replay [--touch] TRACE...`.
+//! Replays traces through the pool and other allocators, in turn: `replay [--touch] [TRACE]...`; without a trace, two that are made up.
 //!
 //! A replay is first run whole, which gives its time without that of the loop, and then with a look at the clock before and after each
 //! allocation and each giving back, which gives the time of each size. With `--touch`, a byte of each page is written as it is taken.
@@ -6,8 +6,8 @@
 use bitnet_memory::{Pool, Profile};
 use bitnet_memory_bench::allocator::{Allocator, Global, Nothing};
 use bitnet_memory_bench::clock::{calibrate, ticks};
-use bitnet_memory_bench::quantile;
-use bitnet_memory_bench::trace::{Event, decode, of_sizes};
+use bitnet_memory_bench::trace::{Event, churn, decode, layers, of_sizes};
+use bitnet_memory_bench::{Random, quantile};
 use std::alloc::System;
 
 const ROUNDS: usize = 41;
@@ -100,8 +100,13 @@ fn main() {
     let (ns, nothing) = calibrate();
     let (pool, system) = (Pool::new(Profile::Adaptive), Global(System));
     let (jemalloc, mimalloc) = (Global(tikv_jemallocator::Jemalloc), Global(mimalloc::MiMalloc));
-    for path in &args {
-        let events = of_sizes(&decode(&std::fs::read(path).expect("a trace")), SIZES);
+    let read = |path: String| (decode(&std::fs::read(&path).expect("a trace")), path);
+    let mut traces: Vec<(Vec<Event>, String)> = args.into_iter().map(read).collect();
+    if traces.is_empty() {
+        traces = vec![(layers(), "layers".into()), (churn(&mut Random(3)), "churn".into())];
+    }
+    for (events, path) in &traces {
+        let events = of_sizes(events, SIZES);
         if events.is_empty() {
             println!("{path}: nothing of these sizes");
             continue;

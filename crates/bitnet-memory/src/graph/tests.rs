@@ -29,7 +29,7 @@ fn circles_are_found_while_they_live() {
     hold(4, 3);
     assert_eq!(graph.cycles(), [vec!["n0", "n1", "n2", "n3"], vec!["n5"]]);
     // They are still there when nobody else has them, and so is their memory.
-    let first = Arc::downgrade(&values[0]);
+    let [first, last] = [0, 5].map(|i| Arc::downgrade(&values[i]));
     drop(values);
     assert_eq!(graph.cycles().len(), 2);
     assert_eq!(pool.live().len(), 5);
@@ -37,5 +37,7 @@ fn circles_are_found_while_they_live() {
     first.upgrade().unwrap().inputs.lock().unwrap().clear();
     assert_eq!(graph.cycles(), [vec!["n5"]]);
     assert_eq!(pool.live().len(), 1);
+    last.upgrade().unwrap().inputs.lock().unwrap().clear();
+    assert!(graph.cycles().is_empty() && pool.live().is_empty());
     assert!(Pool::new(Profile::Training).graph().is_none());
 }

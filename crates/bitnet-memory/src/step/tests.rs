@@ -18,7 +18,6 @@ fn buffers_of_a_step_are_apart_and_the_next_step_has_their_memory() {
         for (i, buffer) in buffers.iter().enumerate() {
             assert!(buffer.iter().all(|x| *x == u16::from(round) * 100 + i as u16));
         }
-        drop(step);
         // In the second step one piece is made of those of the first, and then nothing is taken.
         let taken = pool.snapshot().tags[0].taken - before;
         assert_eq!(taken > 0, round < 2, "round {round} took {taken} pieces");
