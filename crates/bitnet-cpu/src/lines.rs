@@ -1,18 +1,18 @@
-//! Memory for weights and for the key-value cache: whole pages from the system, large ones where it has them.
+//! Memory for weights and for the key-value cache: blocks of [`Pages`], large ones where the system has them.
 //!
-//! Both are read as streams once a token. Large pages make that a few percent faster, and a map of its own gives back all of
+//! Both are read as streams once a token. Large pages make that a few percent faster, and a block of its own gives back all of
 //! its memory, which a heap that served the loading of a model does not.
 
 use crate::layout::{Line, bytes};
 use bitnet_core::{BackendError, Storage};
-use memmap2::MmapMut;
+use bitnet_memory::{HostBlock, Pages, PagesBlock, Source};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 /// Cache lines, zero at first.
 pub(crate) struct Lines {
     /// `None` for no lines at all, which no system maps.
-    map: Option<MmapMut>,
+    block: Option<PagesBlock>,
     len: usize,
 }
 
@@ -21,30 +21,29 @@ impl Lines {
     pub(crate) fn new(len: usize, what: &'static str) -> Result<Self, BackendError> {
         let bytes = len.saturating_mul(size_of::<Line>());
         if bytes == 0 {
-            return Ok(Self { map: None, len });
+            return Ok(Self { block: None, len });
         }
-        let map = MmapMut::map_anon(bytes).map_err(|_| BackendError::OutOfMemory { bytes, what })?;
-        // Advice: where it is not taken, pages are small.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
-        Ok(Self { map: Some(map), len })
+        // Neighbouring maps become one, so that small ones may share a large page.
+        let pages = Pages { huge_from_bytes: 0 };
+        let block = pages.allocate(bytes).ok_or(BackendError::OutOfMemory { bytes, what })?;
+        Ok(Self { block: Some(block), len })
     }
 }
 
 impl Deref for Lines {
     type Target = [Line];
     fn deref(&self) -> &[Line] {
-        let Some(map) = &self.map else { return &[] };
-        // SAFETY: the map has room for `len` lines and begins with a page, and any byte belongs to a line.
-        unsafe { std::slice::from_raw_parts(map.as_ptr().cast(), self.len) }
+        let Some(block) = &self.block else { return &[] };
+        // SAFETY: the block has room for `len` lines and is aligned for them, and any byte belongs to a line.
+        unsafe { std::slice::from_raw_parts(block.start().cast().as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for Lines {
     fn deref_mut(&mut self) -> &mut [Line] {
-        let Some(map) = &mut self.map else { return &mut [] };
-        // SAFETY: as above, and the map is borrowed for writing.
-        unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().cast(), self.len) }
+        let Some(block) = &mut self.block else { return &mut [] };
+        // SAFETY: as above, and the block is borrowed for writing.
+        unsafe { std::slice::from_raw_parts_mut(block.start().cast().as_ptr(), self.len) }
     }
 }
 
