@@ -4,7 +4,7 @@
 #
 #   scripts/measure-training-memory.sh [DIR]      models are made in DIR (a temporary folder by default), if they are not there
 #
-# A step has 4 rows of 256 tokens. Peaks are the kernel's, of the whole process: reading, the step, its checkpoint and what is exported. Needs
+# A step has 4 rows of up to 256 tokens. Peaks are the kernel's, of the whole process: reading, the step, its checkpoint and what is exported. Needs
 # 16 GB of memory, 15 GB of disk in DIR and GNU time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,4 +40,4 @@ step() { # kind, model, settings
 echo "| | MiB behind the step, as the run tells | MiB in all | seconds |"
 echo "|---|--:|--:|--:|"
 step lora 2b4t-i2_s.gguf
-step qat 0.7b-masters
+step qat 0.7b-masters quantize.ramp=0
