@@ -9,10 +9,20 @@
 //! assert!(block.len_bytes() >= 1 << 20);
 //! ```
 
+mod arena;
 mod error;
+mod pressure;
 mod source;
 mod tag;
 
+pub use arena::{
+    Arena, ArenaError, ArenaOptions, Budget, Defragmenter, Fragmentation, Maintenance, Pinned, Placement,
+    Read, Relocatable, Write,
+};
 pub use error::OutOfMemory;
+pub use pressure::{
+    DeviceMemory, Freed, Level, Limit, LimitKind, Monitor, MonitorOptions, Need, Pressure, Readings,
+    Responses, Shortage, Stage, Stalls, System, Threshold, Thresholds,
+};
 pub use source::{ALIGN, Block, Failing, Heap, HeapBlock, HostBlock, Limited, Pages, PagesBlock, Source};
 pub use tag::Tag;
