@@ -140,6 +140,9 @@ impl<B: HostBlock> Shared<B> {
     }
 }
 
+/// Bytes that any machine copies in a microsecond: a copy that was interrupted may say less, and would end all copies.
+const SLOWEST: usize = 500;
+
 /// Bytes of the largest arena.
 const MOST_BYTES: usize = (u32::MAX as usize - 1).saturating_mul(GRAIN);
 
@@ -187,7 +190,7 @@ impl<B: HostBlock> Arena<B> {
     ///
     /// It is for between two steps of whatever runs: everybody else who comes to the arena waits.
     ///
-    /// [`Defragmenter::Automatic`] begins when a 32nd of what is free is not in the largest hole, and ends at a 64th. It is generational
+    /// [`Defragmenter::Automatic`] begins when a 16th of what is free is not in the largest hole, and ends at a 32nd. It is generational
     /// as long as that moves a 16th of what is scattered in a pass, since that copies least, and slides in between.
     pub fn maintain(&self, budget: Budget) -> Maintenance {
         let mut state = self.0.state();
@@ -272,10 +275,6 @@ impl State {
         done.defragmenter = pass.way();
         let mut spent = 0usize;
         while spent < budget.bytes {
-            if self.defragmenter == Defragmenter::Automatic && self.scattered_bytes() < self.free_bytes() / 64
-            {
-                return done;
-            }
             let left = budget.time.saturating_sub(begin.elapsed());
             if left.is_zero() {
                 break;
@@ -306,6 +305,10 @@ impl State {
                     done.moved_blocks += 1;
                     done.moved_bytes += step.len;
                     spent += step.len.max(GRAIN);
+                    let enough = self.scattered_bytes() < self.free_bytes() / 32;
+                    if self.defragmenter == Defragmenter::Automatic && enough {
+                        return done;
+                    }
                 }
             }
         }
@@ -323,7 +326,9 @@ impl State {
         copy(step);
         let micros = begin.elapsed().as_micros().max(1);
         let speed = step.len / usize::try_from(micros).unwrap_or(usize::MAX);
-        self.speed = (3 * self.speed + speed.max(1)) / 4;
+        // It falls faster than it rises, because what takes too long is worse than what is left for the next time.
+        let weight = if speed < self.speed { 2 } else { 16 };
+        self.speed = (((weight - 1) * self.speed + speed) / weight).max(SLOWEST);
     }
 
     /// Bytes of holes other than the largest.
@@ -336,7 +341,7 @@ impl State {
         if self.defragmenter != Defragmenter::Automatic {
             return self.defragmenter;
         }
-        if self.scattered_bytes() < self.free_bytes() / 32 {
+        if self.scattered_bytes() < self.free_bytes() / 16 {
             Defragmenter::Off
         } else if self.gain_bytes >= self.scattered_bytes() / 16 {
             Defragmenter::Generational

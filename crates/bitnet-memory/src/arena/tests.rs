@@ -308,3 +308,29 @@ fn threads_read_while_another_one_maintains() {
     });
     assert_eq!(arena.fragmentation().blocks, 0);
 }
+
+#[test]
+fn adaptive_placement_goes_by_sizes_and_by_what_moves() {
+    let now = |defragmenter, size: fn(usize) -> usize| {
+        let options = ArenaOptions { placement: Placement::Adaptive, defragmenter };
+        let arena = Arena::new(&Heap, 1 << 20, Tag::Kv, options).unwrap();
+        (0..4200).for_each(|i| drop(arena.allocate(size(i)).unwrap()));
+        arena.placement()
+    };
+    assert_eq!(now(Defragmenter::Off, |i| GRAIN * (i % 97 + 1)), Placement::FirstFit);
+    assert_eq!(now(Defragmenter::Off, |i| GRAIN * (i % 3 + 1)), Placement::BestFit);
+    assert_eq!(now(Defragmenter::Automatic, |i| GRAIN * (i % 97 + 1)), Placement::BestFit);
+}
+
+#[test]
+fn the_trend_tells_whether_it_gets_worse() {
+    let options = ArenaOptions { defragmenter: Defragmenter::Sliding, ..ArenaOptions::default() };
+    let arena = Arena::new(&Heap, 1 << 20, Tag::Kv, options).unwrap();
+    let come_and_go = || (0..4096).for_each(|_| drop(arena.allocate(GRAIN).unwrap()));
+    come_and_go();
+    assert_eq!(arena.fragmentation().trend, 0.0);
+    let mut held: Vec<_> = (0..512).map(|_| arena.allocate(1024).unwrap()).collect();
+    held.retain(|block| block.pin_at() % 2048 == 0);
+    come_and_go();
+    assert!(arena.fragmentation().trend > 0.1, "{:?}", arena.fragmentation());
+}
