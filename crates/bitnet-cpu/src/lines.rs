@@ -7,7 +7,7 @@ use crate::layout::{Line, bytes};
 use bitnet_core::{BackendError, Storage};
 use memmap2::MmapMut;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 /// Cache lines, zero at first.
 pub(crate) struct Lines {
@@ -29,7 +29,31 @@ impl Lines {
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self { map: Some(map), len })
     }
+
+    /// Gives the pages that lie in a range of bytes back to the system, where it takes them one by one; tells how many bytes. They are
+    /// zero until they are written again.
+    #[cfg(target_os = "linux")]
+    fn discard(&mut self, bytes: Range<usize>) -> usize {
+        let (first, end) = (bytes.start.next_multiple_of(PAGE), bytes.end / PAGE * PAGE);
+        let Some(map) = self.map.as_ref().filter(|map| first < end && end <= map.len()) else { return 0 };
+        // SAFETY: the pages lie in the map, which is anonymous and private, so that what is read of them next is zero, which any
+        // line may be; and it is borrowed for writing.
+        match unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) } {
+            Ok(()) => end - first,
+            Err(_) => 0,
+        }
+    }
+
+    /// Other systems promise nothing about pages that are given back.
+    #[cfg(not(target_os = "linux"))]
+    fn discard(&mut self, _bytes: Range<usize>) -> usize {
+        0
+    }
 }
+
+/// The largest page that the system may have: a call that begins inside of one would take all of it.
+#[cfg(target_os = "linux")]
+const PAGE: usize = if cfg!(target_arch = "x86_64") { 4096 } else { 64 * 1024 };
 
 impl Deref for Lines {
     type Target = [Line];
@@ -75,6 +99,12 @@ impl<T: Number> Numbers<T> {
         let lines = Lines::new(len.saturating_mul(size_of::<T>()).div_ceil(size_of::<Line>()), what)?;
         Ok(Self { lines, len, number: PhantomData })
     }
+
+    /// Gives the memory of a range of numbers back to the system, as far as whole pages lie in it; tells how many bytes. What is read
+    /// of them next is zero.
+    pub(crate) fn discard(&mut self, range: Range<usize>) -> usize {
+        self.lines.discard(range.start * size_of::<T>()..range.end * size_of::<T>())
+    }
 }
 
 impl<T: Number> Deref for Numbers<T> {
@@ -89,5 +119,23 @@ impl<T: Number> DerefMut for Numbers<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and the lines are borrowed for writing.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_discarded_is_zero_and_the_rest_stays() {
+        let mut numbers = Numbers::<u16>::new(4 * PAGE, "a test").unwrap();
+        numbers.fill(7);
+        assert_eq!(numbers.discard(10..PAGE), PAGE, "one page of two lies in it");
+        let zero: Vec<usize> = (0..4 * PAGE).filter(|i| numbers[*i] == 0).collect();
+        assert_eq!((zero.len(), zero.first()), (PAGE / 2, Some(&(PAGE / 2))));
+        assert_eq!(numbers.discard(0..10) + numbers.discard(5..5), 0);
+        assert_eq!(numbers.discard(0..4 * PAGE), 8 * PAGE);
+        assert!(numbers.iter().all(|x| *x == 0));
     }
 }
