@@ -1,4 +1,4 @@
-//! `bitnet doctor`: what this machine offers, its GPUs among it, whether every kernel on it is right, whether the hub answers, and the model
+//! `bitnet doctor`: what this machine offers, its GPUs and limits of memory among it, whether every kernel on it is right, whether the hub answers, and the model
 //! that is part of the program.
 
 use crate::failure::{Failure, chain};
@@ -8,6 +8,7 @@ use crate::tuning::TuningFlag;
 use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, SelfTest, Verdict, self_test};
 use bitnet_hub::{Hub, Settings};
 use bitnet_inference::{cuda_trouble, gpus};
+use bitnet_memory::{Limit, Readings, System};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ impl Doctor {
         };
         let hub = Access::of(&self.hub);
         let gpus = gpus();
+        let memory = System::default().read();
         let mut out = std::io::stdout().lock();
         if self.json {
             let kernels: Map<String, Value> = ops
@@ -72,6 +74,9 @@ impl Doctor {
                     "device": gpu.device.to_string(), "name": gpu.name, "api": gpu.api,
                     "kind": gpu.kind, "driver": gpu.driver,
                 })).collect::<Vec<_>>(),
+                "memory": memory.limits.iter().map(|limit| json!({
+                    "limit": limit.kind.to_string(), "bytes": limit.limit_bytes, "used": limit.used_bytes,
+                })).collect::<Vec<_>>(),
                 "hub": hub.json(),
                 "shipped": {"model": shipped::NAME, "bytes": shipped::size()},
                 "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>()},
@@ -82,6 +87,9 @@ impl Doctor {
             writeln!(out, "CPU features     {}", if features.is_empty() { "none used" } else { &features })?;
             writeln!(out, "instruction set  {} (best of this processor)", backend.isa())?;
             writeln!(out, "threads          {} (physical cores)", backend.threads())?;
+            for line in limits(&memory) {
+                writeln!(out, "memory           {line}")?;
+            }
             if gpus.is_empty() {
                 writeln!(out, "GPUs             none found")?;
             }
@@ -126,6 +134,18 @@ impl Doctor {
             ))),
         }
     }
+}
+
+/// What is left of each limit of memory.
+fn limits(memory: &Readings) -> Vec<String> {
+    if memory.limits.is_empty() {
+        return vec!["limits are known on Linux only".to_owned()];
+    }
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    let line = |limit: &Limit| {
+        format!("{:.1} of {:.1} GB left ({})", gb(limit.left_bytes()), gb(limit.limit_bytes), limit.kind)
+    };
+    memory.limits.iter().map(line).collect()
 }
 
 /// Longer than this, a hub that can be used does not take to answer.
