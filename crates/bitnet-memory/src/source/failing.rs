@@ -1,6 +1,7 @@
 //! Memory that runs out when a test wants it to.
 
 use super::{Block, HostBlock, Source};
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -71,6 +72,15 @@ impl<S: Source> Source for Failing<S> {
 impl<B: Block> Block for Limited<B> {
     fn len_bytes(&self) -> usize {
         self.inner.len_bytes()
+    }
+
+    fn populate(&mut self) {
+        self.inner.populate();
+    }
+
+    unsafe fn discard(&self, range: Range<usize>) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.discard(range) }
     }
 }
 

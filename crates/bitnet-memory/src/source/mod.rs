@@ -9,6 +9,7 @@ mod tests;
 pub use failing::{Failing, Limited};
 pub use heap::{Heap, HeapBlock};
 pub use pages::{Pages, PagesBlock};
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// What host memory is aligned to at least: a cache line, and the widest vector of any processor.
@@ -34,6 +35,19 @@ pub trait Source: Send + Sync + 'static {
 pub trait Block: Send + Sync + 'static {
     /// Its size.
     fn len_bytes(&self) -> usize;
+
+    /// Makes its memory resident now rather than as it is first written, where there is such a difference.
+    fn populate(&mut self) {}
+
+    /// Gives the memory of a range back to the system until it is written again, as far as that is possible; gives the bytes that went.
+    /// Until then they read as zero.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else uses the range meanwhile.
+    unsafe fn discard(&self, _range: Range<usize>) -> usize {
+        0
+    }
 }
 
 /// A block that the processor reads and writes.

@@ -2,6 +2,7 @@
 
 use super::{Block, HostBlock, Source};
 use memmap2::MmapMut;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// The size of a page on any system of ours; where pages are larger, the system rounds.
@@ -47,6 +48,27 @@ impl Source for Pages {
 impl Block for PagesBlock {
     fn len_bytes(&self) -> usize {
         self.0.len()
+    }
+
+    fn populate(&mut self) {
+        #[cfg(target_os = "linux")]
+        if self.0.advise(memmap2::Advice::PopulateWrite).is_ok() {
+            return;
+        }
+        // Systems that have no such call make a page resident when it is written.
+        self.0.iter_mut().step_by(PAGE).for_each(|byte| *byte = std::hint::black_box(0));
+    }
+
+    #[cfg(target_os = "linux")]
+    unsafe fn discard(&self, range: Range<usize>) -> usize {
+        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        if start >= end {
+            return 0;
+        }
+        let advice = memmap2::UncheckedAdvice::DontNeed;
+        // SAFETY: bytes of an anonymous map become zero, and nobody uses these, says the caller.
+        let result = unsafe { self.0.unchecked_advise_range(advice, start, end - start) };
+        if result.is_ok() { end - start } else { 0 }
     }
 }
 

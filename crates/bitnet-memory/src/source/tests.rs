@@ -22,6 +22,17 @@ fn blocks_are_what_the_trait_says() {
 }
 
 #[test]
+fn pages_inside_a_range_go_back_and_are_zero() {
+    let mut block = Pages::default().allocate(5 * 4096).unwrap();
+    block.bytes_mut().fill(7);
+    // SAFETY: nobody uses the block but this test.
+    let bytes = unsafe { block.discard(100..3 * 4096 + 100) };
+    assert!(bytes == if cfg!(target_os = "linux") { 2 * 4096 } else { 0 });
+    let (first, rest) = block.bytes().split_at(4096);
+    assert!(first.iter().chain(&rest[bytes..]).all(|b| *b == 7) && rest[..bytes].iter().all(|b| *b == 0));
+}
+
+#[test]
 fn requests_fail_where_they_are_told_to() {
     let source = Failing::nth(Heap, 1);
     let first = source.allocate(64);

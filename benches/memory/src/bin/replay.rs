@@ -1,0 +1,164 @@
+//! Replays traces through the pool and other allocators, in turn: `replay [--touch] TRACE...`.
+//!
+//! A replay is first run whole, which gives its time without that of the loop, and then with a look at the clock before and after each
+//! allocation and each giving back, which gives the time of each size. With `--touch`, a byte of each page is written as it is taken.
+
+use bitnet_memory::{Pool, Profile};
+use bitnet_memory_bench::allocator::{Allocator, Global, Nothing};
+use bitnet_memory_bench::clock::{calibrate, ticks};
+use bitnet_memory_bench::quantile;
+use bitnet_memory_bench::trace::{Event, decode, of_sizes};
+use std::alloc::System;
+
+const ROUNDS: usize = 41;
+const SIZES: std::ops::RangeInclusive<usize> = 16 << 10..=4 << 20;
+const BOUNDS: [usize; 6] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20, usize::MAX];
+
+struct Run {
+    name: &'static str,
+    /// Nanoseconds of each whole replay.
+    whole: Vec<f64>,
+    /// Ticks of taking and giving back together, by size.
+    each: Vec<Vec<u64>>,
+}
+
+#[inline(always)]
+fn touch<A: Allocator>(memory: &A::Memory, bytes: usize) {
+    for at in (0..bytes).step_by(4096) {
+        // SAFETY: there are so many bytes.
+        unsafe { A::start(memory).add(at).write_volatile(1) }
+    }
+}
+
+/// Nanoseconds of a replay repeated until it has some thousand events.
+#[inline(never)]
+fn whole<A: Allocator>(
+    a: &A,
+    events: &[Event],
+    room: &mut Vec<Option<A::Memory>>,
+    is_touched: bool,
+    ns: f64,
+) -> f64 {
+    let times = (20_000 / events.len()).max(1);
+    let first = ticks();
+    for _ in 0..times {
+        let mut next = 0;
+        for event in events {
+            match *event {
+                Event::Take(bytes) => {
+                    let memory = a.take(bytes);
+                    if is_touched {
+                        touch::<A>(&memory, bytes);
+                    }
+                    room[next] = Some(memory);
+                    next += 1;
+                }
+                Event::Put(number) => a.put(room[number].take().expect("memory that was taken")),
+            }
+        }
+    }
+    (ticks() - first) as f64 * ns / times as f64
+}
+
+#[inline(never)]
+fn each<A: Allocator>(
+    a: &A,
+    events: &[Event],
+    room: &mut [Option<(A::Memory, u64, usize)>],
+    is_touched: bool,
+    nothing: u64,
+    out: &mut [Vec<u64>],
+) {
+    let mut next = 0;
+    for event in events {
+        match *event {
+            Event::Take(bytes) => {
+                let first = ticks();
+                let memory = a.take(bytes);
+                if is_touched {
+                    touch::<A>(&memory, bytes);
+                }
+                room[next] = Some((memory, (ticks() - first).saturating_sub(nothing), bytes));
+                next += 1;
+            }
+            Event::Put(number) => {
+                let (memory, taking, bytes) = room[number].take().expect("memory that was taken");
+                let first = ticks();
+                a.put(memory);
+                let giving = (ticks() - first).saturating_sub(nothing);
+                let class = BOUNDS.iter().position(|bound| bytes < *bound).unwrap_or(0);
+                out[class.max(1) - 1].push(taking + giving);
+            }
+        }
+    }
+}
+
+fn main() {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let is_touched = args.iter().any(|a| a == "--touch");
+    args.retain(|a| a != "--touch");
+    let (ns, nothing) = calibrate();
+    let (pool, system) = (Pool::new(Profile::Adaptive), Global(System));
+    let (jemalloc, mimalloc) = (Global(tikv_jemallocator::Jemalloc), Global(mimalloc::MiMalloc));
+    for path in &args {
+        let events = of_sizes(&decode(&std::fs::read(path).expect("a trace")), SIZES);
+        if events.is_empty() {
+            println!("{path}: nothing of these sizes");
+            continue;
+        }
+        let names = ["pool", "system", "jemalloc", "mimalloc"];
+        let run = |name| Run { name, whole: Vec::new(), each: vec![Vec::new(); BOUNDS.len() - 1] };
+        let mut runs = names.map(run);
+        let mut loops = Vec::new();
+        macro_rules! go {
+            ($round:expr, $a:expr, $run:expr) => {{
+                let time = whole($a, &events, &mut (0..events.len()).map(|_| None).collect(), is_touched, ns);
+                let mut times = vec![Vec::new(); BOUNDS.len() - 1];
+                let mut room: Vec<_> = (0..events.len()).map(|_| None).collect();
+                each($a, &events, &mut room, is_touched, nothing, &mut times);
+                if $round > 2 {
+                    $run.whole.push(time);
+                    $run.each.iter_mut().zip(times).for_each(|(all, new)| all.extend(new));
+                }
+            }};
+        }
+        for round in 0..ROUNDS + 3 {
+            loops.push(whole(&Nothing, &events, &mut (0..events.len()).map(|_| None).collect(), false, ns));
+            go!(round, &pool, runs[0]);
+            go!(round, &system, runs[1]);
+            go!(round, &jemalloc, runs[2]);
+            go!(round, &mimalloc, runs[3]);
+        }
+        loops.sort_by(f64::total_cmp);
+        let (empty, pairs) = (quantile(&loops, 0.5), events.len() as f64 / 2.0);
+        println!("{path}: {} events; the loop itself {:.1} ns a pair", events.len(), empty / pairs);
+        for run in &mut runs {
+            run.whole.sort_by(f64::total_cmp);
+            let [low, median, high] = [0.25, 0.5, 0.75].map(|q| (quantile(&run.whole, q) - empty) / pairs);
+            println!("  {:9} {median:8.1} ns a pair ({low:.1}-{high:.1})", run.name);
+        }
+        println!("  ns to take and give back, median (quartiles), by size from");
+        for (class, from) in BOUNDS[..BOUNDS.len() - 1].iter().enumerate() {
+            if runs[0].each[class].is_empty() {
+                continue;
+            }
+            print!("  {:5} KiB", from >> 10);
+            for run in &mut runs {
+                let times = &mut run.each[class];
+                times.sort_unstable();
+                let [low, median, high] = [0.25, 0.5, 0.75].map(|q| quantile(times, q) as f64 * ns);
+                print!("  {} {median:.0} ({low:.0}-{high:.0})", run.name);
+            }
+            println!();
+        }
+    }
+    let snapshot = pool.snapshot();
+    println!(
+        "pool: {} requests to the source, {} MiB at most",
+        snapshot.source_requests,
+        snapshot.held_peak_bytes >> 20
+    );
+    for decision in pool.decisions() {
+        println!("  {decision}");
+    }
+}
