@@ -74,6 +74,14 @@ fn post(address: &str, path: &str, headers: &str, body: &str) -> String {
     reply
 }
 
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply
+}
+
 fn end(mut server: Server) {
     let told = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status().unwrap();
     assert!(told.success());
@@ -91,6 +99,45 @@ fn it_answers_and_ends_when_told() {
         assert!(reply.contains(&format!("\"model\":\"{model}\"")), "{reply}");
     }
     assert!(ask(&address, "", "absent").starts_with("HTTP/1.1 404"));
+    end(server);
+}
+
+/// The limit of its address space is set while it runs, so that the test need not know what a start takes.
+#[test]
+#[cfg(target_os = "linux")]
+fn without_address_space_it_refuses_and_lives() {
+    let folder = Folder::with_model();
+    let (server, address, _lines) = start(&[&folder.path(), "--alias", "tiny"]);
+    let is_answered = |reply: &str| reply.starts_with("HTTP/1.1 200");
+    assert!(is_answered(&ask(&address, "", "tiny")));
+    let pid = server.0.id().to_string();
+    let limit = |bytes: &str| {
+        let told = Command::new("prlimit").args(["--pid", &pid, &format!("--as={bytes}:")]).status();
+        told.expect("prlimit of util-linux is installed").success()
+    };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mapped = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.strip_suffix("kB")).unwrap();
+    let mapped_bytes = mapped.trim().parse::<u64>().unwrap() * 1024;
+    assert!(limit(&(mapped_bytes + mapped_bytes / 100).to_string()));
+    let begin = Instant::now();
+    let refused = loop {
+        let reply = ask(&address, "", "tiny");
+        if !is_answered(&reply) {
+            break reply;
+        }
+        assert!(begin.elapsed() < PATIENCE, "nothing is refused");
+    };
+    for words in ["HTTP/1.1 503", "retry-after: 1", "memory_short", "address space", "ulimit -v"] {
+        assert!(refused.contains(words), "{words:?} is missing: {refused}");
+    }
+    let metrics = get(&address, "/metrics");
+    for line in ["bitnet_memory_pressure 3", "bitnet_memory_used_bytes{limit=\"address space\"} "] {
+        assert!(metrics.contains(line), "{line:?} is missing: {metrics}");
+    }
+    assert!(limit("unlimited"));
+    while !is_answered(&ask(&address, "", "tiny")) {
+        assert!(begin.elapsed() < PATIENCE, "it does not come back");
+    }
     end(server);
 }
 

@@ -562,6 +562,14 @@ fn doctor_finds_every_kernel_right() {
     let object = parse(&output(&args));
     assert_eq!((&object["failed"], &object["hub"]["reachable"]), (&json!(0), &json!(false)));
     assert!(object["hub"]["error"].as_str().unwrap().contains("127.0.0.1:1"), "{object}");
+    // The tests run commands in a bounded address space.
+    if cfg!(target_os = "linux") {
+        let memory = object["memory"].as_array().unwrap();
+        let limit = |kind: &str| memory.iter().find(|m| m["limit"] == *kind).unwrap();
+        assert_eq!(limit("address space")["bytes"], json!(1 << 30));
+        assert!(limit("machine memory")["used"].as_u64() > Some(0), "{object}");
+        assert!(page.contains("left (address space)"), "{page}");
+    }
     let kernels = object["kernels"].as_object().unwrap();
     let passed = |k: &Value| k["passed"].as_object().unwrap().values().any(|v| *v == json!(true));
     assert!(kernels.len() > 5 && kernels.values().all(passed), "{object}");

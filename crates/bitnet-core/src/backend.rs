@@ -150,6 +150,12 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Copies the keys and values of a block into another one.
     fn copy_block(&self, kv: &mut Self::Kv, from: u32, to: u32);
 
+    /// Gives the memory of a block, whose keys and values nobody needs, back to the system until the block is written again; tells how
+    /// many bytes. None where a cache's memory cannot be given back in parts.
+    fn discard_block(&self, _kv: &mut Self::Kv, _block: u32) -> usize {
+        0
+    }
+
     /// Bytes of a block as [`Backend::save_block`] gives them.
     fn block_bytes(&self, kv: &Self::Kv) -> usize;
     /// Appends the keys and values of a block, in an order that only the same backend with the same cache types knows.

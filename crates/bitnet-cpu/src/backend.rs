@@ -182,6 +182,10 @@ impl Backend for CpuBackend {
         kv.copy_block(from, to);
     }
 
+    fn discard_block(&self, kv: &mut KvCache, block: u32) -> usize {
+        kv.discard_block(block)
+    }
+
     fn block_bytes(&self, kv: &KvCache) -> usize {
         kv.block_bytes()
     }

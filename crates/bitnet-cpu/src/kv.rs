@@ -264,6 +264,15 @@ impl Store {
         }
     }
 
+    /// Gives a range back to the system.
+    fn discard(&mut self, range: Range<usize>) -> usize {
+        match self {
+            Self::F32(s) => s.discard(range),
+            Self::F16(s) | Self::BF16(s) => s.discard(range),
+            Self::Q8(s) => s.discard(range),
+        }
+    }
+
     /// Appends a range.
     fn save(&self, range: Range<usize>, out: &mut Vec<u8>) {
         match self {
@@ -340,6 +349,12 @@ impl KvCache {
         let ((keys, values), to) = (self.block(from), self.block(to));
         self.keys.copy(keys, to.0.start);
         self.values.copy(values, to.1.start);
+    }
+
+    /// Gives the memory of a block back, which is zero then; tells how many bytes.
+    pub(crate) fn discard_block(&mut self, block: u32) -> usize {
+        let (keys, values) = self.block(block);
+        self.keys.discard(keys) + self.values.discard(values)
     }
 
     /// Bytes of a block of all layers.

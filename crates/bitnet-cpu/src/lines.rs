@@ -5,9 +5,9 @@
 
 use crate::layout::{Line, bytes};
 use bitnet_core::{BackendError, Storage};
-use bitnet_memory::{HostBlock, Pages, PagesBlock, Source};
+use bitnet_memory::{Block, HostBlock, Pages, PagesBlock, Source};
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 /// Cache lines, zero at first.
 pub(crate) struct Lines {
@@ -27,6 +27,14 @@ impl Lines {
         let pages = Pages { huge_from_bytes: 0 };
         let block = pages.allocate(bytes).ok_or(BackendError::OutOfMemory { bytes, what })?;
         Ok(Self { block: Some(block), len })
+    }
+
+    /// Gives the pages that lie in a range of bytes back to the system, where it takes them one by one; tells how many bytes. They are
+    /// zero until they are written again.
+    fn discard(&mut self, bytes: Range<usize>) -> usize {
+        let inside = bytes.start <= bytes.end && bytes.end <= size_of_val(&**self);
+        // SAFETY: the range lies in the block, which is borrowed for writing; zero is a line like any other.
+        self.block.as_ref().filter(|_| inside).map_or(0, |block| unsafe { block.discard(bytes) })
     }
 }
 
@@ -74,6 +82,12 @@ impl<T: Number> Numbers<T> {
         let lines = Lines::new(len.saturating_mul(size_of::<T>()).div_ceil(size_of::<Line>()), what)?;
         Ok(Self { lines, len, number: PhantomData })
     }
+
+    /// Gives the memory of a range of numbers back to the system, as far as whole pages lie in it; tells how many bytes. What is read
+    /// of them next is zero.
+    pub(crate) fn discard(&mut self, range: Range<usize>) -> usize {
+        self.lines.discard(range.start * size_of::<T>()..range.end * size_of::<T>())
+    }
 }
 
 impl<T: Number> Deref for Numbers<T> {
@@ -88,5 +102,27 @@ impl<T: Number> DerefMut for Numbers<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and the lines are borrowed for writing.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The largest page that the system may have.
+    #[cfg(target_os = "linux")]
+    const PAGE: usize = if cfg!(target_arch = "x86_64") { 4096 } else { 64 * 1024 };
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_discarded_is_zero_and_the_rest_stays() {
+        let mut numbers = Numbers::<u16>::new(4 * PAGE, "a test").unwrap();
+        numbers.fill(7);
+        assert_eq!(numbers.discard(10..PAGE), PAGE, "one page of two lies in it");
+        let zero: Vec<usize> = (0..4 * PAGE).filter(|i| numbers[*i] == 0).collect();
+        assert_eq!((zero.len(), zero.first()), (PAGE / 2, Some(&(PAGE / 2))));
+        assert_eq!(numbers.discard(0..10) + numbers.discard(5..5), 0);
+        assert_eq!(numbers.discard(0..4 * PAGE), 8 * PAGE);
+        assert!(numbers.iter().all(|x| *x == 0));
     }
 }

@@ -10,10 +10,6 @@ pub struct Machine {
     pub nodes: Vec<Node>,
     /// Caches of the first processor, the nearest first.
     pub caches: Vec<Cache>,
-    /// Bytes of memory; of the control group, where that allows less.
-    pub memory: Option<u64>,
-    /// Bytes of it that can be had without pushing something out, as far as that is known.
-    pub available: Option<u64>,
 }
 
 /// Processors with memory of their own (NUMA).
@@ -41,7 +37,7 @@ pub struct Cache {
 }
 
 impl Machine {
-    /// This one. Nodes, caches and available memory are known on Linux.
+    /// This one. Nodes and caches are known on Linux.
     pub fn detect() -> Self {
         Self::read(Path::new("/"))
     }
@@ -73,13 +69,7 @@ impl Machine {
             })
         };
         let caches = (0..16).map_while(cache).collect();
-        let info = text("proc/meminfo").unwrap_or_default();
-        Self {
-            nodes,
-            caches,
-            memory: kilobytes(&info, "MemTotal:"),
-            available: kilobytes(&info, "MemAvailable:"),
-        }
+        Self { nodes, caches }
     }
 
     /// The processors that each of so many threads is to stay on: those of a node, nodes by their numbers of processors, neighbouring
@@ -154,7 +144,6 @@ mod tests {
             std::fs::write(path, text).unwrap();
         };
         write("proc/self/status", "Name:\tbitnet\nCpus_allowed_list:\t0-3,6,7\n");
-        write("proc/meminfo", "MemTotal:       2048 kB\nMemFree:  1 kB\nMemAvailable:   1024 kB\n");
         write("sys/devices/system/node/online", "0-2\n");
         for (node, cpus) in [(0, "0-3"), (1, "4-7"), (2, "")] {
             write(&format!("sys/devices/system/node/node{node}/cpulist"), &format!("{cpus}\n"));
@@ -190,7 +179,6 @@ mod tests {
         let cache =
             |level, kind: &str, bytes, shared_by| Cache { level, kind: kind.to_owned(), bytes, shared_by };
         assert_eq!(machine.caches, [cache(1, "Data", 48 << 10, 1), cache(3, "Unified", 32 << 20, 4)]);
-        assert_eq!((machine.memory, machine.available), (Some(2 << 20), Some(1 << 20)));
         assert_eq!(Machine::read(Path::new("/nowhere")), Machine::default());
         assert_eq!(
             (size("x"), size("12Q"), size("3"), size("99999999999999999999G")),

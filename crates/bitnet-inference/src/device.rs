@@ -55,7 +55,12 @@ impl Device {
             device: Self::Cpu,
             name: bitnet_cpu::processor_name(),
             kind: None,
-            memory: bitnet_cpu::Machine::detect().available,
+            memory: bitnet_memory::System::default()
+                .read()
+                .limits
+                .iter()
+                .map(bitnet_memory::Limit::left_bytes)
+                .min(),
             speed: None,
         };
         let gpus = gpus().into_iter().map(|gpu| Candidate {

@@ -5,6 +5,7 @@ use bitnet_core::BackendError;
 use bitnet_cpu::CpuError;
 use bitnet_cuda::CudaError;
 use bitnet_formats::FormatError;
+use bitnet_memory::Shortage;
 use bitnet_model::ModelError;
 use bitnet_tokenizer::TokenizerError;
 use bitnet_wgpu::WgpuError;
@@ -103,6 +104,9 @@ pub enum GenerateError {
         /// How many.
         waiting: usize,
     },
+    /// The system has too little memory for more work now.
+    #[error(transparent)]
+    Memory(#[from] Shortage),
     /// More banned texts than are looked for.
     #[error("{texts} banned texts were given; {most} can be had at most")]
     TooManyBanned {

@@ -1,7 +1,7 @@
 //! Where the toolkit's memory comes from.
 //!
-//! This crate knows [sources](Source) of memory (the heap, maps of pages, in time devices) and the [`Pool`] between them and whoever
-//! computes. It knows no tensor, no model and no other crate of the toolkit, prints nothing and reads no environment.
+//! This crate knows [sources](Source) of memory (the heap, maps of pages, in time devices), the [`Pool`] between them and whoever
+//! computes, an [`Arena`] whose blocks may move, and how short memory is ([`Monitor`]). It knows no tensor, no model and no other crate of the toolkit, prints nothing and reads no environment.
 //!
 //! ```
 //! use bitnet_memory::{Pool, Profile, Tag};
@@ -11,19 +11,29 @@
 //! # Ok::<(), bitnet_memory::OutOfMemory>(())
 //! ```
 
+mod arena;
 mod buffer;
 mod error;
 mod graph;
 mod pool;
+mod pressure;
 mod source;
 mod step;
 mod tag;
 mod track;
 
+pub use arena::{
+    Arena, ArenaError, ArenaOptions, Budget, Defragmenter, Fragmentation, Maintenance, Pinned, Placement,
+    Read, Relocatable, Write,
+};
 pub use buffer::Buffer;
 pub use error::OutOfMemory;
 pub use graph::{Graph, NodeId};
 pub use pool::{Config, Decision, Learned, LearnedClass, Piece, Pool, Profile, Release, Tier};
+pub use pressure::{
+    DeviceMemory, Freed, Level, Limit, LimitKind, Monitor, MonitorOptions, Need, Pressure, Readings,
+    Responses, Shortage, Stage, Stalls, System, Threshold, Thresholds,
+};
 pub use source::{ALIGN, Block, Failing, Heap, HeapBlock, HostBlock, Limited, Pages, PagesBlock, Source};
 pub use step::{Region, Step};
 pub use tag::Tag;

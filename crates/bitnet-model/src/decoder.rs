@@ -63,6 +63,8 @@ pub trait Decoder: Send {
     fn blocks(&self) -> usize;
     /// Copies a block into another one.
     fn copy_block(&mut self, from: u32, to: u32);
+    /// Gives the memory of a block, which no sequence holds, back to the system until it is written again; tells how many bytes.
+    fn discard_block(&mut self, block: u32) -> usize;
     /// Bytes of a block's keys and values.
     fn block_bytes(&self) -> usize;
     /// Appends the keys and values of a block; they mean something to the same model with the same types of cache only.

@@ -324,6 +324,9 @@ impl<B: Backend> Decoder for Transformer<B> {
     fn copy_block(&mut self, from: u32, to: u32) {
         self.backend.copy_block(&mut self.kv, from, to);
     }
+    fn discard_block(&mut self, block: u32) -> usize {
+        self.backend.discard_block(&mut self.kv, block)
+    }
     fn block_bytes(&self) -> usize {
         self.backend.block_bytes(&self.kv)
     }

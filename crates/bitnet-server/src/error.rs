@@ -144,6 +144,9 @@ impl From<&GenerateError> for ApiError {
             GenerateError::QueueFull { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, text).with_code("queue_full")
             }
+            GenerateError::Memory(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, text).with_code("memory_short")
+            }
             GenerateError::Form { .. } => Self::bad(text).with_code("invalid_grammar"),
             GenerateError::UnknownAdapter { .. } | GenerateError::AdapterScale { .. } => {
                 Self::field("lora", text)
@@ -180,7 +183,7 @@ const REFUSALS: [(&str, &str); 10] = [
     ("429", "Too many requests; `Retry-After` tells when to come back"),
     ("500", "The server is at fault"),
     ("501", "The server or the model cannot do that"),
-    ("503", "The model is loading, or the server is shutting down"),
+    ("503", "The model is loading, memory is short, or the server is shutting down"),
 ];
 
 impl IntoResponses for ApiError {

@@ -47,6 +47,7 @@ pub(crate) async fn health(state: State<Arc<Server>>) -> Result<Json<Health>, Ap
 )]
 pub(crate) async fn counted(State(server): State<Arc<Server>>) -> Response {
     let mut text = metrics::text(&server.models.counted());
+    metrics::memory(&mut text, &server.memory.pressure());
     server.metrics.write(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

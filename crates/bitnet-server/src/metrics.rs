@@ -2,6 +2,7 @@
 
 use crate::models::Counted;
 use bitnet_inference::engine::{Event, News, RequestId, Stats};
+use bitnet_memory::{Limit, Pressure};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -161,7 +162,7 @@ fn labels(id: &str) -> String {
 /// A metric of the engine: name, kind, what it says, and where it is.
 type OfEngine = (&'static str, &'static str, &'static str, fn(&Stats) -> f64);
 
-const OF_ENGINE: [OfEngine; 8] = [
+const OF_ENGINE: [OfEngine; 9] = [
     ("requests_running", "gauge", "Answers in the making.", |s| s.running as f64),
     ("requests_waiting", "gauge", "Answers that wait to be admitted.", |s| s.waiting as f64),
     ("kv_cache_usage_ratio", "gauge", "Share of the cache's blocks that are held.", |s| {
@@ -173,6 +174,12 @@ const OF_ENGINE: [OfEngine; 8] = [
     ("prefix_cache_hits_total", "counter", "Tokens of prompts found in the cache.", |s| s.prefix_hits as f64),
     ("spec_decode_draft_tokens_total", "counter", "Tokens guessed ahead.", |s| s.drafted as f64),
     ("spec_decode_accepted_tokens_total", "counter", "Tokens guessed right.", |s| s.accepted as f64),
+    (
+        "memory_freed_bytes_total",
+        "counter",
+        "Bytes given back to the system because memory was short.",
+        |s| s.memory_freed_bytes as f64,
+    ),
     ("preemptions_total", "counter", "Answers sent back to wait.", |s| s.preempted as f64),
 ];
 
@@ -234,6 +241,32 @@ pub(crate) fn text(models: &[Counted]) -> String {
 
 /// Method, route and status.
 type Route = (String, String, u16);
+
+/// A value of a limit's memory: name, what it says, and where it is.
+type OfLimit = (&'static str, &'static str, fn(&Limit) -> u64);
+
+const OF_LIMIT: [OfLimit; 2] = [
+    ("memory_limit_bytes", "Limits of memory that hold for this process.", |l| l.limit_bytes),
+    ("memory_used_bytes", "What is used of each.", |l| l.used_bytes),
+];
+
+/// How short memory is, as text.
+pub(crate) fn memory(out: &mut String, pressure: &Pressure) {
+    head(
+        out,
+        "memory_pressure",
+        "gauge",
+        "How short memory is: 0 not, 1 moderately, 2 highly, 3 critically.",
+    );
+    let _ = writeln!(out, "bitnet_memory_pressure {}", pressure.level as u8);
+    for (name, help, value) in OF_LIMIT {
+        head(out, name, "gauge", help);
+        for limit in &pressure.limits {
+            let kind = escaped(&limit.kind.to_string());
+            let _ = writeln!(out, "bitnet_{name}{{limit=\"{kind}\"}} {}", value(limit));
+        }
+    }
+}
 
 /// What routes have counted.
 #[derive(Debug)]

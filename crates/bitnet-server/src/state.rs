@@ -16,6 +16,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use bitnet_inference::engine::{AdapterUse, Request};
 use bitnet_inference::{Constraint, Form, Forms, Pooling};
+use bitnet_memory::Monitor;
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,6 +29,8 @@ pub struct Server {
     pub(crate) options: ServeOptions,
     pub(crate) metrics: HttpMetrics,
     pub(crate) models: Models,
+    /// Watches the system's memory for all engines.
+    pub(crate) memory: Arc<Monitor>,
     /// Where traces go.
     pub(crate) traces: Option<Arc<Exporter>>,
     rates: Option<Rates>,
@@ -104,6 +107,7 @@ impl Server {
             options,
             metrics: HttpMetrics::new(),
             models: Models::default(),
+            memory: Arc::default(),
             traces,
             draining: AtomicBool::new(false),
             ending: Arc::default(),
@@ -116,7 +120,8 @@ impl Server {
     /// # Errors
     /// The operating system would not start a thread.
     pub fn load(&self, opened: Opened) -> std::io::Result<()> {
-        let Opened { engine, card, defaults } = opened;
+        let Opened { mut engine, card, defaults } = opened;
+        engine.watch_memory(Arc::clone(&self.memory));
         let id = card.id.clone();
         self.models.put(&id, |metrics| {
             let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());

@@ -1,4 +1,4 @@
-//! `bitnet doctor`: what this machine offers, its GPUs among it, whether every kernel on it is right, whether the hub answers, and the model
+//! `bitnet doctor`: what this machine offers, its GPUs and limits of memory among it, whether every kernel on it is right, whether the hub answers, and the model
 //! that is part of the program.
 
 use crate::failure::{Failure, chain};
@@ -8,6 +8,7 @@ use crate::tuning::{Measured, TuningFlag};
 use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, Machine, SelfTest, Verdict, processor_name, self_test};
 use bitnet_hub::{Hub, Settings};
 use bitnet_inference::{AdapterKind, Device, GpuDetails, Speed, cuda_trouble, gpus};
+use bitnet_memory::{Limit, Readings, System};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -53,6 +54,7 @@ impl Doctor {
             self.tuning.save_speeds(measure(&gpus))?;
         }
         let speeds = self.tuning.speeds();
+        let memory = System::default().read();
         let mut out = std::io::stdout().lock();
         if self.json {
             let kernels: Map<String, Value> = ops
@@ -81,6 +83,9 @@ impl Doctor {
                     "kind": gpu.kind, "driver": gpu.driver, "memory": gpu.memory,
                 })).collect::<Vec<_>>(),
                 "speeds": speeds,
+                "memory": memory.limits.iter().map(|limit| json!({
+                    "limit": limit.kind.to_string(), "bytes": limit.limit_bytes, "used": limit.used_bytes,
+                })).collect::<Vec<_>>(),
                 "hub": hub.json(),
                 "shipped": {"model": shipped::NAME, "bytes": shipped::size()},
                 "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>()},
@@ -91,6 +96,9 @@ impl Doctor {
             writeln!(out, "CPU features     {}", if features.is_empty() { "none used" } else { &features })?;
             writeln!(out, "instruction set  {} (best of this processor)", backend.isa())?;
             writeln!(out, "threads          {} (physical cores)", backend.threads())?;
+            for line in limits(&memory) {
+                writeln!(out, "memory           {line}")?;
+            }
             for (what, line) in in_lines(&machine) {
                 writeln!(out, "{what:<16} {line}")?;
             }
@@ -166,27 +174,19 @@ fn measure(gpus: &[GpuDetails]) -> BTreeMap<String, Measured> {
 }
 
 fn of_machine(machine: &Machine) -> Value {
-    let Machine { nodes, caches, memory, available } = machine;
+    let Machine { nodes, caches } = machine;
     json!({
-        "memory": memory, "available": available,
         "nodes": nodes.iter().map(|n| json!({"node": n.number, "processors": n.processors, "memory": n.memory})).collect::<Vec<_>>(),
         "caches": caches.iter().map(|c| json!({"level": c.level, "kind": c.kind, "bytes": c.bytes, "shared_by": c.shared_by}))
             .collect::<Vec<_>>(),
     })
 }
 
-/// Memory, nodes and caches, as far as they are known.
+/// Nodes and caches, as far as they are known.
 fn in_lines(machine: &Machine) -> Vec<(&'static str, String)> {
-    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
     let mut lines = Vec::new();
-    if let Some(memory) = machine.memory {
-        let available =
-            machine.available.map_or_else(String::new, |bytes| format!(", {} available", gb(bytes)));
-        let nodes = match machine.nodes.len() {
-            0 | 1 => String::new(),
-            n => format!(", in {n} nodes, over which threads are spread"),
-        };
-        lines.push(("memory", format!("{}{available}{nodes}", gb(memory))));
+    if machine.nodes.len() > 1 {
+        lines.push(("nodes", format!("{}, over which threads are spread", machine.nodes.len())));
     }
     let caches = machine.caches.iter().filter(|cache| cache.kind != "Instruction").map(|cache| {
         let shared =
@@ -203,6 +203,18 @@ fn in_lines(machine: &Machine) -> Vec<(&'static str, String)> {
         lines.push(("caches", caches));
     }
     lines
+}
+
+/// What is left of each limit of memory.
+fn limits(memory: &Readings) -> Vec<String> {
+    if memory.limits.is_empty() {
+        return vec!["limits are known on Linux only".to_owned()];
+    }
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    let line = |limit: &Limit| {
+        format!("{:.1} of {:.1} GB left ({})", gb(limit.left_bytes()), gb(limit.limit_bytes), limit.kind)
+    };
+    memory.limits.iter().map(line).collect()
 }
 
 /// Longer than this, a hub that can be used does not take to answer.

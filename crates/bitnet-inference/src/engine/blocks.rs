@@ -32,6 +32,8 @@ pub(super) struct Blocks {
     clock: u64,
     /// Whether there is a tree.
     keep: bool,
+    /// Whether a block was taken since its memory was given back.
+    written: Vec<bool>,
 }
 
 /// What a prompt has in common with the tree.
@@ -54,6 +56,7 @@ impl Blocks {
             idle: 0,
             clock: 0,
             keep,
+            written: vec![false; count],
         }
     }
 
@@ -69,7 +72,8 @@ impl Blocks {
 
     /// Forgets all prefixes, whose blocks nobody may hold any more.
     pub fn clear(&mut self) {
-        *self = Self::new(self.count(), self.keep);
+        // Whoever made that necessary writes where it likes.
+        *self = Self { written: vec![true; self.count()], ..Self::new(self.count(), self.keep) };
     }
 
     /// How many hold a block.
@@ -94,16 +98,35 @@ impl Blocks {
     /// A block to write to.
     pub fn take(&mut self) -> Option<u32> {
         if self.free.is_empty() {
-            let leaves = (0..).zip(&self.nodes).zip(&self.holders).filter_map(|((block, node), holders)| {
-                let node = node.as_ref().filter(|node| *holders == 0 && node.children.is_empty())?;
-                Some((node.used, block))
-            });
-            let (_, block) = leaves.min()?;
-            self.drop_node(block);
+            self.forget()?;
         }
         let block = self.free.pop()?;
         self.holders[block as usize] = 1;
+        self.written[block as usize] = true;
         Some(block)
+    }
+
+    /// Takes the block that nobody has held for longest out of the tree, if there is one.
+    pub fn forget(&mut self) -> Option<u32> {
+        let leaves = (0..).zip(&self.nodes).zip(&self.holders).filter_map(|((block, node), holders)| {
+            let node = node.as_ref().filter(|node| *holders == 0 && node.children.is_empty())?;
+            Some((node.used, block))
+        });
+        let (_, block) = leaves.min()?;
+        self.drop_node(block);
+        Some(block)
+    }
+
+    /// Free blocks that were written; they are not any more for whoever asks again.
+    pub fn written(&mut self) -> Vec<u32> {
+        let written = &mut self.written;
+        self.free.iter().copied().filter(|block| std::mem::take(&mut written[*block as usize])).collect()
+    }
+
+    /// Of so many blocks that somebody takes now, those whose memory is not there yet.
+    pub fn unwritten(&self, take: usize) -> usize {
+        let fresh = self.free.iter().filter(|block| !self.written[**block as usize]).count();
+        fresh.min(take)
     }
 
     /// Takes a block that nobody holds out of the tree.

@@ -29,6 +29,24 @@ impl Cache {
         Self { blocks: Blocks::new(decoder.blocks(), keep_prefixes), decoder }
     }
 
+    /// Gives the memory of blocks that hold nothing back to the system; tells how many bytes.
+    pub fn trim(&mut self) -> u64 {
+        self.blocks.written().into_iter().map(|block| self.decoder.discard_block(block) as u64).sum()
+    }
+
+    /// Forgets prefixes until so many bytes have gone back to the system, or there are no more; tells how many have. Where a block has
+    /// no memory that could go back, only one prefix is lost.
+    pub fn shrink(&mut self, missing: u64) -> u64 {
+        let mut freed = 0;
+        while freed < missing && self.blocks.forget().is_some() {
+            match self.trim() {
+                0 => break,
+                bytes => freed += bytes,
+            }
+        }
+        freed
+    }
+
     /// A place that begins with a prefix, of tokens that went through these adapters.
     pub fn enter(&mut self, adapters: &Chosen, prefix: Prefix) -> Place {
         let mut computed = prefix.blocks.len() * KV_BLOCK;

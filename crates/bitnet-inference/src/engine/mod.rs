@@ -12,6 +12,7 @@ mod banned;
 mod blocks;
 mod cache;
 mod draft;
+mod memory;
 mod queue;
 mod request;
 mod sequence;
@@ -25,11 +26,13 @@ pub use request::{Event, Logprob, News, Request, RequestId};
 use crate::{FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
 use adapters::{Adapters, Chosen};
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
+use bitnet_memory::{Level, Monitor, Need, Pressure};
 use bitnet_model::{Adapter, Decoder, ModelConfig, ModelError, Span};
 use bitnet_tokenizer::Tokenizer;
 use blocks::Prefix;
 use cache::Cache;
 use draft::Draft;
+use memory::Watch;
 use queue::Queue;
 use sequence::{Common, Sequence};
 use std::path::Path;
@@ -74,6 +77,10 @@ pub struct Stats {
     pub drafted: u64,
     /// Those that were right.
     pub accepted: u64,
+    /// How short memory is, where it is watched ([`Engine::watch_memory`]).
+    pub memory_pressure: Level,
+    /// Bytes that were given back to the system because memory was short.
+    pub memory_freed_bytes: u64,
     /// Times that an answer was sent back to wait.
     pub preempted: u64,
     /// Steps that ran.
@@ -86,6 +93,7 @@ pub struct Stats {
 pub struct Engine {
     cache: Cache,
     draft: Option<Draft>,
+    watch: Option<Watch>,
     common: Common,
     adapters: Adapters,
     pooling: Option<Pooling>,
@@ -99,6 +107,8 @@ pub struct Engine {
     logits: Logits,
     states: Vec<f32>,
     stats: Stats,
+    /// Bytes of the largest step so far, whose memory is there for the next.
+    largest_step: u64,
     requests: RequestId,
 }
 
@@ -129,6 +139,7 @@ impl Engine {
             identity: [0; 32],
             cache: Cache::new(decoder, options.prefix_cache),
             draft: None,
+            watch: None,
             options,
             queue: Queue::default(),
             running: Vec::new(),
@@ -136,6 +147,7 @@ impl Engine {
             logits: Logits::default(),
             states: Vec::new(),
             stats: Stats::default(),
+            largest_step: 0,
             requests: 0,
         }
     }
@@ -144,6 +156,7 @@ impl Engine {
     pub(crate) fn with_options(self, options: EngineOptions) -> Self {
         let mut engine = Self::new(self.cache.decoder, self.common.tokenizer, options);
         (engine.adapters, engine.pooling, engine.identity) = (self.adapters, self.pooling, self.identity);
+        engine.watch = self.watch;
         engine.draft = self.draft.map(|draft| Draft::new(draft.cache.decoder, options.prefix_cache));
         engine
     }
@@ -157,6 +170,21 @@ impl Engine {
         draft::check_vocabulary(vocabulary(self), vocabulary(&draft))?;
         self.draft = Some(Draft::new(draft.cache.decoder, self.options.prefix_cache));
         Ok(())
+    }
+
+    /// Looks at the system's memory between steps. When it is short, blocks that hold nothing go back to the system, then prefixes that
+    /// nobody uses; then [`Engine::submit`] refuses, and of several answers in the making the one that was admitted last waits.
+    pub fn watch_memory(&mut self, monitor: Arc<Monitor>) {
+        self.watch = Some(Watch::new(monitor));
+    }
+
+    /// How short memory is, after what can be given back was.
+    fn relieve(&mut self) -> Option<Pressure> {
+        let draft = self.draft.as_mut().map(|draft| &mut draft.cache);
+        let (pressure, freed) = self.watch.as_mut()?.relieve([&mut self.cache].into_iter().chain(draft));
+        self.stats.memory_pressure = pressure.level;
+        self.stats.memory_freed_bytes += freed;
+        Some(pressure)
     }
 
     /// Whether a model guesses.
@@ -357,7 +385,8 @@ impl Engine {
     /// Takes a request.
     ///
     /// # Errors
-    /// The prompt is empty, too long or holds an unknown id; an option has a value that means nothing; too many wait already.
+    /// The prompt is empty, too long or holds an unknown id; an option has a value that means nothing; too many wait already; memory is
+    /// short.
     pub fn submit(&mut self, request: &Request) -> Result<RequestId, GenerateError> {
         self.check(&request.prompt, usize::from(request.embedding.is_none()))?;
         let most = if request.embedding.is_some() { 1 } else { self.options.seats };
@@ -366,6 +395,14 @@ impl Engine {
         }
         if self.queue.len() >= self.options.queue {
             return Err(GenerateError::QueueFull { waiting: self.queue.len() });
+        }
+        if let Some(pressure) = self.relieve() {
+            let tokens = request.prompt.len();
+            let blocks = self.cache.blocks.unwritten(tokens.div_ceil(KV_BLOCK));
+            let step = memory::workspace_bytes(self.config(), tokens.min(self.options.budget));
+            let step = step.saturating_sub(self.largest_step);
+            let cache = blocks as u64 * self.cache.decoder.block_bytes() as u64;
+            pressure.admit(&Need { mapped_bytes: step, resident_bytes: step + cache })?;
         }
         let adapters = self.adapters.choose(request.adapters.as_deref())?;
         let mut sequence = Sequence::new(self.requests, request, &adapters, &self.common)?;
@@ -451,7 +488,14 @@ impl Engine {
     fn step_at(&mut self, now: Instant, events: &mut Vec<Event>) {
         let begin = Instant::now();
         self.end_all(FinishReason::Deadline, |s| s.deadline.is_some_and(|at| at <= now));
-        self.admit();
+        let pressure = self.relieve();
+        if pressure.is_some_and(|pressure| pressure.level == Level::Critical) && !self.running.is_empty() {
+            if self.running.len() > 1 {
+                self.send_back();
+            }
+        } else {
+            self.admit();
+        }
         match self.guess() {
             Err(e) => self.fail_all(e.into()),
             Ok(()) => {
@@ -540,12 +584,17 @@ impl Engine {
                 at += 1;
                 continue;
             }
-            let mut last = self.running.pop().expect("somebody is running");
-            self.release(&mut last);
-            last.preempted = true;
-            self.stats.preempted += 1;
-            self.queue.push(last);
+            self.send_back();
         }
+    }
+
+    /// Sends the answer that was admitted last back to wait.
+    fn send_back(&mut self) {
+        let mut last = self.running.pop().expect("somebody is running");
+        self.release(&mut last);
+        last.preempted = true;
+        self.stats.preempted += 1;
+        self.queue.push(last);
     }
 
     /// Runs the step and hands out its logits.
@@ -562,6 +611,8 @@ impl Engine {
                 adapters: &s.adapters,
             })
             .collect();
+        let tokens = self.running.iter().map(|s| s.chunk).sum();
+        self.largest_step = self.largest_step.max(memory::workspace_bytes(self.config(), tokens));
         let decoding = Instant::now();
         let decoded = self.cache.decoder.batch(&spans, &mut self.logits, &mut self.states);
         let took = begin.elapsed();

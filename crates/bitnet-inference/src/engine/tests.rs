@@ -2,6 +2,7 @@
 
 mod banned;
 mod forms;
+mod memory;
 mod scheduling;
 
 use super::*;

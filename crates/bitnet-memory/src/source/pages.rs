@@ -5,8 +5,10 @@ use memmap2::MmapMut;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// The size of a page on any system of ours; where pages are larger, the system rounds.
-const PAGE: usize = 4096;
+/// The largest page that a system of ours has: where they are smaller, multiples of it are multiples of theirs, too.
+const PAGE: usize = if cfg!(target_arch = "x86_64") { 4096 } else { 64 * 1024 };
+/// The smallest.
+const SMALLEST: usize = 4096;
 
 /// Maps of pages, which become resident as they are written and go back to the system with their block.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +58,7 @@ impl Block for PagesBlock {
             return;
         }
         // Systems that have no such call make a page resident when it is written.
-        self.0.iter_mut().step_by(PAGE).for_each(|byte| *byte = std::hint::black_box(0));
+        self.0.iter_mut().step_by(SMALLEST).for_each(|byte| *byte = std::hint::black_box(0));
     }
 
     #[cfg(target_os = "linux")]
