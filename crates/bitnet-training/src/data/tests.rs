@@ -37,6 +37,16 @@ impl Files {
     }
 }
 
+#[test]
+fn a_tokenizer_of_another_model_is_refused() {
+    let (files, tokenizer) = (Files::new(), tokenizer());
+    let text = files.write("a.txt", "ships at night");
+    // It has 512 tokens.
+    let maker = Maker { tokenizer: &tokenizer, identity: "x", kind: Kind::Pretrain, vocab: 40, threads: 1 };
+    let error = Corpus::of(&[text], &files.0.path().join("data"), &maker).err().unwrap().to_string();
+    assert!(error.contains("a.txt") && error.contains("40 tokens: they do not belong together"), "{error}");
+}
+
 fn all(corpus: &Corpus) -> Vec<Vec<(u32, bool)>> {
     (0..corpus.len()).map(|i| corpus.words(i, 0, corpus.tokens(i))).collect()
 }
