@@ -5,10 +5,9 @@
 
 mod common;
 
-use common::{Folder, PATIENCE, bitnet, ended, refused};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use common::{Folder, PATIENCE, Server, bitnet, end, get, post, refused, start};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 #[test]
@@ -33,60 +32,11 @@ fn what_cannot_be_served_is_refused() {
     refused(&["serve", "/nowhere", "--port", "0"], 3, &["/nowhere"]);
 }
 
-/// A test that fails leaves no server behind.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A server, and the lines of its standard error behind `ready`.
-fn start(args: &[&str]) -> (Server, String, impl Iterator<Item = String> + use<>) {
-    let child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
-        .args([&["serve", "--port", "0"], args].concat())
-        .env_clear()
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut server = Server(child);
-    let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let address = lines.find_map(|l| Some(l.strip_prefix("listening on http://")?.to_owned())).unwrap();
-    lines.find(|l| l == "ready").unwrap();
-    (server, address, lines)
-}
-
 fn ask(address: &str, headers: &str, model: &str) -> String {
     let body = format!(
         r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "hi"}}], "max_tokens": 4}}"#
     );
     post(address, "/v1/chat/completions", headers, &body)
-}
-
-fn post(address: &str, path: &str, headers: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close{headers}");
-    write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    reply
-}
-
-fn get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    reply
-}
-
-fn end(mut server: Server) {
-    let told = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status().unwrap();
-    assert!(told.success());
-    let status = ended(&mut server.0, Instant::now() + PATIENCE);
-    assert!(status.expect("it ends when told").success(), "it ends in order");
 }
 
 #[test]

@@ -4,7 +4,8 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part; tests fail by panicking")]
 
 use bitnet_testkit::{golden, tiny};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -160,6 +161,55 @@ impl Folder {
         names.sort();
         names
     }
+}
+
+/// A test that fails leaves no server behind.
+pub struct Server(pub Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server, and the lines of its standard error behind `ready`.
+pub fn start(args: &[&str]) -> (Server, String, impl Iterator<Item = String> + use<>) {
+    let child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
+        .args([&["serve", "--port", "0"], args].concat())
+        .env_clear()
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut server = Server(child);
+    let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines.find_map(|l| Some(l.strip_prefix("listening on http://")?.to_owned())).unwrap();
+    lines.find(|l| l == "ready").unwrap();
+    (server, address, lines)
+}
+
+pub fn post(address: &str, path: &str, headers: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close{headers}");
+    write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply
+}
+
+pub fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply
+}
+
+pub fn end(mut server: Server) {
+    let told = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    let status = ended(&mut server.0, Instant::now() + PATIENCE);
+    assert!(status.expect("it ends when told").success(), "it ends in order");
 }
 
 /// The words of a command that pre-trains: the example, made small, on a few rows of a small language, which are written first.
