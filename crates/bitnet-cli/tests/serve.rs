@@ -57,7 +57,9 @@ fn it_answers_and_ends_when_told() {
 #[cfg(target_os = "linux")]
 fn without_address_space_it_refuses_and_lives() {
     let folder = Folder::with_model();
-    let (server, address, _lines) = start(&[&folder.path(), "--alias", "tiny"]);
+    let (server, address, lines) = start(&[&folder.path(), "--alias", "tiny"]);
+    // It tells of every request, of which there are many; a pipe that nobody reads would end that.
+    std::thread::spawn(move || lines.for_each(drop));
     let is_answered = |reply: &str| reply.starts_with("HTTP/1.1 200");
     assert!(is_answered(&ask(&address, "", "tiny")));
     let pid = server.0.id().to_string();
