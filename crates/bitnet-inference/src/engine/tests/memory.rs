@@ -29,7 +29,12 @@ impl Machine {
 }
 
 fn request(first: u32) -> Request {
-    Request { prompt: (first..first + 130).collect(), max_tokens: 6, ignore_eos: true, ..Request::default() }
+    Request {
+        prompt: (first..first + 130).collect(),
+        max_tokens: Some(6),
+        ignore_eos: true,
+        ..Request::default()
+    }
 }
 
 /// The ids of each request's answer.
