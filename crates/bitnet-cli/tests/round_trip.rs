@@ -43,6 +43,7 @@ fn a_model_is_trained_adapted_merged_packed_run_measured_and_served() {
         format!("model.init={base}"),
         format!("data.train={rows}"),
         "data.sequence=64".to_owned(),
+        "data.validation_share=0.2".to_owned(),
         "train.steps=50".to_owned(),
         "train.rate=2e-2".to_owned(),
     ];

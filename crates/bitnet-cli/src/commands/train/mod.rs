@@ -43,8 +43,6 @@ Examples:
   bitnet train lora -c lora.toml --set train.steps=2
   bitnet run model --lora run-lora/adapter \"ships at\"
   bitnet merge model run-lora/adapter merged-lora
-  bitnet train lora -c lora.toml --set train.steps=2 --set lora.trits=true --set model.init=model.gguf --set output=run-trits
-  bitnet merge model.gguf run-trits/adapter merged.gguf
   bitnet train --example dpo > dpo.toml
   bitnet train dpo -c dpo.toml --set train.steps=2"
 )]

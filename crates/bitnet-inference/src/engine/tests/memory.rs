@@ -33,6 +33,7 @@ fn request(first: u32) -> Request {
         prompt: (first..first + 130).collect(),
         max_tokens: Some(6),
         ignore_eos: true,
+        sampling: SamplerOptions { temperature: 0.0, ..SamplerOptions::default() },
         ..Request::default()
     }
 }
