@@ -29,12 +29,9 @@ impl Machine {
 }
 
 fn request(first: u32) -> Request {
-    Request {
-        prompt: (first..first + 130).collect(),
-        max_tokens: Some(6),
-        ignore_eos: true,
-        ..Request::default()
-    }
+    let sampling = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
+    let prompt = (first..first + 130).collect();
+    Request { prompt, sampling, max_tokens: Some(6), ignore_eos: true, ..Request::default() }
 }
 
 /// The ids of each request's answer.
