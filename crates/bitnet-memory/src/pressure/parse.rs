@@ -43,7 +43,7 @@ pub(super) fn stalls(text: &str) -> Option<Stalls> {
 }
 
 /// The path of this process in a hierarchy of control groups: version 2's, or version 1's of memory.
-pub(super) fn group<'a>(text: &'a str, version: Version) -> Option<&'a str> {
+pub(super) fn group(text: &str, version: Version) -> Option<&str> {
     text.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
