@@ -1,6 +1,8 @@
 //! A short day of the trace that `benches/fragmentation.rs` runs at full length: blocks keep what is in them, and what is free ends up in
 //! one place.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 mod common;
 
 use bitnet_memory::{

@@ -95,7 +95,7 @@ impl Day {
             // The badly behaved: each a little larger than the hole that the last one left, and every second stays long.
             90..98 => {
                 self.growing = (self.growing + 1) % 4096;
-                let long = if self.growing % 2 == 0 { 40_000 } else { 100 };
+                let long = if self.growing.is_multiple_of(2) { 40_000 } else { 100 };
                 (capacity / 8192 + 64 * self.growing as u64 / 16, long + r.below(100))
             }
             // Adapters and sessions: large or small, and they stay.
