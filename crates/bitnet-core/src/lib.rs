@@ -16,9 +16,14 @@ mod bytes;
 mod cache;
 mod logits;
 mod matrix;
+mod training;
 
 pub use backend::{Activation, ActivationPrecision, Backend, BackendError, Purpose, RopeRows};
 pub use bytes::{Bytes, Storage};
 pub use cache::{AttentionShape, KV_BLOCK, KvSpan, KvSpec, KvType};
 pub use logits::{Logits, LogitsNeed, LogitsRow};
 pub use matrix::{DenseMatrix, DenseType, Matrix, Packed, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};
+pub use training::{
+    AdamStep, At, ColumnsOf, DeviceNorm, DeviceSide, DeviceStore, DeviceValues, Factor, Memory, Product,
+    Sequences, SgdStep, Terms, TrainingDevice,
+};

@@ -21,6 +21,7 @@ mod training;
 mod weight;
 
 pub use backend::{CpuBackend, CpuError, CpuOptions, CpuTensor, MAX_THREADS};
+pub use bitnet_core::Terms;
 pub use cores::{physical_cores, processor_name};
 pub use isa::{Isa, UnknownIsa};
 pub use kernels::ternary::{Kernel, UnknownKernel};
@@ -28,7 +29,5 @@ pub use kv::KvCache;
 pub use machine::{Cache, Machine, Node};
 pub use roofline::Roofline;
 pub use self_test::{SelfTest, Verdict, self_test};
-pub use training::{
-    CpuTraining, DEPTH, Norm, QuantizedTokens, Side, Store, Target, Terms, TernaryWeights, Values,
-};
+pub use training::{CpuTraining, DEPTH, Norm, QuantizedTokens, Side, Store, Target, TernaryWeights, Values};
 pub use weight::CpuWeight;

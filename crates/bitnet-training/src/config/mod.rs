@@ -11,7 +11,7 @@ use crate::preference::Dpo;
 use crate::run::Kind;
 use crate::schedule::Schedule;
 use crate::{Parameter, TrainError, WeightQuantizer};
-use bitnet_cpu::Terms;
+use bitnet_cpu::{CpuTraining, Terms};
 use section::Section;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
@@ -225,7 +225,7 @@ impl RunConfig {
         // A run that is gone on with stays of its kind, and with its products, whatever processor it is gone on with on.
         table.entry("kind").or_insert_with(|| kind.name().into());
         if let Some(Value::Table(train)) = table.get_mut("train") {
-            let products = if Terms::fastest() == Terms::Bf16 { "bf16" } else { "f32" };
+            let products = if CpuTraining::fastest_terms() == Terms::Bf16 { "bf16" } else { "f32" };
             train.entry("products").or_insert_with(|| products.into());
         }
         let kept = table.to_string();

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{Activations, Bits, Ramp, WeightQuantizer, example};
-use bitnet_cpu::Terms;
+use bitnet_cpu::{CpuTraining, Terms};
 
 fn parse(kind: Kind, changes: &[&str]) -> Result<RunConfig, TrainError> {
     let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
@@ -12,7 +12,7 @@ fn examples_are_valid_and_changes_apply() {
     let config =
         parse(Kind::Pretrain, &["train.steps=7", "output=elsewhere", "quantize.weights=\"none\""]).unwrap();
     assert_eq!((config.train.schedule.steps, config.output.to_str()), (7, Some("elsewhere")));
-    assert_eq!(config.precision, Precision { terms: Terms::fastest(), ..Precision::FLOAT });
+    assert_eq!(config.precision, Precision { terms: CpuTraining::fastest_terms(), ..Precision::FLOAT });
     // What is kept says the same, and says how products were multiplied.
     assert!(config.text.contains("products = "));
     let exact = parse(Kind::Pretrain, &["train.products=f32"]).unwrap();
@@ -68,7 +68,7 @@ fn examples_are_valid_and_changes_apply() {
             },
         ),
     ] {
-        let want = Precision { terms: Terms::fastest(), ..want };
+        let want = Precision { terms: CpuTraining::fastest_terms(), ..want };
         assert_eq!(parse(Kind::Pretrain, changes).unwrap().precision, want, "{changes:?}");
     }
     let lora = parse(Kind::Lora, &["lora.rank=4", "lora.rank_stabilized=true"]).unwrap().lora.unwrap();

@@ -7,8 +7,8 @@ use crate::Isa;
 use crate::kernels::norm::padded;
 use crate::pool::{Pool, Shares};
 use crate::simd::{Kernel, Lanes, dispatch};
-use crate::training::Terms;
 use bitnet_core::AttentionShape;
+use bitnet_core::Terms;
 use bitnet_quant::spec::SEGMENT;
 use std::ops::Range;
 
