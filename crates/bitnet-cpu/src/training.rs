@@ -290,23 +290,13 @@ impl CpuTraining {
         attention::backward(self.isa, &self.pool, sequences, (out, sums), dout, terms, dqkv);
     }
 
-    /// Rows of `logits [m, vocab]` become the gradients of `sum of weights[i] * cross-entropy of row i`; gives each row's cross-entropy in
-    /// nats through `each`, in their order.
-    pub fn cross_entropy(
-        &self,
-        logits: &mut [f32],
-        targets: &[u32],
-        weights: &[f32],
-        each: &mut dyn FnMut(usize, f64),
-    ) {
+    /// Rows of `logits [m, vocab]` become the gradients of `sum of weights[i] * cross-entropy of row i`; `parts [m, 3]` gets each row's largest
+    /// logit, the sum of `exp(logit - largest)`, and the target's logit: what its cross-entropy follows from.
+    pub fn cross_entropy(&self, logits: &mut [f32], targets: &[u32], weights: &[f32], parts: &mut [f32]) {
         let m = targets.len();
         assert!(weights.len() == m && (m == 0 || logits.len().is_multiple_of(m)), "targets of logits");
-        let mut parts = vec![0.0; m * 3];
-        loss::cross_entropy(self.isa, &self.pool, logits, targets, weights, &mut parts);
-        for (i, part) in parts.as_chunks::<3>().0.iter().enumerate() {
-            let [max, sum, wanted] = part.map(f64::from);
-            each(i, libm::log(sum) + max - wanted);
-        }
+        assert_eq!(parts.len(), m * 3, "parts of losses");
+        loss::cross_entropy(self.isa, &self.pool, logits, targets, weights, parts);
     }
 
     /// The first elements of each row of `student [m, n]`, as many as `rows` says first, become the gradients of that row's

@@ -6,10 +6,9 @@
 use bitnet_cpu::{CpuTraining, Terms};
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_model::{ModelConfig, ModelTensors};
-use bitnet_training::{Adam, Batch, Model, Optimizer, Parameters, Precision, Rates, clip, norm};
+use bitnet_training::{Adam, Array, Batch, Model, Ops, Optimizer, Parameters, Precision, Rates, clip};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 const VOCAB: u32 = 4096;
@@ -51,10 +50,9 @@ fn main() {
     let tensors = ModelTensors::new(&checkpoint, &config);
     let parameters = Parameters::new(&config, &tensors);
     let values = parameters.fresh(0, 0.05);
-    let ops = Arc::new(CpuTraining::new(isa, threads).unwrap());
+    let ops = Ops::from(CpuTraining::new(isa, threads).unwrap());
     println!("{} parameters, {} threads, {}", parameters.len(), ops.threads(), ops.isa());
-    let mut model =
-        Model::new(Arc::clone(&ops), config.clone(), parameters, values, precision, false).unwrap();
+    let mut model = Model::new(ops, config.clone(), parameters, values, precision, false).unwrap();
     let mut batch = Batch::default();
     for row in 0..ROWS {
         let from = row * (TOKENS + 1);
@@ -62,15 +60,15 @@ fn main() {
         batch.push(&ids, |_| true);
     }
     let optimizer = Optimizer::AdamW(Adam { betas: (0.9, 0.95), eps: 1e-8 });
-    let mut buffers = vec![vec![0.0; model.values.len()]; optimizer.buffers()];
+    let mut buffers = vec![Array::from(vec![0.0; model.values.len()]); optimizer.buffers()];
     let (total, mut best) = (batch.counted(), f64::MAX);
     for step in 0..steps {
         let begin = Instant::now();
         model.quantize().unwrap();
-        model.gradients.fill(0.0);
+        model.forget_gradients();
         let loss = model.backward(&batch, total) / total as f64;
         let passes = begin.elapsed().as_secs_f64();
-        let scale = clip(norm(&ops, &model.gradients), Some(1.0));
+        let scale = clip(model.gradient_norm(), Some(1.0));
         model.update(
             &optimizer,
             Rates { rate: 1e-3, decay: 0.1, scale, step: step as u64 + 1 },

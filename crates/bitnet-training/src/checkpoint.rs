@@ -5,7 +5,7 @@
 //! with; `manifest.json` has the SHA-256 of every other file.
 
 use crate::export::{ADAPTER, Trained, WEIGHTS, floats, pretty};
-use crate::{Parameter, Parameters, TrainConfig, TrainError, hash};
+use crate::{Array, Parameter, Parameters, TrainConfig, TrainError, hash};
 use bitnet_core::DenseType;
 use bitnet_formats::safetensors_file::{self, TensorInfo, Writer};
 use bitnet_formats::{NewDirectory, TensorType, map_file, write_file};
@@ -75,7 +75,7 @@ impl Checkpoints {
         &self,
         trained: &Trained<'_>,
         train: &TrainConfig,
-        buffers: &[Vec<f32>],
+        buffers: &[Array],
         progress: &Progress,
     ) -> Result<PathBuf, TrainError> {
         let parameters = trained.parameters;
@@ -125,7 +125,7 @@ impl Checkpoints {
         parameters: &Parameters,
         values: &mut [f32],
         train: &TrainConfig,
-        buffers: &mut [Vec<f32>],
+        buffers: &mut [Array],
     ) -> Result<Progress, TrainError> {
         let path = self.path(step);
         let fail = |what: &str| TrainError::Checkpoint { path: path.clone(), what: what.to_owned() };

@@ -133,7 +133,7 @@ fn floats(matrix: &DenseMatrix) -> Vec<f32> {
 /// The share of trits that changed, and how far the change of the ternary weights is from what was added.
 fn compare(before: &Quantized, after: &Quantized, added: &[f32]) -> (f64, f64) {
     let (mut changed, mut missing, mut all) = (0usize, 0.0f64, 0.0f64);
-    for ((old, new), added) in before.codes.iter().zip(&after.codes).zip(added) {
+    for ((old, new), added) in before.codes.iter().zip(&*after.codes).zip(added) {
         changed += usize::from(old != new);
         let moved = f32::from(*new) * after.scale(0) - f32::from(*old) * before.scale(0);
         missing += f64::from(moved - added) * f64::from(moved - added);

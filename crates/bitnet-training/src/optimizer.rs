@@ -2,7 +2,8 @@
 
 mod muon;
 
-use crate::{Parameter, Parameters};
+use crate::ops::{self, View, ViewMut};
+use crate::{Array, Ops, Parameter, Parameters};
 use bitnet_cpu::{CpuTraining, Terms};
 
 /// Elements that a thread works on at a time. For the norm of a gradient it decides the order of a sum.
@@ -79,34 +80,34 @@ impl Optimizer {
     /// Takes a step of what is trained of `values`, with `gradients` and the buffers of the steps before (zero at first), which are of its size.
     pub fn step(
         &self,
-        ops: &CpuTraining,
+        ops: &Ops,
         parameters: &Parameters,
         rates: Rates,
-        values: &mut [f32],
-        gradients: &[f32],
-        buffers: &mut [Vec<f32>],
+        values: &mut Array,
+        gradients: &Array,
+        buffers: &mut [Array],
     ) {
         for parameter in parameters.trained() {
             let (own, range) = (parameter.range.clone(), parameters.of_trained(parameter));
             let rates = Rates { decay: if parameter.is_matrix() { rates.decay } else { 0.0 }, ..rates };
             let matrix = is_hidden_matrix(parameter).then_some((parameter.slot.rows, parameter.slot.cols));
-            let buffers: Vec<&mut [f32]> = buffers.iter_mut().map(|b| &mut b[range.clone()]).collect();
-            self.apply(ops, rates, matrix, &mut values[own], &gradients[range], buffers);
+            let buffers = buffers.iter_mut().map(|b| b.part_mut(range.clone())).collect();
+            self.apply(ops, rates, matrix, values.part_mut(own), gradients.part(range), buffers);
         }
     }
 
     /// A step of one parameter; `matrix` are the rows and columns of a projection.
     pub(crate) fn apply(
         &self,
-        ops: &CpuTraining,
+        ops: &Ops,
         rates: Rates,
         matrix: Option<(usize, usize)>,
-        values: &mut [f32],
-        gradients: &[f32],
-        mut buffers: Vec<&mut [f32]>,
+        mut values: ViewMut<'_>,
+        gradients: View<'_>,
+        mut buffers: Vec<ViewMut<'_>>,
     ) {
         let mut rest = buffers.drain(..);
-        let first = rest.next().expect("every optimizer has a buffer");
+        let mut first = rest.next().expect("every optimizer has a buffer");
         let mut second = || rest.next().expect("Adam has two buffers");
         match (*self, matrix) {
             (Self::AdamW(adam), _) | (Self::Muon { adam, .. }, None) => {
@@ -122,14 +123,14 @@ impl Optimizer {
             (Self::Muon { momentum, terms, .. }, Some(sizes)) => {
                 let (momentum, scale) = (momentum as f32, rates.scale);
                 let mut along = vec![0.0; gradients.len()];
-                for ((along, buffer), g) in along.iter_mut().zip(first.iter_mut()).zip(gradients) {
+                for ((along, buffer), g) in along.iter_mut().zip(first.host()).zip(gradients.host()) {
                     let g = g * scale;
                     *buffer = momentum * *buffer + g;
                     *along = g + momentum * *buffer;
                 }
                 muon::orthogonal(ops, terms, &mut along, sizes);
                 let (keep, rate) = ((1.0 - rates.rate * rates.decay) as f32, rates.rate as f32);
-                values.iter_mut().zip(&along).for_each(|(p, along)| *p = *p * keep - rate * along);
+                values.host().iter_mut().zip(&along).for_each(|(p, along)| *p = *p * keep - rate * along);
             }
         }
     }
@@ -144,12 +145,12 @@ impl Adam {
     /// A step of values, multiplied with the first of `decay` before it; the second, times the values, is added to gradients.
     fn apply(
         self,
-        ops: &CpuTraining,
+        ops: &Ops,
         rates: Rates,
         (keep, pull): (f32, f32),
-        values: &mut [f32],
-        gradients: &[f32],
-        (first, second): (&mut [f32], &mut [f32]),
+        mut values: ViewMut<'_>,
+        gradients: View<'_>,
+        (mut first, mut second): (ViewMut<'_>, ViewMut<'_>),
     ) {
         let Self { betas: (b1, b2), eps } = self;
         let (scale, steps) = (rates.scale, rates.step.min(1 << 30) as i32);
@@ -157,8 +158,15 @@ impl Adam {
         let (step, root) = ((rates.rate / correction(b1)) as f32, libm::sqrt(correction(b2)) as f32);
         let (rest1, rest2) = ((1.0 - b1) as f32, (1.0 - b2) as f32);
         let (b1, b2, eps) = (b1 as f32, b2 as f32, eps as f32);
-        let pieces = values.chunks_mut(PIECE).zip(first.chunks_mut(PIECE)).zip(second.chunks_mut(PIECE));
-        let mut pieces: Vec<_> = pieces.zip(gradients.chunks(PIECE)).collect();
+        let numbers =
+            ops::Adam { scale, pull, keep, step, root, first: (b1, rest1), second: (b2, rest2), eps };
+        if ops.adam(&numbers, values.again(), gradients.clone(), first.again(), second.again()) {
+            return;
+        }
+        let (first, second) = (first.host(), second.host());
+        let pieces =
+            values.host().chunks_mut(PIECE).zip(first.chunks_mut(PIECE)).zip(second.chunks_mut(PIECE));
+        let mut pieces: Vec<_> = pieces.zip(gradients.host().chunks(PIECE)).collect();
         ops.chunks(&mut pieces, 1, &|_, piece| {
             let (((p, m), v), g) = &mut piece[0];
             for (((p, m), v), g) in p.iter_mut().zip(m.iter_mut()).zip(v.iter_mut()).zip(g.iter()) {
@@ -172,17 +180,21 @@ impl Adam {
 }
 
 fn sgd(
-    ops: &CpuTraining,
+    ops: &Ops,
     rates: Rates,
     (momentum, nesterov): (f64, bool),
-    values: &mut [f32],
-    gradients: &[f32],
-    buffer: &mut [f32],
+    mut values: ViewMut<'_>,
+    gradients: View<'_>,
+    mut buffer: ViewMut<'_>,
 ) {
     let keep = (1.0 - rates.rate * rates.decay) as f32;
     let (momentum, rate, scale) = (momentum as f32, rates.rate as f32, rates.scale);
-    let pieces = values.chunks_mut(PIECE).zip(buffer.chunks_mut(PIECE));
-    let mut pieces: Vec<_> = pieces.zip(gradients.chunks(PIECE)).collect();
+    let numbers = ops::Sgd { scale, momentum, keep, rate, nesterov };
+    if ops.sgd(&numbers, values.again(), gradients.clone(), buffer.again()) {
+        return;
+    }
+    let pieces = values.host().chunks_mut(PIECE).zip(buffer.host().chunks_mut(PIECE));
+    let mut pieces: Vec<_> = pieces.zip(gradients.host().chunks(PIECE)).collect();
     ops.chunks(&mut pieces, 1, &|_, piece| {
         let ((p, buffer), g) = &mut piece[0];
         for ((p, buffer), g) in p.iter_mut().zip(buffer.iter_mut()).zip(g.iter()) {
@@ -191,14 +203,6 @@ fn sgd(
             let along = if nesterov { g + momentum * *buffer } else { *buffer };
             *p = *p * keep - rate * along;
         }
-    });
-}
-
-/// The average of values over steps: `average = decay * average + (1 - decay) * value`.
-pub(crate) fn average(ops: &CpuTraining, decay: f64, values: &[f32], average: &mut [f32]) {
-    let (old, new) = (decay as f32, (1.0 - decay) as f32);
-    ops.chunks(average, PIECE, &|i, average| {
-        average.iter_mut().zip(&values[i * PIECE..]).for_each(|(a, v)| *a = old * *a + new * v);
     });
 }
 

@@ -3,15 +3,14 @@
 use crate::config::DistillConfig;
 use crate::model::{Activations, Distillation, Model, Precision};
 use crate::source::Origin;
-use crate::{TrainError, WeightQuantizer};
-use bitnet_cpu::{CpuTraining, Terms};
+use crate::{Ops, TrainError, WeightQuantizer};
+use bitnet_cpu::Terms;
 use bitnet_model::ModelConfig;
 use bitnet_tokenizer::Tokenizer;
-use std::sync::Arc;
 
 /// Reads the teacher that the settings name, with its weights as they are run, and what a student of it learns.
 pub(crate) fn teacher(
-    ops: &Arc<CpuTraining>,
+    ops: &Ops,
     config: &DistillConfig,
     student: (&ModelConfig, &Tokenizer),
     terms: Terms,
@@ -35,7 +34,7 @@ pub(crate) fn teacher(
         _ => Precision { weights, activations: Activations::Int8, terms, ..Precision::BITNET },
     };
     let (parameters, values) = (origin.parameters, origin.values);
-    let model = Model::new(Arc::clone(ops), origin.config, parameters, values, precision, false)?;
+    let model = Model::new(ops.clone(), origin.config, parameters, values, precision, false)?;
     Ok((model.with_frozen(origin.frozen), how))
 }
 

@@ -34,7 +34,7 @@ impl Batch {
     }
 
     /// The position of every token in its sequence.
-    pub(crate) fn positions(&self) -> Vec<usize> {
-        self.spans.iter().flat_map(|span| 0..span.len()).collect()
+    pub(crate) fn positions(&self) -> Vec<u32> {
+        self.spans.iter().flat_map(|span| 0..span.len() as u32).collect()
     }
 }

@@ -1,11 +1,9 @@
 //! The way back through the layers.
 
-use super::forward::sized;
 use super::linear::Place;
 use super::state::{Gradients, Input, State};
 use super::{Layer, Model, Projection};
-use crate::Batch;
-use bitnet_cpu::Norm;
+use crate::{Array, Batch};
 
 impl Model {
     /// From the gradients of the residual stream behind the last layer to those of all parameters below the head.
@@ -17,19 +15,16 @@ impl Model {
             let (input, mut state) =
                 (std::mem::take(&mut self.inputs[l]), std::mem::take(&mut self.states[s]));
             if self.recompute {
-                let mut h = input.clone();
+                let mut h = Array::default();
+                self.ops.copy(&input, &mut h);
                 self.layer(batch, layer, &mut state, &mut scratch, &mut h);
             }
             self.layer_backward(batch, l, layer, &input, &state, &mut room);
             (self.inputs[l], self.states[s]) = (input, state);
         }
-        let hidden = self.config.hidden;
+        let (hidden, ops) = (self.config.hidden, self.ops.clone());
         if let Some(table) = self.gradient(self.embedding) {
-            // In the order of tokens: an id may stand more than once.
-            for (id, dh) in batch.ids.iter().zip(room.h.chunks_exact(hidden)) {
-                let row = &mut table[*id as usize * hidden..][..hidden];
-                row.iter_mut().zip(dh).for_each(|(row, dh)| *row += dh);
-            }
+            ops.scatter(&room.h, &batch.ids, hidden, table);
         }
         self.layers = layers;
         (self.room, self.scratch) = (room, scratch);
@@ -41,7 +36,7 @@ impl Model {
         batch: &Batch,
         l: usize,
         layer: &Layer,
-        h: &[f32],
+        h: &Array,
         state: &State,
         room: &mut Gradients,
     ) {
@@ -51,34 +46,32 @@ impl Model {
         let Gradients { h: dh, input, inner, own, wide, .. } = room;
         let whole = [Place { stride: hidden, first: 0 }];
 
-        let dx = sized(input, m * ffn);
+        let dx = input.sized(m * ffn);
         // Without a norm inside the block, the projection's input is what the block made.
         self.project_backward(&state.gated, (&layer.down, &whole), &state.down_input, dh, own, dx);
         let dgated = self.sub_norm_backward(layer.ffn_sub_norm, &state.gated, input, inner);
         self.concentrate_activations(&state.gated, dgated);
-        let dgate_up = sized(wide, m * 2 * ffn);
-        self.ops.gate_backward(&state.gate_up, dgated, ffn, self.config.activation, dgate_up);
-        let dx = sized(input, m * hidden);
+        self.ops.gate_backward(&state.gate_up, dgated, ffn, self.config.activation, wide);
+        let dx = input.sized(m * hidden);
         let places = [0, ffn].map(|first| Place { stride: 2 * ffn, first });
         let (x, inputs) = (&state.ffn_shared, &state.ffn_input);
         self.project_backward(x, (&layer.gate_up, &places), inputs, wide, own, dx);
         self.norm_backward(layer.ffn_norm, &state.middle, self.config.eps, dx, true, dh);
 
-        let dx = sized(input, m * q);
+        let dx = input.sized(m * q);
         self.project_backward(&state.attn, (&layer.o, &whole), &state.o_input, dh, own, dx);
         let dattn = self.sub_norm_backward(layer.attn_sub_norm, &state.attn, input, inner);
-        let dqkv = sized(wide, m * cols);
-        let gave = (&state.attn[..], &state.sums[..]);
+        let (dqkv, gave) = (&mut *wide, (&state.attn, &state.sums));
         let terms = self.precision.terms;
         self.ops.attend_backward(&state.qkv, shape, &batch.spans, gave, dattn, terms, dqkv);
         if self.watched.0 == Some(l) {
-            dqkv.iter_mut().zip(&self.watched_gradients).for_each(|(all, more)| *all += more);
+            self.ops.add(dqkv, &self.watched_gradients);
         }
         self.rotate(batch, dqkv, true);
         if let Some(norms) = layer.head_norms {
             self.norm_heads_backward(norms, &state.heads, dqkv, own);
         }
-        let dx = sized(input, m * hidden);
+        let dx = input.sized(m * hidden);
         let places = [0, q, q + kv].map(|first| Place { stride: cols, first });
         let (x, inputs) = (&state.qkv_shared, &state.qkv_input);
         self.project_backward(x, (&layer.qkv, &places), inputs, wide, own, dx);
@@ -89,17 +82,17 @@ impl Model {
     /// of their own gave.
     fn project_backward(
         &mut self,
-        x: &[f32],
+        x: &Array,
         (projections, places): (&[Projection], &[Place]),
         inputs: &[Input],
-        dy: &[f32],
-        room: &mut Vec<f32>,
-        dx: &mut [f32],
+        dy: &Array,
+        room: &mut Array,
+        dx: &mut Array,
     ) {
         for (i, (p, place)) in projections.iter().zip(places).enumerate() {
             match (p.norm, self.config.projection_norms) {
                 (Some(norm), Some(eps)) => {
-                    let inner = sized(room, dx.len());
+                    let inner = room.sized(dx.len());
                     self.linear_backward(&inputs[i], p.weight, dy, *place, false, inner);
                     self.norm_backward(norm, x, eps, inner, i > 0, dx);
                 }
@@ -112,28 +105,27 @@ impl Model {
     pub(super) fn norm_backward(
         &mut self,
         place: usize,
-        x: &[f32],
+        x: &Array,
         eps: f32,
-        dy: &[f32],
+        dy: &Array,
         add: bool,
-        dx: &mut [f32],
+        dx: &mut Array,
     ) {
         let range = self.parameters.list()[place].range.clone();
-        let dw = self.parameters.trained_range(place).map(|range| &mut self.gradients[range]);
-        let norm = Norm { x, w: &self.values[range], eps };
-        self.ops.rms_norm_backward(norm, dy, add, dx, dw);
+        let dw = self.parameters.trained_range(place).map(|range| self.gradients.part_mut(range));
+        self.ops.rms_norm_backward((x, self.values.part(range), eps), dy, add, dx, dw);
     }
 
     /// The gradients of what goes into a norm, or `dy` where there is no norm.
     fn sub_norm_backward<'a>(
         &mut self,
         place: Option<usize>,
-        x: &[f32],
-        dy: &'a mut [f32],
-        inner: &'a mut Vec<f32>,
-    ) -> &'a mut [f32] {
+        x: &Array,
+        dy: &'a mut Array,
+        inner: &'a mut Array,
+    ) -> &'a mut Array {
         let Some(place) = place else { return dy };
-        let dx = sized(inner, x.len());
+        let dx = inner.sized(x.len());
         self.norm_backward(place, x, self.config.eps, dy, false, dx);
         dx
     }

@@ -4,6 +4,7 @@
 //! equal, near 0 when few elements have all of the weight (Hoyer, JMLR 5, 2004). It does not depend on the vector's scale, and neither do trits.
 
 use super::Model;
+use crate::Array;
 use bitnet_cpu::CpuTraining;
 
 /// Elements that a thread sums at a time. It decides the order of sums.
@@ -116,7 +117,7 @@ impl Model {
     }
 
     /// The same of the activations that go into a down projection, `[m, ffn]`, whose gradients are `d`.
-    pub(super) fn concentrate_activations(&mut self, gated: &[f32], d: &mut [f32]) {
+    pub(super) fn concentrate_activations(&mut self, gated: &Array, d: &mut Array) {
         let weight = self.objectives.sparsity;
         if weight > 0.0 {
             let all = self.config.layers * self.activations.tokens;

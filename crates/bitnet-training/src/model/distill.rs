@@ -2,8 +2,7 @@
 //! (BitDistill, arXiv 2510.13998; the relations are MiniLM's, arXiv 2012.15828).
 
 use super::Model;
-use super::forward::sized;
-use crate::Batch;
+use crate::{Array, Batch};
 use bitnet_cpu::{Side, Store, Target, Terms, Values};
 use std::ops::Range;
 
@@ -54,8 +53,8 @@ pub struct Totals {
 /// Room for logits of some tokens, the student's and the teacher's.
 #[derive(Default)]
 pub(super) struct Pair {
-    pub(super) student: Vec<f32>,
-    teacher: Vec<f32>,
+    pub(super) student: Array,
+    teacher: Array,
 }
 
 impl Model {
@@ -108,9 +107,9 @@ impl Model {
         pair: &mut Pair,
     ) -> f64 {
         let (vocab, hidden) = (self.config.vocab, teacher.config.hidden);
-        let x = &teacher.last.1[tokens.start * hidden..tokens.end * hidden];
-        let logits = sized(&mut pair.teacher, tokens.len() * vocab);
-        teacher.logits(Side::rows(Values::F32(x), hidden), logits, tokens.len());
+        let x = teacher.last.1.part(tokens.start * hidden..tokens.end * hidden);
+        let logits = pair.teacher.sized(tokens.len() * vocab);
+        teacher.logits(crate::ops::Side::rows(x, hidden), logits, tokens.len());
         let factor = (1.0 / how.temperature) as f32;
         let rows: Vec<(usize, f32)> = weights.iter().map(|w| (vocab, w * how.logits as f32)).collect();
         let mut sum = 0.0;
@@ -129,11 +128,11 @@ impl Model {
         };
         let ((own, cols), (theirs, _)) = (parts(self), parts(teacher));
         let mut gradients = std::mem::take(&mut self.watched_gradients);
-        gradients.clear();
-        gradients.resize(self.watched.1.len(), 0.0);
+        gradients.sized(self.watched.1.len()).fill(0.0);
         let weight = (how.relations / (how.heads * tokens) as f64) as f32;
         let mut sum = 0.0;
         let mut dx = Vec::new();
+        let slopes: &mut [f32] = &mut gradients;
         for span in &batch.spans {
             let t = span.len();
             let rows: Vec<(usize, f32)> =
@@ -149,17 +148,17 @@ impl Model {
                     let their_scores = self.likeness(&y.rows, their_d, scale(their_d));
                     self.ops.divergence(&mut scores, &their_scores, 1.0, &rows, &mut |_, kl| sum += kl);
                     // Each score has a row on either side.
-                    let dx = sized(&mut dx, t * d);
+                    dx.resize(t * d, 0.0);
                     let columns = Side::columns(Values::F32(&x.rows), d);
                     for (side, store) in [
                         (Side::rows(Values::F32(&scores), t), Store::Set(scale(d))),
                         (Side::columns(Values::F32(&scores), t), Store::Add(scale(d))),
                     ] {
-                        let target = Target { values: &mut *dx, stride: d, first: 0 };
-                        self.ops.product(Terms::F32, (t, d, t), side, columns, store, target);
+                        let target = Target { values: &mut dx, stride: d, first: 0 };
+                        self.ops.cpu().product(Terms::F32, (t, d, t), side, columns, store, target);
                     }
                     for (i, row) in span.clone().enumerate() {
-                        let out = &mut gradients[row * cols + at..][..d];
+                        let out = &mut slopes[row * cols + at..][..d];
                         x.backward(i, &dx[i * d..][..d], out);
                     }
                 }
@@ -190,7 +189,7 @@ impl Model {
         let mut scores = vec![0.0; t * t];
         let target = Target { values: &mut scores, stride: t, first: 0 };
         let side = Side::rows(Values::F32(rows), d);
-        self.ops.product(Terms::F32, (t, t, d), side, side, Store::Set(factor), target);
+        self.ops.cpu().product(Terms::F32, (t, t, d), side, side, Store::Set(factor), target);
         scores
     }
 }

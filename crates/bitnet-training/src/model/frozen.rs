@@ -1,27 +1,34 @@
 //! Matrices that nothing trains: trits packed as inference has them, all others in the type of their file.
 
 use super::Model;
+use crate::ops::{Array, Packed, Values, View};
 use crate::parameters::Parameters;
 use crate::{Parameter, Quantized, Rounding, TrainError, WeightQuantizer};
 use bitnet_core::{DenseMatrix, Matrix, Scale, TernaryMatrix};
-use bitnet_cpu::{CpuTraining, DEPTH, TernaryWeights, Values};
+use bitnet_cpu::{CpuTraining, DEPTH};
 use bitnet_formats::Checkpoint;
 use bitnet_model::{ModelError, ModelTensors};
 use bitnet_quant::dense::{dequantize_row, first_not_finite};
 use sha2::{Digest, Sha256};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// A matrix that nothing trains.
 pub(crate) enum Frozen {
     /// Trits, and their scale, or that of each row; none where groups of columns have scales, which the weights know then.
-    Trits { weights: TernaryWeights, scales: Vec<f32> },
-    /// Floats, or quantized blocks.
-    Dense(DenseMatrix),
+    Trits {
+        weights: Packed,
+        scales: Array,
+        /// As floats on a device, where groups have scales.
+        float: OnceLock<Array>,
+    },
+    /// Floats, or quantized blocks; and as floats on a device.
+    Dense(DenseMatrix, OnceLock<Array>),
 }
 
 impl Frozen {
     /// The scale of trits, or that of each row.
-    pub(crate) fn scales(&self) -> Option<&[f32]> {
+    pub(crate) fn scales(&self) -> Option<&Array> {
         match self {
             Self::Trits { scales, .. } if !scales.is_empty() => Some(scales),
             _ => None,
@@ -31,8 +38,8 @@ impl Frozen {
     /// A row as floats.
     fn row(&self, row: usize, out: &mut [f32]) {
         match self {
-            Self::Trits { weights, .. } => weights.row(row, out),
-            Self::Dense(m) => dequantize_row(m.dtype(), m.row(row), out),
+            Self::Trits { weights, .. } => weights.weights.row(row, out),
+            Self::Dense(m, _) => dequantize_row(m.dtype(), m.row(row), out),
         }
     }
 }
@@ -69,9 +76,13 @@ pub(crate) fn read(
         Ok(Some(match matrix {
             Matrix::Dense(m) => {
                 finite(&p.name, &m).map_err(at)?;
-                Frozen::Dense(m)
+                Frozen::Dense(m, OnceLock::new())
             }
-            Matrix::Ternary(m) => Frozen::Trits { scales: scales(&m), weights: ops.pack(&m)? },
+            Matrix::Ternary(m) => Frozen::Trits {
+                scales: scales(&m).into(),
+                weights: ops.pack(&m)?.into(),
+                float: OnceLock::new(),
+            },
         }))
     };
     parameters.tensors().map(read).collect()
@@ -101,7 +112,7 @@ fn ternary(
     quantizer.quantize(ops, &values, cols, &[], Rounding::Nearest, &mut quantized);
     let scale = match quantized.scales[..] {
         [scale] => Scale::Tensor(scale),
-        _ => Scale::Rows(quantized.scales.into()),
+        _ => Scale::Rows(quantized.scales.to_vec().into()),
     };
     Ok(TernaryMatrix::from_trits(rows, cols, &quantized.codes, scale)?)
 }
@@ -120,12 +131,11 @@ fn finite(name: &str, m: &DenseMatrix) -> Result<(), ModelError> {
 pub(super) struct Rows<'a> {
     pub(super) range: Range<usize>,
     pub(super) values: Values<'a>,
-    pub(super) scale: f32,
-    pub(super) scales: Option<&'a [f32]>,
+    pub(super) scales: Option<&'a Array>,
 }
 
-fn float(range: Range<usize>, values: &[f32]) -> Rows<'_> {
-    Rows { range, values: Values::F32(values), scale: 1.0, scales: None }
+fn float<'a>(range: Range<usize>, values: impl Into<View<'a>>) -> Rows<'a> {
+    Rows { range, values: Values::F32(values.into()), scales: None }
 }
 
 impl Model {
@@ -144,7 +154,7 @@ impl Model {
     }
 
     /// Packed trits of a projection for products with quantized inputs.
-    pub(super) fn trits(&self, place: usize) -> Option<&TernaryWeights> {
+    pub(super) fn trits(&self, place: usize) -> Option<&Packed> {
         match (self.frozen(place), &self.prepared[place]) {
             (Some(_), _) if !self.precision.quantizes_inputs() => None,
             // Those that an adapter has made of them.
@@ -160,7 +170,7 @@ impl Model {
         match (self.frozen(place), &self.quantized[place]) {
             (Some(frozen), _) => frozen.row(row, out),
             (None, q) if !q.mixed.is_empty() => out.copy_from_slice(&q.mixed[own]),
-            (None, q) if q.codes.is_empty() => out.copy_from_slice(&self.value(place)[own]),
+            (None, q) if q.codes.is_empty() => out.copy_from_slice(&self.value(place).host()[own]),
             (None, q) => {
                 let scale = q.scale(row);
                 out.iter_mut().zip(&q.codes[own]).for_each(|(out, code)| *out = f32::from(*code) * scale);
@@ -170,34 +180,43 @@ impl Model {
 
     /// Calls `f` with all rows of a matrix as floats: at once where they are that already, else with so many at a time that a sum over them may
     /// go on from one part to the next ([`bitnet_cpu::Store::Continue`]).
-    pub(super) fn parts(&self, place: usize, f: &mut dyn FnMut(Range<usize>, &[f32])) {
+    pub(super) fn parts(&self, place: usize, f: &mut dyn FnMut(Range<usize>, View<'_>)) {
         let slot = self.parameters.list()[place].slot;
         let Some(frozen) = self.frozen(place) else { return f(0..slot.rows, self.value(place)) };
-        let mut room = vec![0.0; slot.rows.min(DEPTH) * slot.cols];
+        if self.ops.is_on_device() {
+            // It stays there.
+            let (Frozen::Trits { float, .. } | Frozen::Dense(_, float)) = frozen;
+            let all = float.get_or_init(|| {
+                let mut all = vec![0.0; slot.rows * slot.cols];
+                self.ops.chunks(&mut all, slot.cols, &|row, out| frozen.row(row, out));
+                all.into()
+            });
+            return f(0..slot.rows, all.into());
+        }
+        let mut room = Array::default();
         for first in (0..slot.rows).step_by(DEPTH) {
             let rows = first..slot.rows.min(first + DEPTH);
-            let part = &mut room[..rows.len() * slot.cols];
+            let part = room.sized(rows.len() * slot.cols);
             self.ops.chunks(part, slot.cols, &|i, out| frozen.row(first + i, out));
-            f(rows, part);
+            f(rows, (&*part).into());
         }
     }
 
     /// Calls `f` with the weights of a projection as passes use them, in one part or, of dense ones that are frozen, in several.
     pub(super) fn weights(&self, place: usize, f: &mut dyn FnMut(Rows<'_>)) {
         let all = 0..self.parameters.list()[place].slot.rows;
-        let mut codes = |values, scales: &[f32]| match scales {
-            [] => f(Rows { range: all.clone(), values, scale: 1.0, scales: None }),
-            [scale] => f(Rows { range: all.clone(), values, scale: *scale, scales: None }),
-            _ => f(Rows { range: all.clone(), values, scale: 1.0, scales: Some(scales) }),
-        };
         match (self.frozen(place), &self.quantized[place]) {
-            (Some(Frozen::Trits { weights, scales }), _) => {
-                codes(Values::Trits(self.prepared[place].as_ref().unwrap_or(weights)), scales)
+            // Scales of groups are the weights' own affair on the CPU alone.
+            (Some(Frozen::Trits { weights, scales, .. }), _)
+                if !(scales.is_empty() && self.ops.is_on_device()) =>
+            {
+                let values = Values::Trits(self.prepared[place].as_ref().unwrap_or(weights));
+                f(Rows { range: all, values, scales: Some(scales).filter(|scales| !scales.is_empty()) });
             }
-            (Some(Frozen::Dense(_)), _) => self.parts(place, &mut |range, part| f(float(range, part))),
+            (Some(_), _) => self.parts(place, &mut |range, part| f(float(range, part))),
             (None, q) if !q.mixed.is_empty() => f(float(all, &q.mixed)),
             (None, q) if q.codes.is_empty() => f(float(all, self.value(place))),
-            (None, q) => codes(Values::I8(&q.codes), &q.scales),
+            (None, q) => f(Rows { range: all, values: Values::Codes(&q.codes), scales: Some(&q.scales) }),
         }
     }
 
@@ -206,11 +225,11 @@ impl Model {
         floats_into(digest, &self.values);
         for frozen in self.frozen.iter().flatten() {
             match frozen {
-                Frozen::Trits { weights, scales } => {
+                Frozen::Trits { weights, scales, .. } => {
                     floats_into(digest, scales);
-                    digest.update(weights.codes());
+                    digest.update(weights.weights.codes());
                 }
-                Frozen::Dense(m) => digest.update(&**m.data()),
+                Frozen::Dense(m, _) => digest.update(&**m.data()),
             }
         }
     }

@@ -2,9 +2,8 @@
 
 use super::Model;
 use super::distill::{Distillation, Losses};
-use super::forward::sized;
-use crate::Batch;
-use bitnet_cpu::{Norm, Side, Store, Target, Values};
+use crate::ops::{Factor, Side, Store, Target, View};
+use crate::{Array, Batch};
 
 /// Floats of logits at a time: 64 MiB. Each time all of a large head is read, twice.
 const LOGITS: usize = 1 << 24;
@@ -13,12 +12,13 @@ const TOKENS: usize = 512;
 
 impl Model {
     /// Logits `[count, vocab]` of tokens behind the final norm.
-    pub(super) fn logits(&self, tokens: Side<'_>, logits: &mut [f32], count: usize) {
+    pub(super) fn logits(&self, tokens: Side<'_>, logits: &mut Array, count: usize) {
         let (hidden, vocab) = (self.config.hidden, self.config.vocab);
         self.parts(self.table(), &mut |ids, head| {
-            let target = Target { values: &mut *logits, stride: vocab, first: ids.start };
-            let head = Side::rows(Values::F32(head), hidden);
-            self.product((count, ids.len(), hidden), tokens, head, Store::Set(1.0), target);
+            let target = Target { values: (&mut *logits).into(), stride: vocab, first: ids.start };
+            let head = Side::rows(head, hidden);
+            let store = Store::Set(Factor::Value(1.0));
+            self.product((count, ids.len(), hidden), tokens.clone(), head, store, target);
         });
     }
 
@@ -59,55 +59,50 @@ impl Model {
         let of_loss: Vec<f32> = weights.iter().map(|w| w * self.objectives.loss as f32).collect();
         let (h, x) = std::mem::take(&mut self.last);
         let mut room = std::mem::take(&mut self.room);
-        let dx = sized(&mut room.input, if back { m * hidden } else { 0 });
+        let dx = room.input.sized(if back { m * hidden } else { 0 });
+        let mut parts = Array::from(vec![0.0; m * 3]);
         let step = (LOGITS / vocab).clamp(1, TOKENS);
         let mut divergence = 0.0;
         for from in (0..m).step_by(step) {
             let count = step.min(m - from);
-            let x = &x[from * hidden..(from + count) * hidden];
-            let logits = sized(&mut room.logits, count * vocab);
-            let tokens = Side::rows(Values::F32(x), hidden);
-            self.logits(tokens, logits, count);
+            let x = x.part(from * hidden..(from + count) * hidden);
+            let logits = room.logits.sized(count * vocab);
+            self.logits(Side::rows(x.clone(), hidden), logits, count);
             let (targets, counts) = (&batch.targets[from..from + count], &batch.counts[from..from + count]);
             let weights = &weights[from..from + count];
             let beside = beside.filter(|(_, how)| how.logits > 0.0);
             if let Some((teacher, how)) = beside {
-                room.pair.student.clear();
-                room.pair.student.extend_from_slice(logits);
+                self.ops.copy(logits, &mut room.pair.student);
                 divergence +=
                     self.soften(teacher, how, from..from + count, (counts, weights), &mut room.pair);
             }
-            self.ops.cross_entropy(logits, targets, &of_loss[from..from + count], &mut |i, loss| {
-                each(from + i, loss)
-            });
+            let own = parts.part_mut(from * 3..(from + count) * 3);
+            self.ops.cross_entropy(logits, targets, &of_loss[from..from + count], own);
             if beside.is_some() {
-                logits.iter_mut().zip(&room.pair.student).for_each(|(all, soft)| *all += soft);
+                self.ops.add(logits, &room.pair.student);
             }
             if !back {
                 continue;
             }
-            let dx = &mut dx[from * hidden..(from + count) * hidden];
             self.parts(place, &mut |ids, head| {
-                let store = if ids.start == 0 { Store::Set(1.0) } else { Store::Continue };
-                let dlogits = Side::rows(Values::F32(&logits[ids.start..]), vocab);
-                let columns = Side::columns(Values::F32(head), hidden);
-                let target = Target { values: &mut *dx, stride: hidden, first: 0 };
-                self.product((count, hidden, ids.len()), dlogits, columns, store, target);
+                let store = if ids.start == 0 { Store::Set(Factor::Value(1.0)) } else { Store::Continue };
+                let dlogits = Side::rows(View::from(&*logits).skip(ids.start), vocab);
+                let target = Target::whole(dx.part_mut(from * hidden..(from + count) * hidden), hidden);
+                self.product((count, hidden, ids.len()), dlogits, Side::columns(head, hidden), store, target);
             });
-            let dlogits = Values::F32(logits);
             let Some(range) = self.parameters.trained_range(place) else { continue };
             let (ops, terms) = (&self.ops, self.precision.terms);
-            let target = Target { values: &mut self.gradients[range], stride: hidden, first: 0 };
-            let features = Side::columns(Values::F32(x), hidden);
-            let ids = Side::columns(dlogits, vocab);
-            ops.product(terms, (vocab, hidden, count), ids, features, Store::Add(1.0), target);
+            let target = Target::whole(self.gradients.part_mut(range), hidden);
+            let (ids, features) = (Side::columns(&*logits, vocab), Side::columns(x, hidden));
+            ops.product(terms, (vocab, hidden, count), ids, features, Store::Add(Factor::Value(1.0)), target);
         }
         if back {
-            let range = self.parameters.list()[self.final_norm].range.clone();
-            let dh = sized(&mut room.h, m * hidden);
-            let norm = Norm { x: &h, w: &self.values[range], eps: self.config.eps };
-            let dw = self.parameters.trained_range(self.final_norm).map(|range| &mut self.gradients[range]);
-            self.ops.rms_norm_backward(norm, dx, false, dh, dw);
+            let dh = room.h.sized(m * hidden);
+            self.norm_backward(self.final_norm, &h, self.config.eps, dx, false, dh);
+        }
+        for (i, part) in parts.as_chunks::<3>().0.iter().enumerate() {
+            let [max, sum, wanted] = part.map(f64::from);
+            each(i, libm::log(sum) + max - wanted);
         }
         self.room = room;
         self.last = (h, x);

@@ -3,9 +3,11 @@
 use super::Model;
 use super::frozen::Rows;
 use super::state::Input;
+use crate::Array;
+use crate::ops::{Factor, Side, Store, Target, View};
 use crate::parameters::LowRank;
 use crate::quantizer::hadamard;
-use bitnet_cpu::{Side, Store, Target, Terms, Values};
+use bitnet_cpu::Terms;
 use std::borrow::Cow;
 
 /// Columns `first..` of rows of `stride` elements.
@@ -41,43 +43,40 @@ impl Model {
 
     /// `y[m, n] = input * W^T`, written to some columns of `y`. With ternary weights and int8 inputs sums are integers, and the result is
     /// that of inference to the bit.
-    pub(super) fn linear(&self, input: &Input, place: usize, y: &mut [f32], at: Place) {
+    pub(super) fn linear(&self, input: &Input, place: usize, y: &mut Array, at: Place) {
         self.plain(input, place, y, at);
         self.rescale(place, y, at);
     }
 
     /// The same before rows have their magnitudes.
-    pub(super) fn plain(&self, input: &Input, place: usize, y: &mut [f32], at: Place) {
+    pub(super) fn plain(&self, input: &Input, place: usize, y: &mut Array, at: Place) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, y.len() / at.stride);
         match (input.codes(), self.trits(place)) {
-            (Some(x), Some(w)) => {
-                self.ops.bitlinear(x, w, Target { values: y, stride: at.stride, first: at.first });
+            (Some(x), Some(w)) if !self.ops.is_on_device() => {
+                let target = bitnet_cpu::Target { values: y, stride: at.stride, first: at.first };
+                self.ops.bitlinear(x.on_cpu(), &w.weights, target);
             }
             _ => {
                 let (tokens, factors) = input.tokens(k);
-                self.weights(place, &mut |Rows { range, values, scale, scales }| {
-                    let store = match (factors, scales) {
-                        (Some(d), None) => Store::SetRows(d, scale),
-                        _ => Store::Set(scale),
+                self.weights(place, &mut |Rows { range, values, scales }| {
+                    let scales = scales.map_or(Factor::Value(1.0), Factor::scales);
+                    let store = match &factors {
+                        Some(d) => Store::SetRows(d.clone(), scales),
+                        None => Store::Set(scales),
                     };
-                    let target = Target { values: &mut *y, stride: at.stride, first: at.first + range.start };
-                    self.product((m, range.len(), k), tokens, Side::rows(values, k), store, target);
-                    let Some(scales) = scales else { return };
-                    self.ops.chunks(y, at.stride, &|token, y| {
-                        let d = factors.map_or(1.0, |d| d[token]);
-                        y[at.first..][..n].iter_mut().zip(scales).for_each(|(y, scale)| *y *= d * scale);
-                    });
+                    let target =
+                        Target { values: (&mut *y).into(), stride: at.stride, first: at.first + range.start };
+                    self.product((m, range.len(), k), tokens.clone(), Side::rows(values, k), store, target);
                 });
             }
         }
         if let Some(adapter) = self.low_rank[place].filter(|_| !self.rounds()) {
             let inner = self.inner(&self.adapter_input(input, place, k), adapter, m, k);
             let rank = self.rank(adapter);
-            let target = Target { values: y, stride: at.stride, first: at.first };
-            let b = Side::rows(Values::F32(self.value(adapter.b)), rank);
-            let rows = Side::rows(Values::F32(&inner), rank);
-            self.product((m, n, rank), rows, b, Store::Add(adapter.scale), target);
+            let target = Target { values: y.into(), stride: at.stride, first: at.first };
+            let (rows, b) = (Side::rows(&inner, rank), Side::rows(self.value(adapter.b), rank));
+            self.product((m, n, rank), rows, b, Store::Add(Factor::Value(adapter.scale)), target);
         }
     }
 
@@ -86,7 +85,7 @@ impl Model {
     }
 
     /// What an adapter sees of an input: as it was before it was quantized, but for what is left out.
-    fn adapter_input<'a>(&self, input: &'a Input, place: usize, k: usize) -> Cow<'a, [f32]> {
+    fn adapter_input<'a>(&self, input: &'a Input, place: usize, k: usize) -> Cow<'a, Array> {
         let Some(dropout) = &self.dropout else { return Cow::Borrowed(&input.float) };
         let mut x = input.float.clone();
         dropout.apply(&self.ops, place, &mut x, k);
@@ -94,13 +93,12 @@ impl Model {
     }
 
     /// `x A^T [m, rank]` of what an adapter sees.
-    fn inner(&self, x: &[f32], adapter: LowRank, m: usize, k: usize) -> Vec<f32> {
+    fn inner(&self, x: &Array, adapter: LowRank, m: usize, k: usize) -> Array {
         let rank = self.rank(adapter);
-        let mut inner = vec![0.0; m * rank];
-        let a = Side::rows(Values::F32(self.value(adapter.a)), k);
-        let x = Side::rows(Values::F32(x), k);
-        let target = Target { values: &mut inner, stride: rank, first: 0 };
-        self.product((m, rank, k), x, a, Store::Set(1.0), target);
+        let mut inner = Array::default();
+        let target = Target::whole(inner.sized(m * rank), rank);
+        let a = Side::rows(self.value(adapter.a), k);
+        self.product((m, rank, k), Side::rows(x, k), a, Store::Set(Factor::Value(1.0)), target);
         inner
     }
 
@@ -110,42 +108,44 @@ impl Model {
         &mut self,
         input: &Input,
         place: usize,
-        dy: &[f32],
+        dy: &Array,
         at: Place,
         add: bool,
-        dx: &mut [f32],
+        dx: &mut Array,
     ) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, m) = (slot.rows, slot.cols, dy.len() / at.stride);
         let rescaled = self.rescale_backward(input, place, dy, at);
         let (dy, at) = match &rescaled {
-            Some(dy) => (&dy[..], Place { stride: n, first: 0 }),
+            Some(dy) => (dy, Place { stride: n, first: 0 }),
             None => (dy, at),
         };
-        self.weights(place, &mut |Rows { range, values, scale, scales }| {
+        self.weights(place, &mut |Rows { range, values, scales }| {
             let mut weights = Side::columns(values, k);
-            if let Some(scales) = scales {
-                weights = weights.scaled(scales);
+            let mut scale = Factor::Value(1.0);
+            match scales {
+                Some(scales) if scales.len() == 1 => scale = Factor::One(scales.into()),
+                Some(scales) => weights = weights.scaled(scales.into()),
+                None => {}
             }
             let store = match range.start {
                 _ if add => Store::Add(scale),
                 0 => Store::Set(scale),
                 _ => Store::Continue,
             };
-            let dy = Side::rows(Values::F32(&dy[at.first + range.start..]), at.stride);
-            let target = Target { values: &mut *dx, stride: k, first: 0 };
-            self.product((m, k, range.len()), dy, weights, store, target);
+            let dy = Side::rows(View::from(dy).skip(at.first + range.start), at.stride);
+            self.product((m, k, range.len()), dy, weights, store, Target::whole(&mut *dx, k));
         });
-        let dy = Values::F32(&dy[at.first..]);
         if input.hadamard {
             hadamard(&self.ops, dx, k);
         }
-        let outputs = Side::columns(dy, at.stride);
+        let dy = View::from(dy).skip(at.first);
+        let outputs = Side::columns(dy.clone(), at.stride);
+        let (ops, terms) = (&self.ops, self.precision.terms);
         if let Some(range) = self.parameters.trained_range(place) {
-            let (ops, terms) = (&self.ops, self.precision.terms);
-            let target = Target { values: &mut self.gradients[range], stride: k, first: 0 };
-            let (outputs, features) = sides(input, outputs, k, terms);
-            ops.product(terms, (n, k, m), outputs, features, Store::Add(1.0), target);
+            let target = Target::whole(self.gradients.part_mut(range), k);
+            let (outputs, features) = sides(input, outputs.clone(), k, terms);
+            ops.product(terms, (n, k, m), outputs, features, Store::Add(Factor::Value(1.0)), target);
         }
         let Some(adapter) = self.low_rank[place] else { return };
         if self.rounds() {
@@ -153,40 +153,31 @@ impl Model {
         }
         let x = self.adapter_input(input, place, k);
         let (rank, inner) = (self.rank(adapter), self.inner(&x, adapter, m, k));
-        let mut dinner = vec![0.0; m * rank];
-        let target = Target { values: &mut dinner, stride: rank, first: 0 };
-        let b = Side::columns(Values::F32(self.value(adapter.b)), rank);
-        self.product((m, rank, n), Side::rows(dy, at.stride), b, Store::Set(adapter.scale), target);
-        let a = Side::columns(Values::F32(self.value(adapter.a)), k);
-        let rows = Side::rows(Values::F32(&dinner), rank);
+        let mut dinner = Array::default();
+        let target = Target::whole(dinner.sized(m * rank), rank);
+        let scale = Factor::Value(adapter.scale);
+        let b = Side::columns(self.value(adapter.b), rank);
+        self.product((m, rank, n), Side::rows(dy, at.stride), b, Store::Set(scale.clone()), target);
+        let a = Side::columns(self.value(adapter.a), k);
+        let rows = Side::rows(&dinner, rank);
+        let one = Factor::Value(1.0);
         match &self.dropout {
-            None => {
-                let target = Target { values: dx, stride: k, first: 0 };
-                self.product((m, k, rank), rows, a, Store::Add(1.0), target);
-            }
+            None => self.product((m, k, rank), rows, a, Store::Add(one.clone()), Target::whole(dx, k)),
             Some(dropout) => {
-                let mut part = vec![0.0; m * k];
-                let target = Target { values: &mut part, stride: k, first: 0 };
-                self.product((m, k, rank), rows, a, Store::Set(1.0), target);
+                let mut part = Array::default();
+                let target = Target::whole(part.sized(m * k), k);
+                self.product((m, k, rank), rows, a, Store::Set(one.clone()), target);
                 dropout.apply(&self.ops, place, &mut part, k);
-                dx.iter_mut().zip(&part).for_each(|(dx, part)| *dx += part);
+                self.ops.add(dx, &part);
             }
         }
         let range = |place| self.parameters.trained_range(place).expect("adapters are trained");
         let (of_a, of_b) = (range(adapter.a), range(adapter.b));
         let (ops, terms) = (&self.ops, self.precision.terms);
-        let target = Target { values: &mut self.gradients[of_b], stride: rank, first: 0 };
-        let inner = Side::columns(Values::F32(&inner), rank);
-        ops.product(terms, (n, rank, m), outputs, inner, Store::Add(adapter.scale), target);
-        let target = Target { values: &mut self.gradients[of_a], stride: k, first: 0 };
-        let x = Side::columns(Values::F32(&x), k);
-        ops.product(
-            terms,
-            (rank, k, m),
-            Side::columns(Values::F32(&dinner), rank),
-            x,
-            Store::Add(1.0),
-            target,
-        );
+        let target = Target::whole(self.gradients.part_mut(of_b), rank);
+        ops.product(terms, (n, rank, m), outputs, Side::columns(&inner, rank), Store::Add(scale), target);
+        let target = Target::whole(self.gradients.part_mut(of_a), k);
+        let (dinner, x) = (Side::columns(&dinner, rank), Side::columns(&*x, k));
+        ops.product(terms, (rank, k, m), dinner, x, Store::Add(one), target);
     }
 }

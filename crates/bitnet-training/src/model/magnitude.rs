@@ -6,8 +6,10 @@ use super::Model;
 use super::frozen::Rows;
 use super::linear::Place;
 use super::state::Input;
+use crate::Array;
+use crate::ops::{Factor, Side, Store, Target};
 use crate::parameters::{LowRank, Part};
-use bitnet_cpu::{Side, Store, Target, Terms, Values};
+use bitnet_cpu::Terms;
 
 /// Columns whose gradients a thread sums at a time.
 const PIECE: usize = 64;
@@ -66,26 +68,28 @@ impl Model {
     fn sums(&self, place: usize, adapter: LowRank) -> Vec<f32> {
         let slot = self.parameters.list()[place].slot;
         let (k, rank) = (slot.cols, self.rank(adapter));
-        let a = Side::rows(Values::F32(self.value(adapter.a)), k);
-        let (mut along, mut gram) = (vec![0.0; slot.rows * rank], vec![0.0; rank * rank]);
-        self.weights(place, &mut |Rows { range, values, scale, scales }| {
-            let along = &mut along[range.start * rank..range.end * rank];
-            let target = Target { values: &mut *along, stride: rank, first: 0 };
-            self.ops.product(
-                Terms::F32,
-                (range.len(), rank, k),
-                Side::rows(values, k),
-                a,
-                Store::Set(scale),
-                target,
-            );
-            for (along, scale) in along.chunks_exact_mut(rank).zip(scales.unwrap_or_default()) {
+        let a = Side::rows(self.value(adapter.a), k);
+        let mut along = Array::from(vec![0.0; slot.rows * rank]);
+        let mut gram = Array::from(vec![0.0; rank * rank]);
+        self.weights(place, &mut |Rows { range, values, scales }| {
+            let (scale, scales) = match scales {
+                None => (Factor::Value(1.0), None),
+                Some(one) if one.len() == 1 => (Factor::One(one.into()), None),
+                Some(scales) => (Factor::Value(1.0), Some(scales)),
+            };
+            let own = range.start * rank..range.end * rank;
+            let target = Target::whole(along.part_mut(own), rank);
+            let sizes = (range.len(), rank, k);
+            self.ops.product(Terms::F32, sizes, Side::rows(values, k), a.clone(), Store::Set(scale), target);
+            for (along, scale) in along.chunks_exact_mut(rank).zip(scales.into_iter().flat_map(|s| s.iter()))
+            {
                 along.iter_mut().for_each(|v| *v *= scale);
             }
         });
-        let target = Target { values: &mut gram, stride: rank, first: 0 };
-        self.ops.product(Terms::F32, (rank, rank, k), a, a, Store::Set(1.0), target);
-        let (b, s) = (self.value(adapter.b), f64::from(adapter.scale));
+        let (target, one) = (Target::whole(&mut gram, rank), Store::Set(Factor::Value(1.0)));
+        self.ops.product(Terms::F32, (rank, rank, k), a.clone(), a, one, target);
+        let (along, gram) = (&*along, &*gram);
+        let (b, s) = (self.value(adapter.b).host(), f64::from(adapter.scale));
         let mut lengths = vec![0.0; slot.rows];
         self.ops.chunks(&mut lengths, 1, &|row, length| {
             let (b, along) = (&b[row * rank..][..rank], &along[row * rank..][..rank]);
@@ -103,13 +107,13 @@ impl Model {
 
     /// What rows of a projection are multiplied with; `None` where they have no magnitudes.
     fn gains(&self, place: usize) -> Option<Vec<f32>> {
-        let magnitude = self.value(self.low_rank[place]?.magnitude?);
+        let magnitude = self.value(self.low_rank[place]?.magnitude?).host();
         let lengths = self.lengths[place].sum.iter().zip(magnitude);
         Some(lengths.map(|(length, m)| m / length.max(f32::MIN_POSITIVE)).collect())
     }
 
     /// Multiplies columns of `y` with the gains of their rows of weights.
-    pub(super) fn rescale(&self, place: usize, y: &mut [f32], at: Place) {
+    pub(super) fn rescale(&self, place: usize, y: &mut Array, at: Place) {
         let Some(gains) = self.gains(place) else { return };
         self.ops.chunks(y, at.stride, &|_, y| {
             y[at.first..].iter_mut().zip(&gains).for_each(|(y, gain)| *y *= gain);
@@ -121,22 +125,23 @@ impl Model {
         &mut self,
         input: &Input,
         place: usize,
-        dy: &[f32],
+        dy: &Array,
         at: Place,
-    ) -> Option<Vec<f32>> {
+    ) -> Option<Array> {
         let gains = self.gains(place)?;
         let n = gains.len();
-        let mut inner = vec![0.0; dy.len() / at.stride * n];
+        let mut inner = Array::from(vec![0.0; dy.len() / at.stride * n]);
         self.plain(input, place, &mut inner, Place { stride: n, first: 0 });
         let magnitude = self.parameters.beside(place, Part::Magnitude)?;
         let gradients = &mut self.gradients[self.parameters.trained_range(magnitude)?];
         let (lengths, ops) = (&self.lengths[place].sum, &self.ops);
+        let (dy, products) = (&**dy, &*inner);
         ops.chunks(gradients, PIECE, &|piece, gradients| {
             for (i, gradient) in gradients.iter_mut().enumerate() {
                 let column = piece * PIECE + i;
                 let tokens = dy[at.first..].iter().skip(column).step_by(at.stride);
-                let inner = inner.iter().skip(column).step_by(n);
-                let sum: f64 = tokens.zip(inner).map(|(dy, y)| f64::from(*dy) * f64::from(*y)).sum();
+                let products = products.iter().skip(column).step_by(n);
+                let sum: f64 = tokens.zip(products).map(|(dy, y)| f64::from(*dy) * f64::from(*y)).sum();
                 *gradient += sum as f32 / lengths[column].max(f32::MIN_POSITIVE);
             }
         });

@@ -1,4 +1,4 @@
-//! The transformer with its way back, over [`CpuTraining`].
+//! The transformer with its way back, over [`Ops`].
 
 mod backward;
 mod concentrate;
@@ -18,10 +18,11 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use crate::ops::{Packed, View, ViewMut};
 use crate::parameters::LowRank;
-use crate::{Batch, Optimizer, Parameters, Quantized, Rates, TrainError};
+use crate::{Array, Batch, Ops, Optimizer, Parameters, Quantized, Rates, TrainError};
 use bitnet_core::AttentionShape;
-use bitnet_cpu::{CpuTraining, Side, Store, Target, Terms, TernaryWeights, Values};
+use bitnet_cpu::{Side, Store, Target, Terms, Values};
 use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
@@ -60,7 +61,7 @@ struct Layer {
 ///
 /// Sequences of a [`Batch`] lie one behind the other; each sees itself alone.
 pub struct Model {
-    ops: Arc<CpuTraining>,
+    ops: Ops,
     config: ModelConfig,
     parameters: Parameters,
     precision: Precision,
@@ -69,11 +70,11 @@ pub struct Model {
     /// Whether the way back computes a layer's states again instead of having kept them.
     recompute: bool,
     /// All parameters but what is frozen.
-    pub values: Vec<f32>,
+    pub values: Array,
     /// By place in the list: matrices that have no values, since nothing trains them.
     frozen: Arc<[Option<Frozen>]>,
     /// Gradients of those that are trained; [`Model::backward`] adds to them.
-    pub gradients: Vec<f32>,
+    pub gradients: Array,
     layers: Vec<Layer>,
     embedding: usize,
     final_norm: usize,
@@ -87,21 +88,21 @@ pub struct Model {
     /// By place in the list; empty for parameters that are not quantized.
     quantized: Vec<Quantized>,
     /// Trits among them for products with quantized inputs.
-    prepared: Vec<Option<TernaryWeights>>,
+    prepared: Vec<Option<Packed>>,
     /// The share of quantized weights in what passes use, by layer.
     strength: Vec<f32>,
     inverse: Vec<f32>,
     /// `[positions, head_dim/2]`.
-    rope: (Vec<f32>, Vec<f32>),
+    rope: (Array, Array),
     /// The residual stream before each layer.
-    inputs: Vec<Vec<f32>>,
+    inputs: Vec<Array>,
     states: Vec<State>,
     /// Behind the last layer, and behind the final norm.
-    last: (Vec<f32>, Vec<f32>),
+    last: (Array, Array),
     /// The layer whose queries, keys and values of the last pass are kept, where there is one, and these.
-    watched: (Option<usize>, Vec<f32>),
+    watched: (Option<usize>, Array),
     /// What is added to their gradients.
-    watched_gradients: Vec<f32>,
+    watched_gradients: Array,
     scratch: Scratch,
     room: Gradients,
 }
@@ -112,10 +113,10 @@ impl Model {
     /// # Errors
     /// Its architecture has parts that cannot be trained.
     pub fn new(
-        ops: Arc<CpuTraining>,
+        ops: impl Into<Ops>,
         config: ModelConfig,
         parameters: Parameters,
-        values: Vec<f32>,
+        values: impl Into<Array>,
         precision: Precision,
         recompute: bool,
     ) -> Result<Self, TrainError> {
@@ -153,7 +154,7 @@ impl Model {
         });
         let layers: Vec<Layer> = layers.collect();
         Ok(Self {
-            ops,
+            ops: ops.into(),
             layers,
             embedding: need(Role::Embedding, 0),
             final_norm: need(Role::FinalNorm, 0),
@@ -169,15 +170,15 @@ impl Model {
             states: Vec::new(),
             last: Default::default(),
             watched: Default::default(),
-            watched_gradients: Vec::new(),
+            watched_gradients: Array::default(),
             scratch: Scratch::default(),
             room: Gradients::default(),
-            gradients: vec![0.0; parameters.trained_len()],
+            gradients: vec![0.0; parameters.trained_len()].into(),
             lengths: parameters.list().iter().map(|_| Lengths::default()).collect(),
             low_rank: (0..parameters.list().len()).map(|place| parameters.low_rank(place)).collect(),
             config,
             parameters,
-            values,
+            values: values.into(),
             precision,
             objectives: Objectives::default(),
             activations: Activity::default(),
@@ -189,7 +190,7 @@ impl Model {
     ///
     /// # Errors
     /// There are none: what this model is can be trained.
-    pub(crate) fn beside(&self, ops: Arc<CpuTraining>) -> Result<Self, TrainError> {
+    pub(crate) fn beside(&self, ops: impl Into<Ops>) -> Result<Self, TrainError> {
         let (config, parameters, values) =
             (self.config.clone(), self.parameters.clone(), self.values.clone());
         let model = Self::new(ops, config, parameters, values, self.precision, self.recompute)?;
@@ -211,8 +212,8 @@ impl Model {
         &self.parameters
     }
 
-    /// Threads and kernels.
-    pub fn ops(&self) -> &Arc<CpuTraining> {
+    /// What computes.
+    pub fn ops(&self) -> &Ops {
         &self.ops
     }
 
@@ -222,18 +223,28 @@ impl Model {
         self.dropout = pass.filter(|_| share > 0.0).map(|pass| Dropout { share, seed, pass });
     }
 
+    /// Makes all gradients zero.
+    pub fn forget_gradients(&mut self) {
+        self.ops.fill(&mut self.gradients, 0.0);
+    }
+
+    /// The L2 norm of all gradients; see [`crate::norm`].
+    pub fn gradient_norm(&self) -> f64 {
+        self.ops.length(&self.gradients)
+    }
+
     /// Takes a step of an optimizer with the present gradients.
-    pub fn update(&mut self, optimizer: &Optimizer, rates: Rates, buffers: &mut [Vec<f32>]) {
+    pub fn update(&mut self, optimizer: &Optimizer, rates: Rates, buffers: &mut [Array]) {
         optimizer.step(&self.ops, &self.parameters, rates, &mut self.values, &self.gradients, buffers);
     }
 
     /// The gradients of a parameter; `None` when it is not trained.
-    fn gradient(&mut self, place: usize) -> Option<&mut [f32]> {
-        self.parameters.trained_range(place).map(|range| &mut self.gradients[range])
+    fn gradient(&mut self, place: usize) -> Option<ViewMut<'_>> {
+        self.parameters.trained_range(place).map(|range| self.gradients.part_mut(range))
     }
 
-    fn value(&self, place: usize) -> &[f32] {
-        &self.values[self.parameters.list()[place].range.clone()]
+    fn value(&self, place: usize) -> View<'_> {
+        self.values.part(self.parameters.list()[place].range.clone())
     }
 
     /// The place of what makes logits.
@@ -248,11 +259,15 @@ impl Model {
     /// Cosines and sines of positions `0..end`.
     fn prepare_rope(&mut self, end: usize) {
         let half = self.inverse.len();
-        let (cos, sin) = &mut self.rope;
+        if self.rope.0.len() >= end * half {
+            return;
+        }
+        let [mut cos, mut sin] = [&mut self.rope.0, &mut self.rope.1].map(|of| std::mem::take(of).into_vec());
         while cos.len() < end * half {
             let position = (cos.len() / half) as u32;
-            rope_angles(position, &self.inverse, self.config.rope.attention_factor(), cos, sin);
+            rope_angles(position, &self.inverse, self.config.rope.attention_factor(), &mut cos, &mut sin);
         }
+        self.rope = (cos.into(), sin.into());
     }
 
     /// The mean cross-entropy in nats of a batch's counted targets; gradients are left alone.
@@ -311,20 +326,21 @@ impl Model {
     /// Logits `[vocab]` behind the last token of the last pass.
     pub(crate) fn last_logits(&self) -> Vec<f32> {
         let (hidden, vocab) = (self.config.hidden, self.config.vocab);
-        let state = Side::rows(Values::F32(&self.last.1[self.last.1.len() - hidden..]), hidden);
+        let state = &self.last.1[self.last.1.len() - hidden..];
+        let state = Side::rows(Values::F32(state), hidden);
         let mut logits = vec![0.0; vocab];
         self.parts(self.table(), &mut |ids, head| {
             let target = Target { values: &mut logits, stride: vocab, first: ids.start };
-            let head = Side::rows(Values::F32(head), hidden);
+            let head = Side::rows(Values::F32(head.host()), hidden);
             // As inference makes them, whatever steps are taken with.
-            self.ops.product(Terms::F32, (1, ids.len(), hidden), state, head, Store::Set(1.0), target);
+            self.ops.cpu().product(Terms::F32, (1, ids.len(), hidden), state, head, Store::Set(1.0), target);
         });
         logits
     }
 
     /// The first layer behind which a state of the last pass is no number; the number of layers means the head.
     pub(crate) fn not_finite_behind(&self) -> usize {
-        let bad = |x: &[f32]| x.iter().any(|v| !v.is_finite());
+        let bad = |x: &Array| x.iter().any(|v| !v.is_finite());
         // The input of a layer is what the one before it gave.
         let behind = self.inputs.iter().skip(1).take(self.layers.len() - 1).chain([&self.last.0]);
         behind.map(|h| bad(h)).position(|bad| bad).unwrap_or(self.layers.len())

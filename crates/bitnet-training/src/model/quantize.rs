@@ -1,6 +1,7 @@
 //! Weights as passes use them, and their gradients as master weights get them.
 
 use super::Model;
+use crate::ops::Packed;
 use crate::parameters::Part;
 use crate::{Parameter, Quantized, Rounding, TrainError, WeightQuantizer};
 
@@ -46,15 +47,30 @@ impl Model {
             if !trained && !quantized.codes.is_empty() && same {
                 continue;
             }
-            let masters = &self.values[p.range.clone()];
+            let masters = self.values.part(p.range.clone());
             let rounding = match step {
                 Some(t) if trained => self.precision.rounding(t, place),
                 _ => Rounding::Nearest,
             };
-            let steps = self.parameters.steps(place, &self.values);
-            let cols = p.slot.cols;
-            self.precision.weights.quantize(&self.ops, masters, cols, steps, rounding, quantized);
-            quantized.mix(&self.ops, masters, cols, strengths[p.slot.layer]);
+            let (cols, strength) = (p.slot.cols, strengths[p.slot.layer]);
+            let absmean = self.precision.weights == WeightQuantizer::Absmean && rounding == Rounding::Nearest;
+            let Quantized { codes, scales, mixed } = &mut *quantized;
+            mixed.sized(0);
+            if !(absmean && self.ops.absmean(masters.clone(), cols, codes, scales)) {
+                // Learned steps are few, and asking for none of them leaves all values where they are.
+                let steps = match self.parameters.beside(place, Part::Steps) {
+                    Some(_) => self.parameters.steps(place, &self.values),
+                    None => &[],
+                };
+                let masters = masters.host();
+                self.precision.weights.quantize(&self.ops, masters, cols, steps, rounding, quantized);
+            }
+            if strength < 1.0 {
+                quantized.mix(&self.ops, masters.host(), cols, strength);
+            }
+            if self.ops.is_on_device() {
+                continue;
+            }
             let Quantized { codes, scales, mixed } = quantized;
             // Weights that have become no numbers are found by the loss that they give.
             let trits = self.precision.weights.is_ternary()
@@ -62,7 +78,7 @@ impl Model {
                 && mixed.is_empty()
                 && scales.iter().all(|scale| scale.is_finite());
             let weights = trits.then(|| self.ops.prepare((p.slot.rows, cols), codes, scales));
-            self.prepared[place] = weights.transpose()?;
+            self.prepared[place] = weights.transpose()?.map(Packed::from);
         }
         self.strength = strengths;
         Ok(())

@@ -4,10 +4,10 @@
 use super::linear::sides;
 use super::state::Input;
 use super::{Frozen, Model};
-use crate::TrainError;
+use crate::ops::{Factor, Side, Store, Target};
 use crate::parameters::LowRank;
 use crate::trits::rounded;
-use bitnet_cpu::{Side, Store, Target, Values};
+use crate::{Array, TrainError};
 
 impl Model {
     /// Whether adapters are of this kind.
@@ -20,7 +20,8 @@ impl Model {
         for place in 0..self.low_rank.len() {
             let Some(adapter) = self.low_rank[place].filter(|_| self.rounds()) else { continue };
             let p = &self.parameters.list()[place];
-            let Some(Frozen::Trits { weights, scales }) = self.frozen(place).filter(|f| f.scales().is_some())
+            let Some(Frozen::Trits { weights, scales, .. }) =
+                self.frozen(place).filter(|f| f.scales().is_some())
             else {
                 let what = format!(
                     "lora.trits is true, and {} has no trits with one scale, or one a row; lora.targets can leave it out",
@@ -28,9 +29,9 @@ impl Model {
                 );
                 return Err(TrainError::Data { what });
             };
-            let trits = rounded(&self.ops, (&self.parameters, &self.values), weights, adapter);
+            let trits = rounded(&self.ops, (&self.parameters, &self.values), &weights.weights, adapter);
             let packed = self.ops.prepare((p.slot.rows, p.slot.cols), &trits, scales)?;
-            self.prepared[place] = Some(packed);
+            self.prepared[place] = Some(packed.into());
         }
         Ok(())
     }
@@ -46,11 +47,12 @@ impl Model {
     ) {
         let slot = self.parameters.list()[place].slot;
         let (n, k, rank) = (slot.rows, slot.cols, self.rank(adapter));
-        let mut dw = vec![0.0; n * k];
+        let mut dw = Array::default();
         let (outputs, features) = sides(input, outputs, k, self.precision.terms);
-        let target = Target { values: &mut dw, stride: k, first: 0 };
-        self.product((n, k, m), outputs, features, Store::Set(1.0), target);
+        let target = Target::whole(dw.sized(n * k), k);
+        self.product((n, k, m), outputs, features, Store::Set(Factor::Value(1.0)), target);
         if let Some(scales) = self.frozen(place).and_then(Frozen::scales) {
+            let scales = &**scales;
             self.ops.chunks(&mut dw, k, &|row, dw| {
                 let scale = scales[if scales.len() == 1 { 0 } else { row }];
                 dw.iter_mut().for_each(|v| *v *= scale);
@@ -58,17 +60,14 @@ impl Model {
         }
         let range = |place| self.parameters.trained_range(place).expect("adapters are trained");
         let (of_a, of_b) = (range(adapter.a), range(adapter.b));
-        let (a, b) = (
-            &self.values[self.parameters.list()[adapter.a].range.clone()],
-            &self.values[self.parameters.list()[adapter.b].range.clone()],
-        );
+        let value = |place: usize| self.values.part(self.parameters.list()[place].range.clone());
+        let (a, b) = (value(adapter.a), value(adapter.b));
         let (ops, terms) = (&self.ops, self.precision.terms);
-        let (rows, add) = (Side::rows(Values::F32(&dw), k), Store::Add(adapter.scale));
-        let target = Target { values: &mut self.gradients[of_b], stride: rank, first: 0 };
-        ops.product(terms, (n, rank, k), rows, Side::rows(Values::F32(a), k), add, target);
-        let (b, columns) = (Side::columns(Values::F32(b), rank), Side::columns(Values::F32(&dw), k));
-        let target = Target { values: &mut self.gradients[of_a], stride: k, first: 0 };
-        ops.product(terms, (rank, k, n), b, columns, add, target);
+        let add = Store::Add(Factor::Value(adapter.scale));
+        let target = Target::whole(self.gradients.part_mut(of_b), rank);
+        ops.product(terms, (n, rank, k), Side::rows(&dw, k), Side::rows(a, k), add.clone(), target);
+        let target = Target::whole(self.gradients.part_mut(of_a), k);
+        ops.product(terms, (rank, k, n), Side::columns(b, rank), Side::columns(&dw, k), add, target);
     }
 }
 

@@ -1,8 +1,8 @@
 use super::*;
 use crate::source::Origin;
-use crate::{Adam, Bits, ModelSource, WeightQuantizer, clip, norm};
+use crate::{Adam, Bits, ModelSource, WeightQuantizer, clip};
 use bitnet_core::KvType;
-use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Terms};
+use bitnet_cpu::{CpuBackend, CpuOptions, CpuTraining, Isa, Terms};
 use bitnet_model::{Decoder, LoadOptions, ModelTensors, Rows, StepOutput};
 use bitnet_testkit::golden;
 use safetensors::SafeTensors;
@@ -145,21 +145,20 @@ fn step(
     batch: &Batch,
     rates: Rates,
     max: Option<f64>,
-    buffers: &mut [Vec<f32>],
+    buffers: &mut [Array],
 ) -> (f64, f64) {
     let total = batch.counted();
     model.quantize().unwrap();
-    model.gradients.fill(0.0);
+    model.forget_gradients();
     let loss = model.backward(batch, total) / total as f64;
-    let ops = Arc::clone(model.ops());
-    let norm = norm(&ops, &model.gradients);
+    let norm = model.gradient_norm();
     let rates = Rates { scale: clip(norm, max), ..rates };
     model.update(&optimizer, rates, buffers);
     (loss, norm)
 }
 
-fn zeros(model: &Model, optimizer: Optimizer) -> Vec<Vec<f32>> {
-    vec![vec![0.0; model.values.len()]; optimizer.buffers()]
+fn zeros(model: &Model, optimizer: Optimizer) -> Vec<Array> {
+    vec![vec![0.0; model.values.len()].into(); optimizer.buffers()]
 }
 
 fn moved(model: &Model, start: &[f32]) -> Vec<f32> {
@@ -359,7 +358,7 @@ fn gradients_of_adapters_are_those_of_the_reference() {
     let precision = Precision { activations: Activations::Float, ..Precision::BITNET };
     let base = open("bitnet-online", ops(None, 2), precision, false);
     let parameters = base.parameters.clone().with_adapters(&lora).unwrap();
-    let values = parameters.begin(base.values.clone(), 1);
+    let values = parameters.begin(base.values.to_vec(), 1);
     let mut model =
         Model::new(ops(None, 2), base.config.clone(), parameters, values, precision, false).unwrap();
     assert_eq!(model.parameters().trained().len(), 2 * targets.len());
@@ -656,7 +655,7 @@ fn bodies_with_other_norms_are_run_as_they_were_trained() {
         // Once more from what was written: nothing is added to norms that are there.
         let precision = Precision { extra_norms, ..Precision::BITNET };
         let again = Origin::read(&ModelSource::Checkpoint(path), Some(&precision), 1).unwrap();
-        assert!(again.values == model.values, "{architecture} {extra_norms:?}");
+        assert!(again.values[..] == model.values[..], "{architecture} {extra_norms:?}");
     }
     let precision = Precision { extra_norms: ExtraNorms::Blocks, ..Precision::BITNET };
     let (model, beside) = fresh("Qwen3ForCausalLM", "qwen3", Precision::BITNET);
@@ -753,7 +752,7 @@ fn the_gradient_of_adapters_with_dropout_is_the_slope() {
     let parameters = base.parameters.clone().with_adapters(&lora).unwrap();
     assert_eq!(parameters.trained().len(), 2 * 8);
     assert!(parameters.adapter().unwrap().targets.contains(&"model.layers.1.mlp.up_proj".to_owned()));
-    let mut values = parameters.begin(base.values.clone(), 1);
+    let mut values = parameters.begin(base.values.to_vec(), 1);
     let first = parameters.start();
     for (i, v) in values[first..].iter_mut().enumerate() {
         *v += 0.05 * crate::random::normal(2, 2, i as u64) as f32;

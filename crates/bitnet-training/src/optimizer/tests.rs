@@ -16,12 +16,12 @@ fn check(case: &str, optimizer: Optimizer, max_norm: Option<f64>, schedule: Sche
 
 /// The same with another schedule's weight decay.
 fn check_with(case: &str, optimizer: Optimizer, max_norm: Option<f64>, rates: Schedule, decays: Schedule) {
-    let ops = CpuTraining::new(None, Some(2)).unwrap();
-    let mut values = PARTS.map(|part| golden::floats(FILE, &format!("init.{part}")));
+    let ops = Ops::from(CpuTraining::new(None, Some(2)).unwrap());
+    let mut values = PARTS.map(|part| Array::from(golden::floats(FILE, &format!("init.{part}"))));
     let gradients = PARTS.map(|part| golden::floats(FILE, &format!("grad.{part}")));
     let want = PARTS.map(|part| golden::floats(FILE, &format!("{case}.{part}")));
-    let mut buffers: Vec<Vec<Vec<f32>>> =
-        values.iter().map(|v| vec![vec![0.0; v.len()]; optimizer.buffers()]).collect();
+    let mut buffers: Vec<Vec<Array>> =
+        values.iter().map(|v| vec![vec![0.0; v.len()].into(); optimizer.buffers()]).collect();
     for t in 0..20 {
         let of_step: Vec<&[f32]> =
             values.iter().zip(&gradients).map(|(v, g)| &g[t * v.len()..(t + 1) * v.len()]).collect();
@@ -30,8 +30,9 @@ fn check_with(case: &str, optimizer: Optimizer, max_norm: Option<f64>, rates: Sc
         for part in 0..3 {
             let decay = if PARTS[part] == "vec" { 0.0 } else { decay };
             let rates = Rates { rate, decay, scale, step: t as u64 + 1 };
-            let buffers: Vec<&mut [f32]> = buffers[part].iter_mut().map(|b| &mut b[..]).collect();
-            optimizer.apply(&ops, rates, None, &mut values[part], of_step[part], buffers);
+            let buffers = buffers[part].iter_mut().map(ViewMut::from).collect();
+            let gradient = Array::from(of_step[part].to_vec());
+            optimizer.apply(&ops, rates, None, (&mut values[part]).into(), (&gradient).into(), buffers);
             let want = &want[part][t * values[part].len()..][..values[part].len()];
             let diff = golden::max_diff(&values[part], want);
             assert!(diff <= 3e-6, "{case} step {t} {}: {diff}", PARTS[part]);
@@ -63,16 +64,19 @@ fn trajectories_are_those_of_the_reference() {
 /// Decay of Adam goes through its averages: what a gradient with it added gives.
 #[test]
 fn decay_of_adam_is_a_part_of_the_gradient() {
-    let ops = CpuTraining::new(None, Some(2)).unwrap();
-    let (mut p, mut m, mut v) = (vec![0.5f32, -2.0], vec![0.0; 2], vec![0.0; 2]);
-    let (mut q, mut qm, mut qv) = (p.clone(), m.clone(), v.clone());
+    let ops = Ops::from(CpuTraining::new(None, Some(2)).unwrap());
+    let mut p = [vec![0.5f32, -2.0], vec![0.0; 2], vec![0.0; 2]].map(Array::from);
+    let mut q = p.clone();
     for step in 1..4 {
         let rates = Rates { rate: 0.1, decay: 0.2, scale: 0.5, step };
-        let added: Vec<f32> = q.iter().map(|q| 1.0 + 0.4 * q).collect();
-        Optimizer::Adam(adam(0.9)).apply(&ops, rates, None, &mut p, &[1.0, 1.0], vec![&mut m, &mut v]);
-        let none = Rates { decay: 0.0, ..rates };
-        Optimizer::Adam(adam(0.9)).apply(&ops, none, None, &mut q, &added, vec![&mut qm, &mut qv]);
-        assert!(golden::max_diff(&p, &q) < 1e-6, "{p:?} {q:?}");
+        let added: Array = q[0].iter().map(|q| 1.0 + 0.4 * q).collect();
+        let step = |rates, [p, m, v]: &mut [Array; 3], gradient: Array| {
+            let buffers = vec![m.into(), v.into()];
+            Optimizer::Adam(adam(0.9)).apply(&ops, rates, None, p.into(), (&gradient).into(), buffers);
+        };
+        step(rates, &mut p, vec![1.0, 1.0].into());
+        step(Rates { decay: 0.0, ..rates }, &mut q, added);
+        assert!(golden::max_diff(&p[0], &q[0]) < 1e-6, "{:?} {:?}", &*p[0], &*q[0]);
     }
 }
 
@@ -124,16 +128,17 @@ fn muon_makes_matrices_orthogonal() {
 
 #[test]
 fn a_step_of_muon_is_momentum_made_orthogonal() {
-    let ops = CpuTraining::new(None, Some(2)).unwrap();
+    let ops = Ops::from(CpuTraining::new(None, Some(2)).unwrap());
     let optimizer = Optimizer::Muon { momentum: 0.9, adam: adam(0.95), terms: Terms::F32 };
     let noise =
         |stream| -> Vec<f32> { (0..60).map(|i| crate::random::normal(4, stream, i) as f32).collect() };
-    let (mut p, mut m, mut unused) = (noise(0), vec![0.0; 60], vec![0.0; 60]);
-    let (mut want, mut buffer) = (p.clone(), [0.0f32; 60]);
+    let [mut p, mut m, mut unused] = [noise(0), vec![0.0; 60], vec![0.0; 60]].map(Array::from);
+    let (mut want, mut buffer) = (p.to_vec(), [0.0f32; 60]);
     for step in 1..4 {
-        let g = noise(step);
+        let g = Array::from(noise(step));
         let rates = Rates { rate: 0.1, decay: 0.2, scale: 0.5, step };
-        optimizer.apply(&ops, rates, Some((6, 10)), &mut p, &g, vec![&mut m, &mut unused]);
+        let buffers = vec![(&mut m).into(), (&mut unused).into()];
+        optimizer.apply(&ops, rates, Some((6, 10)), (&mut p).into(), (&g).into(), buffers);
         let mut along: Vec<f32> = g
             .iter()
             .zip(&mut buffer)
@@ -151,14 +156,14 @@ fn a_step_of_muon_is_momentum_made_orthogonal() {
 
 #[test]
 fn averages_are_of_all_values_so_far() {
-    let ops = CpuTraining::new(None, Some(2)).unwrap();
+    let ops = Ops::from(CpuTraining::new(None, Some(2)).unwrap());
     let (n, decay) = (PIECE + 5, 0.75);
-    let mut got = vec![1.0; n];
+    let mut got = Array::from(vec![1.0; n]);
     let mut want = vec![1.0f64; n];
     for t in 0..4 {
-        let values: Vec<f32> = (0..n).map(|i| ((i * 7 + t * 3) % 11) as f32).collect();
-        average(&ops, decay, &values, &mut got);
-        want.iter_mut().zip(&values).for_each(|(w, v)| *w = decay * *w + (1.0 - decay) * f64::from(*v));
+        let values: Array = (0..n).map(|i| ((i * 7 + t * 3) % 11) as f32).collect();
+        ops.average((0.75, 0.25), (&values).into(), &mut got);
+        want.iter_mut().zip(&*values).for_each(|(w, v)| *w = decay * *w + (1.0 - decay) * f64::from(*v));
     }
     assert!(got.iter().zip(&want).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
 }

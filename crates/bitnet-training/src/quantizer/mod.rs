@@ -5,6 +5,7 @@ mod learned;
 #[cfg(test)]
 mod tests;
 
+use crate::Array;
 use crate::random::{Purpose, bits};
 use bitnet_cpu::CpuTraining;
 use bitnet_quant::absmean::{MEAN_FLOOR, MeanMagnitude};
@@ -124,11 +125,11 @@ fn with_random(v: f32, u: f32) -> f32 {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Quantized {
     /// Row-major, like the master weights.
-    pub codes: Vec<i8>,
+    pub codes: Array<i8>,
     /// Multipliers: one for the matrix, or one a row.
-    pub scales: Vec<f32>,
+    pub scales: Array,
     /// While quantization comes in by degrees, what passes use instead: `strength * code * scale + (1 - strength) * master`.
-    pub(crate) mixed: Vec<f32>,
+    pub(crate) mixed: Array,
 }
 
 impl WeightQuantizer {
@@ -165,12 +166,14 @@ impl WeightQuantizer {
         rounding: Rounding,
         out: &mut Quantized,
     ) {
-        out.mixed.clear();
-        out.scales.clear();
-        out.codes.resize(masters.len(), 0);
+        out.mixed.sized(0);
+        let mut codes = std::mem::take(&mut out.codes).into_vec();
+        codes.resize(masters.len(), 0);
+        let mut scales = std::mem::take(&mut out.scales).into_vec();
+        scales.clear();
         let mut fill = |code: &(dyn Fn(f32, usize, usize) -> i8 + Sync)| {
             let rows = (PIECE / cols.max(1)).max(1);
-            ops.chunks(&mut out.codes, rows * cols, &|piece, codes| {
+            ops.chunks(&mut codes, rows * cols, &|piece, codes| {
                 let first = piece * rows * cols;
                 let masters = masters[first..].chunks_exact(cols);
                 for ((r, codes), masters) in codes.chunks_exact_mut(cols).enumerate().zip(masters) {
@@ -182,12 +185,12 @@ impl WeightQuantizer {
         };
         let step = |row: usize| steps[if steps.len() == 1 { 0 } else { row }].max(STEP_FLOOR);
         match self {
-            Self::Float => out.codes.clear(),
+            Self::Float => codes.clear(),
             Self::Absmean | Self::Absmedian => {
                 let center =
                     if self == Self::Absmean { mean_magnitude(masters, cols) } else { median(masters) };
                 let s = 1.0 / center;
-                out.scales.push(1.0 / s);
+                scales.push(1.0 / s);
                 match rounding {
                     Rounding::Nearest => fill(&|w, _, _| {
                         let x = w * s;
@@ -204,16 +207,16 @@ impl WeightQuantizer {
                     sum += f64::from(w.abs());
                     count += 1;
                 }
-                out.scales.push(((sum / count.max(1) as f64) as f32).max(MEAN_FLOOR));
+                scales.push(((sum / count.max(1) as f64) as f32).max(MEAN_FLOOR));
             }
             Self::Lsq { bits, .. } => {
                 let (low, high) = bits.range();
-                out.scales.extend((0..steps.len()).map(step));
+                scales.extend((0..steps.len()).map(step));
                 // The sum of the highest code and a random number below 1 may be rounded up.
                 fill(&|w, row, i| rounding.round((w / step(row)).clamp(low, high), i).min(high) as i8);
             }
             Self::Seq { bits: Bits::One } => {
-                out.scales.extend((0..steps.len()).map(step));
+                scales.extend((0..steps.len()).map(step));
                 fill(&|w, _, _| if w < 0.0 { -1 } else { 1 });
             }
             Self::Seq { bits } => {
@@ -221,7 +224,7 @@ impl WeightQuantizer {
                 let n = levels as f32 / 2.0;
                 // Codes of an even number of levels are odd: they are halves otherwise.
                 let (shift, odd) = if levels % 2 == 0 { (0.5, true) } else { (0.0, false) };
-                out.scales.extend((0..steps.len()).map(|r| step(r) / if odd { levels as f32 } else { n }));
+                scales.extend((0..steps.len()).map(|r| step(r) / if odd { levels as f32 } else { n }));
                 let (low, high) = if odd { (-n, n - 1.0) } else { (-1.0, 1.0) };
                 fill(&|w, row, i| {
                     let v = (w / step(row)).clamp(-SEQ_CLIP, SEQ_CLIP) * n - shift;
@@ -230,6 +233,7 @@ impl WeightQuantizer {
                 });
             }
         }
+        (out.codes, out.scales) = (Array::in_rows(codes, cols.max(1)), scales.into());
     }
 }
 
@@ -241,13 +245,12 @@ impl Quantized {
 
     /// Keeps a mixture with the master weights, rows of `cols` elements, for passes; a strength of 1 is the codes alone.
     pub(crate) fn mix(&mut self, ops: &CpuTraining, masters: &[f32], cols: usize, strength: f32) {
-        self.mixed.clear();
+        self.mixed.sized(0);
         if strength >= 1.0 {
             return;
         }
-        self.mixed.resize(masters.len(), 0.0);
-        let (codes, scales) = (&self.codes, &self.scales);
-        ops.chunks(&mut self.mixed, cols, &|row, mixed| {
+        let (codes, scales) = (&*self.codes, &*self.scales);
+        ops.chunks(self.mixed.sized(masters.len()), cols, &|row, mixed| {
             let scale = scales[if scales.len() == 1 { 0 } else { row }];
             let own = row * cols..(row + 1) * cols;
             for ((mixed, code), w) in mixed.iter_mut().zip(&codes[own.clone()]).zip(&masters[own]) {

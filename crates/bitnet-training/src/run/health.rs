@@ -44,7 +44,7 @@ struct Sums {
 impl Health {
     /// Begins with the codes that the model has now.
     pub(super) fn new(model: &Model) -> Self {
-        Self { before: looked_at(model).map(|(_, quantized)| quantized.codes.clone()).collect() }
+        Self { before: looked_at(model).map(|(_, quantized)| quantized.codes.to_vec()).collect() }
     }
 
     /// Looks at a model whose codes are those of its present weights.
@@ -140,7 +140,11 @@ mod tests {
         // 1 + 1 + 1/16 + 1/16 + 4 + 4 + 1/4 + 1, and 1/16 + 1/16 + 1 + 1 + 1/4.
         assert_eq!((sums.signal, sums.noise, sums.gradient), (11.375, 2.375, 2.0));
         // With a scale for each row.
-        let rows = Quantized { codes: vec![1, 0, 2, -1], scales: vec![1.0, 0.5], ..Quantized::default() };
+        let rows = Quantized {
+            codes: vec![1, 0, 2, -1].into(),
+            scales: vec![1.0, 0.5].into(),
+            ..Quantized::default()
+        };
         let got = super::sums(&ops, &rows, 2, &[1.75, 0.25, 1.0, -0.5], &[0.0; 4], &rows.codes);
         assert_eq!((got.zeros, got.flips, got.clipped, got.noise), (1, 0, 1, 0.625));
     }

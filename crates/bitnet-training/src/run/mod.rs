@@ -15,7 +15,7 @@ use crate::data::{Corpus, Rows, Split};
 use crate::export::Trained;
 use crate::model::{Losses, Model, Objectives};
 use crate::source::{Beside, Origin};
-use crate::{Rates, TrainError, clip, norm, process_memory, sample};
+use crate::{Array, Ops, Rates, TrainError, clip, process_memory, sample};
 use bitnet_core::Activation;
 use bitnet_cpu::CpuTraining;
 use bitnet_formats::write_file;
@@ -25,7 +25,6 @@ use metrics::Metrics;
 use objective::{Objective, Sums};
 use serde_json::json;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use workers::{Passed, Step, Workers};
@@ -53,7 +52,7 @@ struct Run<'a> {
     tokenizer: Tokenizer,
     /// What samples begin with.
     prompts: Vec<Vec<u32>>,
-    buffers: Vec<Vec<f32>>,
+    buffers: Vec<Array>,
     progress: Progress,
     checkpoints: Checkpoints,
     metrics: Metrics,
@@ -105,15 +104,9 @@ impl<'a> Run<'a> {
             Some(distill) => Some(crate::teacher::teacher(&ops[0], distill, (&body, &tokenizer), terms)?),
             None => None,
         };
-        let mut model = Model::new(
-            Arc::clone(&ops[0]),
-            body,
-            parameters,
-            values,
-            config.precision,
-            config.train.recompute,
-        )?
-        .with_frozen(frozen);
+        let mut model =
+            Model::new(ops[0].clone(), body, parameters, values, config.precision, config.train.recompute)?
+                .with_frozen(frozen);
         model.begin_magnitudes();
         let maker = crate::data::Maker {
             tokenizer: &tokenizer,
@@ -165,7 +158,7 @@ impl<'a> Run<'a> {
             }
         }
         let train_config = &config.train;
-        let mut buffers = vec![vec![0.0; model.gradients.len()]; train_config.buffers().len()];
+        let mut buffers = vec![Array::from(vec![0.0; model.gradients.len()]); train_config.buffers().len()];
         if train_config.average.is_some() {
             buffers[train_config.optimizer.buffers()]
                 .copy_from_slice(&model.values[model.parameters().start()..]);
@@ -358,8 +351,9 @@ impl<'a> Run<'a> {
         let Passed { sums, learned, concentration } =
             self.workers.backward(&step).map_err(|layer| self.diverged(t + 1, layer))?;
         let model = self.workers.model_mut();
-        let ops = Arc::clone(model.ops());
-        let norm = norm(&ops, &model.gradients);
+        let ops = model.ops().clone();
+        let norm = model.gradient_norm();
+        ops.check()?;
         if !norm.is_finite() {
             return Err(self.diverged(t + 1, self.workers.model().not_finite_behind()));
         }
@@ -369,7 +363,9 @@ impl<'a> Run<'a> {
         model.update(&train.optimizer, rates, buffers);
         if let (Some(decay), Some(average)) = (train.average, average.first_mut()) {
             let start = model.parameters().start();
-            crate::optimizer::average(&ops, decay, &model.values[start..], average);
+            let (old, new) = (decay as f32, (1.0 - decay) as f32);
+            let values = model.values.part(start..model.values.len());
+            ops.average((old, new), values, average);
         }
         self.progress.step += 1;
         Ok(Taken {
@@ -474,9 +470,9 @@ impl<'a> Run<'a> {
 }
 
 /// The threads of each worker, as equal in number as can be.
-fn shared_out(threads: Option<usize>, workers: usize) -> Result<Vec<Arc<CpuTraining>>, TrainError> {
+fn shared_out(threads: Option<usize>, workers: usize) -> Result<Vec<Ops>, TrainError> {
     if workers == 1 {
-        return Ok(vec![Arc::new(CpuTraining::new(None, threads)?)]);
+        return Ok(vec![CpuTraining::new(None, threads)?.into()]);
     }
     let threads = threads.unwrap_or_else(bitnet_cpu::physical_cores);
     if threads < workers {
@@ -486,7 +482,7 @@ fn shared_out(threads: Option<usize>, workers: usize) -> Result<Vec<Arc<CpuTrain
         return Err(TrainError::Data { what });
     }
     let at = |i| i * threads / workers;
-    (0..workers).map(|i| Ok(Arc::new(CpuTraining::of(None, threads, at(i)..at(i + 1))?))).collect()
+    (0..workers).map(|i| Ok(CpuTraining::of(None, threads, at(i)..at(i + 1))?.into())).collect()
 }
 
 /// A step that was taken.

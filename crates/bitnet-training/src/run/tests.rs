@@ -707,8 +707,7 @@ fn the_gradient_of_preferences_is_the_slope_of_their_loss() {
     let mut run = Run::new(&config, false, &mut |_| {}).unwrap();
     let precision = crate::Precision::FLOAT;
     let model = run.workers.model_mut();
-    let (ops, body, parameters) =
-        (Arc::clone(model.ops()), model.config().clone(), model.parameters().clone());
+    let (ops, body, parameters) = (model.ops().clone(), model.config().clone(), model.parameters().clone());
     let values = std::mem::take(&mut model.values);
     let mut model = Model::new(ops, body, parameters, values, precision, false).unwrap();
     let (corpus, rows) = &run.train;

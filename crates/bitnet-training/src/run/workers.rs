@@ -2,12 +2,7 @@
 
 use super::objective::{Objective, Sums};
 use crate::model::{Distillation, Losses, Model, Objectives, Totals};
-use crate::{Batch, TrainError};
-use bitnet_cpu::CpuTraining;
-use std::sync::Arc;
-
-/// Elements that a thread adds at a time.
-const PIECE: usize = 1 << 15;
+use crate::{Array, Batch, Ops, TrainError};
 
 /// Models with the same values, each with threads of its own. The first one leads: it is the one that the optimizer changes, and others
 /// are given what became of it.
@@ -19,7 +14,7 @@ pub(super) struct Workers {
     others: Vec<Worker>,
     how: Option<Distillation>,
     /// Gradients of the batches so far, where a step has several.
-    sum: Vec<f32>,
+    sum: Array,
 }
 
 struct Worker {
@@ -53,13 +48,13 @@ impl Workers {
     /// # Errors
     /// Weights cannot be prepared.
     pub(super) fn new(
-        all: Vec<Arc<CpuTraining>>,
+        all: Vec<Ops>,
         model: Model,
         teacher: Option<(Model, Distillation)>,
     ) -> Result<Self, TrainError> {
         let (teacher, how) = teacher.unzip();
         let others = all.into_iter().skip(1).map(|ops| {
-            let teacher = teacher.as_ref().map(|teacher| teacher.beside(Arc::clone(&ops)));
+            let teacher = teacher.as_ref().map(|teacher| teacher.beside(ops.clone()));
             let mut teacher = teacher.transpose()?;
             if let Some(teacher) = &mut teacher {
                 teacher.quantize()?;
@@ -67,7 +62,7 @@ impl Workers {
             Ok(Worker { model: model.beside(ops)?, teacher })
         });
         let others = others.collect::<Result<_, TrainError>>()?;
-        Ok(Self { lead: Worker { model, teacher }, others, how, sum: Vec::new() })
+        Ok(Self { lead: Worker { model, teacher }, others, how, sum: Array::default() })
     }
 
     /// How many there are.
@@ -99,9 +94,8 @@ impl Workers {
     /// Quantizes everyone's weights for a step, or as they will be run.
     pub(super) fn quantize(&mut self, step: Option<u64>) -> Result<(), TrainError> {
         let start = self.lead.model.parameters().start();
-        let values = &self.lead.model.values[start..];
         for worker in &mut self.others {
-            worker.model.values[start..].copy_from_slice(values);
+            worker.model.values[start..].copy_from_slice(&self.lead.model.values[start..]);
         }
         self.side_by_side(self.count(), &|worker, _| match step {
             Some(t) => worker.model.quantize_for(t),
@@ -124,7 +118,7 @@ impl Workers {
             let batches = &step.batches[from..step.batches.len().min(from + self.count())];
             let results = self.side_by_side(batches.len(), &|worker, i| {
                 let (model, batch) = (&mut worker.model, &batches[i]);
-                model.gradients.fill(0.0);
+                model.forget_gradients();
                 model.set_dropout(seed, Some(first + (from + i) as u64));
                 model.set_objectives(step.beside, tokens);
                 let mut passed = match (&mut worker.teacher, how) {
@@ -174,16 +168,14 @@ impl Workers {
     /// Adds the gradients of the first so many workers to the sum, which they begin where they are the step's first.
     fn add_up(&mut self, begin: bool, count: usize) {
         let Self { lead, others, sum, .. } = self;
-        let ops = Arc::clone(lead.model.ops());
-        sum.resize(lead.model.gradients.len(), 0.0);
+        let ops = lead.model.ops().clone();
+        sum.sized(lead.model.gradients.len());
         if begin {
             std::mem::swap(sum, &mut lead.model.gradients);
         }
         let models = std::iter::once(&lead.model).chain(others.iter().map(|worker| &worker.model));
         for model in models.take(count).skip(usize::from(begin)) {
-            ops.chunks(sum, PIECE, &|piece, sum| {
-                sum.iter_mut().zip(&model.gradients[piece * PIECE..]).for_each(|(sum, g)| *sum += g);
-            });
+            ops.add(sum, &model.gradients);
         }
     }
 

@@ -53,7 +53,7 @@ fn adapted(mut model: Model) -> (u64, Vec<f32>) {
     model.set_dropout(1, Some(3));
     let loss = model.backward(&batch, batch.counted());
     assert!(model.gradients.iter().filter(|g| **g != 0.0).count() > model.gradients.len() / 2);
-    (loss.to_bits(), model.gradients)
+    (loss.to_bits(), model.gradients.to_vec())
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn gradients_beside_packed_trits_are_those_beside_masters() {
             let precision = Precision { terms, ..precision };
             let base = open("bitnet-online", ops(None, 2), precision, recompute);
             let parameters = base.parameters.clone().with_adapters(&lora()).unwrap();
-            let values = parameters.begin(base.values.clone(), 1);
+            let values = parameters.begin(base.values.to_vec(), 1);
             let masters =
                 Model::new(ops(None, 2), base.config.clone(), parameters, values, precision, recompute);
             let packed = frozen(&path, precision, Some(&lora()), recompute);

@@ -56,8 +56,11 @@ fn gradients_are_those_of_the_weights_times_the_other_matrix() {
         for place in 0..parameters.list().len() {
             let range = parameters.list()[place].range.clone();
             let Some(adapter) = model.low_rank[place] else { continue };
-            let Some(crate::model::Frozen::Trits { weights, scales }) = model.frozen(place) else { panic!() };
-            let now = trits::rounded(&model.ops, (&model.parameters, &model.values), weights, adapter);
+            let Some(crate::model::Frozen::Trits { weights, scales, .. }) = model.frozen(place) else {
+                panic!()
+            };
+            let now =
+                trits::rounded(&model.ops, (&model.parameters, &model.values), &weights.weights, adapter);
             for (value, trit) in values[range].iter_mut().zip(now) {
                 *value = f32::from(trit) * scales[0];
             }
@@ -69,7 +72,7 @@ fn gradients_are_those_of_the_weights_times_the_other_matrix() {
             let p = &dense.parameters().list()[place];
             let (k, dw) = (p.slot.cols, &dense.gradients[p.range.clone()]);
             let Some(crate::model::Frozen::Trits { scales, .. }) = model.frozen(place) else { panic!() };
-            let (a, b) = (model.value(adapter.a), model.value(adapter.b));
+            let (a, b) = (model.value(adapter.a).host(), model.value(adapter.b).host());
             let factor = f64::from(scales[0] * adapter.scale);
             let mut of_a = vec![0.0f64; a.len()];
             let mut of_b = vec![0.0f64; b.len()];
