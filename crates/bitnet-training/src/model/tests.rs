@@ -1,3 +1,5 @@
+mod elsewhere;
+
 use super::*;
 use crate::source::Origin;
 use crate::{Adam, Bits, ModelSource, WeightQuantizer, clip};

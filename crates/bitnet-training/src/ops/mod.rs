@@ -3,6 +3,8 @@
 mod array;
 mod device;
 mod product;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use bitnet_core::{
     Activation, AdamStep, At, AttentionShape, BackendError, ColumnsOf, DeviceNorm, Sequences, SgdStep, Terms,
