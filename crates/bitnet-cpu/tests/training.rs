@@ -10,15 +10,17 @@ use bitnet_cpu::{CpuTraining, Norm, Side, Store, Target, Values};
 use bitnet_testkit::tensors::Noise;
 use bitnet_testkit::training::Plain;
 
+static PLAIN: Plain = Plain::new();
+
 fn put(values: &[f32]) -> Memory {
-    let memory = Plain.memory(values.len() * 4).unwrap();
-    Plain.upload(&memory, 0, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+    let memory = PLAIN.memory(values.len() * 4).unwrap();
+    PLAIN.upload(&memory, 0, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
     memory
 }
 
 fn read(memory: &Memory) -> Vec<f32> {
     let mut bytes = vec![0; memory.bytes()];
-    Plain.download(memory, 0, &mut bytes).unwrap();
+    PLAIN.download(memory, 0, &mut bytes).unwrap();
     bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
@@ -55,7 +57,7 @@ fn products() {
                     columns,
                     factors,
                 };
-                Plain.product(&Product {
+                PLAIN.product(&Product {
                     terms,
                     sizes: (m, n, k),
                     a: side(0, k, false, None),
@@ -90,8 +92,8 @@ fn rows() {
         let held = [&x, &w, &dy, &before, &before, &w].map(|values| put(values));
         let at = |i: usize| At::start(&held[i]);
         let norm = DeviceNorm { x: at(0), w: at(1), sizes: (m, n), eps: 1e-5 };
-        Plain.norm(norm, at(3));
-        Plain.norm_backward(norm, at(2), true, at(4), Some(at(5)));
+        PLAIN.norm(norm, at(3));
+        PLAIN.norm_backward(norm, at(2), true, at(4), Some(at(5)));
         assert!((read(&held[3]), read(&held[4]), read(&held[5])) == (y, dx, dw), "{m} {n}");
 
         let targets: Vec<u32> = (0..m).map(|_| noise.below(n as u32)).collect();
@@ -99,7 +101,7 @@ fn rows() {
         let (mut want, logits, parts) = (x.clone(), put(&x), put(&vec![0.0; m * 3]));
         let mut losses = Vec::new();
         cpu.cross_entropy(&mut want, &targets, &weights, &mut |_, loss| losses.push(loss));
-        Plain.cross_entropy(At::start(&logits), n, &targets, &weights, At::start(&parts));
+        PLAIN.cross_entropy(At::start(&logits), n, &targets, &weights, At::start(&parts));
         assert!(read(&logits) == want, "{m} {n}");
         assert_eq!(losses.len(), m);
     }
@@ -111,8 +113,8 @@ fn rows() {
         cpu.gate_backward(&x, &d, n, act, &mut dx);
         let held = [&x, &d, &d, &x].map(|values| put(values));
         let at = |i: usize| At::start(&held[i]);
-        Plain.gate(at(0), (m, n), act, at(2));
-        Plain.gate_backward(at(0), at(1), (m, n), act, at(3));
+        PLAIN.gate(at(0), (m, n), act, at(2));
+        PLAIN.gate_backward(at(0), at(1), (m, n), act, at(3));
         assert!((read(&held[2]), read(&held[3])) == (y, dx), "{act:?}");
     }
 }
@@ -130,12 +132,12 @@ fn attention() {
         let at = |i: usize| At::start(&held[i]);
         cpu.attend(&qkv, shape, &spans, &mut out, &mut sums);
         let sequences = Sequences { qkv: at(0), rows, shape, spans: &spans };
-        Plain.attend(sequences, at(1), at(2));
+        PLAIN.attend(sequences, at(1), at(2));
         assert!(read(&held[1]) == out && read(&held[2]) == sums);
         for terms in [Terms::F32, Terms::Bf16] {
             let (mut want, got) = (vec![0.0; rows * cols], put(&vec![0.0; rows * cols]));
             cpu.attend_backward(&qkv, shape, &spans, (&out, &sums), &dout, terms, &mut want);
-            Plain.attend_backward(sequences, (at(1), at(2)), at(3), terms, At::start(&got));
+            PLAIN.attend_backward(sequences, (at(1), at(2)), at(3), terms, At::start(&got));
             assert!(read(&got) == want, "{terms:?}");
         }
     }

@@ -96,7 +96,7 @@ impl Asked<'_> {
 
     fn compare(&mut self, name: &str, case: Case<'_>, allowed: &dyn Fn(&[f32]) -> f32) {
         self.cases += 1;
-        let (got, again, want) = (case(self.device), case(self.device), case(&Plain));
+        let (got, again, want) = (case(self.device), case(self.device), case(&Plain::new()));
         assert_eq!(got.len(), want.len(), "{name}");
         for (part, ((got, again), want)) in got.iter().zip(&again).zip(&want).enumerate() {
             assert_eq!(got.len(), want.len(), "{name}, result {part}");

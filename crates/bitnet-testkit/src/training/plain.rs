@@ -15,8 +15,23 @@ const QUERIES: usize = 64;
 const ROWS: usize = 64;
 
 /// A device without kernels: memory is the host's, and every element is computed by itself.
-#[derive(Debug)]
-pub struct Plain;
+#[derive(Debug, Default)]
+pub struct Plain {
+    /// Requests for memory that are left until there is none.
+    left: Mutex<Option<usize>>,
+}
+
+impl Plain {
+    /// One with all the memory that there is.
+    pub const fn new() -> Self {
+        Self { left: Mutex::new(None) }
+    }
+
+    /// One that has no memory any more behind so many requests.
+    pub fn failing(left: usize) -> Self {
+        Self { left: Some(left).into() }
+    }
+}
 
 type Room = Mutex<Vec<u8>>;
 
@@ -102,9 +117,11 @@ impl TrainingDevice for Plain {
     }
 
     fn memory(&self, bytes: usize) -> Result<Memory, BackendError> {
-        if bytes > 1 << 40 {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes > 1 << 40 || *left == Some(0) {
             return Err(BackendError::OutOfMemory { bytes, what: "training" });
         }
+        *left = left.map(|left| left - 1);
         Ok(Memory::new(bytes, Room::new(vec![0xff; bytes])))
     }
 

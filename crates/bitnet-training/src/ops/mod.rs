@@ -4,7 +4,7 @@ mod array;
 mod device;
 mod product;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use bitnet_core::{
     Activation, AdamStep, At, AttentionShape, BackendError, ColumnsOf, DeviceNorm, Sequences, SgdStep, Terms,

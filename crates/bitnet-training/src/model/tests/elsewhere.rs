@@ -3,11 +3,10 @@
 use super::*;
 use crate::LoraConfig;
 use crate::model::frozen::tests::{dense, frozen, lora};
-use crate::ops::tests::Elsewhere;
+use bitnet_testkit::training::Plain;
 
 fn elsewhere() -> Ops {
-    let cpu = ops(None, 2);
-    Ops::on(Arc::clone(&cpu), Box::new(Elsewhere::new(cpu)))
+    Ops::on(ops(None, 2), Box::new(Plain::new()))
 }
 
 /// Losses of some steps, and what they leave of all values.
@@ -133,7 +132,7 @@ fn a_device_without_memory_is_an_error_and_no_number() {
     for left in [0, 3, 40] {
         let cpu = ops(None, 2);
         let mut model = open("bitnet-online", Arc::clone(&cpu), Precision::BITNET, false);
-        model.ops = Ops::on(Arc::clone(&cpu), Box::new(Elsewhere::failing(cpu, left)));
+        model.ops = Ops::on(cpu, Box::new(Plain::failing(left)));
         let batch = reference_batch();
         model.quantize().unwrap();
         let _ = model.backward(&batch, batch.counted());
