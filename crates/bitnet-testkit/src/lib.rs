@@ -15,3 +15,4 @@ pub mod oracle;
 pub mod synthetic;
 pub mod tensors;
 pub mod tiny;
+pub mod training;
