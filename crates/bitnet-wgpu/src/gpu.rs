@@ -7,9 +7,9 @@ use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wgpu::{
-    BindGroupDescriptor, BindGroupEntry, Buffer, BufferDescriptor, BufferUsages, CommandEncoder, ComputePass,
-    ComputePipeline, ComputePipelineDescriptor, Device, DeviceDescriptor, Features, MapMode, PollType, Queue,
-    ShaderModuleDescriptor, ShaderSource,
+    BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferDescriptor,
+    BufferUsages, CommandEncoder, ComputePass, ComputePipeline, ComputePipelineDescriptor, Device,
+    DeviceDescriptor, Features, MapMode, PollType, Queue, ShaderModuleDescriptor, ShaderSource,
 };
 
 /// The first thing that went wrong since somebody asked.
@@ -21,6 +21,9 @@ pub(crate) struct Gpu {
     device: Device,
     queue: Queue,
     max_binding: usize,
+    max_buffer: usize,
+    /// What places of bindings are multiples of.
+    alignment: usize,
     /// Stands for a buffer that could not be had.
     nothing: Buffer,
     failure: Failure,
@@ -29,7 +32,8 @@ pub(crate) struct Gpu {
 
 #[derive(Default)]
 struct State {
-    pipelines: HashMap<Kernel, ComputePipeline>,
+    /// Of kernels whose bindings have a buffer each, and of those where some share one.
+    pipelines: HashMap<(Kernel, bool), ComputePipeline>,
     /// The open pass of `encoder`, which ends before it.
     pass: Option<ComputePass<'static>>,
     encoder: Option<CommandEncoder>,
@@ -53,7 +57,8 @@ impl Gpu {
         }
         let adapter = adapters.swap_remove(number);
         let (details, limits) = (adapter::details(&adapter), adapter.limits());
-        let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let (max_buffer, alignment) = (limits.max_buffer_size, limits.min_storage_buffer_offset_alignment);
+        let max_binding = limits.max_storage_buffer_binding_size.min(max_buffer);
         let (device, queue) = block_on(adapter.request_device(&DeviceDescriptor {
             required_features: Features::IMMEDIATES,
             required_limits: limits,
@@ -84,17 +89,29 @@ impl Gpu {
             mapped_at_creation: false,
         });
         let state = Mutex::default();
-        let max_binding = usize::try_from(max_binding).unwrap_or(usize::MAX);
-        Ok(Self { name, details, device, queue, max_binding, nothing, failure, state })
+        let [max_binding, max_buffer] =
+            [max_binding, max_buffer].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        let alignment = alignment as usize;
+        Ok(Self { name, details, device, queue, max_binding, max_buffer, alignment, nothing, failure, state })
     }
 
     pub(crate) fn details(&self) -> &AdapterDetails {
         &self.details
     }
 
-    /// Bytes that a buffer may have.
+    /// `wgpu:0` or the like.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes that a buffer may have of which a shader sees all.
     pub(crate) fn max_binding(&self) -> usize {
         self.max_binding
+    }
+
+    /// What the place of a binding in its buffer is a multiple of.
+    pub(crate) fn alignment(&self) -> usize {
+        self.alignment
     }
 
     pub(crate) fn nothing(&self) -> &Buffer {
@@ -119,6 +136,20 @@ impl Gpu {
             BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
             false,
         )
+    }
+
+    /// Memory of which shaders see parts, and a word more, so that there is one even where it ends.
+    pub(crate) fn large(&self, bytes: usize) -> Result<Buffer, BackendError> {
+        let what = "a buffer of the GPU";
+        let none = BackendError::OutOfMemory { bytes, what };
+        if bytes > self.max_buffer - 8 {
+            return Err(none);
+        }
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        self.create(bytes.next_multiple_of(4) + 4, what, usage, false).map_err(|e| match e {
+            BackendError::OutOfMemory { .. } => none,
+            e => e,
+        })
     }
 
     /// Memory for shaders with what `fill` puts into it, one behind the other.
@@ -154,6 +185,16 @@ impl Gpu {
                 hint: "a smaller --ctx-size or --batch-size, or --device cpu, would do",
             });
         }
+        self.create(bytes, what, usage, mapped_at_creation)
+    }
+
+    fn create(
+        &self,
+        bytes: usize,
+        what: &'static str,
+        usage: BufferUsages,
+        mapped_at_creation: bool,
+    ) -> Result<Buffer, BackendError> {
         let size = bytes.next_multiple_of(4).max(16) as u64;
         let buffer =
             self.device.create_buffer(&BufferDescriptor { label: None, size, usage, mapped_at_creation });
@@ -185,7 +226,7 @@ impl Gpu {
         spare_uploads.extend(uploads.drain(..).map(|(_, buffer)| buffer));
     }
 
-    fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         locked(&self.failure).is_some()
     }
 
@@ -214,16 +255,35 @@ impl Gpu {
 
     /// Records a kernel on `groups` workgroups, with buffers in the order of their bindings and parameters as it declares them.
     pub(crate) fn run(&self, kernel: Kernel, buffers: &[&Buffer], params: &[u32], groups: [usize; 3]) {
+        let whole = |buffer| BufferBinding { buffer, offset: 0, size: None };
+        let bindings: Vec<_> = (0..).zip(buffers.iter().map(|buffer| whole(*buffer))).collect();
+        self.run_on(kernel, &bindings, params, groups);
+    }
+
+    /// The same with parts of buffers, each with its binding.
+    pub(crate) fn run_on(
+        &self,
+        kernel: Kernel,
+        bindings: &[(u32, BufferBinding<'_>)],
+        params: &[u32],
+        groups: [usize; 3],
+    ) {
         if self.has_failed() || groups.contains(&0) {
             return;
         }
+        // A buffer of which something is written is bound for nothing but writing, even where what is read is another part of it.
+        let shared = bindings.iter().enumerate().any(|(i, (_, one))| {
+            one.buffer != &self.nothing && bindings[..i].iter().any(|(_, other)| other.buffer == one.buffer)
+        });
         let mut state = locked(&self.state);
         let State { pipelines, pass, encoder, .. } = &mut *state;
-        let pipeline = pipelines.entry(kernel).or_insert_with(|| self.pipeline(kernel));
-        let entries: Vec<BindGroupEntry<'_>> = buffers
+        let pipeline = pipelines.entry((kernel, shared)).or_insert_with(|| self.pipeline(kernel, shared));
+        let entries: Vec<BindGroupEntry<'_>> = bindings
             .iter()
-            .zip(0..)
-            .map(|(buffer, binding)| BindGroupEntry { binding, resource: buffer.as_entire_binding() })
+            .map(|(binding, part)| BindGroupEntry {
+                binding: *binding,
+                resource: BindingResource::Buffer(part.clone()),
+            })
             .collect();
         let layout = pipeline.get_bind_group_layout(0);
         let bind_group = self.device.create_bind_group(&BindGroupDescriptor {
@@ -242,8 +302,10 @@ impl Gpu {
         pass.dispatch_workgroups(x, y, z);
     }
 
-    fn pipeline(&self, kernel: Kernel) -> ComputePipeline {
-        let source = ShaderSource::Wgsl(kernel.source().into());
+    fn pipeline(&self, kernel: Kernel, shared: bool) -> ComputePipeline {
+        let source = kernel.source();
+        let source = if shared { source.replace("<storage, read>", "<storage, read_write>") } else { source };
+        let source = ShaderSource::Wgsl(source.into());
         let module = self.device.create_shader_module(ShaderModuleDescriptor { label: None, source });
         self.device.create_compute_pipeline(&ComputePipelineDescriptor {
             label: None,

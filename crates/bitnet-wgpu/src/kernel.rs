@@ -1,5 +1,6 @@
 //! The table of shaders: what each is made of and where it begins.
 
+use crate::training::Shader;
 use bitnet_core::{Activation, DenseType, KvType};
 
 /// Columns that a head may have at most.
@@ -38,6 +39,7 @@ pub(crate) enum Kernel {
     Place,
     AddScaled,
     Gather,
+    Training(Shader),
 }
 
 /// Tokens that a workgroup multiplies a dense matrix with.
@@ -69,6 +71,7 @@ impl Kernel {
             Self::Place => "place",
             Self::AddScaled => "add_scaled",
             Self::Gather => "gather",
+            Self::Training(shader) => shader.entry(),
         }
     }
 
@@ -106,6 +109,7 @@ impl Kernel {
             Self::Add | Self::Scale | Self::Place | Self::AddScaled | Self::Gather => {
                 include_str!("shaders/elementwise.wgsl").to_owned()
             }
+            Self::Training(shader) => shader.source(),
         }
     }
 
@@ -139,6 +143,7 @@ impl Kernel {
             }
         }
         all.extend([Activation::Relu2, Activation::Silu, Activation::Gelu].map(Self::Gate));
+        all.extend(Shader::all().into_iter().map(Self::Training));
         all
     }
 }

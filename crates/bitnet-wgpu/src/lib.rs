@@ -21,10 +21,12 @@ mod kernel;
 mod kv;
 mod product;
 mod tensor;
+mod training;
 mod weight;
 
 pub use adapter::{AdapterDetails, AdapterKind, WgpuError, adapters};
 pub use backend::WgpuBackend;
 pub use kv::WgpuKv;
 pub use tensor::WgpuTensor;
+pub use training::WgpuTraining;
 pub use weight::WgpuWeight;

@@ -1,0 +1,220 @@
+//! Training on an adapter: [`TrainingDevice`] in WGSL.
+
+mod attention;
+mod elementwise;
+mod memory;
+mod product;
+mod recording;
+mod rows;
+mod shader;
+
+use crate::adapter::{AdapterDetails, WgpuError};
+use crate::gpu::Gpu;
+use bitnet_core::{
+    Activation, AdamStep, At, AttentionShape, BackendError, ColumnsOf, DeviceNorm, Memory, Product,
+    Sequences, SgdStep, Terms, TrainingDevice,
+};
+use elementwise::Mix;
+use memory::Pool;
+use recording::Recording;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) use shader::Shader;
+
+/// Dispatches after which commands are sent off, so that the device begins while more are recorded, and no driver takes it for hung.
+const SUBMISSION: usize = 256;
+/// Bytes that are copied to or from the device at once.
+const COPY: usize = 64 << 20;
+
+/// An adapter that trains.
+///
+/// Memory that is given back is kept for the next who asks. Memory may be larger than what a shader sees at once; an operand of an operation may not,
+/// but where elements or rows can be taken one after the other, and there it is.
+pub struct WgpuTraining {
+    gpu: Gpu,
+    pool: Arc<Pool>,
+    /// Dispatches that are recorded. It is held as long as an operation is recorded.
+    work: Mutex<usize>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl WgpuTraining {
+    /// Opens the adapter of this number, counted as [`crate::adapters`] has them.
+    ///
+    /// # Errors
+    /// There is none, or its driver refuses.
+    pub fn new(number: usize) -> Result<Self, WgpuError> {
+        Ok(Self { gpu: Gpu::open(number)?, pool: Arc::default(), work: Mutex::default() })
+    }
+
+    /// The adapter in use.
+    pub fn adapter(&self) -> &AdapterDetails {
+        self.gpu.details()
+    }
+
+    /// Records an operation; what is wrong with it is kept.
+    fn record(&self, operation: impl FnOnce(&mut Recording<'_>) -> Result<(), BackendError>) {
+        let mut work = locked(&self.work);
+        if self.gpu.has_failed() {
+            return;
+        }
+        let mut recording = Recording { gpu: &self.gpu, pool: &self.pool, work: &mut work };
+        if let Err(e) = operation(&mut recording) {
+            self.gpu.fail(e);
+        }
+        if *work >= SUBMISSION {
+            self.gpu.submit();
+            *work = 0;
+        }
+    }
+}
+
+impl fmt::Debug for WgpuTraining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WgpuTraining({}, {})", self.gpu.name(), self.adapter().name)
+    }
+}
+
+impl TrainingDevice for WgpuTraining {
+    fn name(&self) -> &str {
+        self.gpu.name()
+    }
+
+    fn memory(&self, bytes: usize) -> Result<Memory, BackendError> {
+        let _order = locked(&self.work);
+        Ok(Memory::new(bytes, self.pool.take(&self.gpu, bytes)?))
+    }
+
+    fn upload(&self, memory: &Memory, from: usize, bytes: &[u8]) {
+        self.record(|r| {
+            for (first, bytes) in (from..).step_by(COPY).zip(bytes.chunks(COPY)) {
+                let to = r.buffer(memory, first, bytes.len())?;
+                r.gpu.write(to, first, bytes);
+            }
+            Ok(())
+        });
+    }
+
+    fn download(&self, memory: &Memory, from: usize, bytes: &mut [u8]) -> Result<(), BackendError> {
+        let mut work = locked(&self.work);
+        let r = Recording { gpu: &self.gpu, pool: &self.pool, work: &mut work };
+        let source = r.buffer(memory, from, bytes.len())?;
+        // What went wrong is told even where nothing is asked for.
+        r.gpu.read(&[], |_| {})?;
+        for (first, bytes) in (from..).step_by(COPY).zip(bytes.chunks_mut(COPY)) {
+            r.gpu.read(&[(source, first, bytes.len())], |read| bytes.copy_from_slice(read))?;
+        }
+        *work = 0;
+        Ok(())
+    }
+
+    fn failure(&self) -> Option<BackendError> {
+        self.gpu.check().err()
+    }
+
+    fn product(&self, product: &Product<'_>) {
+        self.record(|r| product::product(r, product));
+    }
+
+    fn mix(&self, x: At<'_>, a: f32, y: At<'_>, b: f32, to: At<'_>, len: usize) {
+        self.record(|r| elementwise::mix(r, &Mix { x, a, y, b, to }, len));
+    }
+
+    fn fill(&self, to: At<'_>, len: usize, value: f32) {
+        self.record(|r| elementwise::fill(r, to, len, value));
+    }
+
+    fn columns(&self, from: ColumnsOf<'_>, to: ColumnsOf<'_>, rows: usize, count: usize) {
+        self.record(|r| elementwise::columns(r, from, to, rows, count));
+    }
+
+    fn gather(&self, table: At<'_>, ids: &[u32], n: usize, to: At<'_>) {
+        self.record(|r| elementwise::gather(r, table, ids, n, to));
+    }
+
+    fn scatter(&self, from: At<'_>, ids: &[u32], n: usize, table: At<'_>) {
+        self.record(|r| elementwise::scatter(r, from, ids, n, table));
+    }
+
+    fn norm(&self, norm: DeviceNorm<'_>, y: At<'_>) {
+        self.record(|r| rows::norm(r, norm, y));
+    }
+
+    fn norm_backward(&self, norm: DeviceNorm<'_>, dy: At<'_>, add: bool, dx: At<'_>, dw: Option<At<'_>>) {
+        self.record(|r| rows::norm_backward(r, norm, dy, add, dx, dw));
+    }
+
+    fn quantize(&self, x: At<'_>, sizes: (usize, usize), codes: At<'_>, stride: usize, d: At<'_>) {
+        self.record(|r| rows::quantize(r, x, sizes, codes, stride, d));
+    }
+
+    fn absmean(&self, masters: At<'_>, sizes: (usize, usize), codes: At<'_>, stride: usize, scale: At<'_>) {
+        self.record(|r| rows::absmean(r, masters, sizes, codes, stride, scale));
+    }
+
+    fn rotate(
+        &self,
+        qkv: At<'_>,
+        shape: AttentionShape,
+        positions: &[u32],
+        cos: At<'_>,
+        sin: At<'_>,
+        back: bool,
+    ) {
+        self.record(|r| elementwise::rotate(r, qkv, shape, positions, (cos, sin), back));
+    }
+
+    fn attend(&self, sequences: Sequences<'_>, out: At<'_>, sums: At<'_>) {
+        self.record(|r| attention::attend(r, &sequences, out, sums));
+    }
+
+    fn attend_backward(
+        &self,
+        sequences: Sequences<'_>,
+        gave: (At<'_>, At<'_>),
+        dout: At<'_>,
+        terms: Terms,
+        dqkv: At<'_>,
+    ) {
+        self.record(|r| attention::attend_backward(r, &sequences, gave, dout, terms, dqkv));
+    }
+
+    fn gate(&self, gate_up: At<'_>, sizes: (usize, usize), act: Activation, out: At<'_>) {
+        self.record(|r| elementwise::gate(r, gate_up, sizes, act, out));
+    }
+
+    fn gate_backward(
+        &self,
+        gate_up: At<'_>,
+        dout: At<'_>,
+        sizes: (usize, usize),
+        act: Activation,
+        out: At<'_>,
+    ) {
+        self.record(|r| elementwise::gate_backward(r, (gate_up, dout), sizes, act, out));
+    }
+
+    fn cross_entropy(&self, logits: At<'_>, vocab: usize, targets: &[u32], weights: &[f32], parts: At<'_>) {
+        self.record(|r| rows::cross_entropy(r, logits, vocab, targets, weights, parts));
+    }
+
+    fn length(&self, x: At<'_>, len: usize) -> Result<f64, BackendError> {
+        let mut work = locked(&self.work);
+        let mut r = Recording { gpu: &self.gpu, pool: &self.pool, work: &mut work };
+        let length = rows::length(&mut r, x, len)?;
+        *work = 0;
+        Ok(length)
+    }
+
+    fn adam(&self, step: &AdamStep<'_>) {
+        self.record(|r| elementwise::adam(r, step));
+    }
+
+    fn sgd(&self, step: &SgdStep<'_>) {
+        self.record(|r| elementwise::sgd(r, step));
+    }
+}
