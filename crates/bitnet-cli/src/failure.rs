@@ -177,7 +177,10 @@ impl From<TrainError> for Failure {
                 Self::Usage(chain(&e))
             }
             TrainError::Table(e) => e.into(),
-            TrainError::Io { .. } | TrainError::Diverged { .. } => Self::Runtime(chain(&e)),
+            TrainError::Open(e) => e.into(),
+            TrainError::Io { .. } | TrainError::Diverged { .. } | TrainError::Device { .. } => {
+                Self::Runtime(chain(&e))
+            }
             TrainError::Format(FormatError::Io { .. } | FormatError::Write { .. }) => {
                 Self::Runtime(chain(&e))
             }

@@ -2,6 +2,7 @@
 
 mod choice;
 mod speed;
+mod training;
 
 use crate::OpenError;
 use bitnet_core::{Activation, ActivationPrecision};

@@ -87,6 +87,19 @@ pub enum TrainError {
         /// Which checkpoint there is.
         kept: String,
     },
+    /// A device failed, or has too little memory.
+    #[error("in step {step}; {kept}, and --resume goes on from there, with --device on another one")]
+    Device {
+        /// The step, counted from 1.
+        step: u64,
+        /// Which checkpoint there is.
+        kept: String,
+        /// What went wrong.
+        source: bitnet_core::BackendError,
+    },
+    /// A device that cannot be used.
+    #[error(transparent)]
+    Open(#[from] bitnet_inference::OpenError),
     /// There is no memory for weights.
     #[error(transparent)]
     Backend(#[from] bitnet_core::BackendError),

@@ -12,6 +12,7 @@ use crate::run::Kind;
 use crate::schedule::Schedule;
 use crate::{Parameter, TrainError, WeightQuantizer};
 use bitnet_cpu::{CpuTraining, Terms};
+use bitnet_inference::Device;
 use section::Section;
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,10 @@ pub struct RunConfig {
     pub seed: u64,
     /// Threads; one a physical core when `None`. They change no bit.
     pub threads: Option<usize>,
+    /// Where it is computed: each worker on one of these, in turn.
+    pub devices: Vec<Device>,
+    /// Why it is computed there, where nobody named a device.
+    pub chosen: Option<String>,
     /// Where the model comes from.
     pub model: ModelSource,
     /// What is quantized.
@@ -224,12 +229,21 @@ impl RunConfig {
         }
         // A run that is gone on with stays of its kind, and with its products, whatever processor it is gone on with on.
         table.entry("kind").or_insert_with(|| kind.name().into());
+        let mut s = Section::new(origin, table.clone());
+        let (devices, chosen) = tables::devices(&mut s)?;
         if let Some(Value::Table(train)) = table.get_mut("train") {
-            let products = if CpuTraining::fastest_terms() == Terms::Bf16 { "bf16" } else { "f32" };
+            let terms = match devices[0] {
+                Device::Cpu => CpuTraining::fastest_terms(),
+                Device::Cuda(_) => Terms::Bf16,
+                // Shaders multiply f32 in either case.
+                Device::Wgpu(_) => Terms::F32,
+            };
+            let products = if terms == Terms::Bf16 { "bf16" } else { "f32" };
             train.entry("products").or_insert_with(|| products.into());
         }
         let kept = table.to_string();
         let mut s = Section::new(origin, table);
+        let _ = s.texts("device")?;
         if let Some(said) = s.text("kind")?
             && said != kind.name()
         {
@@ -251,7 +265,7 @@ impl RunConfig {
         let samples = tables::samples(s.section("samples")?)?;
         let quantized = precision.weights != WeightQuantizer::Float && lora.is_none();
         let objectives = tables::objectives(s.section("objectives")?, quantized, distill.is_some())?;
-        let (train, terms) = tables::train(s.section("train")?, kind)?;
+        let (train, terms) = tables::train(s.section("train")?, kind, devices.len())?;
         precision.terms = terms;
         if precision.ramp.steps >= train.schedule.steps {
             let (ramp, steps) = (precision.ramp.steps, train.schedule.steps);
@@ -271,6 +285,8 @@ impl RunConfig {
             output,
             seed,
             threads,
+            devices,
+            chosen,
             model,
             precision,
             lora,

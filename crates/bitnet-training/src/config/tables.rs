@@ -9,6 +9,7 @@ use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
 use crate::{Activations, Bits, ExtraNorms, Objectives, Precision, Ramp, WeightQuantizer};
 use bitnet_cpu::Terms;
+use bitnet_inference::Device;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -303,7 +304,12 @@ pub(super) fn data(mut s: Section<'_>) -> Result<DataConfig, TrainError> {
     Ok(config)
 }
 
-pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Terms), TrainError> {
+/// How it is trained; each of so many devices has a worker at least.
+pub(super) fn train(
+    mut s: Section<'_>,
+    kind: Kind,
+    devices: usize,
+) -> Result<(TrainConfig, Terms), TrainError> {
     let steps = s.count("steps", 1)?.ok_or_else(|| s.error("steps", "is missing"))?;
     let any = (0.0, f64::MAX);
     let pretrain = kind == Kind::Pretrain;
@@ -355,7 +361,11 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
         steps,
         weight_decay: s.number("weight_decay", (0.0, 1.0))?.unwrap_or(if pretrain { 0.1 } else { 0.0 }),
     };
-    let (accumulate, workers) = (s.size("accumulate")?.unwrap_or(1), s.size("workers")?.unwrap_or(1));
+    let accumulate = s.size("accumulate")?.unwrap_or(1);
+    let workers = s.size("workers")?.unwrap_or(devices);
+    if workers < devices {
+        return Err(s.error("workers", format!("is {workers}, and each of the {devices} devices needs one")));
+    }
     if !accumulate.is_multiple_of(workers) {
         let what = format!(
             "is {workers}, and the {accumulate} passes of a step (train.accumulate) cannot be shared out equally"
@@ -382,4 +392,24 @@ pub(super) fn train(mut s: Section<'_>, kind: Kind) -> Result<(TrainConfig, Term
     };
     s.finish()?;
     Ok((config, terms))
+}
+
+/// Devices, and why it is these where that was left open.
+pub(super) fn devices(s: &mut Section<'_>) -> Result<(Vec<Device>, Option<String>), TrainError> {
+    let names = s.texts("device")?;
+    if names == ["auto"] {
+        // What was measured of devices is about products of inference.
+        let (device, why) = Device::auto(0, &|_, _| None);
+        return Ok((vec![device], Some(why)));
+    }
+    let read = |name: &String| {
+        name.parse()
+            .map_err(|_| s.error("device", format!("is {name:?}; there are {}; auto", Device::list())))
+    };
+    let devices: Vec<Device> = names.iter().map(read).collect::<Result<_, _>>()?;
+    match devices.iter().enumerate().find(|(i, device)| devices[..*i].contains(device)) {
+        Some((_, device)) => Err(s.error("device", format!("names {device} twice"))),
+        None if devices.is_empty() => Ok((vec![Device::Cpu], None)),
+        None => Ok((devices, None)),
+    }
 }

@@ -117,8 +117,15 @@ impl<T: Pod> Array<T> {
         (elements * size_of::<T>()).next_multiple_of(4)
     }
 
-    /// Its memory on a device, where its values are.
+    /// Its memory on a device, where its values are. It is on one at a time.
     pub(super) fn on(&self, device: &Arc<Device>) -> Result<&Memory, BackendError> {
+        if self.device.get().is_some_and(|(other, _)| !Arc::ptr_eq(other, device)) {
+            return Err(BackendError::Unsupported {
+                backend: "training",
+                what: "numbers that lie on another device".to_owned(),
+                hint: "this is a defect; please report it",
+            });
+        }
         if self.device.get().is_none() {
             let memory = device.memory(self.bytes())?;
             // Where it is nowhere, there is nothing to bring.

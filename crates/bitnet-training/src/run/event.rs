@@ -2,6 +2,7 @@
 
 use crate::data::{DataSet, Skipped};
 use crate::{ProcessMemory, Sample};
+use bitnet_inference::Device;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,6 +40,13 @@ impl Kind {
 /// What happens in a run.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// Nobody named a device, and this one was taken.
+    Device {
+        /// Which.
+        device: Device,
+        /// Why.
+        why: String,
+    },
     /// A checkpoint that cannot be gone on from; an older one is tried.
     Damaged {
         /// What is wrong with it.
@@ -126,6 +134,19 @@ pub struct Start {
     pub steps: u64,
     /// Threads.
     pub threads: usize,
+    /// What each worker computes on.
+    pub devices: Vec<String>,
+}
+
+impl Start {
+    /// What it is computed on, in words.
+    pub fn computed_on(&self) -> String {
+        let mut devices: Vec<&str> =
+            self.devices.iter().map(String::as_str).filter(|d| *d != "cpu").collect();
+        let threads = format!("{} threads", self.threads);
+        devices.push(&threads);
+        devices.join(", ")
+    }
 }
 
 /// Why a run ended.

@@ -16,9 +16,10 @@ use crate::export::Trained;
 use crate::model::{Losses, Model, Objectives};
 use crate::source::{Beside, Origin};
 use crate::{Array, Ops, Rates, TrainError, clip, process_memory, sample};
-use bitnet_core::Activation;
+use bitnet_core::{Activation, BackendError};
 use bitnet_cpu::CpuTraining;
 use bitnet_formats::write_file;
+use bitnet_inference::Device;
 use bitnet_tokenizer::Tokenizer;
 use health::Health;
 use metrics::Metrics;
@@ -77,7 +78,10 @@ impl<'a> Run<'a> {
             );
             return Err(TrainError::Data { what });
         }
-        let ops = shared_out(config.threads, config.train.workers)?;
+        if let Some(why) = &config.chosen {
+            each(Event::Device { device: config.devices[0], why: why.clone() });
+        }
+        let ops = shared_out(config.threads, config.train.workers, &config.devices)?;
         let origin = match (&config.lora, &config.model) {
             (Some(_), ModelSource::Checkpoint(path)) => {
                 Origin::frozen(&ops[0], path, Some(&config.precision))?
@@ -211,6 +215,7 @@ impl<'a> Run<'a> {
             step: self.progress.step,
             steps,
             threads: self.workers.threads(),
+            devices: self.workers.names(),
         }));
         if let Some(how) = self.config.precision.run_otherwise() {
             each(Event::RunOtherwise { how });
@@ -348,24 +353,28 @@ impl<'a> Run<'a> {
             reference: &self.reference,
             random: (self.config.seed, t * train.accumulate as u64),
         };
-        let Passed { sums, learned, concentration } =
-            self.workers.backward(&step).map_err(|layer| self.diverged(t + 1, layer))?;
-        let model = self.workers.model_mut();
-        let ops = model.ops().clone();
-        let norm = model.gradient_norm();
-        ops.check()?;
+        let Passed { sums, learned, concentration } = match self.workers.backward(&step) {
+            Ok(passed) => passed,
+            Err(layer) => {
+                self.workers.check().map_err(|source| self.failed(t + 1, source))?;
+                return Err(self.diverged(t + 1, layer));
+            }
+        };
+        let norm = self.workers.model().gradient_norm();
+        self.workers.check().map_err(|source| self.failed(t + 1, source))?;
         if !norm.is_finite() {
             return Err(self.diverged(t + 1, self.workers.model().not_finite_behind()));
         }
         let (rate, decay) = (train.schedule.rate(t), train.schedule.decay(t));
         let rates = Rates { rate, decay, scale: clip(norm, train.clip), step: t + 1 };
         let (buffers, average) = self.buffers.split_at_mut(train.optimizer.buffers());
+        let model = self.workers.model_mut();
         model.update(&train.optimizer, rates, buffers);
         if let (Some(decay), Some(average)) = (train.average, average.first_mut()) {
             let start = model.parameters().start();
             let (old, new) = (decay as f32, (1.0 - decay) as f32);
             let values = model.values.part(start..model.values.len());
-            ops.average((old, new), values, average);
+            model.ops().average((old, new), values, average);
         }
         self.progress.step += 1;
         Ok(Taken {
@@ -385,11 +394,20 @@ impl<'a> Run<'a> {
             l if l < layers => format!("layer {l}"),
             _ => "the head, or on the way back".to_owned(),
         };
-        let kept = match self.checkpoints.steps().last() {
+        TrainError::Diverged { step, place, kept: self.kept() }
+    }
+
+    /// A device gave up.
+    fn failed(&self, step: u64, source: BackendError) -> TrainError {
+        TrainError::Device { step, kept: self.kept(), source }
+    }
+
+    /// Which checkpoint there is.
+    fn kept(&self) -> String {
+        match self.checkpoints.steps().last() {
             Some(step) => format!("{} is from before", self.checkpoints.path(*step).display()),
             None => "there is no checkpoint from before".to_owned(),
-        };
-        TrainError::Diverged { step, place, kept }
+        }
     }
 
     /// Puts the average of parameters, where one is kept, in their place, or back.
@@ -469,10 +487,17 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The threads of each worker, as equal in number as can be.
-fn shared_out(threads: Option<usize>, workers: usize) -> Result<Vec<Ops>, TrainError> {
+/// The threads of each worker, as equal in number as can be, and the device that it computes on.
+fn shared_out(threads: Option<usize>, workers: usize, devices: &[Device]) -> Result<Vec<Ops>, TrainError> {
+    let on = |cpu: CpuTraining, worker: usize| -> Result<Ops, TrainError> {
+        let device = devices[worker % devices.len()];
+        Ok(match device.training()? {
+            Some(operations) => Ops::on(cpu.into(), operations),
+            None => cpu.into(),
+        })
+    };
     if workers == 1 {
-        return Ok(vec![CpuTraining::new(None, threads)?.into()]);
+        return Ok(vec![on(CpuTraining::new(None, threads)?, 0)?]);
     }
     let threads = threads.unwrap_or_else(bitnet_cpu::physical_cores);
     if threads < workers {
@@ -482,7 +507,7 @@ fn shared_out(threads: Option<usize>, workers: usize) -> Result<Vec<Ops>, TrainE
         return Err(TrainError::Data { what });
     }
     let at = |i| i * threads / workers;
-    (0..workers).map(|i| Ok(CpuTraining::of(None, threads, at(i)..at(i + 1))?.into())).collect()
+    (0..workers).map(|i| on(CpuTraining::of(None, threads, at(i)..at(i + 1))?, i)).collect()
 }
 
 /// A step that was taken.

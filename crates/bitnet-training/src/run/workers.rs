@@ -3,6 +3,7 @@
 use super::objective::{Objective, Sums};
 use crate::model::{Distillation, Losses, Model, Objectives, Totals};
 use crate::{Array, Batch, Ops, TrainError};
+use bitnet_core::BackendError;
 
 /// Models with the same values, each with threads of its own. The first one leads: it is the one that the optimizer changes, and others
 /// are given what became of it.
@@ -74,6 +75,23 @@ impl Workers {
     pub(super) fn threads(&self) -> usize {
         let others = self.others.iter().map(|worker| worker.model.ops().threads());
         self.lead.model.ops().threads() + others.sum::<usize>()
+    }
+
+    /// What each computes on.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.models().map(|model| model.ops().name().to_owned()).collect()
+    }
+
+    /// What went wrong on devices.
+    ///
+    /// # Errors
+    /// That.
+    pub(super) fn check(&self) -> Result<(), BackendError> {
+        self.models().try_for_each(|model| model.ops().check())
+    }
+
+    fn models(&self) -> impl Iterator<Item = &Model> {
+        std::iter::once(&self.lead).chain(&self.others).map(|worker| &worker.model)
     }
 
     /// The first one's model.
@@ -175,7 +193,11 @@ impl Workers {
         }
         let models = std::iter::once(&lead.model).chain(others.iter().map(|worker| &worker.model));
         for model in models.take(count).skip(usize::from(begin)) {
-            ops.add(sum, &model.gradients);
+            match ops.is_on_device() || model.ops().is_on_device() {
+                // From one device to another by way of the host.
+                true => ops.add(sum, &model.gradients.clone()),
+                false => ops.add(sum, &model.gradients),
+            }
         }
     }
 

@@ -18,11 +18,13 @@ pub fn line(event: &Event) -> String {
             )
         }
         Event::Dropped(count) => format!("warning: {count} examples are longer than a row and left out"),
-        Event::Begin(Start { parameters, rows, step, steps, threads, .. }) => format!(
-            "{:.3} M parameters, {} rows to train on, {} to validate on, steps {step} to {steps}, {threads} threads",
+        Event::Device { device, why } => format!("device: {device} ({why})"),
+        Event::Begin(start @ Start { parameters, rows, step, steps, .. }) => format!(
+            "{:.3} M parameters, {} rows to train on, {} to validate on, steps {step} to {steps}, {}",
             *parameters as f64 / 1e6,
             rows.0,
-            rows.1
+            rows.1,
+            start.computed_on()
         ),
         Event::RunOtherwise { how } => format!("note: {how}"),
         Event::Reference(pairs) => format!("measuring {pairs} pairs of answers with the model at the start"),

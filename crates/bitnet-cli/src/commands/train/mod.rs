@@ -56,6 +56,10 @@ pub struct Train {
     /// A setting instead of the file's: a dotted key and a TOML value; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Where it is computed, instead of the file's `device`: cpu; cuda:N, an NVIDIA GPU; wgpu:N, a GPU through Vulkan, Metal or DirectX 12
+    /// (`doctor` lists them); auto: the best of them; several, each with a worker: cuda:0,cuda:1
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',', env = "BITNET_DEVICE")]
+    device: Vec<String>,
     /// Go on with the run in this output folder
     #[arg(long, value_name = "DIR", env = "BITNET_TRAIN_RESUME")]
     resume: Option<PathBuf>,
@@ -107,9 +111,13 @@ impl Train {
             return Ok(());
         }
         let kind = Kind::from(self.kind.ok_or_else(|| Failure::Usage("which kind of run?".to_owned()))?);
+        let mut changes = self.set.clone();
+        if !self.device.is_empty() {
+            changes.push(format!("device={:?}", self.device));
+        }
         let mut config = match (&self.config, &self.resume) {
-            (Some(path), _) => RunConfig::read(path, kind, &self.set)?,
-            (None, Some(dir)) => RunConfig::read(&dir.join("config.toml"), kind, &self.set)?,
+            (Some(path), _) => RunConfig::read(path, kind, &changes)?,
+            (None, Some(dir)) => RunConfig::read(&dir.join("config.toml"), kind, &changes)?,
             (None, None) => return Err(Failure::Usage("--config says what to do".to_owned())),
         };
         if let Some(dir) = &self.resume {

@@ -28,9 +28,9 @@ pub fn write(config: &RunConfig, start: &Start, outcome: &Outcome) -> Result<(),
 fn page(config: &RunConfig, start: &Start, outcome: &Outcome, lines: &[Value]) -> String {
     let kind = config.kind.name();
     let note = format!(
-        "{:.3} M parameters that are trained, {} threads, bitnet {}",
+        "{:.3} M parameters that are trained, {}, bitnet {}",
         start.parameters as f64 / 1e6,
-        start.threads,
+        start.computed_on(),
         env!("CARGO_PKG_VERSION")
     );
     let mut page = Page::new(&format!("{kind}: {}", config.output.display()), &note);
