@@ -139,3 +139,35 @@ fn a_device_without_memory_is_an_error_and_no_number() {
         assert!(matches!(model.ops.check(), Err(bitnet_core::BackendError::OutOfMemory { .. })), "{left}");
     }
 }
+
+/// Of real devices, one sum has another order than the CPU's: losses and steps are near.
+#[test]
+fn steps_on_the_devices_here_are_near() {
+    let devices = bitnet_inference::gpus();
+    if devices.is_empty() {
+        println!("not run: no device");
+    }
+    for device in devices.into_iter().map(|gpu| gpu.device) {
+        for (precision, optimizer, near) in [
+            (Precision::BITNET, Optimizer::AdamW(ADAM), 2e-3),
+            (Precision { terms: Terms::Bf16, ..Precision::BITNET }, Optimizer::AdamW(ADAM), 3e-2),
+            (Precision::FLOAT, Optimizer::Sgd { momentum: 0.9, nesterov: true }, 1e-4),
+        ] {
+            let of = |ops: Ops| {
+                let mut model = open("bitnet-online", self::ops(None, 2), precision, false);
+                model.ops = ops;
+                steps(model, optimizer)
+            };
+            let (want, values) = of(ops(None, 2).into());
+            let there = || Ops::on(ops(None, 2), device.training().unwrap().unwrap());
+            let (got, own) = of(there());
+            for (got, want) in got.iter().zip(&want) {
+                let (got, want) = (f64::from_bits(*got), f64::from_bits(*want));
+                assert!((got / want - 1.0).abs() < near, "{device} {precision:?}: {got} {want}");
+            }
+            let off: f64 = own.iter().zip(&values).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+            println!("{device} {optimizer:?} {:?}: off by {:e}", precision.terms, off / length(&values));
+            assert!(of(there()) == (got, own), "{device}: twice the same");
+        }
+    }
+}
