@@ -1,0 +1,96 @@
+//! Attention of whole sequences, and the way back.
+
+use super::stream::{Piece, Stream, bits};
+use super::words;
+use bitnet_core::{At, AttentionShape, BackendError, Sequences, Terms};
+
+/// Rows of a tile, and the positions and queries that it meets at a time (`kernels/training_attention.cu`).
+const TILE: usize = 32;
+const SEGMENT: usize = 256;
+const QUERIES: usize = 64;
+/// Elements between two barriers, how far apart columns of weights lie, and elements of a head that are summed together.
+const STEP: usize = 16;
+const PITCH: usize = TILE + 4;
+const ELEMENTS: usize = 128;
+const THREADS: u32 = 256;
+
+/// Floats that products of a tile with so many rows need.
+const fn dots(rows: usize) -> usize {
+    STEP * (PITCH + rows + 1)
+}
+
+/// Bytes that blocks share which have a tile of queries, or of keys.
+fn shared(d: usize) -> (usize, usize) {
+    let queries = SEGMENT * PITCH + dots(SEGMENT) + TILE * d;
+    let keys = 2 * QUERIES * PITCH + dots(QUERIES).max(STEP * ELEMENTS) + 2 * TILE * d;
+    (queries * 4, keys * 4)
+}
+
+/// Tiles of all sequences: the first row of the sequence, its length, the first row of the tile in it.
+fn tiles(s: &Stream, sequences: &Sequences<'_>) -> Option<(Piece, usize)> {
+    let Sequences { rows, shape, spans, .. } = *sequences;
+    let (mut end, mut tiles) = (0, Vec::new());
+    for span in spans {
+        assert!(
+            end <= span.start && span.start <= span.end && span.end <= rows,
+            "sequences overlap or lie outside"
+        );
+        end = span.end;
+        let of = |first: usize| [span.start as u32, span.len() as u32, first as u32, 0];
+        tiles.extend((0..span.len()).step_by(TILE).map(of));
+    }
+    let (queries, keys) = shared(shape.head_dim);
+    if queries.max(keys) > s.driver.max_shared() {
+        s.fail(BackendError::Unsupported {
+            backend: "cuda",
+            what: format!("attention of heads of {} elements in training", shape.head_dim),
+            hint: "heads of up to 256 elements fit every GPU",
+        });
+        return None;
+    }
+    Some((s.given(&words(tiles.as_flattened()))?, tiles.len()))
+}
+
+/// What kernels are told of heads.
+fn heads(shape: AttentionShape) -> [u64; 4] {
+    let AttentionShape { heads, kv_heads, head_dim } = shape;
+    [heads as u64, kv_heads as u64, head_dim as u64, bits(1.0 / (head_dim as f32).sqrt())]
+}
+
+pub(super) fn attend(s: &Stream, sequences: Sequences<'_>, out: At<'_>, sums: At<'_>) {
+    let Sequences { qkv, rows, shape, .. } = sequences;
+    let qkv = s.floats(qkv, rows * shape.qkv_cols());
+    let (out, sums) =
+        (s.floats(out, rows * shape.heads * shape.head_dim), s.floats(sums, rows * shape.heads * 2));
+    let Some((tiles, count)) = tiles(s, &sequences) else { return };
+    let params = [&[qkv, tiles.address(), out, sums], &heads(shape)[..]].concat();
+    s.run(s.kernels.train_attend, [count, shape.heads, 1], THREADS, shared(shape.head_dim).0, &params);
+}
+
+pub(super) fn attend_backward(
+    s: &Stream,
+    sequences: Sequences<'_>,
+    (out, sums): (At<'_>, At<'_>),
+    dout: At<'_>,
+    terms: Terms,
+    dqkv: At<'_>,
+) {
+    let Sequences { qkv, rows, shape, .. } = sequences;
+    let (cols, wide, owners) = (shape.qkv_cols(), shape.heads * shape.head_dim, rows * shape.heads);
+    let (qkv, dqkv) = (s.floats(qkv, rows * cols), s.floats(dqkv, rows * cols));
+    let (out, dout, sums) =
+        (s.floats(out, rows * wide), s.floats(dout, rows * wide), s.floats(sums, owners * 2));
+    let Some((tiles, count)) = tiles(s, &sequences) else { return };
+    let Some(means) = s.room(owners * 4) else { return };
+    let k = &s.kernels;
+    let params = [means.address(), out, dout, owners as u64, shape.head_dim as u64];
+    s.run(k.train_attend_means, [owners.div_ceil(16), 1, 1], THREADS, 0, &params);
+    let (queries, keys) = match terms {
+        Terms::F32 => (k.train_attend_back_queries, k.train_attend_back_keys),
+        Terms::Bf16 => (k.train_attend_back_queries_bf16, k.train_attend_back_keys_bf16),
+    };
+    let (of_queries, of_keys) = shared(shape.head_dim);
+    let params = [&[qkv, tiles.address(), sums, means.address(), dout, dqkv], &heads(shape)[..]].concat();
+    s.run(queries, [count, shape.heads, 1], THREADS, of_queries, &params);
+    s.run(keys, [count, shape.kv_heads, 1], THREADS, of_keys, &params);
+}
