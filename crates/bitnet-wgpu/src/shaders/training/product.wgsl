@@ -33,6 +33,14 @@ fn b_at(j: u32, t: u32) -> f32 {
     return term(v);
 }
 
+fn a_four_at(i: u32, t: u32) -> vec4<f32> {
+    return vec4(a_at(i, t), a_at(i + 1u, t), a_at(i + 2u, t), a_at(i + 3u, t));
+}
+
+fn b_four_at(j: u32, t: u32) -> vec4<f32> {
+    return vec4(b_at(j, t), b_at(j + 1u, t), b_at(j + 2u, t), b_at(j + 3u, t));
+}
+
 fn term(v: f32) -> f32 {
     if BF16 {
         return rounded(v);
@@ -70,14 +78,15 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
             stored(group, 4u * row + 3u, 4u * column),
         );
     }
+    var next_left = a_four_at(a_first, a_own.y);
+    var next_right = b_four_at(b_first, b_own.y);
     for (var begin = 0u; begin < p.k; begin += STEP) {
-        let s = begin + a_own.y;
-        left[a_own.y * WIDE + a_own.x] =
-            vec4(a_at(a_first, s), a_at(a_first + 1u, s), a_at(a_first + 2u, s), a_at(a_first + 3u, s));
-        let t = begin + b_own.y;
-        right[b_own.y * WIDE + b_own.x] =
-            vec4(b_at(b_first, t), b_at(b_first + 1u, t), b_at(b_first + 2u, t), b_at(b_first + 3u, t));
+        left[a_own.y * WIDE + a_own.x] = next_left;
+        right[b_own.y * WIDE + b_own.x] = next_right;
         workgroupBarrier();
+        // What comes next is on its way while this is multiplied.
+        next_left = a_four_at(a_first, begin + STEP + a_own.y);
+        next_right = b_four_at(b_first, begin + STEP + b_own.y);
         for (var t = 0u; t < STEP; t += 4u) {
             advance(t, row, column);
             advance(t + 1u, row, column);
