@@ -12,8 +12,14 @@ use wgpu::{
     DeviceDescriptor, Features, MapMode, PollType, Queue, ShaderModuleDescriptor, ShaderSource,
 };
 
-/// The first thing that went wrong since somebody asked.
-type Failure = Arc<Mutex<Option<BackendError>>>;
+/// What went wrong.
+#[derive(Default)]
+struct Failure {
+    /// The first thing since somebody asked.
+    first: Option<BackendError>,
+    /// Why the device is gone, for good.
+    lost: Option<String>,
+}
 
 pub(crate) struct Gpu {
     name: String,
@@ -26,7 +32,7 @@ pub(crate) struct Gpu {
     alignment: usize,
     /// Stands for a buffer that could not be had.
     nothing: Buffer,
-    failure: Failure,
+    failure: Arc<Mutex<Failure>>,
     state: Mutex<State>,
 }
 
@@ -66,21 +72,23 @@ impl Gpu {
         }))
         .map_err(|source| WgpuError::Open { name: details.name.clone(), source })?;
 
-        let failure = Failure::default();
+        let failure = Arc::<Mutex<Failure>>::default();
         let name = format!("wgpu:{number}");
         let (device_name, first) = (name.clone(), Arc::clone(&failure));
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             let one_line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            locked(&first).get_or_insert(match error {
+            locked(&first).first.get_or_insert(match error {
                 wgpu::Error::OutOfMemory { .. } => {
                     BackendError::OutOfMemory { bytes: 0, what: "a step on the GPU" }
                 }
                 _ => BackendError::Device { device: device_name.clone(), why: one_line },
             });
         }));
-        let (device_name, first) = (name.clone(), Arc::clone(&failure));
-        device.set_device_lost_callback(move |_, why| {
-            locked(&first).get_or_insert(BackendError::Device { device: device_name.clone(), why });
+        let lost = Arc::clone(&failure);
+        device.set_device_lost_callback(move |reason, why| {
+            locked(&lost)
+                .lost
+                .get_or_insert(format!("the device is lost ({reason:?}) {why}").trim_end().to_owned());
         });
         let nothing = device.create_buffer(&BufferDescriptor {
             label: None,
@@ -93,6 +101,18 @@ impl Gpu {
             [max_binding, max_buffer].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let alignment = alignment as usize;
         Ok(Self { name, details, device, queue, max_binding, max_buffer, alignment, nothing, failure, state })
+    }
+
+    /// Bindings are no larger than this, as on an adapter that allows no more.
+    #[cfg(test)]
+    pub(crate) fn limit_bindings(&mut self, bytes: usize) {
+        self.max_binding = bytes;
+    }
+
+    /// Takes the device away.
+    #[cfg(test)]
+    pub(crate) fn lose(&self) {
+        self.device.destroy();
     }
 
     pub(crate) fn details(&self) -> &AdapterDetails {
@@ -120,12 +140,21 @@ impl Gpu {
 
     /// Makes the step fail. What is recorded from here on is not run.
     pub(crate) fn fail(&self, error: BackendError) {
-        locked(&self.failure).get_or_insert(error);
+        locked(&self.failure).first.get_or_insert(error);
     }
 
-    /// Gives what went wrong, once.
+    /// Gives what went wrong, once; that the device is lost, whenever it is asked.
     pub(crate) fn check(&self) -> Result<(), BackendError> {
-        locked(&self.failure).take().map_or(Ok(()), Err)
+        // That a device is lost is told when somebody looks. This waits for nothing.
+        let looked = self.device.poll(PollType::Poll);
+        let mut failure = locked(&self.failure);
+        if let Err(e) = looked {
+            failure.first.get_or_insert(self.broken(&e));
+        }
+        match (failure.first.take(), &failure.lost) {
+            (_, Some(why)) => Err(self.device_error(why.clone())),
+            (first, None) => first.map_or(Ok(()), Err),
+        }
     }
 
     /// Memory for shaders, zeroed.
@@ -227,7 +256,8 @@ impl Gpu {
     }
 
     pub(crate) fn has_failed(&self) -> bool {
-        locked(&self.failure).is_some()
+        let failure = locked(&self.failure);
+        failure.first.is_some() || failure.lost.is_some()
     }
 
     /// A buffer with these words for the commands that are recorded next.
@@ -271,7 +301,6 @@ impl Gpu {
         if self.has_failed() || groups.contains(&0) {
             return;
         }
-        // A buffer of which something is written is bound for nothing but writing, even where what is read is another part of it.
         let shared = bindings.iter().enumerate().any(|(i, (_, one))| {
             one.buffer != &self.nothing && bindings[..i].iter().any(|(_, other)| other.buffer == one.buffer)
         });
@@ -303,8 +332,7 @@ impl Gpu {
     }
 
     fn pipeline(&self, kernel: Kernel, shared: bool) -> ComputePipeline {
-        let source = kernel.source();
-        let source = if shared { source.replace("<storage, read>", "<storage, read_write>") } else { source };
+        let source = if shared { kernel.source_of_shared() } else { kernel.source() };
         let source = ShaderSource::Wgsl(source.into());
         let module = self.device.create_shader_module(ShaderModuleDescriptor { label: None, source });
         self.device.create_compute_pipeline(&ComputePipelineDescriptor {
@@ -354,7 +382,7 @@ impl Gpu {
             Some(staging) => staging,
             None => {
                 let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
-                self.buffer(bytes, "what is read back", usage, false)?
+                self.create(bytes, "what is read back", usage, false)?
             }
         };
         let mut at = 0;

@@ -113,6 +113,12 @@ impl Kernel {
         }
     }
 
+    /// The same where buffers share memory: a buffer of which something is written is bound for nothing but writing, even where what is read is
+    /// another part of it.
+    pub(crate) fn source_of_shared(self) -> String {
+        self.source().replace("<storage, read>", "<storage, read_write>")
+    }
+
     /// Every one there is.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {

@@ -26,7 +26,7 @@ const RULE: Nearness = Nearness {
     gates: NEAR,
     losses: NEAR,
     attention: NEAR,
-    attention_bf16: 1.0 / 256.0,
+    attention_bf16: 1.0 / 2048.0,
 };
 
 #[test]

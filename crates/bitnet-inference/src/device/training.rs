@@ -14,8 +14,8 @@ impl Device {
         Ok(match self {
             Self::Cpu => None,
             Self::Cuda(number) => {
-                let _ = number;
-                None
+                let device = bitnet_cuda::CudaTraining::new(number);
+                Some(Box::new(device.map_err(|source| OpenError::Cuda { number, source })?))
             }
             Self::Wgpu(number) => Some(Box::new(WgpuTraining::new(number)?)),
         })

@@ -6,8 +6,10 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 
 fn each(test: impl Fn(Kernel, &Module, &ModuleInfo)) {
-    for kernel in Kernel::all() {
-        let source = kernel.source();
+    let all = Kernel::all();
+    let sources =
+        all.iter().flat_map(|kernel| [kernel.source(), kernel.source_of_shared()].map(|s| (*kernel, s)));
+    for (kernel, source) in sources {
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
         let capabilities = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;

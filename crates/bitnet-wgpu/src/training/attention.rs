@@ -1,26 +1,28 @@
 //! Causal attention of whole sequences, and the way back.
 
-use super::recording::{Operand, Recording, strided};
+use super::recording::{MAX_GROUPS, Operand, Recording, SUBMISSION, strided};
 use super::shader::{BLOCK, CHUNK, Shader};
 use crate::product::word;
 use bitnet_core::{At, BackendError, Sequences, Terms};
-use wgpu::Buffer;
 
 /// Pairs of rows times elements of heads for which a dispatch counts as one.
 const WORK: usize = 1 << 26;
 
-/// For each 32 rows of a sequence its first row, the one behind its last, and the first of these.
-fn blocks(r: &Recording<'_>, s: &Sequences<'_>) -> (Buffer, usize) {
+/// For each 32 rows of a sequence its first row, the one behind its last, and the first of these; as many together as take no longer than a
+/// submission should, when the work of all is this.
+fn blocks(s: &Sequences<'_>, work: usize) -> Vec<Vec<u32>> {
     let of_span = |first: usize, end: usize| {
         (first..end).step_by(BLOCK).flat_map(move |row| [first, end, row, 0].map(word))
     };
     let list: Vec<u32> = s.spans.iter().flat_map(|span| of_span(span.start, span.end)).collect();
-    (r.upload(&list), list.len() / 4)
+    let at_once = (list.len() / 4).div_ceil(work / SUBMISSION + 1);
+    list.chunks(4 * at_once.clamp(1, MAX_GROUPS)).map(<[u32]>::to_vec).collect()
 }
 
+/// Dispatches that a pass through all pairs of rows is worth.
 fn work(s: &Sequences<'_>) -> usize {
     let pairs: usize = s.spans.iter().map(|span| span.len() * span.len()).sum();
-    pairs * s.shape.heads * s.shape.head_dim / WORK
+    pairs.saturating_mul(s.shape.heads * s.shape.head_dim) / WORK
 }
 
 fn is_nothing(s: &Sequences<'_>) -> bool {
@@ -45,11 +47,16 @@ pub(super) fn attend(
     let (m, heads, d) = (s.rows, s.shape.heads, s.shape.head_dim);
     let qkv = r.floats(s.qkv, m * s.shape.qkv_cols())?;
     let (out, sums) = (r.floats(out, m * heads * d)?, r.floats(sums, 2 * m * heads)?);
-    let (list, count) = blocks(r, s);
     let params = params(s, [qkv.first, out.first, sums.first, 0, 0]);
-    let operands = [&qkv, &Operand::all(&list), &out, &sums];
-    *r.work += work(s);
-    r.run(Shader::Attend, &operands, &params, [count, heads, d.div_ceil(CHUNK)]);
+    let work = work(s);
+    let lists = blocks(s, work);
+    for list in &lists {
+        let blocks = r.upload(list);
+        let groups = [list.len() / 4, heads, d.div_ceil(CHUNK)];
+        r.run(Shader::Attend, &[&qkv, &Operand::all(&blocks), &out, &sums], &params, groups);
+        *r.work += work / lists.len();
+        r.send_when_much();
+    }
     Ok(())
 }
 
@@ -73,12 +80,17 @@ pub(super) fn attend_backward(
     let sizes = [word(m * heads), word(d), out.first, dout.first];
     r.run(Shader::AttendMeans, &[&out, &dout, &means], &sizes, strided(m * heads));
 
-    let (list, count) = blocks(r, s);
     let params = params(s, [qkv.first, 0, sums.first, dout.first, dqkv.first]);
-    let operands = [&qkv, &Operand::all(&list), &dout, &sums, &means, &dqkv];
     let (bf16, chunks) = (terms == Terms::Bf16, d.div_ceil(CHUNK));
-    *r.work += 3 * work(s);
-    r.run(Shader::AttendQueries(bf16), &operands, &params, [count, heads, chunks]);
-    r.run(Shader::AttendKeys(bf16), &operands, &params, [count, s.shape.kv_heads, chunks]);
+    let work = 3 * work(s);
+    let lists = blocks(s, work);
+    for list in &lists {
+        let (blocks, count) = (r.upload(list), list.len() / 4);
+        let operands = [&qkv, &Operand::all(&blocks), &dout, &sums, &means, &dqkv];
+        r.run(Shader::AttendQueries(bf16), &operands, &params, [count, heads, chunks]);
+        r.run(Shader::AttendKeys(bf16), &operands, &params, [count, s.shape.kv_heads, chunks]);
+        *r.work += work / lists.len();
+        r.send_when_much();
+    }
     Ok(())
 }

@@ -89,6 +89,13 @@ impl Pool {
         Ok(Held { buffer, pool: Arc::downgrade(self) })
     }
 
+    /// Bytes that lie here, and those that were in use at once.
+    #[cfg(test)]
+    pub(super) fn spare_and_most_used(&self) -> (u64, u64) {
+        let buffers = locked(&self.0);
+        (buffers.spare_bytes, buffers.most_used_bytes)
+    }
+
     /// The buffer of this memory.
     pub(super) fn buffer<'m>(self: &Arc<Self>, memory: &'m Memory) -> Option<&'m Buffer> {
         memory.held::<Held>().filter(|held| held.is_of(self)).map(|held| &held.buffer)

@@ -22,8 +22,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use shader::Shader;
 
-/// Dispatches after which commands are sent off, so that the device begins while more are recorded, and no driver takes it for hung.
-const SUBMISSION: usize = 256;
 /// Bytes that are copied to or from the device at once.
 const COPY: usize = 64 << 20;
 
@@ -63,12 +61,9 @@ impl WgpuTraining {
             return;
         }
         let mut recording = Recording { gpu: &self.gpu, pool: &self.pool, work: &mut work };
-        if let Err(e) = operation(&mut recording) {
-            self.gpu.fail(e);
-        }
-        if *work >= SUBMISSION {
-            self.gpu.submit();
-            *work = 0;
+        match operation(&mut recording) {
+            Ok(()) => recording.send_when_much(),
+            Err(e) => self.gpu.fail(e),
         }
     }
 }
@@ -218,3 +213,6 @@ impl TrainingDevice for WgpuTraining {
         self.record(|r| elementwise::sgd(r, step));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Products of matrices.
 
-use super::recording::{Operand, Recording};
+use super::recording::{Operand, Recording, SUBMISSION};
 use super::shader::{Shader, Sides, Stored, TILE};
 use crate::product::word;
 use bitnet_core::{At, BackendError, DeviceSide, DeviceStore, DeviceValues, Factor, Product, Terms};
@@ -10,7 +10,7 @@ const WORK: usize = 1 << 28;
 /// What stands for a place where there is none (`sides.wgsl`).
 const NONE: u32 = u32::MAX;
 
-/// Records a product, in pieces where what is read or written is larger than a binding may be.
+/// Records a product, in pieces where what is read or written is larger than a binding may be, or the work than a submission.
 pub(super) fn product(r: &mut Recording<'_>, p: &Product<'_>) -> Result<(), BackendError> {
     let (m, n, k) = p.sizes;
     // Vectors of a side that are rows are cut there, those that are columns only where the result is.
@@ -21,7 +21,9 @@ pub(super) fn product(r: &mut Recording<'_>, p: &Product<'_>) -> Result<(), Back
         (false, DeviceValues::Trits(_)) => r.most() * 4 / (side.stride / 4).max(1),
     };
     let whole = |vectors: usize| (vectors / TILE * TILE).max(TILE);
-    let (rows, columns) = (whole((r.most() / p.stride.max(1)).min(rows_of(p.a))), whole(rows_of(p.b)));
+    let columns = whole(rows_of(p.b));
+    let soon_done = SUBMISSION * WORK / columns.min(n).saturating_mul(k).max(1);
+    let rows = whole((r.most() / p.stride.max(1)).min(rows_of(p.a)).min(soon_done));
     for row in (0..m).step_by(rows) {
         for column in (0..n).step_by(columns) {
             let piece = Product {
@@ -34,6 +36,7 @@ pub(super) fn product(r: &mut Recording<'_>, p: &Product<'_>) -> Result<(), Back
                 ..*p
             };
             record(r, &piece)?;
+            r.send_when_much();
         }
     }
     Ok(())

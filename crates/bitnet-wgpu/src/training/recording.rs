@@ -10,7 +10,10 @@ use std::sync::Arc;
 use wgpu::{Buffer, BufferBinding, BufferSize};
 
 /// Workgroups that a dispatch may have in one dimension.
-const MAX_GROUPS: usize = 65_535;
+pub(super) const MAX_GROUPS: usize = 65_535;
+
+/// Dispatches after which commands are sent off, so that the device begins while more are recorded, and no driver takes it for hung.
+pub(super) const SUBMISSION: usize = 256;
 
 /// One operation.
 pub(super) struct Recording<'a> {
@@ -94,6 +97,14 @@ impl<'a> Recording<'a> {
     /// Memory for what one kernel leaves for the next.
     pub(super) fn scratch(&self, bytes: usize) -> Result<Held, BackendError> {
         self.pool.take(self.gpu, bytes)
+    }
+
+    /// Sends off what is recorded when that is much. Whoever calls it is done with what it uploaded.
+    pub(super) fn send_when_much(&mut self) {
+        if *self.work >= SUBMISSION {
+            self.gpu.submit();
+            *self.work = 0;
+        }
     }
 
     /// Words that the host gives to a kernel.

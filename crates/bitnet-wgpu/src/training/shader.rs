@@ -200,12 +200,14 @@ impl Sides {
         self.a != Stored::F32 && self.b != Stored::F32
     }
 
-    /// How each side is read: one element, one integer as a byte, and four of them as a word.
+    /// How each side is read: one element; where it is packed, also four neighbours from a multiple of four on, as numbers and as a word of
+    /// integers, and one integer as a byte.
     fn source(self) -> String {
         let of = |name: &str, stored, columns| {
             let body = match stored {
                 Stored::F32 => format!(
-                    "fn {name}_value(i: u32) -> f32 {{ return bitcast<f32>({name}[p.{name} + i]); }}\n"
+                    "fn {name}_value(i: u32) -> f32 {{ return bitcast<f32>({name}[p.{name} + i]); }}\n\
+                     fn {name}_values(i: u32) -> vec4<f32> {{ return vec4({name}_value(i)); }}\n"
                 ),
                 Stored::I8 => format!(
                     "fn {name}_signed(i: u32) -> i32 {{\n\
@@ -227,10 +229,12 @@ impl Sides {
                 Stored::F32 => String::new(),
                 Stored::I8 | Stored::Trits => format!(
                     "fn {name}_value(i: u32) -> f32 {{ return f32({name}_signed(i)); }}\n\
+                     fn {name}_values(i: u32) -> vec4<f32> {{ return vec4<f32>(unpack4xI8({name}_four(i))); }}\n\
                      fn {name}_integer(i: u32) -> u32 {{ return bitcast<u32>({name}_signed(i)) & 0xffu; }}\n"
                 ),
             };
-            format!("const {}_COLUMNS = {columns};\n{body}{integers}", name.to_uppercase())
+            let (upper, packed) = (name.to_uppercase(), stored != Stored::F32);
+            format!("const {upper}_COLUMNS = {columns};\nconst {upper}_PACKED = {packed};\n{body}{integers}")
         };
         format!("{}{}", of("a", self.a, self.a_columns), of("b", self.b, self.b_columns))
     }

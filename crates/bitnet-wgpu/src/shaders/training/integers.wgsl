@@ -44,6 +44,14 @@ fn b_at(j: u32, t: u32) -> u32 {
     return b_four(j * p.b_stride + t);
 }
 
+fn a_four_at(i: u32, t: u32) -> vec4<u32> {
+    return vec4(a_at(i, t), a_at(i + 1u, t), a_at(i + 2u, t), a_at(i + 3u, t));
+}
+
+fn b_four_at(j: u32, t: u32) -> vec4<u32> {
+    return vec4(b_at(j, t), b_at(j + 1u, t), b_at(j + 2u, t), b_at(j + 3u, t));
+}
+
 fn dots(a: u32, b: vec4<u32>) -> vec4<i32> {
     return vec4(dot4I8Packed(a, b.x), dot4I8Packed(a, b.y), dot4I8Packed(a, b.z), dot4I8Packed(a, b.w));
 }
@@ -60,14 +68,15 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     let b_first = group.x * TILE + 4u * b_own.x;
     let row = i / 16u;
     let column = i % 16u;
+    var next_left = a_four_at(a_first, 4u * a_own.y);
+    var next_right = b_four_at(b_first, 4u * b_own.y);
     for (var begin = 0u; begin < p.k; begin += 4u * STEP) {
-        let s = begin + 4u * a_own.y;
-        left[a_own.y * WIDE + a_own.x] =
-            vec4(a_at(a_first, s), a_at(a_first + 1u, s), a_at(a_first + 2u, s), a_at(a_first + 3u, s));
-        let t = begin + 4u * b_own.y;
-        right[b_own.y * WIDE + b_own.x] =
-            vec4(b_at(b_first, t), b_at(b_first + 1u, t), b_at(b_first + 2u, t), b_at(b_first + 3u, t));
+        left[a_own.y * WIDE + a_own.x] = next_left;
+        right[b_own.y * WIDE + b_own.x] = next_right;
         workgroupBarrier();
+        // What comes next is on its way while this is multiplied.
+        next_left = a_four_at(a_first, begin + 4u * (STEP + a_own.y));
+        next_right = b_four_at(b_first, begin + 4u * (STEP + b_own.y));
         for (var w = 0u; w < STEP; w++) {
             let a = left[w * WIDE + row];
             let b = right[w * WIDE + column];

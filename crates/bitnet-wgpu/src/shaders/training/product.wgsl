@@ -1,5 +1,5 @@
 // Products of floats (rule 22 of docs/numerics.md): c[i, j] = sum over t of a[i, t] * b[j, t], 64 by 64 elements a workgroup, 4 by 4 a thread.
-// What is before this file says how sides lie and are read: A_COLUMNS, B_COLUMNS, BF16, a_value and b_value.
+// What is before this file says how sides lie and are read: A_COLUMNS, A_PACKED, a_value and a_values, the same of b, and BF16.
 
 const TILE = 64u;
 const STEP = 16u;
@@ -31,6 +31,35 @@ fn b_at(j: u32, t: u32) -> f32 {
         v *= b_factors[p.b_factors + t];
     }
     return term(v);
+}
+
+// Four neighbouring vectors; where they are columns of packed integers, those lie in a word. What is behind the last vector is not stored.
+fn a_four_at(i: u32, t: u32) -> vec4<f32> {
+    if A_PACKED && A_COLUMNS {
+        if i >= p.m || t >= p.k {
+            return vec4<f32>();
+        }
+        var v = a_values(t * p.a_stride + i);
+        if p.a_factors != NONE {
+            v *= a_factors[p.a_factors + t];
+        }
+        return vec4(term(v.x), term(v.y), term(v.z), term(v.w));
+    }
+    return vec4(a_at(i, t), a_at(i + 1u, t), a_at(i + 2u, t), a_at(i + 3u, t));
+}
+
+fn b_four_at(j: u32, t: u32) -> vec4<f32> {
+    if B_PACKED && B_COLUMNS {
+        if j >= p.n || t >= p.k {
+            return vec4<f32>();
+        }
+        var v = b_values(t * p.b_stride + j);
+        if p.b_factors != NONE {
+            v *= b_factors[p.b_factors + t];
+        }
+        return vec4(term(v.x), term(v.y), term(v.z), term(v.w));
+    }
+    return vec4(b_at(j, t), b_at(j + 1u, t), b_at(j + 2u, t), b_at(j + 3u, t));
 }
 
 fn term(v: f32) -> f32 {
@@ -70,14 +99,15 @@ fn product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
             stored(group, 4u * row + 3u, 4u * column),
         );
     }
+    var next_left = a_four_at(a_first, a_own.y);
+    var next_right = b_four_at(b_first, b_own.y);
     for (var begin = 0u; begin < p.k; begin += STEP) {
-        let s = begin + a_own.y;
-        left[a_own.y * WIDE + a_own.x] =
-            vec4(a_at(a_first, s), a_at(a_first + 1u, s), a_at(a_first + 2u, s), a_at(a_first + 3u, s));
-        let t = begin + b_own.y;
-        right[b_own.y * WIDE + b_own.x] =
-            vec4(b_at(b_first, t), b_at(b_first + 1u, t), b_at(b_first + 2u, t), b_at(b_first + 3u, t));
+        left[a_own.y * WIDE + a_own.x] = next_left;
+        right[b_own.y * WIDE + b_own.x] = next_right;
         workgroupBarrier();
+        // What comes next is on its way while this is multiplied.
+        next_left = a_four_at(a_first, begin + STEP + a_own.y);
+        next_right = b_four_at(b_first, begin + STEP + b_own.y);
         for (var t = 0u; t < STEP; t += 4u) {
             advance(t, row, column);
             advance(t + 1u, row, column);
