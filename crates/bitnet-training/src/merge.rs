@@ -25,7 +25,7 @@ pub struct Merged {
     pub lost: Option<f64>,
 }
 
-/// Adds an adapter, times `scale`, to the weights of a Hugging Face model and writes the sum to a new directory, in bf16 or f32. Weights of a
+/// Adds an adapter, times `scale`, to the weights of a Hugging Face model and writes the sum to a new directory, in f32 where `bf16` is false. Weights of a
 /// ternary model are masters; packed ones get masters of the same trits and scale first.
 ///
 /// An adapter of trits takes the place of others in a copy of the model's files, a directory or a GGUF file; there is no scale then, and no
@@ -38,7 +38,7 @@ pub fn merge(
     adapter: &Path,
     out: &Path,
     scale: f64,
-    bf16: bool,
+    bf16: Option<bool>,
     threads: Option<usize>,
 ) -> Result<Vec<Merged>, TrainError> {
     let ops = CpuTraining::new(None, threads)?;
@@ -48,9 +48,12 @@ pub fn merge(
     }
     let files = bitnet_formats::open_adapter(adapter)?;
     if crate::trits::is(&files) {
+        let fail = |what| Err(TrainError::Checkpoint { path: adapter.to_owned(), what });
         if scale != 1.0 {
-            let what = format!("its trits take the place of others, and cannot be {scale} times as many");
-            return Err(TrainError::Checkpoint { path: adapter.to_owned(), what });
+            return fail(format!("its trits take the place of others, and cannot be {scale} times as many"));
+        }
+        if bf16.is_some() {
+            return fail("its trits take the place of others, whose type stays as it is".to_owned());
         }
         return exact::merge(&ops, model, &files, out);
     }
@@ -99,7 +102,7 @@ pub fn merge(
         });
     }
     let Origin { parameters, values, beside, .. } = &origin;
-    Trained { ops: &ops, parameters, values, frozen: &[], beside }.export(out, bf16)?;
+    Trained { ops: &ops, parameters, values, frozen: &[], beside }.export(out, bf16.unwrap_or(true))?;
     Ok(report)
 }
 
@@ -157,7 +160,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("merged");
         let at = |name: &str| golden::fixtures().join(name);
-        let report = merge(&at("bitnet-online"), &at("lora/qvd-r4"), &out, 1.0, false, Some(2)).unwrap();
+        let report =
+            merge(&at("bitnet-online"), &at("lora/qvd-r4"), &out, 1.0, Some(false), Some(2)).unwrap();
         assert_eq!(report.len(), 6);
         for part in &report {
             let (changed, lost) = (part.changed.unwrap(), part.lost.unwrap());
@@ -174,7 +178,8 @@ mod tests {
         let diff = golden::max_diff(&step.logits, &want);
         assert!(diff <= 2e-4, "{diff}");
         // What is there is not written over.
-        let again = merge(&at("bitnet-online"), &at("lora/qvd-r4"), &out, 1.0, false, Some(2)).unwrap_err();
+        let again =
+            merge(&at("bitnet-online"), &at("lora/qvd-r4"), &out, 1.0, Some(false), Some(2)).unwrap_err();
         assert!(again.to_string().contains("is not empty"), "{again}");
     }
 
@@ -183,7 +188,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("merged");
         let at = |name: &str| golden::fixtures().join(name);
-        let report = merge(&at("bitnet-packed"), &at("lora/qvd-r4"), &out, 0.0, false, None).unwrap();
+        let report = merge(&at("bitnet-packed"), &at("lora/qvd-r4"), &out, 0.0, Some(false), None).unwrap();
         assert!(report.iter().all(|part| part.changed == Some(0.0) && part.lost == Some(0.0)), "{report:?}");
     }
 }

@@ -34,9 +34,9 @@ pub struct Merge {
     /// What the adapter's additions are multiplied with
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
-    /// Type of the weights
-    #[arg(long, value_enum, default_value = "bf16")]
-    dtype: Dtype,
+    /// Type of the weights [default: bf16]
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
     /// Threads [default: physical cores]
     #[arg(short, long, env = "BITNET_THREADS")]
     threads: Option<usize>,
@@ -59,7 +59,7 @@ impl Merge {
             return Err(Failure::Usage("--scale is no number".to_owned()));
         }
         let model = hub::locate(&self.input, quiet)?;
-        let bf16 = self.dtype == Dtype::Bf16;
+        let bf16 = self.dtype.map(|dtype| dtype == Dtype::Bf16);
         let report = merge(&model, &self.adapter, &self.output, self.scale, bf16, self.threads)?;
         let mut out = std::io::stdout().lock();
         if self.json {

@@ -498,7 +498,8 @@ fn an_adapter_learns_goes_on_and_is_one_that_is_run_and_merged() {
     let adapter = outcome.model.unwrap();
     let mut model = bitnet_inference::Model::open(&base, &Default::default(), &mut |_, _| {}).unwrap();
     model.load_adapter(&adapter, 1.0).unwrap();
-    let report = crate::merge(&base, &adapter, &folder.path().join("merged"), 1.0, false, None).unwrap();
+    let report =
+        crate::merge(&base, &adapter, &folder.path().join("merged"), 1.0, Some(false), None).unwrap();
     assert_eq!(report.len(), 4);
     assert!(report.iter().any(|part| part.changed.unwrap() > 0.0), "{report:?}");
 }
@@ -555,7 +556,7 @@ fn trits_in_place_of_others_are_learnt_and_merged_without_a_loss() {
         ["bitnet-packed-k256", "gguf/bitnet-packed-k256-i2_s.gguf", "gguf/bitnet-packed-k256-tq1_0.gguf"]
     {
         let (from, out) = (fixture(name), folder.path().join(name.replace('/', "-")));
-        let report = crate::merge(&from, &adapter, &out, 1.0, false, Some(2)).unwrap();
+        let report = crate::merge(&from, &adapter, &out, 1.0, None, Some(2)).unwrap();
         assert!(report.iter().all(|m| m.changed.unwrap() > 0.0 && m.lost == Some(0.0)), "{report:?}");
         let bytes = |path: &Path| {
             let file = if path.is_dir() { path.join("model.safetensors") } else { path.to_owned() };
@@ -566,7 +567,7 @@ fn trits_in_place_of_others_are_learnt_and_merged_without_a_loss() {
         assert!(was.len() == is.len() && differ > 0 && differ < was.len() / 2, "{differ} of {}", was.len());
         // Trits that are there already are not those that it was made beside.
         let again = folder.path().join("again");
-        let error = crate::merge(&out, &adapter, &again, 1.0, false, None).unwrap_err().to_string();
+        let error = crate::merge(&out, &adapter, &again, 1.0, None, None).unwrap_err().to_string();
         assert!(error.contains("has other trits in the model"), "{error}");
         let mut model = bitnet_inference::Model::open(&out, &Default::default(), &mut |_, _| {}).unwrap();
         let options = bitnet_inference::GenerateOptions {
@@ -579,10 +580,12 @@ fn trits_in_place_of_others_are_learnt_and_merged_without_a_loss() {
     }
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
     let masters = fixture("bitnet-online");
-    let error = crate::merge(&masters, &adapter, &folder.path().join("x"), 1.0, false, None).unwrap_err();
+    let error = crate::merge(&masters, &adapter, &folder.path().join("x"), 1.0, None, None).unwrap_err();
     assert!(error.to_string().contains("model.layers.0."), "{error}");
-    let error = crate::merge(&packed, &adapter, &folder.path().join("y"), 0.5, false, None).unwrap_err();
-    assert!(error.to_string().contains("take the place of others"), "{error}");
+    for (scale, bf16) in [(0.5, None), (1.0, Some(true))] {
+        let error = crate::merge(&packed, &adapter, &folder.path().join("y"), scale, bf16, None).unwrap_err();
+        assert!(error.to_string().contains("take the place of others"), "{error}");
+    }
 }
 
 /// With all weights or an adapter: preferred answers win, and going on gives the bits of a run in one go, also when what was measured with

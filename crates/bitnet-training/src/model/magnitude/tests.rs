@@ -125,7 +125,7 @@ fn merged_it_is_the_same_model() {
         let mut engine = bitnet_inference::Model::open(&base, &Default::default(), &mut |_, _| {}).unwrap();
         let error = crate::error::chain(&engine.load_adapter(&adapter, 1.0).unwrap_err());
         assert!(error.contains("use_dora") && error.contains("`bitnet merge`"), "{error}");
-        let report = crate::merge(&base, &adapter, &merged, 1.0, false, Some(2)).unwrap();
+        let report = crate::merge(&base, &adapter, &merged, 1.0, Some(false), Some(2)).unwrap();
         if precision == Precision::FLOAT {
             let mut other = frozen(&merged, precision, None, false);
             let want = model.states(&batch).to_vec();

@@ -110,7 +110,7 @@ fn a_merged_file_has_the_states_of_the_model_in_training() {
         beside: &origin.beside,
     };
     trained.export(&adapter, false).unwrap();
-    crate::merge(&base(), &adapter, &merged, 1.0, false, None).unwrap();
+    crate::merge(&base(), &adapter, &merged, 1.0, None, None).unwrap();
     let mut other = frozen(&merged, Precision::BITNET, None, false);
     assert!(other.states(&batch) == model.states(&batch));
     for (old, new) in ["config.json", "tokenizer.json"].map(|name| (base().join(name), merged.join(name))) {
