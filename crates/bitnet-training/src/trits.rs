@@ -69,10 +69,10 @@ pub(crate) fn write(trained: &Trained<'_>, dir: &Path) -> Result<(), TrainError>
         else {
             continue;
         };
-        let new = rounded(trained.ops, (parameters, trained.values), &weights.weights, adapter);
+        let new = rounded(trained.ops, (parameters, trained.values), weights, adapter);
         let (mut positions, mut trits, mut old) = (Vec::new(), Vec::new(), vec![0; p.slot.cols]);
         for (row, new) in new.chunks_exact(p.slot.cols).enumerate() {
-            weights.weights.trits(row, &mut old);
+            weights.trits(row, &mut old);
             for (column, (new, _)) in new.iter().zip(&old).enumerate().filter(|(_, (new, old))| new != old) {
                 let position = u32::try_from(row * p.slot.cols + column);
                 positions.push(position.map_err(|_| TrainError::Data {
@@ -82,7 +82,7 @@ pub(crate) fn write(trained: &Trained<'_>, dir: &Path) -> Result<(), TrainError>
             }
         }
         let module = p.name.trim_end_matches(".weight").to_owned();
-        all.push(Changes { module, beside: identity(&weights.weights), positions, trits });
+        all.push(Changes { module, beside: identity(weights), positions, trits });
     }
     write_file(&dir.join("adapter_config.json"), &pretty(&settings(lora, &trained.beside.name, &all)))?;
     all.retain(|c| !c.positions.is_empty());

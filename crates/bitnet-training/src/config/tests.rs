@@ -110,6 +110,8 @@ fn what_is_wrong_is_named() {
         ("objectives={size=1, sparsty=2}", "objectives.sparsty is unknown"),
         ("objectives.loss=0", "is 0, which leaves nothing to learn"),
         ("train.workers=3", "is 3, and the 1 passes of a step (train.accumulate) cannot be shared out"),
+        ("device=gpu", "device is \"gpu\"; there are cpu"),
+        ("device=[\"cpu\", \"cpu\"]", "device names cpu twice"),
         ("train.optimizer=lion", "it is one of adamw, adam, sgd, muon"),
         ("train.ema=1.5", "train.ema is 1.5, and should be a number from 0 to 1"),
         ("train={optimizer=\"adamw\", momentum=0.9, steps=3}", "train.momentum is unknown"),

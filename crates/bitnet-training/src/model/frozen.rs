@@ -1,11 +1,11 @@
 //! Matrices that nothing trains: trits packed as inference has them, all others in the type of their file.
 
 use super::Model;
-use crate::ops::{Array, Packed, Values, View};
+use crate::ops::{Array, Trits, Values, View};
 use crate::parameters::Parameters;
 use crate::{Parameter, Quantized, Rounding, TrainError, WeightQuantizer};
 use bitnet_core::{DenseMatrix, Matrix, Scale, TernaryMatrix};
-use bitnet_cpu::{CpuTraining, DEPTH};
+use bitnet_cpu::{CpuTraining, DEPTH, TernaryWeights};
 use bitnet_formats::Checkpoint;
 use bitnet_model::{ModelError, ModelTensors};
 use bitnet_quant::dense::{dequantize_row, first_not_finite};
@@ -16,19 +16,14 @@ use std::sync::OnceLock;
 /// A matrix that nothing trains.
 pub(crate) enum Frozen {
     /// Trits, and their scale, or that of each row; none where groups of columns have scales, which the weights know then.
-    Trits {
-        weights: Packed,
-        scales: Array,
-        /// As floats on a device, where groups have scales.
-        float: OnceLock<Array>,
-    },
-    /// Floats, or quantized blocks; and as floats on a device.
-    Dense(DenseMatrix, OnceLock<Array>),
+    Trits { weights: TernaryWeights, scales: Vec<f32> },
+    /// Floats, or quantized blocks.
+    Dense(DenseMatrix),
 }
 
 impl Frozen {
     /// The scale of trits, or that of each row.
-    pub(crate) fn scales(&self) -> Option<&Array> {
+    pub(crate) fn scales(&self) -> Option<&[f32]> {
         match self {
             Self::Trits { scales, .. } if !scales.is_empty() => Some(scales),
             _ => None,
@@ -38,10 +33,19 @@ impl Frozen {
     /// A row as floats.
     fn row(&self, row: usize, out: &mut [f32]) {
         match self {
-            Self::Trits { weights, .. } => weights.weights.row(row, out),
-            Self::Dense(m, _) => dequantize_row(m.dtype(), m.row(row), out),
+            Self::Trits { weights, .. } => weights.row(row, out),
+            Self::Dense(m) => dequantize_row(m.dtype(), m.row(row), out),
         }
     }
+}
+
+/// What one model has of a matrix on the device that it computes on, made when it is first needed: several may share what is frozen.
+#[derive(Default)]
+pub(super) struct Copies {
+    pub(super) trits: OnceLock<Array<u8>>,
+    scales: OnceLock<Array>,
+    /// As floats, where it is dense or groups of columns have scales.
+    floats: OnceLock<Array>,
 }
 
 /// The matrices of a model by their places in the list; `None` for what is no matrix. Projections are trits where the quantizer makes such: as
@@ -76,13 +80,9 @@ pub(crate) fn read(
         Ok(Some(match matrix {
             Matrix::Dense(m) => {
                 finite(&p.name, &m).map_err(at)?;
-                Frozen::Dense(m, OnceLock::new())
+                Frozen::Dense(m)
             }
-            Matrix::Ternary(m) => Frozen::Trits {
-                scales: scales(&m).into(),
-                weights: ops.pack(&m)?.into(),
-                float: OnceLock::new(),
-            },
+            Matrix::Ternary(m) => Frozen::Trits { scales: scales(&m), weights: ops.pack(&m)? },
         }))
     };
     parameters.tensors().map(read).collect()
@@ -154,7 +154,7 @@ impl Model {
     }
 
     /// Packed trits of a projection for products with quantized inputs.
-    pub(super) fn trits(&self, place: usize) -> Option<&Packed> {
+    pub(super) fn trits(&self, place: usize) -> Option<&TernaryWeights> {
         match (self.frozen(place), &self.prepared[place]) {
             (Some(_), _) if !self.precision.quantizes_inputs() => None,
             // Those that an adapter has made of them.
@@ -185,8 +185,7 @@ impl Model {
         let Some(frozen) = self.frozen(place) else { return f(0..slot.rows, self.value(place)) };
         if self.ops.is_on_device() {
             // It stays there.
-            let (Frozen::Trits { float, .. } | Frozen::Dense(_, float)) = frozen;
-            let all = float.get_or_init(|| {
+            let all = self.copies[place].floats.get_or_init(|| {
                 let mut all = vec![0.0; slot.rows * slot.cols];
                 self.ops.chunks(&mut all, slot.cols, &|row, out| frozen.row(row, out));
                 all.into()
@@ -207,11 +206,15 @@ impl Model {
         let all = 0..self.parameters.list()[place].slot.rows;
         match (self.frozen(place), &self.quantized[place]) {
             // Scales of groups are the weights' own affair on the CPU alone.
-            (Some(Frozen::Trits { weights, scales, .. }), _)
+            (Some(Frozen::Trits { weights, scales }), _)
                 if !(scales.is_empty() && self.ops.is_on_device()) =>
             {
-                let values = Values::Trits(self.prepared[place].as_ref().unwrap_or(weights));
-                f(Rows { range: all, values, scales: Some(scales).filter(|scales| !scales.is_empty()) });
+                let (weights, copies) =
+                    (self.prepared[place].as_ref().unwrap_or(weights), &self.copies[place]);
+                let values = Values::Trits(Trits { weights, copy: &copies.trits });
+                let scales =
+                    (!scales.is_empty()).then(|| copies.scales.get_or_init(|| scales.clone().into()));
+                f(Rows { range: all, values, scales });
             }
             (Some(_), _) => self.parts(place, &mut |range, part| f(float(range, part))),
             (None, q) if !q.mixed.is_empty() => f(float(all, &q.mixed)),
@@ -225,11 +228,11 @@ impl Model {
         floats_into(digest, &self.values);
         for frozen in self.frozen.iter().flatten() {
             match frozen {
-                Frozen::Trits { weights, scales, .. } => {
+                Frozen::Trits { weights, scales } => {
                     floats_into(digest, scales);
-                    digest.update(weights.weights.codes());
+                    digest.update(weights.codes());
                 }
-                Frozen::Dense(m, _) => digest.update(&**m.data()),
+                Frozen::Dense(m) => digest.update(&**m.data()),
             }
         }
     }

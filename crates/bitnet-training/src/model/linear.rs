@@ -55,7 +55,7 @@ impl Model {
         match (input.codes(), self.trits(place)) {
             (Some(x), Some(w)) if !self.ops.is_on_device() => {
                 let target = bitnet_cpu::Target { values: y, stride: at.stride, first: at.first };
-                self.ops.bitlinear(x.on_cpu(), &w.weights, target);
+                self.ops.bitlinear(x.on_cpu(), w, target);
             }
             _ => {
                 let (tokens, factors) = input.tokens(k);

@@ -18,11 +18,11 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use crate::ops::{Packed, View, ViewMut};
+use crate::ops::{View, ViewMut};
 use crate::parameters::LowRank;
 use crate::{Array, Batch, Ops, Optimizer, Parameters, Quantized, Rates, TrainError};
 use bitnet_core::AttentionShape;
-use bitnet_cpu::{Side, Store, Target, Terms, Values};
+use bitnet_cpu::{Side, Store, Target, Terms, TernaryWeights, Values};
 use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ use concentrate::Activity;
 pub use concentrate::Objectives;
 pub use distill::{Distillation, Losses, Totals};
 use dropout::Dropout;
+use frozen::Copies;
 pub(crate) use frozen::{Frozen, read as read_frozen};
 use magnitude::Lengths;
 pub use precision::{Activations, ExtraNorms, Precision, Ramp};
@@ -88,7 +89,9 @@ pub struct Model {
     /// By place in the list; empty for parameters that are not quantized.
     quantized: Vec<Quantized>,
     /// Trits among them for products with quantized inputs.
-    prepared: Vec<Option<Packed>>,
+    prepared: Vec<Option<TernaryWeights>>,
+    /// By place in the list.
+    copies: Vec<Copies>,
     /// The share of quantized weights in what passes use, by layer.
     strength: Vec<f32>,
     inverse: Vec<f32>,
@@ -163,6 +166,7 @@ impl Model {
             dropout: None,
             quantized: vec![Quantized::default(); parameters.list().len()],
             prepared: parameters.list().iter().map(|_| None).collect(),
+            copies: parameters.list().iter().map(|_| Copies::default()).collect(),
             strength: vec![1.0; config.layers],
             inverse: config.inverse_frequencies(),
             rope: Default::default(),

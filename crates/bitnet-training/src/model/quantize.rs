@@ -1,7 +1,6 @@
 //! Weights as passes use them, and their gradients as master weights get them.
 
 use super::Model;
-use crate::ops::Packed;
 use crate::parameters::Part;
 use crate::{Parameter, Quantized, Rounding, TrainError, WeightQuantizer};
 
@@ -78,7 +77,7 @@ impl Model {
                 && mixed.is_empty()
                 && scales.iter().all(|scale| scale.is_finite());
             let weights = trits.then(|| self.ops.prepare((p.slot.rows, cols), codes, scales));
-            self.prepared[place] = weights.transpose()?.map(Packed::from);
+            self.prepared[place] = weights.transpose()?;
         }
         self.strength = strengths;
         Ok(())

@@ -29,9 +29,10 @@ impl Model {
                 );
                 return Err(TrainError::Data { what });
             };
-            let trits = rounded(&self.ops, (&self.parameters, &self.values), &weights.weights, adapter);
+            let trits = rounded(&self.ops, (&self.parameters, &self.values), weights, adapter);
             let packed = self.ops.prepare((p.slot.rows, p.slot.cols), &trits, scales)?;
-            self.prepared[place] = Some(packed.into());
+            self.prepared[place] = Some(packed);
+            self.copies[place].trits.take();
         }
         Ok(())
     }
@@ -52,7 +53,6 @@ impl Model {
         let target = Target::whole(dw.sized(n * k), k);
         self.product((n, k, m), outputs, features, Store::Set(Factor::Value(1.0)), target);
         if let Some(scales) = self.frozen(place).and_then(Frozen::scales) {
-            let scales = &**scales;
             self.ops.chunks(&mut dw, k, &|row, dw| {
                 let scale = scales[if scales.len() == 1 { 0 } else { row }];
                 dw.iter_mut().for_each(|v| *v *= scale);

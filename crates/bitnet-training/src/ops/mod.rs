@@ -99,29 +99,24 @@ impl Tokens {
     }
 }
 
-/// Packed trits, and a copy of them on a device where one has needed them.
-pub(crate) struct Packed {
-    pub(crate) weights: TernaryWeights,
-    device: OnceLock<Array<u8>>,
+/// Packed trits, and room for a copy of them on the device that a model computes on.
+#[derive(Clone, Copy)]
+pub(crate) struct Trits<'a> {
+    pub(crate) weights: &'a TernaryWeights,
+    pub(crate) copy: &'a OnceLock<Array<u8>>,
 }
 
-impl From<TernaryWeights> for Packed {
-    fn from(weights: TernaryWeights) -> Self {
-        Self { weights, device: OnceLock::new() }
-    }
-}
-
-impl Packed {
+impl<'a> Trits<'a> {
     /// In the canonical form, and the trits of its rows.
-    fn on(&self, device: &Arc<Device>) -> Result<(At<'_>, usize), BackendError> {
+    fn on(&self, device: &Arc<Device>) -> Result<(At<'a>, usize), BackendError> {
         let (rows, cols) = (self.weights.rows(), self.weights.cols());
-        if self.device.get().is_none() {
+        if self.copy.get().is_none() {
             let mut trits = vec![0; rows * cols];
             trits.chunks_exact_mut(cols).enumerate().for_each(|(r, trits)| self.weights.trits(r, trits));
             let matrix = TernaryMatrix::from_trits(rows, cols, &trits, bitnet_core::Scale::Tensor(1.0))?;
-            let _ = self.device.set(matrix.codes().to_vec().into());
+            let _ = self.copy.set(matrix.codes().to_vec().into());
         }
-        let codes = self.device.get().expect("they were made");
+        let codes = self.copy.get().expect("it was made");
         Ok((At::start(codes.on(device)?), codes.len() / rows.max(1) * 4))
     }
 }

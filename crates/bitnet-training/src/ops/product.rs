@@ -1,7 +1,7 @@
 //! Products, with what is multiplied wherever it is.
 
 use super::array::{Array, View, ViewMut};
-use super::{Device, Ops, Packed, Tokens};
+use super::{Device, Ops, Tokens, Trits};
 use bitnet_core::{At, BackendError, DeviceSide, DeviceStore, DeviceValues, Product, Terms};
 use bitnet_cpu as cpu;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(crate) enum Values<'a> {
     /// Codes of tokens.
     Tokens(&'a Tokens),
     /// Trits, times their scales where groups of columns have them.
-    Trits(&'a Packed),
+    Trits(Trits<'a>),
 }
 
 impl<'a> From<&'a Array> for Values<'a> {
@@ -62,7 +62,7 @@ impl<'a> Side<'a> {
                 let (codes, stride) = tokens.on_cpu().integers();
                 (cpu::Values::I8(codes), stride)
             }
-            Values::Trits(packed) => (cpu::Values::Trits(&packed.weights), self.stride),
+            Values::Trits(trits) => (cpu::Values::Trits(trits.weights), self.stride),
         };
         let side = match self.columns {
             true => cpu::Side::columns(values, stride),
@@ -82,8 +82,8 @@ impl<'a> Side<'a> {
                 let (codes, _) = tokens.on(device)?;
                 (DeviceValues::I8(codes), tokens.stride())
             }
-            Values::Trits(packed) => {
-                let (codes, stride) = packed.on(device)?;
+            Values::Trits(trits) => {
+                let (codes, stride) = trits.on(device)?;
                 (DeviceValues::Trits(codes), stride)
             }
         };

@@ -69,6 +69,19 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(config: &'a RunConfig, resume: bool, each: &mut dyn FnMut(Event)) -> Result<Self, TrainError> {
+        if let Some(why) = &config.chosen {
+            each(Event::Device { device: config.devices[0], why: why.clone() });
+        }
+        Self::over(shared_out(config.threads, config.train.workers, &config.devices)?, config, resume, each)
+    }
+
+    /// With what each worker computes on.
+    fn over(
+        ops: Vec<Ops>,
+        config: &'a RunConfig,
+        resume: bool,
+        each: &mut dyn FnMut(Event),
+    ) -> Result<Self, TrainError> {
         let output = &config.output;
         let checkpoints = Checkpoints::of(output);
         if !resume && !checkpoints.steps().is_empty() {
@@ -78,10 +91,6 @@ impl<'a> Run<'a> {
             );
             return Err(TrainError::Data { what });
         }
-        if let Some(why) = &config.chosen {
-            each(Event::Device { device: config.devices[0], why: why.clone() });
-        }
-        let ops = shared_out(config.threads, config.train.workers, &config.devices)?;
         let origin = match (&config.lora, &config.model) {
             (Some(_), ModelSource::Checkpoint(path)) => {
                 Origin::frozen(&ops[0], path, Some(&config.precision))?

@@ -1,7 +1,9 @@
 use super::*;
 use crate::example;
 use bitnet_testkit::golden;
+use bitnet_testkit::training::Plain;
 use std::path::Path;
+use std::sync::Arc;
 
 const WORDS: [&str; 8] = ["ships", "at", "night", "sail", "home", "from", "the", "sea"];
 
@@ -666,6 +668,59 @@ fn workers_change_no_bit() {
     let few = config(Kind::Pretrain, folder.path(), &["train.workers=2", "threads=1"]);
     let error = go(&few, false).unwrap_err().to_string();
     assert!(error.contains("train.workers is 2, each with a thread"), "{error}");
+}
+
+/// Two devices, each with memory of its own, give what the processor gives; of one that fails the checkpoint before stays, and the processor
+/// goes on from there to the same bits.
+#[test]
+fn devices_change_no_bit() {
+    let folder = folder();
+    let on = |plain: Plain| Ops::on(Arc::new(CpuTraining::new(None, Some(1)).unwrap()), Box::new(plain));
+    let run = |ops: Vec<Ops>, config: &RunConfig, resume: bool| {
+        let run = Run::over(ops, config, resume, &mut |_| {})?;
+        run.go(&AtomicBool::new(false), &mut |_| {})
+    };
+    let teacher = format!("distill.teacher={}", golden::fixtures().join("bitnet-online").display());
+    let init = teacher.replace("distill.teacher", "model.init");
+    let learned = [&init[..], &teacher, "train.rate=1e-2", "train.ema=0.5"];
+    let runs: [(Kind, &[&str]); 2] =
+        [(Kind::Distill, &learned), (Kind::Lora, &["lora.dropout=0.3", "train.rate=1e-2"])];
+    for (kind, changes) in runs {
+        let config = |name: &str, workers: usize| {
+            let output = format!("output={}", folder.path().join(format!("{kind:?}-{name}")).display());
+            let workers = format!("train.workers={workers}");
+            let more = [
+                &output[..],
+                &workers,
+                "train.accumulate=2",
+                "train.batch=1",
+                "train.steps=4",
+                "train.checkpoint_every=2",
+            ];
+            config(kind, folder.path(), &[changes, &more].concat())
+        };
+        let (cpu, two, failing) = (config("cpu", 1), config("two", 2), config("failing", 1));
+        go(&cpu, false).unwrap();
+        let want = left(&cpu.output, 4);
+        run(vec![on(Plain::new()), on(Plain::new())], &two, false).unwrap();
+        assert!(left(&two.output, 4) == want, "{kind:?}");
+        // As many requests for memory as it takes to get behind the first checkpoint.
+        let mut requests = 1 << 9;
+        let error = loop {
+            let outcome = run(vec![on(Plain::failing(requests))], &failing, false);
+            if !Checkpoints::of(&failing.output).steps().is_empty() {
+                break outcome.unwrap_err();
+            }
+            let _ = std::fs::remove_dir_all(&failing.output);
+            requests += requests / 4;
+        };
+        let text = crate::error::chain(&error);
+        assert!(matches!(error, TrainError::Device { step: 3 | 4, .. }), "{text}");
+        assert!(text.contains("is from before, and --resume goes on from there"), "{text}");
+        assert!(text.contains("could not allocate"), "{text}");
+        go(&failing, true).unwrap();
+        assert!(left(&failing.output, 4) == want, "{kind:?}");
+    }
 }
 
 /// Objectives beside the loss do what they are for: more trits that are zero, and more activations.

@@ -56,11 +56,8 @@ fn gradients_are_those_of_the_weights_times_the_other_matrix() {
         for place in 0..parameters.list().len() {
             let range = parameters.list()[place].range.clone();
             let Some(adapter) = model.low_rank[place] else { continue };
-            let Some(crate::model::Frozen::Trits { weights, scales, .. }) = model.frozen(place) else {
-                panic!()
-            };
-            let now =
-                trits::rounded(&model.ops, (&model.parameters, &model.values), &weights.weights, adapter);
+            let Some(crate::model::Frozen::Trits { weights, scales }) = model.frozen(place) else { panic!() };
+            let now = trits::rounded(&model.ops, (&model.parameters, &model.values), weights, adapter);
             for (value, trit) in values[range].iter_mut().zip(now) {
                 *value = f32::from(trit) * scales[0];
             }
