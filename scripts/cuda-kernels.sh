@@ -18,15 +18,17 @@ out=$crate/generated
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Machine code for the common architectures, and PTX, which a driver compiles for the others.
-"$nvcc" -std=c++20 -O3 -fmad=false -fatbin -compress-mode=size \
-    -gencode arch=compute_80,code=[sm_80,compute_80] \
-    -gencode arch=compute_89,code=sm_89 \
-    -gencode arch=compute_90,code=sm_90 \
-    -gencode arch=compute_100,code=sm_100 \
-    "$crate/kernels/kernels.cu" -o "$work/kernels.fatbin"
+# Machine code for the common architectures, and PTX, which a driver compiles for the others. What only training needs is a file of its own.
+for module in kernels training; do
+    "$nvcc" -std=c++20 -O3 -fmad=false -fatbin -compress-mode=size \
+        -gencode arch=compute_80,code=[sm_80,compute_80] \
+        -gencode arch=compute_89,code=sm_89 \
+        -gencode arch=compute_90,code=sm_90 \
+        -gencode arch=compute_100,code=sm_100 \
+        "$crate/kernels/$module.cu" -o "$work/$module.fatbin"
+done
 # What a test compares with the sources: it fails when they change and this script was not run.
 (cd "$crate/kernels" && cat $(ls *.cu *.cuh | LC_ALL=C sort) | sha256sum | cut -d' ' -f1) >"$work/sources.sha256"
 mkdir -p "$out"
-mv "$work/kernels.fatbin" "$work/sources.sha256" "$out"
+mv "$work"/{kernels,training}.fatbin "$work/sources.sha256" "$out"
 ls -l "$out"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the CUDA backend on a machine with an NVIDIA GPU: every operation and whole models against the bits of the processor, what
-# happens when things go wrong, the table of kernels, and models of real size from end to end. Takes less than 8 minutes.
+# Checks the CUDA backend on a machine with an NVIDIA GPU: every operation, those of training too, and whole models against the bits of the
+# processor, what happens when things go wrong, the tables of kernels, and models of real size from end to end. Takes less than 10 minutes.
 #
 #   scripts/gpu-check.sh --build DIR    builds what the check runs into DIR, on any machine (about 10 minutes)
 #   scripts/gpu-check.sh DIR OUT        runs it, in a checkout of the same commit; needs nothing but the driver. Where python3 has
@@ -17,11 +17,13 @@ if [ "${1:-}" = --build ]; then
     }
     cargo test --locked --no-run -p bitnet-cuda 2>&1 | tee "$dir/build.log"
     for name in conformance models; do cp "$(built $name)" "$dir/$name"; done
-    cargo bench --locked --no-run -p bitnet-cuda --bench kernels 2>&1 | tee "$dir/build.log"
-    cp "$(built kernels)" "$dir/kernels"
+    # The name of a test and of a benchmark.
+    cp "$(built training)" "$dir/training-conformance"
+    cargo bench --locked --no-run -p bitnet-cuda --benches 2>&1 | tee "$dir/build.log"
+    for name in kernels training; do cp "$(built $name)" "$dir/$name"; done
     cargo build --locked --release -p bitnet-cli -p xtask
     cp target/release/{bitnet,xtask} "$dir"
-    strip "$dir"/{conformance,models,kernels,bitnet,xtask}
+    strip "$dir"/{conformance,models,training-conformance,kernels,training,bitnet,xtask}
     exit
 fi
 dir=$(realpath "${1:?the directory that --build filled}")
@@ -48,9 +50,11 @@ synth=$!
 export REQUIRE_DEVICE=1 CARGO_MANIFEST_DIR=$PWD/crates/bitnet-cuda
 timed conformance 100 "$dir/conformance" --test-threads 1
 timed models 100 "$dir/models" --test-threads 1
+timed training-conformance 100 "$dir/training-conformance" --nocapture
 wait $synth || { cat "$out/synth.log"; failed=1; }
 
 timed kernels 100 "$dir/kernels" --bench
+timed training 100 "$dir/training" --bench
 if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
     timed cublas 100 python3 crates/bitnet-cuda/benches/cublas.py
 else

@@ -41,7 +41,8 @@ g++ "$out"/selftest/{selftest,kernels}.o "${parts[@]}" "${link[@]}" -o "$out/sel
 for seed in 0 1 2 3; do BITNET_SHIM_SEED=$seed "$out/selftest/selftest"; done
 
 kernels "$out/kernels.o" "$crate/kernels/kernels.cu"
-g++ -shared -Wl,-soname,libcuda.so.1 "$out/kernels.o" "${parts[@]}" "${link[@]}" -o "$out/libcuda.so.1"
+kernels "$out/training-kernels.o" "$crate/kernels/training.cu"
+g++ -shared -Wl,-soname,libcuda.so.1 "$out"/{,training-}kernels.o "${parts[@]}" "${link[@]}" -o "$out/libcuda.so.1"
 ln -sf libcuda.so.1 "$out/libcuda.so"
 [ "${1:-}" = --build-only ] && exit
 
@@ -56,3 +57,5 @@ fault "old driver" BITNET_SHIM_VERSION=12040
 fault "two devices" BITNET_SHIM_DEVICES=2
 fault "little memory" BITNET_SHIM_MEMORY=$((20 << 20))
 fault "failed launch" BITNET_SHIM_FAIL_LAUNCH=3
+fault "failed launch of training" BITNET_SHIM_FAIL_LAUNCH=3
+fault "little memory for training" BITNET_SHIM_MEMORY=$((20 << 20))

@@ -382,4 +382,39 @@ void mma(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, bool a_i
     });
 }
 
+// mma.m16n8k16: C[16][8] += A[16][16] · B[16][8] of bf16, two a word; words lie in the lanes as those of mma.m16n8k32 do. Products
+// are exact here, and their sum is rounded once; a GPU's order is its own.
+void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    struct Record {
+        float *c;
+        const unsigned *a;
+        unsigned b[2];
+    } mine{c, a, {b0, b1}};
+    collective("mma_bf16", 0xffffffffu, &mine, [](Records &records, unsigned lanes) {
+        if (lanes != 0xffffffffu) fail("mma where lanes %#x of the warp have ended", ~lanes);
+        double a[16][16], b[8][16];
+        auto widen = [](double *to, unsigned word) {
+            unsigned halves[] = {word << 16, word & 0xffff0000u};
+            float values[2];
+            memcpy(values, halves, sizeof values);
+            to[0] = values[0];
+            to[1] = values[1];
+        };
+        for (int lane = 0; lane < 32; lane++) {
+            const Record &from = *static_cast<Record *>(records[lane]);
+            for (int i = 0; i < 4; i++) widen(&a[lane / 4 + i % 2 * 8][(lane % 4 + i / 2 * 4) * 2], from.a[i]);
+            for (int i = 0; i < 2; i++) widen(&b[lane / 4][(lane % 4 + i * 4) * 2], from.b[i]);
+        }
+        for (int lane = 0; lane < 32; lane++) {
+            Record &to = *static_cast<Record *>(records[lane]);
+            for (int i = 0; i < 4; i++) {
+                const double *row = a[lane / 4 + i / 2 * 8], *column = b[lane % 4 * 2 + i % 2];
+                double sum = to.c[i];
+                for (int k = 0; k < 16; k++) sum += row[k] * column[k];
+                to.c[i] = float(sum);
+            }
+        }
+    });
+}
+
 } // namespace shim

@@ -211,10 +211,11 @@ inline float max(float a, float b) { return shim::maximum(a, b); }
 #define fminf(a, b) (::shim::minimum(a, b))
 #define fmaxf(a, b) (::shim::maximum(a, b))
 
-// ---- the wrappers that kernels/device.cuh writes in PTX for a GPU
+// ---- the wrappers that kernels/device.cuh and training.cuh write in PTX for a GPU
 
 inline void mma_s8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) { shim::mma(c, a, b0, b1, true); }
 inline void mma_u8s8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) { shim::mma(c, a, b0, b1, false); }
+inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) { shim::mma(c, a, b0, b1); }
 
 inline void copy_async16(void *shared, const void *global) { shim::copy_async(shared, global, true); }
 inline void copy_async16_zfill(void *shared, const void *global, bool valid) { shim::copy_async(shared, global, valid); }

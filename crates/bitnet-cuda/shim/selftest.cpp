@@ -138,6 +138,32 @@ void products() {
     }
 }
 
+void products_of_bf16() {
+    // Whole numbers below 256 are bf16 as they are: the upper halves of their floats.
+    std::vector<unsigned> a(16 * 8), b(8 * 8);
+    auto value = [](int row, int k, int seed) { return float((row * 37 + k * k * 11 + seed) % 200 - 100); };
+    auto word = [&](int row, int pair, int seed) {
+        unsigned halves[2];
+        for (int i = 0; i < 2; i++) {
+            float x = value(row, pair * 2 + i, seed);
+            memcpy(&halves[i], &x, 4);
+        }
+        return halves[0] >> 16 | (halves[1] & 0xffff0000u);
+    };
+    for (int i = 0; i < 16 * 8; i++) a[i] = word(i / 8, i % 8, 3);
+    for (int i = 0; i < 8 * 8; i++) b[i] = word(i / 8, i % 8, 57);
+    Buffer<unsigned> device_a(a), device_b(b);
+    Buffer<float> c(16 * 8);
+    launch("mma_of_bf16", {}, {32}, 0, device_a.pointer, device_b.pointer, c.pointer);
+    auto got = c.read();
+    for (int m = 0; m < 16; m++)
+        for (int n = 0; n < 8; n++) {
+            float sum = 1;
+            for (int k = 0; k < 16; k++) sum += value(m, k, 3) * value(n, k, 57);
+            CHECK(got[m * 8 + n] == sum);
+        }
+}
+
 void pipeline() {
     constexpr int THREADS = 128, UNITS = 5 * THREADS, VALID = UNITS - 50;
     std::vector<int> in(UNITS * 4);
@@ -367,6 +393,7 @@ int main() {
     shuffles();
     barriers();
     products();
+    products_of_bf16();
     pipeline();
     atomics();
     numbers();

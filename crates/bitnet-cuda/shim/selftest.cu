@@ -91,6 +91,17 @@ EXPORT_KERNEL(mma_signed)
 KERNEL mma_unsigned(const unsigned char *a, const signed char *b, int *c) { product<false>(a, b, c); }
 EXPORT_KERNEL(mma_unsigned)
 
+// C[16][8] = A[16][16] · B[8][16] of bf16, rows and columns of eight words; c starts at 1.
+KERNEL mma_of_bf16(const unsigned *a, const unsigned *b, float *c) {
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    unsigned fragment[4];
+    for (int i = 0; i < 4; i++) fragment[i] = a[(g + i % 2 * 8) * 8 + t + i / 2 * 4];
+    float sums[4] = {1, 1, 1, 1};
+    mma_bf16(sums, fragment, b[g * 8 + t], b[g * 8 + t + 4]);
+    for (int i = 0; i < 4; i++) c[(g + i / 2 * 8) * 8 + t * 2 + i % 2] = sums[i];
+}
+EXPORT_KERNEL(mma_of_bf16)
+
 // out = in + 1 through two stages of dynamic shared memory; `valid` 16-byte units are there, those after them count as zeros.
 KERNEL pipeline(const uint4 *in, uint4 *out, int units, int valid) {
     DYNAMIC_SHARED(uint4, stages); // [2][threads]

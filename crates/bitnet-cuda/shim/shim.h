@@ -108,6 +108,7 @@ void copy_async(void *shared, const void *global, bool valid);
 void copy_async_commit();
 void copy_async_wait(unsigned groups_left);
 void mma(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, bool a_is_signed);
+void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 
 } // namespace shim
 

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The version of the driver's interface that the kernels were compiled for: 1000 times its major number.
 const NEEDED: i32 = 13_000;
 /// What the driver is given: machine code for the common architectures, and PTX for the others.
-const IMAGE: &[u8] = include_bytes!("../generated/kernels.fatbin");
+pub(crate) static KERNELS: &[u8] = include_bytes!("../generated/kernels.fatbin");
+/// The same of what only training needs, so that who does not train does not wait for it.
+pub(crate) static TRAINING_KERNELS: &[u8] = include_bytes!("../generated/training.fatbin");
 /// Parameters of a kernel, at most.
 const MAX_PARAMS: usize = 18;
 
@@ -180,8 +182,8 @@ fn details(device: sys::CUdevice) -> Result<DeviceDetails, CudaError> {
 }
 
 impl Driver {
-    /// Opens the device of this number, counted as [`devices`] has them.
-    pub(crate) fn open(number: usize) -> Result<Self, CudaError> {
+    /// Opens the device of this number, counted as [`devices`] has them, with one of the images above.
+    pub(crate) fn open(number: usize, image: &'static [u8]) -> Result<Self, CudaError> {
         let found = devices()?.len();
         let device = match i32::try_from(number) {
             Ok(n) if number < found => device(n)?,
@@ -212,7 +214,7 @@ impl Driver {
             sys::cuStreamCreate(&mut driver.stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32)
         })?;
         // SAFETY: the image is one that the compiler made, which knows its own length.
-        let loaded = unsafe { sys::cuModuleLoadData(&mut driver.module, IMAGE.as_ptr().cast()) };
+        let loaded = unsafe { sys::cuModuleLoadData(&mut driver.module, image.as_ptr().cast()) };
         if loaded == CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU {
             let DeviceDetails { name, capability, .. } = driver.details.clone();
             return Err(CudaError::Capability { name, capability });

@@ -3,7 +3,7 @@
 //! A step that launches what an earlier one did, with the same addresses and numbers, is a graph that the device already has:
 //! what differs from step to step (ids, positions, blocks of the cache) is data in memory that the launches read.
 
-use crate::driver::{Buffer, Driver, Function, Graph, Launch};
+use crate::driver::{Buffer, Driver, Function, Graph, KERNELS, Launch};
 use crate::error::CudaError;
 use crate::kernels::Kernels;
 use bitnet_core::BackendError;
@@ -85,7 +85,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Gpu {
     pub(crate) fn open(number: usize) -> Result<Self, CudaError> {
-        let driver = Arc::new(Driver::open(number)?);
+        let driver = Arc::new(Driver::open(number, KERNELS)?);
         let kernels = Kernels::load(&driver)?;
         let (failure, state) = (Mutex::default(), Mutex::default());
         Ok(Self { name: format!("cuda:{number}"), driver, kernels, failure, state })

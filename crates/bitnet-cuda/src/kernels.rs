@@ -5,13 +5,13 @@ use crate::error::CudaError;
 use bitnet_core::{DenseType, KvType};
 
 macro_rules! kernels {
-    ($($name:ident)*) => {
-        /// Handles of the kernels that are always there.
-        pub(crate) struct Kernels {
+    ($(#[$doc:meta])* $of:ident: $($name:ident)*) => {
+        $(#[$doc])*
+        pub(crate) struct $of {
             $(pub(crate) $name: Function,)*
         }
 
-        impl Kernels {
+        impl $of {
             pub(crate) fn load(driver: &Driver) -> Result<Self, CudaError> {
                 Ok(Self { $($name: driver.function(stringify!($name))?,)* })
             }
@@ -20,6 +20,8 @@ macro_rules! kernels {
 }
 
 kernels! {
+    /// Handles of the kernels that are always there.
+    Kernels:
     quantize quantize_many rms_norm rms_norm_many rms_norm_heads
     add scale place add_scaled gather gate
     gemv gemv_gated norm_gemv norm_gemv_gated few_8 few_8_gated few_16 few_16_gated
@@ -33,6 +35,20 @@ kernels! {
     screen_query screen_8 screen_64
     screen_rows_f32 screen_rows_f16 screen_rows_bf16 screen_rows_q8_0 screen_rows_q4_0 screen_rows_q6_k
     screen_exact_f32 screen_exact_f16 screen_exact_bf16 screen_exact_q8_0 screen_exact_q4_0 screen_exact_q6_k
+}
+
+kernels! {
+    /// Handles of the kernels of training, which are a module of their own.
+    TrainingKernels:
+    train_mix train_fill train_columns train_gather train_scatter train_rotate
+    train_gate train_gate_back train_adam train_sgd
+    train_norm train_norm_back train_norm_parts train_norm_weight
+    train_quantize train_magnitudes train_mean train_trits train_cross_entropy train_squares
+    train_arrange_f32 train_arrange_bf16 train_arrange_i8
+    train_product_f32_64 train_product_f32_128 train_product_bf16_64 train_product_bf16_128
+    train_product_i8_64 train_product_i8_128 train_product_parts
+    train_attend train_attend_means
+    train_attend_back_queries train_attend_back_queries_bf16 train_attend_back_keys train_attend_back_keys_bf16
 }
 
 /// From so many rows on, each has fewer threads.

@@ -1,4 +1,4 @@
-//! The CUDA backend: every operation of the forward pass on NVIDIA GPUs, with the bits of the processor's.
+//! The CUDA backend: every operation of the forward pass on NVIDIA GPUs, with the bits of the processor's, and those of training.
 //!
 //! Floats follow the order of `docs/numerics.md`, so that a model gives the same answer here as there, `==`, whatever shares a step
 //! and however a prompt is cut. The crate knows the driver, kernels and the layouts that they read; it knows no file format
@@ -28,6 +28,7 @@ mod kernels;
 mod kv;
 mod product;
 mod tensor;
+mod training;
 mod weight;
 
 pub use backend::{CudaBackend, CudaVector};
@@ -35,4 +36,5 @@ pub use driver::{DeviceDetails, devices};
 pub use error::CudaError;
 pub use kv::CudaKv;
 pub use tensor::CudaTensor;
+pub use training::CudaTraining;
 pub use weight::CudaWeight;

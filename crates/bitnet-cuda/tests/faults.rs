@@ -4,10 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use bitnet_core::{
-    ActivationPrecision, AttentionShape, Backend, BackendError, DenseMatrix, DenseType, KvSpec, KvType,
-    Matrix, Purpose,
+    ActivationPrecision, At, AttentionShape, Backend, BackendError, DenseMatrix, DenseType, KvSpec, KvType,
+    Matrix, Memory, Purpose, TrainingDevice,
 };
-use bitnet_cuda::{CudaBackend, CudaError, devices};
+use bitnet_cuda::{CudaBackend, CudaError, CudaTraining, devices};
 
 fn table(b: &CudaBackend) -> <CudaBackend as Backend>::Weight {
     let bytes: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -67,6 +67,42 @@ fn a_fault_is_an_error_that_says_what_it_is() {
             assert!(matches!(outcome, Err(BackendError::Device { .. })), "{outcome:?}");
             // The driver gives the context up; all that follows says so, and nothing panics.
             assert!(step(&b, &w).is_err());
+            assert!(CudaTraining::new(0).is_err());
+        }
+        Ok("failed launch of training") => {
+            let device = CudaTraining::new(0).unwrap();
+            let memory = device.memory(16).unwrap();
+            (0..8).for_each(|_| device.fill(At::start(&memory), 4, 1.0));
+            // A launch fails when something waits for it; that is told once, and all that follows fails anew.
+            let outcome = device.download(&memory, 0, &mut [0; 16]);
+            assert!(matches!(outcome, Err(BackendError::Device { .. })), "{outcome:?}");
+            assert!(device.failure().is_none());
+            device.fill(At::start(&memory), 4, 1.0);
+            assert!(device.failure().is_some() && device.failure().is_none());
+            assert!(device.memory(1 << 20).is_err());
+        }
+        Ok("little memory for training") => {
+            let device = CudaTraining::new(0).unwrap();
+            let told = |outcome: Result<Memory, BackendError>| {
+                matches!(outcome, Err(BackendError::OutOfMemory { .. }))
+            };
+            let [one, two] = [0; 2].map(|_| device.memory(9 << 20).unwrap());
+            assert!(told(device.memory(9 << 20)));
+            // What went back is of no size that is asked for next, and makes room for it.
+            drop(two);
+            let other = device.memory(7 << 20).unwrap();
+            assert!(device.failure().is_none());
+            // An operation that finds no room for itself fails, and with it what is read; nothing else does.
+            let room = device.memory(2 << 20).unwrap();
+            let ids = vec![0; 1 << 20];
+            device.gather(At::start(&one), &ids, 1, At::start(&other));
+            let outcome = device.download(&other, 0, &mut [0; 4]);
+            assert!(matches!(outcome, Err(BackendError::OutOfMemory { .. })), "{outcome:?}");
+            drop(room);
+            device.fill(At::start(&other), 1, 2.0);
+            let mut read = [0; 4];
+            device.download(&other, 0, &mut read).unwrap();
+            assert_eq!(f32::from_le_bytes(read), 2.0);
         }
         _ => println!("not run: no fault was asked for"),
     }
