@@ -102,7 +102,7 @@ fn attention(device: &dyn TrainingDevice, shape: AttentionShape, length: usize) 
 }
 
 fn rows(device: &dyn TrainingDevice, (m, n): (usize, usize)) {
-    let [x, y, w, d] = [m * n, m * n, n, m].map(|len| floats(device, len));
+    let [x, y, w, dw, d] = [m * n, m * n, n, n, m].map(|len| floats(device, len));
     let codes = device.memory(m * n).unwrap();
     let at = At::start;
     let norm = DeviceNorm { x: at(&x), w: at(&w), sizes: (m, n), eps: 1e-5 };
@@ -113,7 +113,7 @@ fn rows(device: &dyn TrainingDevice, (m, n): (usize, usize)) {
     };
     each("norm", 8.0, &|| device.norm(norm, at(&y)));
     each("way back through a norm", 12.0, &|| {
-        device.norm_backward(norm, at(&x), false, at(&y), Some(at(&w)));
+        device.norm_backward(norm, at(&x), false, at(&y), Some(at(&dw)));
     });
     each("int8 activations", 5.0, &|| device.quantize(at(&x), (m, n), at(&codes), n, at(&d)));
     each("absmean", 9.0, &|| device.absmean(at(&x), (m, n), at(&codes), n, at(&d)));

@@ -3,3 +3,4 @@
 #include "training_rows.cu"
 #include "training_product.cu"
 #include "training_attention.cu"
+#include "training_attention_bf16.cu"

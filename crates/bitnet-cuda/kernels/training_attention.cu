@@ -1,5 +1,6 @@
 // Causal attention of whole sequences (rules 10 and 11), and the way back. Everything that tiles of 32 rows by some columns are multiplied with
 // goes through shared memory; each element is one chain of fused multiply-adds, in the order of the processor's.
+#pragma once
 #include "training.cuh"
 
 constexpr u32 ATTEND_WIDTH = 256;
@@ -42,11 +43,6 @@ struct TrainTile {
     u32 unused;
 };
 
-template <bool ROUND>
-__device__ __forceinline__ float term(float x) {
-    return ROUND ? __uint_as_float(bf16_bits(x)) : x;
-}
-
 __device__ __forceinline__ u32 own_row() { return threadIdx.x / 32 * OWN_ROWS; }
 __device__ __forceinline__ u32 own_lane() { return threadIdx.x % 32; }
 __device__ __forceinline__ u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
@@ -55,7 +51,7 @@ __device__ __forceinline__ u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
 constexpr u32 dots_room(u32 j) { return STEP * (PITCH + 32 * j + 1); }
 
 // sums[r][j] = x[row r of this thread's] . y[lane + 32 j], over `d` elements. What is not there counts as zeros.
-template <u32 J, bool ROUND>
+template <u32 J>
 __device__ __forceinline__ void dots(HeadRows x, HeadRows y, u32 d, float (&sums)[OWN_ROWS][J], float *room) {
     float *left = room;                 // [element][row]
     float *right = room + STEP * PITCH; // [element][column]
@@ -72,12 +68,12 @@ __device__ __forceinline__ void dots(HeadRows x, HeadRows y, u32 d, float (&sums
         for (u32 i = threadIdx.x; i < TILE_ROWS * STEP; i += ATTEND_WIDTH) {
             const u32 row = i / STEP;
             const u32 e = i % STEP;
-            left[e * PITCH + row] = row < x.count && from + e < d ? term<ROUND>(x.at[row * x.stride + from + e]) : 0.0f;
+            left[e * PITCH + row] = row < x.count && from + e < d ? (x.at[row * x.stride + from + e]) : 0.0f;
         }
         for (u32 i = threadIdx.x; i < 32 * J * STEP; i += ATTEND_WIDTH) {
             const u32 row = i / STEP;
             const u32 e = i % STEP;
-            right[e * WIDTH + row] = row < y.count && from + e < d ? term<ROUND>(y.at[row * y.stride + from + e]) : 0.0f;
+            right[e * WIDTH + row] = row < y.count && from + e < d ? (y.at[row * y.stride + from + e]) : 0.0f;
         }
         __syncthreads();
 #pragma unroll
@@ -96,7 +92,6 @@ __device__ __forceinline__ void dots(HeadRows x, HeadRows y, u32 d, float (&sums
 }
 
 // sums[r][j] = sum over p of weights[p][row r] * x[p][from + lane + 32 j], p ascending. Rows of x go through `room`, [STEP][ELEMENTS].
-template <bool ROUND>
 __device__ __forceinline__ void weighted(const float *weights, HeadRows x, u32 d, u32 from, float (&sums)[OWN_ROWS][OWN_ELEMENTS],
                                          float *room) {
 #pragma unroll
@@ -111,7 +106,7 @@ __device__ __forceinline__ void weighted(const float *weights, HeadRows x, u32 d
         for (u32 i = threadIdx.x; i < STEP * ELEMENTS; i += ATTEND_WIDTH) {
             const u32 row = p + i / ELEMENTS;
             const u32 e = from + i % ELEMENTS;
-            room[i] = row < x.count && e < d ? term<ROUND>(x.at[row * x.stride + e]) : 0.0f;
+            room[i] = row < x.count && e < d ? (x.at[row * x.stride + e]) : 0.0f;
         }
         __syncthreads();
         const u32 steps = smaller(STEP, x.count - p);
@@ -154,7 +149,7 @@ __device__ __forceinline__ float warp_max(float v) {
 // Scores of a tile's queries with the positions of a segment, and the largest of those that a query sees.
 __device__ __forceinline__ void scores_of(HeadRows queries, HeadRows keys, u32 d, u32 first, u32 segment, float scale,
                                           float (&sums)[OWN_ROWS][SEGMENT / 32], float (&most)[OWN_ROWS], float *room) {
-    dots<SEGMENT / 32, false>(queries, keys, d, sums, room);
+    dots<SEGMENT / 32>(queries, keys, d, sums, room);
 #pragma unroll
     for (u32 r = 0; r < OWN_ROWS; ++r) {
         const u32 valid = first + own_row() + r + 1 - segment;
@@ -243,7 +238,7 @@ extern "C" __global__ void __launch_bounds__(ATTEND_WIDTH)
         }
         for (u32 from = 0; from < d; from += ELEMENTS) {
             float o[OWN_ROWS][OWN_ELEMENTS];
-            weighted<false>(weights, part(segment, shape.value_column(group)), d, from, o, room);
+            weighted(weights, part(segment, shape.value_column(group)), d, from, o, room);
             for_sums(o, d, from, [&](u32 r, u32 e, float sum) {
                 float *to = outputs + (own_row() + r) * d + e;
                 *to = __fmaf_rn(sum, factor[r], *to);
@@ -299,9 +294,10 @@ __device__ __forceinline__ float slope_of_product(float weight, float gradient, 
 }
 
 // Gradients of queries: a block a tile of them and a head.
-template <bool ROUND>
-__device__ __forceinline__ void query_gradients(const float *qkv, const TrainTile *tiles, const float *sums, const float *means,
-                                                const float *dout, float *dqkv, TrainShape shape, float scale) {
+extern "C" __global__ void __launch_bounds__(ATTEND_WIDTH)
+    train_attend_back_queries(const float *qkv, const TrainTile *tiles, const float *sums, const float *means, const float *dout,
+                              float *dqkv, u32 heads, u32 kv_heads, u32 head_dim, float scale) {
+    const TrainShape shape{heads, kv_heads, head_dim};
     DYNAMIC_SHARED(float, shared);
     float *slopes = shared;                 // [position][row]
     float *room = slopes + SEGMENT * PITCH; // what is multiplied
@@ -333,8 +329,8 @@ __device__ __forceinline__ void query_gradients(const float *qkv, const TrainTil
     for (u32 segment = 0; segment <= tile.first; segment += SEGMENT) {
         float products[OWN_ROWS][SEGMENT / 32];
         float lost[OWN_ROWS][SEGMENT / 32];
-        dots<SEGMENT / 32, false>(queries, part(segment, shape.key_column(group)), d, products, room);
-        dots<SEGMENT / 32, ROUND>(douts, part(segment, shape.value_column(group)), d, lost, room);
+        dots<SEGMENT / 32>(queries, part(segment, shape.key_column(group)), d, products, room);
+        dots<SEGMENT / 32>(douts, part(segment, shape.value_column(group)), d, lost, room);
 #pragma unroll
         for (u32 j = 0; j < SEGMENT / 32; ++j) {
             const u32 position = own_lane() + 32 * j;
@@ -343,13 +339,13 @@ __device__ __forceinline__ void query_gradients(const float *qkv, const TrainTil
             for (u32 r = 0; r < OWN_ROWS; ++r) {
                 const float weight = weight_of(products[r][j], scale, of[r]);
                 const bool seen = position < tile.first + own_row() + r + 1 - segment;
-                four[r] = seen ? term<ROUND>(slope_of_product(weight, lost[r][j], scale, of[r])) : 0.0f;
+                four[r] = seen ? (slope_of_product(weight, lost[r][j], scale, of[r])) : 0.0f;
             }
             *reinterpret_cast<float4 *>(slopes + position * PITCH + own_row()) = make_float4(four[0], four[1], four[2], four[3]);
         }
         for (u32 from = 0; from < d; from += ELEMENTS) {
             float o[OWN_ROWS][OWN_ELEMENTS];
-            weighted<ROUND>(slopes, part(segment, shape.key_column(group)), d, from, o, room);
+            weighted(slopes, part(segment, shape.key_column(group)), d, from, o, room);
             for_sums(o, d, from, [&](u32 r, u32 e, float sum) {
                 float *to = gradients + (own_row() + r) * d + e;
                 *to = __fadd_rn(*to, sum);
@@ -367,13 +363,15 @@ __device__ __forceinline__ void query_gradients(const float *qkv, const TrainTil
         }
     }
 }
+EXPORT_KERNEL(train_attend_back_queries)
 
 constexpr u32 BACK_ROOM = dots_room(QUERIES / 32) > STEP * ELEMENTS ? dots_room(QUERIES / 32) : STEP * ELEMENTS;
 
 // Gradients of keys and values: a block a tile of positions and a group of heads that share them, heads and queries ascending.
-template <bool ROUND>
-__device__ __forceinline__ void key_gradients(const float *qkv, const TrainTile *tiles, const float *sums, const float *means,
-                                              const float *dout, float *dqkv, TrainShape shape, float scale) {
+extern "C" __global__ void __launch_bounds__(ATTEND_WIDTH)
+    train_attend_back_keys(const float *qkv, const TrainTile *tiles, const float *sums, const float *means, const float *dout,
+                           float *dqkv, u32 heads, u32 kv_heads, u32 head_dim, float scale) {
+    const TrainShape shape{heads, kv_heads, head_dim};
     DYNAMIC_SHARED(float, shared);
     float *weights = shared;                        // [query][row]
     float *slopes = weights + QUERIES * PITCH;      // [query][row]
@@ -405,8 +403,8 @@ __device__ __forceinline__ void key_gradients(const float *qkv, const TrainTile 
             const HeadRows douts{dout + (static_cast<size_t>(tile.start) + first) * wide + head * d, wide, own};
             float products[OWN_ROWS][QUERIES / 32];
             float lost[OWN_ROWS][QUERIES / 32];
-            dots<QUERIES / 32, false>(keys, queries, d, products, room);
-            dots<QUERIES / 32, ROUND>(values, douts, d, lost, room);
+            dots<QUERIES / 32>(keys, queries, d, products, room);
+            dots<QUERIES / 32>(values, douts, d, lost, room);
 #pragma unroll
             for (u32 j = 0; j < QUERIES / 32; ++j) {
                 const u32 query = own_lane() + 32 * j;
@@ -418,20 +416,20 @@ __device__ __forceinline__ void key_gradients(const float *qkv, const TrainTile 
                 for (u32 r = 0; r < OWN_ROWS; ++r) {
                     const bool seen = query < own && tile.first + own_row() + r <= first + query;
                     const float w = weight_of(products[r][j], scale, of);
-                    weight[r] = seen ? term<ROUND>(w) : 0.0f;
-                    slope[r] = seen ? term<ROUND>(slope_of_product(w, lost[r][j], scale, of)) : 0.0f;
+                    weight[r] = seen ? (w) : 0.0f;
+                    slope[r] = seen ? (slope_of_product(w, lost[r][j], scale, of)) : 0.0f;
                 }
                 *reinterpret_cast<float4 *>(weights + query * PITCH + own_row()) = make_float4(weight[0], weight[1], weight[2], weight[3]);
                 *reinterpret_cast<float4 *>(slopes + query * PITCH + own_row()) = make_float4(slope[0], slope[1], slope[2], slope[3]);
             }
             for (u32 from = 0; from < d; from += ELEMENTS) {
                 float o[OWN_ROWS][OWN_ELEMENTS];
-                weighted<ROUND>(slopes, queries, d, from, o, room);
+                weighted(slopes, queries, d, from, o, room);
                 for_sums(o, d, from, [&](u32 r, u32 e, float sum) {
                     float *to = of_keys + (own_row() + r) * d + e;
                     *to = __fadd_rn(*to, sum);
                 });
-                weighted<ROUND>(weights, douts, d, from, o, room);
+                weighted(weights, douts, d, from, o, room);
                 for_sums(o, d, from, [&](u32 r, u32 e, float sum) {
                     float *to = of_values + (own_row() + r) * d + e;
                     *to = __fadd_rn(*to, sum);
@@ -451,16 +449,4 @@ __device__ __forceinline__ void key_gradients(const float *qkv, const TrainTile 
         }
     }
 }
-
-#define GRADIENTS(NAME, OF, ROUND)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(ATTEND_WIDTH)                                                                 \
-        NAME(const float *qkv, const TrainTile *tiles, const float *sums, const float *means, const float *dout, float *dqkv,  \
-             u32 heads, u32 kv_heads, u32 head_dim, float scale) {                                                             \
-        OF<ROUND>(qkv, tiles, sums, means, dout, dqkv, TrainShape{heads, kv_heads, head_dim}, scale);                          \
-    }                                                                                                                          \
-    EXPORT_KERNEL(NAME)
-
-GRADIENTS(train_attend_back_queries, query_gradients, false)
-GRADIENTS(train_attend_back_queries_bf16, query_gradients, true)
-GRADIENTS(train_attend_back_keys, key_gradients, false)
-GRADIENTS(train_attend_back_keys_bf16, key_gradients, true)
+EXPORT_KERNEL(train_attend_back_keys)

@@ -12,6 +12,9 @@ const QUERIES: usize = 64;
 const STEP: usize = 16;
 const PITCH: usize = TILE + 4;
 const ELEMENTS: usize = 128;
+/// How far apart rows of pairs of bf16 lie, and the most elements of a head that is multiplied so.
+const PAIR_PITCH: usize = 20;
+const MOST_ELEMENTS: usize = 256;
 const THREADS: u32 = 256;
 
 /// Floats that products of a tile with so many rows need.
@@ -19,10 +22,24 @@ const fn dots(rows: usize) -> usize {
     STEP * (PITCH + rows + 1)
 }
 
+/// Words of what is multiplied as pairs of bf16, with so many columns; heads have no more elements then.
+const fn pairs(columns: usize) -> usize {
+    let rows = if TILE + columns > MOST_ELEMENTS { TILE + columns } else { MOST_ELEMENTS };
+    let (pairs, floats) = (rows * PAIR_PITCH, dots(columns));
+    if pairs > floats { pairs } else { floats }
+}
+
 /// Bytes that blocks share which have a tile of queries, or of keys.
 fn shared(d: usize) -> (usize, usize) {
     let queries = SEGMENT * PITCH + dots(SEGMENT) + TILE * d;
     let keys = 2 * QUERIES * PITCH + dots(QUERIES).max(STEP * ELEMENTS) + 2 * TILE * d;
+    (queries * 4, keys * 4)
+}
+
+/// The same with terms of bf16.
+fn shared_pairs() -> (usize, usize) {
+    let queries = SEGMENT * PITCH + TILE * (SEGMENT / 2 + 4) + pairs(SEGMENT);
+    let keys = QUERIES * PITCH + 2 * TILE * (QUERIES / 2 + 4) + pairs(QUERIES);
     (queries * 4, keys * 4)
 }
 
@@ -85,11 +102,13 @@ pub(super) fn attend_backward(
     let k = &s.kernels;
     let params = [means.address(), out, dout, owners as u64, shape.head_dim as u64];
     s.run(k.train_attend_means, [owners.div_ceil(16), 1, 1], THREADS, 0, &params);
-    let (queries, keys) = match terms {
-        Terms::F32 => (k.train_attend_back_queries, k.train_attend_back_keys),
-        Terms::Bf16 => (k.train_attend_back_queries_bf16, k.train_attend_back_keys_bf16),
+    // Larger heads than tensor cores are given have f32 terms in any case.
+    let (queries, keys, (of_queries, of_keys)) = match terms {
+        Terms::Bf16 if shape.head_dim <= MOST_ELEMENTS => {
+            (k.train_attend_back_queries_bf16, k.train_attend_back_keys_bf16, shared_pairs())
+        }
+        _ => (k.train_attend_back_queries, k.train_attend_back_keys, shared(shape.head_dim)),
     };
-    let (of_queries, of_keys) = shared(shape.head_dim);
     let params = [&[qkv, tiles.address(), sums, means.address(), dout, dqkv], &heads(shape)[..]].concat();
     s.run(queries, [count, shape.heads, 1], THREADS, of_queries, &params);
     s.run(keys, [count, shape.kv_heads, 1], THREADS, of_keys, &params);

@@ -21,8 +21,8 @@ use stream::{Stream, bits};
 ///
 /// What is computed is the processor's, `==`: products with [`Terms::F32`] and products of integers, attention and its way back with
 /// [`Terms::F32`], norms, quantization, gates, the loss, the optimizers' steps, lengths; rows of one id are added in their order.
-/// With [`Terms::Bf16`] terms are rounded as the processor rounds them, and sums are near: products are made by tensor cores, whose order is
-/// the hardware's, and the way back through attention sums in f32 chains. Every result is the same each time.
+/// With [`Terms::Bf16`] terms are rounded as the processor rounds them, and sums are near: products and the way back through attention are made by
+/// tensor cores, whose order is the hardware's. Every result is the same each time.
 ///
 /// Sums of integers have room for 131,071 terms of int8, or 2^23 of int8 by trits.
 pub struct CudaTraining {

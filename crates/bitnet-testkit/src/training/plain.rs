@@ -18,18 +18,26 @@ const ROWS: usize = 64;
 #[derive(Debug, Default)]
 pub struct Plain {
     /// Requests for memory that are left until there is none.
-    left: Mutex<Option<usize>>,
+    requests: Mutex<Option<usize>>,
+    /// Products that are left until it is lost.
+    products: Mutex<Option<usize>>,
+    lost: Mutex<Option<BackendError>>,
 }
 
 impl Plain {
     /// One with all the memory that there is.
     pub const fn new() -> Self {
-        Self { left: Mutex::new(None) }
+        Self { requests: Mutex::new(None), products: Mutex::new(None), lost: Mutex::new(None) }
     }
 
     /// One that has no memory any more behind so many requests.
-    pub fn failing(left: usize) -> Self {
-        Self { left: Some(left).into() }
+    pub fn failing(requests: usize) -> Self {
+        Self { requests: Some(requests).into(), ..Self::new() }
+    }
+
+    /// One that is lost behind so many products.
+    pub fn lost(products: usize) -> Self {
+        Self { products: Some(products).into(), ..Self::new() }
     }
 }
 
@@ -117,7 +125,7 @@ impl TrainingDevice for Plain {
     }
 
     fn memory(&self, bytes: usize) -> Result<Memory, BackendError> {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if bytes > 1 << 40 || *left == Some(0) {
             return Err(BackendError::OutOfMemory { bytes, what: "training" });
         }
@@ -131,14 +139,21 @@ impl TrainingDevice for Plain {
 
     fn download(&self, memory: &Memory, from: usize, out: &mut [u8]) -> Result<(), BackendError> {
         out.copy_from_slice(&bytes(memory)[from..][..out.len()]);
-        Ok(())
+        self.failure().map_or(Ok(()), Err)
     }
 
     fn failure(&self) -> Option<BackendError> {
-        None
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn product(&self, product: &Product<'_>) {
+        let mut left = self.products.lock().unwrap_or_else(PoisonError::into_inner);
+        if *left == Some(0) {
+            let lost = BackendError::Device { device: self.name().to_owned(), why: "it was lost".to_owned() };
+            *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(lost);
+        }
+        *left = left.map(|left| left.saturating_sub(1));
+        drop(left);
         let Product { terms, sizes: (m, n, k), a, b, store, c, stride, first } = *product;
         let whole = is_whole(&a) && is_whole(&b);
         let (a, b) = (side(a, m, k), side(b, n, k));

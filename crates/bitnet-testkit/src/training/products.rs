@@ -201,7 +201,7 @@ impl Asked<'_> {
 
     /// Terms of bf16 are rounded to nearest even, and tiny ones are zero: sums of one term show it.
     fn rounding(&mut self) {
-        let values = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1e-15, -8e-16, 3.1415927, -0.1, 1e20, 0.0];
+        let values = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1e-15, -8e-16, 3.333_333, -0.1, 1e20, 0.0];
         self.case("terms of bf16", 0.0, &|device| {
             let (x, y) = (floats(device, &values), floats(device, &[1.0]));
             let c = floats(device, &[0.0; 8]);
