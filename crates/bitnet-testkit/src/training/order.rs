@@ -40,6 +40,9 @@ fn round_bf16(x: f32) -> f32 {
     if x.abs() < 2.0f32.powi(-50) {
         return 0.0;
     }
+    if x.is_nan() {
+        return x;
+    }
     let bits = x.to_bits();
     f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }
