@@ -181,10 +181,11 @@ impl Asked<'_> {
         }
     }
 
+    #[allow(clippy::single_range_in_vec_init, reason = "a sequence alone is a case too")]
     pub(super) fn attention(&mut self) {
         let near = self.near;
         let of = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
-        let cases: [(AttentionShape, usize, &[Range<usize>]); 7] = [
+        let cases: [(AttentionShape, usize, &[Range<usize>]); 9] = [
             (of(1, 1, 2), 1, &[0..1]),
             (of(2, 1, 8), 70, &[0..70]),
             // Rows outside of every span, one of them empty.
@@ -194,6 +195,9 @@ impl Asked<'_> {
             // Several segments, and a last one of one position.
             (of(2, 1, 16), 530, &[0..257, 257..530]),
             (of(1, 1, 6), 600, &[2..600]),
+            // Large heads.
+            (of(2, 1, 150), 300, &[0..290]),
+            (of(1, 1, 260), 40, &[0..40]),
         ];
         for (shape, rows, spans) in cases {
             let (cols, wide) = (shape.qkv_cols(), shape.heads * shape.head_dim);

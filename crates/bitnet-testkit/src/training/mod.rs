@@ -56,7 +56,7 @@ impl Nearness {
 /// # Panics
 /// Something is farther off than it may be, is written where it should not be, or differs the second time.
 pub fn conformance(device: &dyn TrainingDevice, near: Nearness) {
-    let mut asked = Asked { device, near, noise: Noise(23), cases: 0 };
+    let mut asked = Asked { device, near, noise: Noise(23), cases: 0, worst: (0.0, String::new()) };
     asked.memory();
     asked.products();
     asked.integers();
@@ -69,7 +69,8 @@ pub fn conformance(device: &dyn TrainingDevice, near: Nearness) {
     asked.steps();
     let failure = device.failure();
     assert!(failure.is_none(), "{}: {failure:?}", device.name());
-    println!("{}: {} cases", device.name(), asked.cases);
+    let (worst, name) = &asked.worst;
+    println!("{}: {} cases; {worst:e} of what may be off at most: {name}", device.name(), asked.cases);
 }
 
 /// A device, and how near it must come.
@@ -78,6 +79,8 @@ struct Asked<'a> {
     near: Nearness,
     noise: Noise,
     cases: usize,
+    /// The largest share of what it may be off that a result is off, and which one.
+    worst: (f32, String),
 }
 
 /// What a case does with a device: what it gives is compared.
@@ -107,6 +110,9 @@ impl Asked<'_> {
                     got == want || off <= allowed,
                     "{name}, result {part}, element {i}: {got:e} for {want:e}, off by {off:e} of {allowed:e}"
                 );
+                if got != want && off / allowed > self.worst.0 {
+                    self.worst = (off / allowed, name.to_owned());
+                }
             }
             assert!(got.iter().zip(again).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}, twice");
         }

@@ -182,13 +182,26 @@ impl Asked<'_> {
                     (self.stored(Kind::F32, 4, 0, false, false), self.stored(Kind::F32, 5, 0, true, false));
                 self.product(terms, (4, 5, 0), &a, &b, store);
             }
+            self.large(terms);
         }
         self.rounding();
     }
 
+    /// So many rows or columns that a device with large tiles takes them.
+    fn large(&mut self, terms: Terms) {
+        for (m, n) in [(17_000, 3), (3, 17_000)] {
+            let sizes = (m, n, 20);
+            for (kind, right) in [(Kind::F32, Kind::F32), (Kind::I8, Kind::I8)] {
+                let a = self.stored(kind, m, 20, false, false);
+                let b = self.stored(right, n, 20, false, false);
+                self.product(terms, sizes, &a, &b, 1);
+            }
+        }
+    }
+
     /// Terms of bf16 are rounded to nearest even, and tiny ones are zero: sums of one term show it.
     fn rounding(&mut self) {
-        let values = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1e-15, -8e-16, 3.1415927, -0.1, 1e20, 0.0];
+        let values = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1e-15, -8e-16, 3.333_333, -0.1, 1e20, 0.0];
         self.case("terms of bf16", 0.0, &|device| {
             let (x, y) = (floats(device, &values), floats(device, &[1.0]));
             let c = floats(device, &[0.0; 8]);
