@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the GPU backend on Mesa's software Vulkan (lavapipe), which shows that results are right and says nothing of speed: every
-# operation against the CPU backend, whole models against the reference, and the command line.
+# operation of inference against the CPU backend, every one of training against the test kit's, whole models against the reference, and the
+# command line.
 #
 # Nothing is installed here; what is missing is named.
 set -euo pipefail

@@ -113,10 +113,17 @@ impl Kernel {
         }
     }
 
-    /// The same where buffers share memory: a buffer of which something is written is bound for nothing but writing, even where what is read is
-    /// another part of it.
+    /// The same where parts of one buffer are bound: of one that is written, all are bound for writing. A list of blocks is the host's and has a
+    /// buffer of its own; loops with barriers end where it says, so every compiler must see that it stays as it is.
     pub(crate) fn source_of_shared(self) -> String {
-        self.source().replace("<storage, read>", "<storage, read_write>")
+        let writable = |line: &str| {
+            if line.contains(" blocks: ") {
+                format!("{line}\n")
+            } else {
+                line.replace("<storage, read>", "<storage, read_write>") + "\n"
+            }
+        };
+        self.source().lines().map(writable).collect()
     }
 
     /// Every one there is.

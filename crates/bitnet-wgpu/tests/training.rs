@@ -2,18 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use bitnet_testkit::training::{Nearness, conformance};
-use bitnet_wgpu::{WgpuTraining, adapters};
+mod common;
 
-/// The first adapter; says so where there is none.
-fn device() -> Option<WgpuTraining> {
-    if adapters().is_empty() {
-        assert!(std::env::var("REQUIRE_DEVICE").as_deref() != Ok("1"), "no adapter");
-        println!("not run: no adapter");
-        return None;
-    }
-    Some(WgpuTraining::new(0).unwrap())
-}
+use bitnet_testkit::training::{Nearness, conformance};
 
 /// Rule 22: 2^-17, and one integer where a number lies on a boundary.
 const NEAR: f32 = 1.0 / 131_072.0;
@@ -31,7 +22,7 @@ const RULE: Nearness = Nearness {
 
 #[test]
 fn every_operation_of_training_is_as_near_as_rule_22_asks() {
-    let Some(device) = device() else { return };
+    let Some(device) = common::training() else { return };
     println!("{device:?}");
     conformance(&device, RULE);
 }

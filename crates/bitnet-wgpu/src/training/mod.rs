@@ -89,6 +89,10 @@ impl TrainingDevice for WgpuTraining {
             for (first, bytes) in (from..).step_by(COPY).zip(bytes.chunks(COPY)) {
                 let to = r.buffer(memory, first, bytes.len())?;
                 r.gpu.write(to, first, bytes);
+                if bytes.len() == COPY {
+                    // So that not all of it is held twice.
+                    r.gpu.settle()?;
+                }
             }
             Ok(())
         });
