@@ -1,11 +1,12 @@
-//! Training of ternary models on the CPU: quantization-aware from the first step.
+//! Training of ternary models, on the CPU or a GPU: quantization-aware from the first step.
 //!
 //! Master weights are f32. Every forward pass makes them ternary (by absmean, or another quantizer) and activations int8, in the order of
 //! operations in which inference computes, so a model in training gives the states that it will give when it is run. The backward pass goes
-//! straight through quantizers, but for those that learn their steps. Every result is the same bits with any number of threads and on any instruction set, and a run that was killed goes
+//! straight through quantizers, but for those that learn their steps. On the CPU every result is the same bits with any number of threads and on any instruction set, and a run that was killed goes
 //! on from its last checkpoint to the same bits as one that was not.
 //!
-//! This crate knows models, data and files; it knows no instruction set, which are [`bitnet_cpu::CpuTraining`]'s affair.
+//! This crate knows models, data and files; it knows no instruction set and no GPU, which are the affair of [`bitnet_cpu::CpuTraining`] and of
+//! [`bitnet_core::TrainingDevice`]s ([`Ops`]).
 #![forbid(unsafe_code)]
 
 mod checkpoint;
