@@ -12,7 +12,7 @@ use super::thread;
 use crate::graph::Graph;
 use crate::source::{Block, Source};
 use crate::tag::Tag;
-use crate::track::{Gauges, Live, Tracking};
+use crate::track::{Gauges, Live};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,8 +35,9 @@ impl<S: Source> Home<S> {
         let plan = Plan::new(&config);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let local = || Local::new(&plan, config.at_hand_bytes, config.tracking, config.learn, &gauges);
-        // Twice as many slots as threads can run: few of them meet, whatever their numbers.
-        let slots = Slots::new((2 * threads).next_power_of_two().min(64), local);
+        // Twice as many slots as threads can run: whoever comes often has one of its own. The others share some.
+        let owned = (2 * threads).clamp(4, 128);
+        let slots = Slots::new(owned, owned / 4, local);
         Arc::new(Self {
             source,
             config,
@@ -57,31 +58,40 @@ impl<S: Source> Home<S> {
         self.learner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets `f` use what lies at this thread's hand.
+    ///
+    /// # Safety
+    ///
+    /// The slots are a home's, and exist as [`Slots::enter`] says.
+    #[inline(always)]
+    unsafe fn enter<R>(slots: *const Slots<Local<S>>, f: impl FnOnce(&mut Local<S>) -> R) -> R {
+        // SAFETY: the caller's promise; numbers are those of threads, which are as they have to be.
+        unsafe { Slots::enter(slots, thread::number(), f) }
+    }
+
+    /// As `enter`, where the home is known to stay.
+    #[inline(always)]
+    fn at_hand<R>(&self, f: impl FnOnce(&mut Local<S>) -> R) -> R {
+        // SAFETY: the borrow keeps the slots.
+        unsafe { Self::enter(&raw const self.slots, f) }
+    }
+
     /// A piece of at least so many bytes; `None` when the source has nothing left.
     #[inline]
     pub(super) fn take(self: &Arc<Self>, bytes: usize, tag: Tag) -> Option<Free<S>> {
         let class = class_of(bytes);
-        let at_hand = self.slots.with(thread::number(), |local| {
+        let at_hand = self.at_hand(|local| {
             if bytes >= OWN_FROM && local.long_lived[tag as usize] {
                 return None;
             }
-            let mut free = local.take(class, bytes)?;
-            local.begin(&mut free, bytes, tag);
-            Some(free)
+            local.take(class, bytes, tag)
         });
-        let free = match at_hand {
-            Some(free) => free,
-            None => self.take_elsewhere(class, bytes, tag)?,
-        };
-        if self.config.tracking == Tracking::Debug {
-            self.live.take(key(&free), bytes, tag);
-        }
-        Some(free)
+        if at_hand.is_some() { at_hand } else { self.take_elsewhere(class, bytes, tag) }
     }
 
     #[cold]
     fn take_elsewhere(self: &Arc<Self>, class: usize, bytes: usize, tag: Tag) -> Option<Free<S>> {
-        let found = self.slots.with(thread::number(), |local| {
+        let found = self.at_hand(|local| {
             let class = if bytes >= OWN_FROM && local.long_lived[tag as usize] { OWN } else { class };
             let mut depot = self.depot();
             let Some(mut free) = depot.take(class, bytes) else {
@@ -98,14 +108,14 @@ impl<S: Source> Home<S> {
             local.begin(&mut free, bytes, tag);
             Ok(free)
         });
+        if self.config.learn && self.depot().is_due() {
+            self.collect();
+        }
         match found {
             Ok(free) => Some(free),
             Err(class) => {
-                if self.config.learn && self.depot().is_due() {
-                    self.collect();
-                }
                 let mut free = self.make(class, bytes)?;
-                self.slots.with(thread::number(), |local| local.begin(&mut free, bytes, tag));
+                self.at_hand(|local| local.begin(&mut free, bytes, tag));
                 Some(free)
             }
         }
@@ -159,20 +169,22 @@ impl<S: Source> Home<S> {
     /// Cuts a block into pieces of a class, and leaves all but one in the depot.
     fn cut(self: &Arc<Self>, block: S::Block, class: usize, piece: usize) -> Free<S> {
         let pieces = block.len_bytes() / piece;
-        let home = Arc::clone(self);
-        let chunk = Arc::new(Chunk { block, pieces, home });
+        let chunk = Arc::new(Chunk { block, pieces, gauges: Arc::clone(&self.gauges) });
         let free = |index: usize| {
             Box::new(Cut {
+                below: None,
+                home: Arc::clone(self),
                 chunk: Arc::clone(&chunk),
                 bytes: piece,
-                class,
+                asked: 0,
+                since: 0,
                 index: index as u32,
-                is_fresh: true,
+                discarded: 0,
+                class: class as u8,
                 tag: Tag::Other,
                 release: Release::Normal,
-                asked: 0,
-                discarded: 0,
-                since: 0,
+                is_special: false,
+                is_fresh: true,
             })
         };
         if class != OWN {
@@ -211,16 +223,11 @@ impl<S: Source> Home<S> {
 
     /// Takes a piece back.
     #[inline]
-    pub(super) fn put(mut free: Free<S>) {
-        free.is_fresh = false;
-        let home = &free.chunk.home;
-        if home.config.tracking == Tracking::Debug {
-            home.live.put(key(&free));
-        }
-        let slots = &raw const home.slots;
+    pub(super) fn put(free: Free<S>) {
+        let slots = &raw const free.home.slots;
         // SAFETY: the piece keeps its home until it lies on a shelf. From then on the home exists as long as the piece does, and who
         // takes that off the shelf enters this slot or visits each of them.
-        let left = unsafe { Slots::enter(slots, thread::number(), |local| local.put(free)) };
+        let left = unsafe { Self::enter(slots, |local| local.put(free)) };
         if let Some(free) = left {
             Self::put_elsewhere(free);
         }
@@ -228,11 +235,14 @@ impl<S: Source> Home<S> {
 
     #[cold]
     fn put_elsewhere(mut free: Free<S>) {
-        let home = Arc::clone(&free.chunk.home);
-        let (class, release) = (free.class, std::mem::take(&mut free.release));
-        let shares = Tier::of(class).shares_blocks();
+        let home = Arc::clone(&free.home);
+        let (class, shares) = (free.class as usize, Tier::of(free.class as usize).shares_blocks());
         let mut out = Vec::new();
-        home.slots.with(thread::number(), |local| {
+        home.at_hand(|local| {
+            local.end(&mut free);
+            let Err(mut free) = local.stock(free) else { return };
+            local.spill(class);
+            let release = std::mem::take(&mut free.release);
             let mut depot = home.depot();
             let kept = class != OWN || local.keep_own || release >= Release::Low;
             if depot.closed || !kept || (release == Release::Immediate && !shares) {
@@ -241,7 +251,7 @@ impl<S: Source> Home<S> {
             }
             depot.put(free, release);
             // A few at once, so that the next ones find room; of large ones there are only a few.
-            let surplus = if shares { local.shelves[class].free.len() / 2 } else { 0 };
+            let surplus = if shares { local.pieces(class) / 2 } else { 0 };
             local.drain(class, surplus).for_each(|free| depot.put(free, Release::Normal));
             if depot.bytes > home.config.keep_bytes {
                 depot.shrink(home.config.keep_bytes / 8 * 7, false, &mut out);
@@ -318,9 +328,4 @@ impl<S: Source> Home<S> {
         }
         drop(out);
     }
-}
-
-/// What tells a piece in use from others.
-fn key<S: Source>(free: &Free<S>) -> (usize, u32) {
-    (Arc::as_ptr(&free.chunk) as usize, free.index)
 }
