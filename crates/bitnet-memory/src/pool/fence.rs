@@ -4,56 +4,45 @@
 //! wrote. Where one of them comes often and the other seldom, Linux lets the seldom one run a fence on every processor that runs the
 //! process (`membarrier`): the other need only keep its compiler from exchanging the two.
 
-use std::sync::atomic::{Ordering::SeqCst, compiler_fence, fence};
+#[cfg(target_os = "linux")]
+use rustix::thread::{MembarrierCommand, membarrier};
+use std::sync::OnceLock;
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-/// Both halves. After a light one on one thread and a heavy one on another, at least one of them sees what the other wrote before.
+/// Both halves, where the system has the heavy one. After a light one on one thread and a heavy one on another, at least one of them sees
+/// what the other wrote before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fence {
-    /// Whether the heavy half does the work of both.
-    is_asymmetric: bool,
-}
+pub(super) struct Fence(());
 
 impl Fence {
-    pub(super) fn new() -> Self {
-        Self { is_asymmetric: registered() }
+    /// Not on kernels without that call, and not where a filter forbids it.
+    pub(super) fn new() -> Option<Self> {
+        static REGISTERED: OnceLock<bool> = OnceLock::new();
+        REGISTERED.get_or_init(register).then_some(Self(()))
     }
 
     /// For who comes often.
     #[inline(always)]
-    pub(super) fn light(self) {
-        if self.is_asymmetric {
-            compiler_fence(SeqCst);
-        } else {
-            fence(SeqCst);
-        }
+    pub(super) fn light() {
+        compiler_fence(SeqCst);
     }
 
     /// For who comes seldom.
     pub(super) fn heavy(self) {
-        fence(SeqCst);
+        compiler_fence(SeqCst);
         #[cfg(target_os = "linux")]
-        if self.is_asymmetric {
-            use rustix::thread::{MembarrierCommand, membarrier};
-            membarrier(MembarrierCommand::PrivateExpedited)
-                .expect("a process that has registered may ask for fences");
-            fence(SeqCst);
-        }
+        membarrier(MembarrierCommand::PrivateExpedited).expect("who has registered may ask for fences");
+        compiler_fence(SeqCst);
     }
 }
 
-/// Whether the system runs fences for this process. Kernels without that call and filters that forbid it say no.
 #[cfg(target_os = "linux")]
-fn registered() -> bool {
-    use rustix::thread::{MembarrierCommand, membarrier};
-    use std::sync::OnceLock;
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
+fn register() -> bool {
     let call = |command| membarrier(command).is_ok();
-    *REGISTERED.get_or_init(|| {
-        call(MembarrierCommand::RegisterPrivateExpedited) && call(MembarrierCommand::PrivateExpedited)
-    })
+    call(MembarrierCommand::RegisterPrivateExpedited) && call(MembarrierCommand::PrivateExpedited)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn registered() -> bool {
+fn register() -> bool {
     false
 }

@@ -6,19 +6,21 @@ use super::depot::Depot;
 use super::learn::{LearnedClass, Learner};
 use super::local::Local;
 use super::piece::{Chunk, Cut, Free};
-use super::plan::{OWN_FROM, Plan};
-use super::slots::Slots;
+use super::plan::Plan;
+use super::slots::{Slot, Slots};
 use super::thread;
 use crate::graph::Graph;
 use crate::source::{Block, Source};
 use crate::tag::Tag;
 use crate::track::{Gauges, Live};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All that pieces of a pool have in common. Whoever holds a slot may lock the depot, and nobody the other way round; of several, the
 /// learner is locked first.
 pub(super) struct Home<S: Source> {
+    /// Of no other home, then or now.
+    identity: u64,
     pub(super) source: S,
     pub(super) config: Config,
     pub(super) slots: Slots<Local<S>>,
@@ -38,7 +40,9 @@ impl<S: Source> Home<S> {
         // Twice as many slots as threads can run: whoever comes often has one of its own. The others share some.
         let owned = (2 * threads).clamp(4, 128);
         let slots = Slots::new(owned, owned / 4, local);
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
+            identity: NEXT.fetch_add(1, Relaxed),
             source,
             config,
             slots,
@@ -59,40 +63,36 @@ impl<S: Source> Home<S> {
     }
 
     /// Lets `f` use what lies at this thread's hand.
-    ///
-    /// # Safety
-    ///
-    /// The slots are a home's, and exist as [`Slots::enter`] says.
-    #[inline(always)]
-    unsafe fn enter<R>(slots: *const Slots<Local<S>>, f: impl FnOnce(&mut Local<S>) -> R) -> R {
-        // SAFETY: the caller's promise; numbers are those of threads, which are as they have to be.
-        unsafe { Slots::enter(slots, thread::number(), f) }
-    }
-
-    /// As `enter`, where the home is known to stay.
-    #[inline(always)]
-    fn at_hand<R>(&self, f: impl FnOnce(&mut Local<S>) -> R) -> R {
+    fn at_hand<R>(&self, mut f: impl FnMut(&mut Local<S>) -> R) -> R {
+        let own = thread::find(self.identity, |number| self.slots.of(number).map(|slot| &raw const *slot));
+        // SAFETY: the borrow keeps the slots; the slot is this thread's, since its number is.
+        let done = own.and_then(|own| unsafe { Slots::enter_own(own, &mut f) });
         // SAFETY: the borrow keeps the slots.
-        unsafe { Self::enter(&raw const self.slots, f) }
+        done.unwrap_or_else(|| unsafe { Slots::enter_shared(&self.slots, f) })
     }
 
     /// A piece of at least so many bytes; `None` when the source has nothing left.
     #[inline]
     pub(super) fn take(self: &Arc<Self>, bytes: usize, tag: Tag) -> Option<Free<S>> {
         let class = class_of(bytes);
-        let at_hand = self.at_hand(|local| {
-            if bytes >= OWN_FROM && local.long_lived[tag as usize] {
-                return None;
+        if let Some(own) = thread::known::<Slot<Local<S>>>(self.identity) {
+            let take = |local: &mut Local<S>| local.take(class, bytes, tag);
+            // SAFETY: the borrow keeps the slots; the slot is this thread's, since its number is.
+            if let Some(Some(free)) = unsafe { Slots::enter_own(own, take) } {
+                return Some(free);
             }
-            local.take(class, bytes, tag)
-        });
-        if at_hand.is_some() { at_hand } else { self.take_elsewhere(class, bytes, tag) }
+        }
+        self.take_elsewhere(class, bytes, tag)
     }
 
     #[cold]
+    #[inline(never)]
     fn take_elsewhere(self: &Arc<Self>, class: usize, bytes: usize, tag: Tag) -> Option<Free<S>> {
         let found = self.at_hand(|local| {
-            let class = if bytes >= OWN_FROM && local.long_lived[tag as usize] { OWN } else { class };
+            if let Some(free) = local.take(class, bytes, tag) {
+                return Ok(free);
+            }
+            let class = if local.is_own(bytes, tag) { OWN } else { class };
             let mut depot = self.depot();
             let Some(mut free) = depot.take(class, bytes) else {
                 depot.made(class, bytes);
@@ -224,21 +224,28 @@ impl<S: Source> Home<S> {
     /// Takes a piece back.
     #[inline]
     pub(super) fn put(free: Free<S>) {
-        let slots = &raw const free.home.slots;
-        // SAFETY: the piece keeps its home until it lies on a shelf. From then on the home exists as long as the piece does, and who
-        // takes that off the shelf enters this slot or visits each of them.
-        let left = unsafe { Self::enter(slots, |local| local.put(free)) };
+        let own = thread::known::<Slot<Local<S>>>(free.home.identity);
+        let mut left = Some(free);
+        if let Some(own) = own {
+            let put = |local: &mut Local<S>| left = left.take().and_then(|free| local.put(free));
+            // SAFETY: the slot is this thread's, since its number is. The piece keeps its home until it lies on a shelf. From then on the home
+            // exists as long as the piece does, and who takes that off the shelf enters this slot or visits each of them.
+            unsafe { Slots::enter_own(own, put) };
+        }
         if let Some(free) = left {
             Self::put_elsewhere(free);
         }
     }
 
     #[cold]
-    fn put_elsewhere(mut free: Free<S>) {
+    #[inline(never)]
+    fn put_elsewhere(free: Free<S>) {
         let home = Arc::clone(&free.home);
         let (class, shares) = (free.class as usize, Tier::of(free.class as usize).shares_blocks());
         let mut out = Vec::new();
+        let mut left = Some(free);
         home.at_hand(|local| {
+            let Some(mut free) = left.take() else { return };
             local.end(&mut free);
             let Err(mut free) = local.stock(free) else { return };
             local.spill(class);

@@ -6,7 +6,7 @@
 use super::class::{CLASSES, class_bytes};
 use super::config::Release;
 use super::piece::{Cut, Free};
-use super::plan::Plan;
+use super::plan::{OWN_FROM, Plan};
 use super::stack::Stack;
 use crate::source::Source;
 use crate::tag::Tag;
@@ -19,7 +19,8 @@ const SAMPLED: u32 = 64;
 /// By how many bytes what a thread has in use may differ from what is told to all, which takes as long as all else. A peak is as exact.
 const QUANTUM: usize = 16 << 20;
 
-/// Free pieces of a class.
+/// Free pieces of a class. Of a size that makes its place a shift.
+#[repr(align(64))]
 struct Shelf<S: Source> {
     free: Stack<S>,
     /// Pieces there is room for.
@@ -115,10 +116,19 @@ impl<S: Source> Local<S> {
         self.shelves.iter_mut().for_each(|shelf| shelf.depth = 0);
     }
 
+    /// Whether memory for this has blocks of its own.
+    #[inline(always)]
+    pub(super) fn is_own(&self, bytes: usize, tag: Tag) -> bool {
+        bytes >= OWN_FROM && self.long_lived[tag as usize]
+    }
+
     /// A free piece of the class that holds so many bytes, if there is one at hand; it is in use from now on.
     #[inline(always)]
     pub(super) fn take(&mut self, class: usize, bytes: usize, tag: Tag) -> Option<Free<S>> {
-        let shelf = &mut self.shelves[class];
+        if self.is_own(bytes, tag) {
+            return None;
+        }
+        let shelf = self.shelves.get_mut(class)?;
         if bytes > shelf.seen.largest {
             shelf.seen.largest = bytes;
         }
@@ -128,30 +138,44 @@ impl<S: Source> Local<S> {
         }
         self.bytes -= free.bytes;
         (free.asked, free.tag) = (bytes, tag);
-        if self.is_counting {
-            self.counts.take(class, bytes, tag);
+        let is_full = self.is_counting && self.counts.take(class, bytes, tag);
+        self.countdown -= 1;
+        if is_full || self.bytes < self.low || self.countdown == 0 {
+            self.look_up(&mut free);
         }
-        if self.bytes < self.low {
-            self.tell_if_due();
-        }
-        self.count_down(&mut free);
         Some(free)
+    }
+
+    /// Does what is due after many pieces.
+    #[cold]
+    #[inline(never)]
+    fn look_up(&mut self, free: &mut Cut<S>) {
+        self.counts.tell_of(free.class as usize, free.tag);
+        self.tell_if_due();
+        if self.countdown == 0 {
+            self.countdown = self.period;
+            self.look_at(free);
+        }
     }
 
     /// Keeps a piece that its user is done with, or gives it back, as it was, where that takes more.
     #[inline(always)]
     pub(super) fn put(&mut self, mut free: Free<S>) -> Option<Free<S>> {
         let class = free.class as usize;
-        let (shelf, bytes) = (&mut self.shelves[class], self.bytes + free.bytes);
-        if free.is_special || shelf.free.len() >= shelf.depth || free.bytes < shelf.cut || bytes > self.high {
+        let Some(shelf) = self.shelves.get_mut(class) else { return Some(free) };
+        let bytes = self.bytes + free.bytes;
+        let has_room = shelf.free.len() < shelf.depth && free.bytes >= shelf.cut && bytes <= self.high;
+        if free.is_special || !has_room {
             return Some(free);
         }
         self.bytes = bytes;
-        if self.is_counting {
-            self.counts.put(class, free.asked, free.tag);
-        }
+        let tag = free.tag;
+        let is_full = self.is_counting && self.counts.put(class, free.asked, tag);
         free.is_fresh = false;
         shelf.free.push(free);
+        if is_full {
+            self.counts.tell_of(class, tag);
+        }
         None
     }
 
@@ -162,8 +186,8 @@ impl<S: Source> Local<S> {
             self.counts.take_any(free.class as usize, bytes, tag);
         }
         self.told += free.bytes as isize;
-        self.tell_if_due();
-        self.count_down(free);
+        self.countdown -= 1;
+        self.look_up(free);
     }
 
     /// Notes that a piece is not in use any more; it has not been put on a shelf.
@@ -183,18 +207,8 @@ impl<S: Source> Local<S> {
         (free.is_special, free.is_fresh) = (false, false);
     }
 
-    #[inline(always)]
-    fn count_down(&mut self, free: &mut Cut<S>) {
-        self.countdown -= 1;
-        if self.countdown == 0 {
-            self.look(free);
-        }
-    }
-
     /// Notes when a piece is taken, and by whom.
-    #[cold]
-    fn look(&mut self, free: &mut Cut<S>) {
-        self.countdown = self.period;
+    fn look_at(&self, free: &mut Cut<S>) {
         if self.period == u32::MAX {
             return;
         }
@@ -205,7 +219,6 @@ impl<S: Source> Local<S> {
     }
 
     /// Tells all how much is in use, if that has become much else, and finds out when it will be time again.
-    #[cold]
     fn tell_if_due(&mut self) {
         if self.change().unsigned_abs() > QUANTUM {
             self.tell();

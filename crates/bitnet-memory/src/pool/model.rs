@@ -18,11 +18,11 @@ mod sync {
     pub(super) struct Fence;
 
     impl Fence {
-        pub(super) fn new() -> Self {
-            Self
+        pub(super) fn new() -> Option<Self> {
+            Some(Self)
         }
 
-        pub(super) fn light(self) {
+        pub(super) fn light() {
             loom::sync::atomic::fence(SeqCst);
         }
 
@@ -38,10 +38,14 @@ use slots::Slots;
 /// A number of no slot.
 const NONE: usize = usize::MAX;
 
-/// Enters as the thread of a number. No two threads of a program here have the same one.
-fn with<T, R>(slots: &Slots<T>, thread: usize, f: impl FnOnce(&mut T) -> R) -> R {
-    // SAFETY: the borrow keeps the slots, and numbers are as above.
-    unsafe { Slots::enter(slots, thread, f) }
+/// Enters as the thread of a number, as the pool does. No two threads of a program here have the same one.
+fn with<T, R>(slots: *const Slots<T>, thread: usize, mut f: impl FnMut(&mut T) -> R) -> R {
+    // SAFETY: who calls this knows that the slots exist as long as they have to, and numbers are as above.
+    unsafe {
+        let own = (*slots).of(thread).map(|slot| &raw const *slot);
+        let done = own.and_then(|own| Slots::enter_own(own, &mut f));
+        done.unwrap_or_else(|| Slots::enter_shared(slots, f))
+    }
 }
 
 fn check(preemptions: usize, program: impl Fn() + Send + Sync + 'static) {
@@ -63,8 +67,8 @@ fn an_owner_and_who_visits_it_are_not_at_a_value_together() {
         let slots = Arc::new(Slots::new(1, 1, || 0));
         let other = Arc::clone(&slots);
         let thread = loom::thread::spawn(move || {
-            with(&other, 0, |n| *n += 1);
-            with(&other, 0, |n| *n += 1);
+            with(&*other, 0, |n| *n += 1);
+            with(&*other, 0, |n| *n += 1);
         });
         let seen = sum(&slots);
         thread.join().unwrap();
@@ -77,8 +81,8 @@ fn threads_without_a_slot_share_one() {
     check(3, || {
         let slots = Arc::new(Slots::new(1, 1, || 0));
         let other = Arc::clone(&slots);
-        let thread = loom::thread::spawn(move || with(&other, NONE, |n| *n += 1));
-        with(&slots, NONE, |n| *n += 1);
+        let thread = loom::thread::spawn(move || with(&*other, NONE, |n| *n += 1));
+        with(&*slots, NONE, |n| *n += 1);
         thread.join().unwrap();
         assert_eq!(sum(&slots), 2);
     });
@@ -91,7 +95,7 @@ fn visitors_take_turns() {
             let slots = Arc::new(Slots::new(1, 1, || 0));
             let other = Arc::clone(&slots);
             let thread = loom::thread::spawn(move || {
-                with(&other, number, |n| *n += 1);
+                with(&*other, number, |n| *n += 1);
                 other.each(|n| *n *= 1);
             });
             let seen = sum(&slots);
@@ -110,7 +114,7 @@ fn a_number_goes_from_thread_to_thread() {
         let run = |slots: Arc<Slots<usize>>, number: Arc<Mutex<Option<usize>>>| {
             move || {
                 let mine = number.lock().unwrap().take();
-                with(&slots, mine.unwrap_or(NONE), |n| *n += 1);
+                with(&*slots, mine.unwrap_or(NONE), |n| *n += 1);
                 if mine.is_some() {
                     *number.lock().unwrap() = mine;
                 }
@@ -165,15 +169,13 @@ impl Home {
     /// The way of `Home::put`.
     fn put(free: Free, thread: usize) {
         let slots = &raw const free.home.slots;
-        let keep = |shelf: &mut Shelf| {
+        let mut left = Some(free);
+        with(slots, thread, |shelf| {
             if shelf.free.len() < shelf.depth {
-                shelf.free.push(free);
-                return None;
+                shelf.free.extend(left.take());
             }
-            Some(free)
-        };
-        // SAFETY: as in the pool.
-        if let Some(free) = unsafe { Slots::enter(slots, thread, keep) } {
+        });
+        if let Some(free) = left {
             let home = Arc::clone(&free.home);
             let mut depot = home.depot.lock().unwrap();
             if !depot.closed {

@@ -3,7 +3,8 @@
 //! A slot belongs to the thread of its number, which enters with a store, a look whether somebody else is there, and a store at the end:
 //! no exchange, no fence. That is safe because others come seldom and go to some length ([`Slots::each`]): they say that they want to be
 //! there, run a fence on every processor ([`Fence`]), and wait until the owner has left. An owner that finds somebody there does not
-//! wait: it uses one of a few slots that belong to nobody and are taken by an exchange, as do threads whose number has no slot.
+//! wait: it uses one of a few slots that belong to nobody and are taken by an exchange, as do threads whose number has no slot, and all of
+//! them where the system has no such fence.
 
 use super::sync::{AtomicBool, Fence, Mutex, UnsafeCell, yield_now};
 use std::sync::PoisonError;
@@ -14,14 +15,15 @@ pub(super) struct Slots<T> {
     /// By the number of the thread.
     owned: Box<[Slot<T>]>,
     shared: Box<[Slot<T>]>,
-    fence: Fence,
+    /// Where there is none, nobody owns a slot.
+    fence: Option<Fence>,
     /// Who visits all slots.
     visit: Mutex<()>,
 }
 
 /// On lines of its own, so that threads do not take them from each other; processors fetch two at a time.
 #[repr(C, align(128))]
-struct Slot<T> {
+pub(super) struct Slot<T> {
     /// Whether the owner is at the value. Only the owner writes it.
     busy: AtomicBool,
     /// Whether somebody else is, or waits for the owner to leave.
@@ -32,12 +34,12 @@ struct Slot<T> {
 impl<T> Slot<T> {
     /// Whether the owner may use the value: `busy` is true then. Not so if it is there already, in a call further up.
     #[inline(always)]
-    fn begin(&self, fence: Fence) -> bool {
+    fn begin(&self) -> bool {
         if self.busy.load(Relaxed) {
             return false;
         }
         self.busy.store(true, Relaxed);
-        fence.light();
+        Fence::light();
         if self.claimed.load(Acquire) {
             self.busy.store(false, Release);
             return false;
@@ -60,7 +62,7 @@ struct Leave(*const AtomicBool);
 impl Drop for Leave {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: the flag lies in slots that exist at least until somebody else is at the value (see `enter`).
+        // SAFETY: the flag lies in slots that exist at least until somebody else is at the value (see `enter_own`).
         unsafe { &*self.0 }.store(false, Release);
     }
 }
@@ -78,6 +80,8 @@ impl<T> Slots<T> {
     /// So many values that belong to a thread, and some that do not, at least one.
     pub(super) fn new(owned: usize, shared: usize, mut value: impl FnMut() -> T) -> Self {
         assert!(shared > 0, "who finds somebody at its slot needs another one");
+        let fence = Fence::new();
+        let (owned, shared) = if fence.is_some() { (owned, shared) } else { (0, owned + shared) };
         let mut slots = |count| {
             let slot = |value| Slot {
                 busy: AtomicBool::new(false),
@@ -86,45 +90,51 @@ impl<T> Slots<T> {
             };
             std::iter::repeat_with(&mut value).take(count).map(slot).collect()
         };
-        Self { owned: slots(owned), shared: slots(shared), fence: Fence::new(), visit: Mutex::new(()) }
+        Self { owned: slots(owned), shared: slots(shared), fence, visit: Mutex::new(()) }
     }
 
-    /// Lets `f` use the value of the thread of this number, or another that is free.
+    /// The slot of the thread of this number, if it has one.
+    pub(super) fn of(&self, thread: usize) -> Option<&Slot<T>> {
+        self.owned.get(thread)
+    }
+
+    /// Lets `f` use the value of a thread's own slot, if nobody else is there.
     ///
     /// # Safety
     ///
-    /// The slots exist until `f` has been called, and from then on until somebody visits `each` of them or enters the same slot. No two
-    /// threads have the same number at a time, if it is that of an owned slot, and who gets it sees what its last thread did.
+    /// The slot exists until `f` has been called, and from then on until somebody visits `each` of its slots or enters it. No other thread
+    /// enters it as its own; a thread that gets it sees what the last one did.
     #[inline(always)]
-    pub(super) unsafe fn enter<R>(this: *const Self, thread: usize, f: impl FnOnce(&mut T) -> R) -> R {
-        // SAFETY: they exist, says the caller.
-        let slots = unsafe { &*this };
-        let (slot, flag) = match slots.owned.get(thread) {
-            Some(slot) if slot.begin(slots.fence) => (slot, &slot.busy),
-            _ => slots.share(thread),
-        };
-        let _leave = Leave(&raw const *flag);
-        // SAFETY: nobody else is at the value, or will be until `_leave` is dropped. Of a shared slot, `claimed` was false and is true. Of an
-        // owned one, only this thread writes `busy`, and it was false, so this is not a call from one further up; and `each` sets `claimed`,
-        // runs a fence, and reads `busy` until it is false: either it reads what was just written, or what it wrote would have been read.
-        slot.value.with_mut(|value| f(unsafe { &mut *value }))
+    pub(super) unsafe fn enter_own<R>(own: *const Slot<T>, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        // SAFETY: it exists, says the caller.
+        let slot = unsafe { &*own };
+        if !slot.begin() {
+            return None;
+        }
+        let _leave = Leave(&raw const slot.busy);
+        // SAFETY: nobody else is at the value, or will be until `_leave` is dropped. Only this thread writes `busy`, and it was false, so this
+        // is not a call from one further up; and `each` sets `claimed`, runs a fence, and reads `busy` until it is false: either it reads what
+        // was just written, or what it wrote would have been read.
+        Some(slot.value.with_mut(|value| f(unsafe { &mut *value })))
     }
 
-    /// Takes a slot that nobody owns, and gives it with the flag to take back.
-    #[cold]
-    #[inline(never)]
-    fn share(&self, thread: usize) -> (&Slot<T>, &AtomicBool) {
-        let mut at = thread % self.shared.len();
-        let mut tries = 0;
-        while !self.shared[at].claim() {
-            at = (at + 1) % self.shared.len();
-            tries += 1;
-            if tries % self.shared.len() == 0 {
-                yield_now();
+    /// Lets `f` use the value of one of the slots that nobody owns.
+    ///
+    /// # Safety
+    ///
+    /// The slots exist until `f` has been called, and from then on until somebody visits `each` of them or enters the same one.
+    pub(super) unsafe fn enter_shared<R>(this: *const Self, f: impl FnOnce(&mut T) -> R) -> R {
+        // SAFETY: they exist, says the caller.
+        let slots = unsafe { &(*this).shared };
+        let slot = loop {
+            if let Some(slot) = slots.iter().find(|slot| slot.claim()) {
+                break slot;
             }
-        }
-        let slot = &self.shared[at];
-        (slot, &slot.claimed)
+            yield_now();
+        };
+        let _leave = Leave(&raw const slot.claimed);
+        // SAFETY: `claimed` was false, so nobody else is at the value, or will be until `_leave` is dropped.
+        slot.value.with_mut(|value| f(unsafe { &mut *value }))
     }
 
     /// Lets `f` use one value after the other. Whoever had entered one before has left it when `f` gets it. Not to be called by who is at
@@ -133,12 +143,14 @@ impl<T> Slots<T> {
         let _visit = self.visit.lock().unwrap_or_else(PoisonError::into_inner);
         let claims = Claims(&self.owned);
         claims.0.iter().for_each(|slot| slot.claimed.store(true, Relaxed));
-        self.fence.heavy();
+        if let Some(fence) = self.fence {
+            fence.heavy();
+        }
         for slot in claims.0 {
             while slot.busy.load(Acquire) {
                 yield_now();
             }
-            // SAFETY: as in `enter`; the lock keeps other visitors away.
+            // SAFETY: as in `enter_own`; the lock keeps other visitors away.
             slot.value.with_mut(|value| f(unsafe { &mut *value }));
         }
         drop(claims);
@@ -147,7 +159,7 @@ impl<T> Slots<T> {
                 yield_now();
             }
             let _leave = Leave(&raw const slot.claimed);
-            // SAFETY: as in `enter`.
+            // SAFETY: as in `enter_shared`.
             slot.value.with_mut(|value| f(unsafe { &mut *value }));
         }
     }

@@ -1,12 +1,16 @@
-//! Numbers of threads: small ones, given out again, and never the same to two threads at a time.
+//! What is known of a thread: its number, and its place in the pool that it came to last.
+//!
+//! Numbers are small ones, given out again, and never the same to two threads at a time.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::ptr::null;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 thread_local! {
-    // Without anything to drop, it is a word at a fixed place, which can be read until the very end of a thread.
+    // Without anything to drop, these are words at a fixed place, which can be read until the very end of a thread.
     static NUMBER: Cell<usize> = const { Cell::new(UNKNOWN) };
+    static PLACE: Cell<(u64, *const ())> = const { Cell::new((0, null())) };
     static END: End = const { End };
 }
 
@@ -27,19 +31,39 @@ struct End;
 
 impl Drop for End {
     fn drop(&mut self) {
+        PLACE.set((0, null()));
         free().0.insert(NUMBER.replace(ENDED));
     }
 }
 
+/// The place of this thread in what has this identity, if it was the last one that it had to be [found](find) for.
+///
+/// So the address of what a thread needs first depends on nothing that has to be read from the pool.
+#[inline(always)]
+pub(super) fn known<T>(identity: u64) -> Option<*const T> {
+    let (last, place) = PLACE.get();
+    (last == identity).then_some(place.cast())
+}
+
+/// The place of this thread in what has an identity, which is never 0 and of nothing else, then or now: what `of` makes of the
+/// thread's number, unless it is known already.
+pub(super) fn find<T>(identity: u64, of: impl FnOnce(usize) -> Option<*const T>) -> Option<*const T> {
+    if let known @ Some(_) = known(identity) {
+        return known;
+    }
+    let number = number();
+    let place = of(number).filter(|_| number < ENDED)?;
+    PLACE.set((identity, place.cast()));
+    Some(place)
+}
+
 /// The number of this thread, which no other thread has as long as this one may use it; [`usize::MAX`] or the number below for one that
 /// has none any more. Who gets a number sees all that its last owner did.
-#[inline(always)]
-pub(super) fn number() -> usize {
+fn number() -> usize {
     let number = NUMBER.get();
     if number == UNKNOWN { first() } else { number }
 }
 
-#[cold]
 fn first() -> usize {
     // A thread whose end could not be noticed has no number: it is about to be gone.
     if END.try_with(|_| {}).is_ok() {

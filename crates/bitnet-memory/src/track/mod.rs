@@ -167,30 +167,27 @@ impl Counts {
         }
     }
 
-    /// A piece of a class of fixed size is taken by who asked for `asked`.
+    /// A piece of a class of fixed size is taken by who asked for `asked`. Whether it is time to [tell](Self::tell_of) of its class and tag.
     #[inline(always)]
-    pub(crate) fn take(&mut self, class: usize, asked: usize, tag: Tag) {
+    pub(crate) fn take(&mut self, class: usize, asked: usize, tag: Tag) -> bool {
         let taken = &mut self.recent[class][tag as usize].taken;
         *taken += ONE + asked as u64;
-        if *taken >> 63 != 0 {
-            self.tell_of(class, tag);
-        }
+        *taken >> 63 != 0
     }
 
     /// It is put back.
     #[inline(always)]
-    pub(crate) fn put(&mut self, class: usize, asked: usize, tag: Tag) {
+    pub(crate) fn put(&mut self, class: usize, asked: usize, tag: Tag) -> bool {
         let put = &mut self.recent[class][tag as usize].put;
         *put += ONE + asked as u64;
-        if *put >> 63 != 0 {
-            self.tell_of(class, tag);
-        }
+        *put >> 63 != 0
     }
 
     /// A piece of any class is taken.
     pub(crate) fn take_any(&mut self, class: usize, asked: usize, tag: Tag) {
         if class < OWN {
-            return self.take(class, asked, tag);
+            self.take(class, asked, tag);
+            return self.tell_of(class, tag);
         }
         let count = &mut self.gauges.pieces()[tag as usize][class];
         count.taken += 1;
@@ -200,17 +197,21 @@ impl Counts {
     /// It is put back.
     pub(crate) fn put_any(&mut self, class: usize, asked: usize, tag: Tag) {
         if class < OWN {
-            return self.put(class, asked, tag);
+            self.put(class, asked, tag);
+            return self.tell_of(class, tag);
         }
         let count = &mut self.gauges.pieces()[tag as usize][class];
         count.put += 1;
         count.asked -= asked as i64;
     }
 
+    /// Tells all how many pieces of a class and a tag were taken and put, if a word is full.
     #[cold]
-    fn tell_of(&mut self, class: usize, tag: Tag) {
-        let recent = std::mem::take(&mut self.recent[class][tag as usize]);
-        self.gauges.pieces()[tag as usize][class].add(recent);
+    pub(crate) fn tell_of(&mut self, class: usize, tag: Tag) {
+        let recent = &mut self.recent[class][tag as usize];
+        if (recent.taken | recent.put) >> 63 != 0 {
+            self.gauges.pieces()[tag as usize][class].add(std::mem::take(recent));
+        }
     }
 
     /// A piece is put back that was taken so many nanoseconds ago.
