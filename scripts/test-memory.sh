@@ -9,13 +9,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 binary() { # of the unit tests, and of the short day of tests/fragmentation.rs
-  cargo test -p bitnet-memory --lib --test fragmentation --no-run --message-format=json "$@" \
+  cargo test -p bitnet-memory --lib --test fragmentation --no-run --message-format=json-render-diagnostics "$@" \
     | python3 -c 'import json,sys
 for m in map(json.loads, sys.stdin):
     if m.get("executable"): print(m["executable"])'
 }
 
-mapfile -t binaries < <(binary)
+built=$(binary)
+mapfile -t binaries <<<"$built"
 (
   export PROPTEST_CASES=${PROPTEST_CASES:-8}
   cd crates/bitnet-memory
@@ -33,7 +34,8 @@ fi
 # Sanitizers are an unstable flag of the stable compiler, which this variable allows. A target that is named keeps flags away from build
 # scripts and macros.
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address
-mapfile -t binaries < <(binary --target "$host" --target-dir target/sanitized)
+built=$(binary --target "$host" --target-dir target/sanitized)
+mapfile -t binaries <<<"$built"
 cd crates/bitnet-memory
 # Requests for more than there is are to fail, not to end the tests.
 export ASAN_OPTIONS=allocator_may_return_null=1

@@ -126,7 +126,7 @@ impl<S: Source> Home<S> {
         let held = self.depot().cut_bytes[class];
         let (piece, wanted) = {
             let mut learner = self.learner();
-            let chunk = learner.chunk(class, bytes, held, self.source.granule());
+            let chunk = self.chunk(&mut learner, class, bytes, held);
             if learner.has_changed() {
                 self.follow(&learner, Some(class));
             }
@@ -138,6 +138,13 @@ impl<S: Source> Home<S> {
             self.ask(piece)
         })?;
         Some(self.cut(block, class, piece))
+    }
+
+    /// The bytes of a new piece and of its block: see [`Plan::chunk`].
+    fn chunk(&self, learner: &mut Learner, class: usize, bytes: usize, held: usize) -> (usize, usize) {
+        let (piece, block) = learner.chunk(class, bytes, held, self.source.granule());
+        let piece = piece.checked_next_multiple_of(self.source.align()).unwrap_or(usize::MAX);
+        (piece, block.max(piece))
     }
 
     /// Has as many pieces of a class ready as there once were, if the budget allows it.
@@ -156,8 +163,7 @@ impl<S: Source> Home<S> {
             if missing == 0 || free.saturating_add(missing) > self.config.keep_bytes {
                 return Some(bytes);
             }
-            let (piece, chunk) =
-                self.learner().chunk(class, wanted.piece_bytes, missing, self.source.granule());
+            let (piece, chunk) = self.chunk(&mut self.learner(), class, wanted.piece_bytes, missing);
             let mut block = self.ask(chunk)?;
             block.populate();
             bytes += block.len_bytes();
