@@ -43,7 +43,7 @@ fn main() {
         "mean us",
         "p99 us",
         "max us",
-        "its CPU",
+        "max CPU",
         "kept MiB"
     );
     for placement in PLACEMENTS {
