@@ -2,47 +2,66 @@
 //!
 //! Two threads that each write one flag and then read the other's both need a fence between the two, or neither may see what the other
 //! wrote. Where one of them comes often and the other seldom, Linux lets the seldom one run a fence on every processor that runs the
-//! process (`membarrier`): the other need only keep its compiler from exchanging the two.
+//! process (`membarrier`): the other need only keep its compiler from exchanging the two. Other systems have two fences.
 
-#[cfg(target_os = "linux")]
-use rustix::thread::{MembarrierCommand, membarrier};
-use std::sync::OnceLock;
-use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
+pub(super) use halves::Fence;
 
-/// Both halves, where the system has the heavy one. After a light one on one thread and a heavy one on another, at least one of them sees
-/// what the other wrote before.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Fence(());
+#[cfg(all(target_os = "linux", not(miri)))]
+mod halves {
+    use rustix::thread::{MembarrierCommand, membarrier};
+    use std::sync::OnceLock;
+    use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-impl Fence {
-    /// Not on kernels without that call, and not where a filter forbids it.
-    pub(super) fn new() -> Option<Self> {
-        static REGISTERED: OnceLock<bool> = OnceLock::new();
-        REGISTERED.get_or_init(register).then_some(Self(()))
-    }
+    /// Both halves. After a light one on one thread and a heavy one on another, at least one of them sees what the other wrote before.
+    #[derive(Clone, Copy, Debug)]
+    pub(in super::super) struct Fence(());
 
-    /// For who comes often.
-    #[inline(always)]
-    pub(super) fn light() {
-        compiler_fence(SeqCst);
-    }
+    impl Fence {
+        /// Not on kernels without that call, and not where a filter forbids it.
+        pub(in super::super) fn new() -> Option<Self> {
+            static REGISTERED: OnceLock<bool> = OnceLock::new();
+            let call = |command| membarrier(command).is_ok();
+            let register = || {
+                call(MembarrierCommand::RegisterPrivateExpedited) && call(MembarrierCommand::PrivateExpedited)
+            };
+            REGISTERED.get_or_init(register).then_some(Self(()))
+        }
 
-    /// For who comes seldom.
-    pub(super) fn heavy(self) {
-        compiler_fence(SeqCst);
-        #[cfg(target_os = "linux")]
-        membarrier(MembarrierCommand::PrivateExpedited).expect("who has registered may ask for fences");
-        compiler_fence(SeqCst);
+        /// For who comes often.
+        #[inline(always)]
+        pub(in super::super) fn light() {
+            compiler_fence(SeqCst);
+        }
+
+        /// For who comes seldom.
+        pub(in super::super) fn heavy(self) {
+            compiler_fence(SeqCst);
+            membarrier(MembarrierCommand::PrivateExpedited).expect("who has registered may ask for fences");
+            compiler_fence(SeqCst);
+        }
     }
 }
 
-#[cfg(target_os = "linux")]
-fn register() -> bool {
-    let call = |command| membarrier(command).is_ok();
-    call(MembarrierCommand::RegisterPrivateExpedited) && call(MembarrierCommand::PrivateExpedited)
-}
+#[cfg(not(all(target_os = "linux", not(miri))))]
+mod halves {
+    use std::sync::atomic::{Ordering::SeqCst, fence};
 
-#[cfg(not(target_os = "linux"))]
-fn register() -> bool {
-    false
+    /// Both halves, which are the same.
+    #[derive(Clone, Copy, Debug)]
+    pub(in super::super) struct Fence;
+
+    impl Fence {
+        pub(in super::super) fn new() -> Option<Self> {
+            Some(Self)
+        }
+
+        #[inline(always)]
+        pub(in super::super) fn light() {
+            fence(SeqCst);
+        }
+
+        pub(in super::super) fn heavy(self) {
+            fence(SeqCst);
+        }
+    }
 }

@@ -1,10 +1,10 @@
 //! Values that threads use one at a time, each its own as a rule.
 //!
 //! A slot belongs to the thread of its number, which enters with a store, a look whether somebody else is there, and a store at the end:
-//! no exchange, no fence. That is safe because others come seldom and go to some length ([`Slots::each`]): they say that they want to be
-//! there, run a fence on every processor ([`Fence`]), and wait until the owner has left. An owner that finds somebody there does not
-//! wait: it uses one of a few slots that belong to nobody and are taken by an exchange, as do threads whose number has no slot, and all of
-//! them where the system has no such fence.
+//! no exchange and, on Linux, no fence. That is safe because others come seldom and go to some length ([`Slots::each`]): they say that they
+//! want to be there, run a fence on every processor ([`Fence`]), and wait until the owner has left. An owner that finds somebody there does
+//! not wait: it uses one of a few slots that belong to nobody and are taken by an exchange, as do threads whose number has no slot, and all
+//! of them where the system refuses the fence.
 
 use super::sync::{AtomicBool, Fence, Mutex, UnsafeCell, yield_now};
 use std::sync::PoisonError;

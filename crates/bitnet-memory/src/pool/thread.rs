@@ -105,6 +105,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn a_thread_that_ends_has_no_number_when_its_last_values_are_dropped() {
         use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
         static SEEN: AtomicUsize = AtomicUsize::new(0);
