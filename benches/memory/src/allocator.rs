@@ -36,8 +36,11 @@ impl Allocator for Pool {
 /// An allocator of whole programs. It is asked for 16-byte alignment, as `malloc` is: the 64 of the pool would slow it down.
 pub struct Global<A>(pub A);
 
+/// The size and alignment that `bytes` are asked for with.
+#[inline(always)]
 fn layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes.max(1), 16).expect("a size that was allocated before")
+    // SAFETY: 16 is a power of two, and no trace has sizes near the largest number.
+    unsafe { Layout::from_size_align_unchecked(bytes, 16) }
 }
 
 impl<A: GlobalAlloc> Allocator for Global<A> {
@@ -45,7 +48,7 @@ impl<A: GlobalAlloc> Allocator for Global<A> {
 
     #[inline(always)]
     fn take(&self, bytes: usize) -> Self::Memory {
-        // SAFETY: the layout has a byte or more.
+        // SAFETY: traces have no allocations of no bytes.
         let start = unsafe { self.0.alloc(layout(bytes)) };
         assert!(!start.is_null(), "memory");
         (start, bytes)
@@ -59,6 +62,31 @@ impl<A: GlobalAlloc> Allocator for Global<A> {
 
     fn start(memory: &Self::Memory) -> *mut u8 {
         memory.0
+    }
+}
+
+/// mimalloc by its own `malloc` and `free`: as an allocator of a Rust program it takes the way of aligned memory, which is slower.
+pub struct Mimalloc;
+
+impl Allocator for Mimalloc {
+    type Memory = *mut u8;
+
+    #[inline(always)]
+    fn take(&self, bytes: usize) -> Self::Memory {
+        // SAFETY: it may be asked for any size.
+        let start = unsafe { libmimalloc_sys::mi_malloc(bytes) };
+        assert!(!start.is_null(), "memory");
+        start.cast()
+    }
+
+    #[inline(always)]
+    fn put(&self, start: Self::Memory) {
+        // SAFETY: `take` got it.
+        unsafe { libmimalloc_sys::mi_free(start.cast()) }
+    }
+
+    fn start(memory: &Self::Memory) -> *mut u8 {
+        *memory
     }
 }
 

@@ -1,10 +1,10 @@
 //! Replays traces through the pool and other allocators, in turn: `replay [--touch] [TRACE]...`; without a trace, two that are made up.
 //!
 //! A replay is first run whole, which gives its time without that of the loop, and then with a look at the clock before and after each
-//! allocation and each giving back, which gives the time of each size. With `--touch`, a byte of each page is written as it is taken.
+//! allocation and each giving back, which gives the time of each size. With `--touch`, bytes are written as they are taken.
 
 use bitnet_memory::{Pool, Profile};
-use bitnet_memory_bench::allocator::{Allocator, Global, Nothing};
+use bitnet_memory_bench::allocator::{Allocator, Global, Mimalloc, Nothing};
 use bitnet_memory_bench::clock::{calibrate, ticks};
 use bitnet_memory_bench::trace::{Event, churn, decode, layers, of_sizes};
 use bitnet_memory_bench::{Random, quantile};
@@ -13,6 +13,10 @@ use std::alloc::System;
 const ROUNDS: usize = 41;
 const SIZES: std::ops::RangeInclusive<usize> = 16 << 10..=4 << 20;
 const BOUNDS: [usize; 6] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, 2 << 20, usize::MAX];
+
+/// A byte in so many is written: nearly each page, each at another line. Were it the first line each time, memory that begins with a page
+/// would meet in one set of the first cache, which no program does that writes all of it.
+const TOUCHED: usize = 4096 + 64;
 
 struct Run {
     name: &'static str,
@@ -24,7 +28,7 @@ struct Run {
 
 #[inline(always)]
 fn touch<A: Allocator>(memory: &A::Memory, bytes: usize) {
-    for at in (0..bytes).step_by(4096) {
+    for at in (0..bytes).step_by(TOUCHED) {
         // SAFETY: there are so many bytes.
         unsafe { A::start(memory).add(at).write_volatile(1) }
     }
@@ -98,14 +102,17 @@ fn main() {
     let is_touched = args.iter().any(|a| a == "--touch");
     args.retain(|a| a != "--touch");
     let (ns, nothing) = calibrate();
-    let (pool, system) = (Pool::new(Profile::Adaptive), Global(System));
-    let (jemalloc, mimalloc) = (Global(tikv_jemallocator::Jemalloc), Global(mimalloc::MiMalloc));
+    let (system, jemalloc) = (Global(System), Global(tikv_jemallocator::Jemalloc));
     let read = |path: String| (decode(&std::fs::read(&path).expect("a trace")), path);
     let mut traces: Vec<(Vec<Event>, String)> = args.into_iter().map(read).collect();
     if traces.is_empty() {
         traces = vec![(layers(), "layers".into()), (churn(&mut Random(3)), "churn".into())];
     }
+    // Nanoseconds of all traces, once.
+    let mut total = [0.0; 4];
     for (events, path) in &traces {
+        // A pool for each trace, so that what it learned is of that trace.
+        let pool = Pool::new(Profile::Adaptive);
         let events = of_sizes(events, SIZES);
         if events.is_empty() {
             println!("{path}: nothing of these sizes");
@@ -132,13 +139,14 @@ fn main() {
             go!(round, &pool, runs[0]);
             go!(round, &system, runs[1]);
             go!(round, &jemalloc, runs[2]);
-            go!(round, &mimalloc, runs[3]);
+            go!(round, &Mimalloc, runs[3]);
         }
         loops.sort_by(f64::total_cmp);
         let (empty, pairs) = (quantile(&loops, 0.5), events.len() as f64 / 2.0);
         println!("{path}: {} events; the loop itself {:.1} ns a pair", events.len(), empty / pairs);
-        for run in &mut runs {
+        for (run, total) in runs.iter_mut().zip(&mut total) {
             run.whole.sort_by(f64::total_cmp);
+            *total += quantile(&run.whole, 0.5) - empty;
             let [low, median, high] = [0.25, 0.5, 0.75].map(|q| (quantile(&run.whole, q) - empty) / pairs);
             println!("  {:9} {median:8.1} ns a pair ({low:.1}-{high:.1})", run.name);
         }
@@ -156,14 +164,26 @@ fn main() {
             }
             println!();
         }
+        let decisions = pool.decisions();
+        (0..4).for_each(|_| _ = pool.collect());
+        let kept = pool.snapshot();
+        pool.trim(0);
+        println!(
+            "  the pool asked the source {} times and held {:.1} MiB at most, {:.1} after four collections without use, {} trimmed",
+            kept.source_requests,
+            kept.held_peak_bytes as f64 / 1048576.0,
+            kept.held_bytes as f64 / 1048576.0,
+            pool.snapshot().held_bytes
+        );
+        decisions.iter().for_each(|decision| println!("    {decision}"));
     }
-    let snapshot = pool.snapshot();
+    let best = total[1..].iter().copied().fold(f64::INFINITY, f64::min);
     println!(
-        "pool: {} requests to the source, {} MiB at most",
-        snapshot.source_requests,
-        snapshot.held_peak_bytes >> 20
+        "all traces: {:.1} us; system {:.1}, jemalloc {:.1}, mimalloc {:.1}: {:.2} of the best other",
+        total[0] / 1e3,
+        total[1] / 1e3,
+        total[2] / 1e3,
+        total[3] / 1e3,
+        total[0] / best
     );
-    for decision in pool.decisions() {
-        println!("  {decision}");
-    }
 }

@@ -60,7 +60,8 @@ impl Default for ArenaOptions {
 /// How much one [`Arena::maintain`] may do. A block larger than all of it stays where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Time, kept to by how long copies took before. Whoever asks for a block or its bytes meanwhile waits as long.
+    /// Time, kept to by how long copies took before: no more is copied than took as long then. Whoever asks for a block or its bytes meanwhile
+    /// waits as long. A first write to memory of the system takes longer than that: see [`Resident`](crate::Resident).
     pub time: Duration,
     /// Bytes to copy; a place that is looked at counts as 64. With a limit here and none on time, the same arena moves the same
     /// blocks each time.
@@ -273,17 +274,16 @@ impl State {
             },
         };
         done.defragmenter = pass.way();
-        let mut spent = 0usize;
-        while spent < budget.bytes {
+        let speed = self.speed;
+        let bytes_in =
+            |time: Duration| usize::try_from(time.as_micros()).unwrap_or(usize::MAX).saturating_mul(speed);
+        let (whole, mut spent) = (bytes_in(budget.time).min(budget.bytes), 0usize);
+        while spent < whole {
             let left = budget.time.saturating_sub(begin.elapsed());
             if left.is_zero() {
                 break;
             }
-            let bytes_in = |time: Duration| {
-                usize::try_from(time.as_micros()).unwrap_or(usize::MAX).saturating_mul(self.speed)
-            };
-            let whole = bytes_in(budget.time).min(budget.bytes);
-            let room = Room { whole, left: bytes_in(left).min(budget.bytes - spent) };
+            let room = Room { whole, left: bytes_in(left).min(whole - spent) };
             match pass.step(&mut self.space, room) {
                 Step::Short => break,
                 Step::Through => {

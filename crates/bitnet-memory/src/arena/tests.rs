@@ -258,6 +258,25 @@ fn a_block_larger_than_the_budget_waits_for_a_larger_one() {
     assert_eq!(arena.maintain(Budget::of_time(Duration::ZERO)).moved_bytes, 0);
 }
 
+/// However fast copies are, a call moves what they are known to move in its time: one that is put off meanwhile moves less, none more.
+#[test]
+fn a_budget_of_time_is_one_of_bytes() {
+    for defragmenter in [Defragmenter::Buddy, Defragmenter::Sliding, Defragmenter::Hybrid] {
+        let options = ArenaOptions { placement: Placement::BestFit, defragmenter };
+        let (arena, _held) = checkered(options);
+        arena.0.state().speed = 100;
+        let mut most = 0;
+        loop {
+            let done = arena.maintain(Budget::of_time(Duration::from_micros(50)));
+            if done.defragmenter == Defragmenter::Off {
+                break;
+            }
+            most = most.max(done.moved_bytes);
+        }
+        assert!(most > 0 && most <= 5000, "{defragmenter:?}: {most}");
+    }
+}
+
 #[test]
 fn what_cannot_be_had_is_told() {
     let options = ArenaOptions::default();

@@ -13,14 +13,13 @@ pub(crate) const OWN: usize = FIXED;
 pub(crate) const CLASSES: usize = FIXED + 1;
 
 /// The class of the pieces for `bytes` bytes.
-#[inline]
+#[inline(always)]
 pub(crate) fn class_of(bytes: usize) -> usize {
     let last = bytes.saturating_sub(1);
-    if last < 256 {
-        return last / 64;
-    }
-    let top = last.ilog2() as usize;
-    if top >= 25 { OWN } else { 4 * (top - 7) + (last >> (top - 2) & 3) }
+    // Below 256 bytes classes are as far apart as from there to 512.
+    let top = (last | 256).ilog2() as usize;
+    // The two bits below the highest one say which quarter; with it, they are 4 to 7, and less where there is no such bit.
+    if top < 25 { 4 * (top - 8) + (last >> (top - 2)) } else { OWN }
 }
 
 /// The most that a piece of a class holds; `usize::MAX` for [`OWN`].

@@ -86,7 +86,7 @@ impl<S: Source> Depot<S> {
         self.tick += 1;
         self.bytes += free.bytes;
         let kept = Kept { tick: self.tick, epoch: self.epoch, free };
-        self.classes[kept.free.class][queue(release)].push_back(kept);
+        self.classes[kept.free.class as usize][queue(release)].push_back(kept);
     }
 
     /// The piece of the class that was used last and holds so many bytes; of pieces with blocks of their own, the one that fits best.
@@ -101,7 +101,7 @@ impl<S: Source> Depot<S> {
                 (0..queue.len()).rev().find(|at| fits(&queue[*at]))
             };
             let Some(mut kept) = at.and_then(|at| queue.remove(at)) else { continue };
-            self.bytes -= kept.free.bytes - kept.free.discarded;
+            self.bytes -= kept.free.resident();
             kept.free.recall();
             self.seen[class].hits += 1;
             return Some(kept.free);
@@ -227,7 +227,7 @@ impl<S: Source> Depot<S> {
                 }
                 if may_go(release, &kept) && kept.free.discarded == 0 {
                     kept.free.discard();
-                    self.bytes -= kept.free.discarded;
+                    self.bytes -= kept.free.discarded as usize;
                     // What has no whole page is looked at again when it has waited as long once more.
                     kept.epoch = self.epoch;
                 }
@@ -238,7 +238,7 @@ impl<S: Source> Depot<S> {
 
     /// Takes out a piece that never came here.
     pub(super) fn dismiss(&mut self, free: Free<S>, out: &mut Vec<Free<S>>) {
-        if free.class == OWN {
+        if free.class as usize == OWN {
             self.gone(free.bytes);
         }
         self.bytes += free.bytes;
@@ -246,8 +246,8 @@ impl<S: Source> Depot<S> {
     }
 
     fn give_up(&mut self, free: Free<S>, out: &mut Vec<Free<S>>) {
-        let class = free.class;
-        self.bytes -= free.bytes - free.discarded;
+        let class = free.class as usize;
+        self.bytes -= free.resident();
         self.cut_bytes[class] = self.cut_bytes[class].saturating_sub(free.bytes);
         out.push(free);
     }

@@ -6,19 +6,21 @@ use super::depot::Depot;
 use super::learn::{LearnedClass, Learner};
 use super::local::Local;
 use super::piece::{Chunk, Cut, Free};
-use super::plan::{OWN_FROM, Plan};
-use super::slots::Slots;
+use super::plan::Plan;
+use super::slots::{Slot, Slots};
 use super::thread;
 use crate::graph::Graph;
 use crate::source::{Block, Source};
 use crate::tag::Tag;
-use crate::track::{Gauges, Live, Tracking};
-use std::sync::atomic::Ordering::Relaxed;
+use crate::track::{Gauges, Live};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All that pieces of a pool have in common. Whoever holds a slot may lock the depot, and nobody the other way round; of several, the
 /// learner is locked first.
 pub(super) struct Home<S: Source> {
+    /// Of no other home, then or now.
+    identity: u64,
     pub(super) source: S,
     pub(super) config: Config,
     pub(super) slots: Slots<Local<S>>,
@@ -35,9 +37,12 @@ impl<S: Source> Home<S> {
         let plan = Plan::new(&config);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let local = || Local::new(&plan, config.at_hand_bytes, config.tracking, config.learn, &gauges);
-        // Twice as many slots as threads can run: few of them meet, whatever their numbers.
-        let slots = Slots::new((2 * threads).next_power_of_two().min(64), local);
+        // Twice as many slots as threads can run: whoever comes often has one of its own. The others share some.
+        let owned = (2 * threads).clamp(4, 128);
+        let slots = Slots::new(owned, owned / 4, local);
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
+            identity: NEXT.fetch_add(1, Relaxed),
             source,
             config,
             slots,
@@ -57,32 +62,37 @@ impl<S: Source> Home<S> {
         self.learner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets `f` use what lies at this thread's hand.
+    fn at_hand<R>(&self, mut f: impl FnMut(&mut Local<S>) -> R) -> R {
+        let own = thread::find(self.identity, |number| self.slots.of(number).map(|slot| &raw const *slot));
+        // SAFETY: the borrow keeps the slots; the slot is this thread's, since its number is.
+        let done = own.and_then(|own| unsafe { Slots::enter_own(own, &mut f) });
+        // SAFETY: the borrow keeps the slots.
+        done.unwrap_or_else(|| unsafe { Slots::enter_shared(&self.slots, f) })
+    }
+
     /// A piece of at least so many bytes; `None` when the source has nothing left.
     #[inline]
     pub(super) fn take(self: &Arc<Self>, bytes: usize, tag: Tag) -> Option<Free<S>> {
         let class = class_of(bytes);
-        let at_hand = self.slots.with(thread::number(), |local| {
-            if bytes >= OWN_FROM && local.long_lived[tag as usize] {
-                return None;
+        if let Some(own) = thread::known::<Slot<Local<S>>>(self.identity) {
+            let take = |local: &mut Local<S>| local.take(class, bytes, tag);
+            // SAFETY: the borrow keeps the slots; the slot is this thread's, since its number is.
+            if let Some(Some(free)) = unsafe { Slots::enter_own(own, take) } {
+                return Some(free);
             }
-            let mut free = local.take(class, bytes)?;
-            local.begin(&mut free, bytes, tag);
-            Some(free)
-        });
-        let free = match at_hand {
-            Some(free) => free,
-            None => self.take_elsewhere(class, bytes, tag)?,
-        };
-        if self.config.tracking == Tracking::Debug {
-            self.live.take(key(&free), bytes, tag);
         }
-        Some(free)
+        self.take_elsewhere(class, bytes, tag)
     }
 
     #[cold]
+    #[inline(never)]
     fn take_elsewhere(self: &Arc<Self>, class: usize, bytes: usize, tag: Tag) -> Option<Free<S>> {
-        let found = self.slots.with(thread::number(), |local| {
-            let class = if bytes >= OWN_FROM && local.long_lived[tag as usize] { OWN } else { class };
+        let found = self.at_hand(|local| {
+            if let Some(free) = local.take(class, bytes, tag) {
+                return Ok(free);
+            }
+            let class = if local.is_own(bytes, tag) { OWN } else { class };
             let mut depot = self.depot();
             let Some(mut free) = depot.take(class, bytes) else {
                 depot.made(class, bytes);
@@ -98,14 +108,14 @@ impl<S: Source> Home<S> {
             local.begin(&mut free, bytes, tag);
             Ok(free)
         });
+        if self.config.learn && self.depot().is_due() {
+            self.collect();
+        }
         match found {
             Ok(free) => Some(free),
             Err(class) => {
-                if self.config.learn && self.depot().is_due() {
-                    self.collect();
-                }
                 let mut free = self.make(class, bytes)?;
-                self.slots.with(thread::number(), |local| local.begin(&mut free, bytes, tag));
+                self.at_hand(|local| local.begin(&mut free, bytes, tag));
                 Some(free)
             }
         }
@@ -116,7 +126,7 @@ impl<S: Source> Home<S> {
         let held = self.depot().cut_bytes[class];
         let (piece, wanted) = {
             let mut learner = self.learner();
-            let chunk = learner.chunk(class, bytes, held, self.source.granule());
+            let chunk = self.chunk(&mut learner, class, bytes, held);
             if learner.has_changed() {
                 self.follow(&learner, Some(class));
             }
@@ -128,6 +138,13 @@ impl<S: Source> Home<S> {
             self.ask(piece)
         })?;
         Some(self.cut(block, class, piece))
+    }
+
+    /// The bytes of a new piece and of its block: see [`Plan::chunk`].
+    fn chunk(&self, learner: &mut Learner, class: usize, bytes: usize, held: usize) -> (usize, usize) {
+        let (piece, block) = learner.chunk(class, bytes, held, self.source.granule());
+        let piece = piece.checked_next_multiple_of(self.source.align()).unwrap_or(usize::MAX);
+        (piece, block.max(piece))
     }
 
     /// Has as many pieces of a class ready as there once were, if the budget allows it.
@@ -146,8 +163,7 @@ impl<S: Source> Home<S> {
             if missing == 0 || free.saturating_add(missing) > self.config.keep_bytes {
                 return Some(bytes);
             }
-            let (piece, chunk) =
-                self.learner().chunk(class, wanted.piece_bytes, missing, self.source.granule());
+            let (piece, chunk) = self.chunk(&mut self.learner(), class, wanted.piece_bytes, missing);
             let mut block = self.ask(chunk)?;
             block.populate();
             bytes += block.len_bytes();
@@ -159,20 +175,22 @@ impl<S: Source> Home<S> {
     /// Cuts a block into pieces of a class, and leaves all but one in the depot.
     fn cut(self: &Arc<Self>, block: S::Block, class: usize, piece: usize) -> Free<S> {
         let pieces = block.len_bytes() / piece;
-        let home = Arc::clone(self);
-        let chunk = Arc::new(Chunk { block, pieces, home });
+        let chunk = Arc::new(Chunk { block, pieces, gauges: Arc::clone(&self.gauges) });
         let free = |index: usize| {
             Box::new(Cut {
+                below: None,
+                home: Arc::clone(self),
                 chunk: Arc::clone(&chunk),
                 bytes: piece,
-                class,
+                asked: 0,
+                since: 0,
                 index: index as u32,
-                is_fresh: true,
+                discarded: 0,
+                class: class as u8,
                 tag: Tag::Other,
                 release: Release::Normal,
-                asked: 0,
-                discarded: 0,
-                since: 0,
+                is_special: false,
+                is_fresh: true,
             })
         };
         if class != OWN {
@@ -211,28 +229,33 @@ impl<S: Source> Home<S> {
 
     /// Takes a piece back.
     #[inline]
-    pub(super) fn put(mut free: Free<S>) {
-        free.is_fresh = false;
-        let home = &free.chunk.home;
-        if home.config.tracking == Tracking::Debug {
-            home.live.put(key(&free));
+    pub(super) fn put(free: Free<S>) {
+        let own = thread::known::<Slot<Local<S>>>(free.home.identity);
+        let mut left = Some(free);
+        if let Some(own) = own {
+            let put = |local: &mut Local<S>| left = left.take().and_then(|free| local.put(free));
+            // SAFETY: the slot is this thread's, since its number is. The piece keeps its home until it lies on a shelf. From then on the home
+            // exists as long as the piece does, and who takes that off the shelf enters this slot or visits each of them.
+            unsafe { Slots::enter_own(own, put) };
         }
-        let slots = &raw const home.slots;
-        // SAFETY: the piece keeps its home until it lies on a shelf. From then on the home exists as long as the piece does, and who
-        // takes that off the shelf enters this slot or visits each of them.
-        let left = unsafe { Slots::enter(slots, thread::number(), |local| local.put(free)) };
         if let Some(free) = left {
             Self::put_elsewhere(free);
         }
     }
 
     #[cold]
-    fn put_elsewhere(mut free: Free<S>) {
-        let home = Arc::clone(&free.chunk.home);
-        let (class, release) = (free.class, std::mem::take(&mut free.release));
-        let shares = Tier::of(class).shares_blocks();
+    #[inline(never)]
+    fn put_elsewhere(free: Free<S>) {
+        let home = Arc::clone(&free.home);
+        let (class, shares) = (free.class as usize, Tier::of(free.class as usize).shares_blocks());
         let mut out = Vec::new();
-        home.slots.with(thread::number(), |local| {
+        let mut left = Some(free);
+        home.at_hand(|local| {
+            let Some(mut free) = left.take() else { return };
+            local.end(&mut free);
+            let Err(mut free) = local.stock(free) else { return };
+            local.spill(class);
+            let release = std::mem::take(&mut free.release);
             let mut depot = home.depot();
             let kept = class != OWN || local.keep_own || release >= Release::Low;
             if depot.closed || !kept || (release == Release::Immediate && !shares) {
@@ -241,7 +264,7 @@ impl<S: Source> Home<S> {
             }
             depot.put(free, release);
             // A few at once, so that the next ones find room; of large ones there are only a few.
-            let surplus = if shares { local.shelves[class].free.len() / 2 } else { 0 };
+            let surplus = if shares { local.pieces(class) / 2 } else { 0 };
             local.drain(class, surplus).for_each(|free| depot.put(free, Release::Normal));
             if depot.bytes > home.config.keep_bytes {
                 depot.shrink(home.config.keep_bytes / 8 * 7, false, &mut out);
@@ -318,9 +341,4 @@ impl<S: Source> Home<S> {
         }
         drop(out);
     }
-}
-
-/// What tells a piece in use from others.
-fn key<S: Source>(free: &Free<S>) -> (usize, u32) {
-    (Arc::as_ptr(&free.chunk) as usize, free.index)
 }

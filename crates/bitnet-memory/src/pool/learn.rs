@@ -165,7 +165,6 @@ pub(super) struct Observed {
 impl Observed {
     pub(super) fn of_slot(&mut self, class: usize, seen: Seen) {
         let sum = &mut self.slots[class];
-        sum.misses += seen.misses;
         sum.spills += seen.spills;
         sum.idle += seen.idle;
         sum.largest = sum.largest.max(seen.largest);

@@ -1,7 +1,7 @@
 //! The pool: memory that is asked for often, from a source that is asked seldom.
 //!
 //! - [`class`]: sizes are rounded up to classes, and classes belong to [`Tier`]s with a strategy each.
-//! - [`slots`], [`local`]: free pieces at each thread's hand, behind a flag that is as good as never contended.
+//! - [`slots`], [`local`]: free pieces at each thread's hand, which others come to only by asking all processors ([`fence`]).
 //! - [`depot`]: free pieces of all threads, under a lock; what goes back to the source first.
 //! - [`plan`], [`learn`]: how much of what is kept where, and what changes that.
 //! - [`home`]: the way of a piece through all of them.
@@ -9,6 +9,7 @@
 pub(crate) mod class;
 mod config;
 mod depot;
+mod fence;
 mod home;
 mod learn;
 mod local;
@@ -17,6 +18,7 @@ mod model;
 mod piece;
 mod plan;
 mod slots;
+mod stack;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -31,7 +33,7 @@ use crate::error::OutOfMemory;
 use crate::graph::Graph;
 use crate::source::{Pages, Source};
 use crate::tag::Tag;
-use crate::track::{LivePiece, Snapshot, Sum, Tracking};
+use crate::track::{LIFETIMES, LivePiece, Snapshot, Tracking};
 use home::Home;
 use std::fmt;
 use std::sync::Arc;
@@ -97,13 +99,14 @@ impl<S: Source> Pool<S> {
 
     /// What was counted.
     pub fn snapshot(&self) -> Snapshot {
-        let (mut sum, mut free) = (Sum::new(), 0);
+        let (mut lifetimes, mut free) = ([[0; LIFETIMES]; Tag::ALL.len()], 0);
         self.home.slots.each(|local| {
-            free += local.bytes;
-            local.counts.add_to(&mut sum);
+            free += local.bytes();
+            local.tell();
+            local.counts.tell(&mut lifetimes);
         });
         free += self.home.depot().bytes;
-        Snapshot::new(&self.home.gauges, &sum, free)
+        Snapshot::new(&self.home.gauges, &lifetimes, free)
     }
 
     /// Pieces in use, the oldest first; at [`Tracking::Debug`], else none.

@@ -8,12 +8,45 @@ mod slots;
 
 mod sync {
     pub(super) use loom::cell::UnsafeCell;
+    pub(super) use loom::sync::Mutex;
     pub(super) use loom::sync::atomic::AtomicBool;
     pub(super) use loom::thread::yield_now;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    /// What both halves are together: a fence on each side.
+    #[derive(Clone, Copy)]
+    pub(super) struct Fence;
+
+    impl Fence {
+        pub(super) fn new() -> Option<Self> {
+            Some(Self)
+        }
+
+        pub(super) fn light() {
+            loom::sync::atomic::fence(SeqCst);
+        }
+
+        pub(super) fn heavy(self) {
+            loom::sync::atomic::fence(SeqCst);
+        }
+    }
 }
 
 use loom::sync::{Arc, Mutex};
 use slots::Slots;
+
+/// A number of no slot.
+const NONE: usize = usize::MAX;
+
+/// Enters as the thread of a number, as the pool does. No two threads of a program here have the same one.
+fn with<T, R>(slots: *const Slots<T>, thread: usize, mut f: impl FnMut(&mut T) -> R) -> R {
+    // SAFETY: who calls this knows that the slots exist as long as they have to, and numbers are as above.
+    unsafe {
+        let own = (*slots).of(thread).map(|slot| &raw const *slot);
+        let done = own.and_then(|own| Slots::enter_own(own, &mut f));
+        done.unwrap_or_else(|| Slots::enter_shared(slots, f))
+    }
+}
 
 fn check(preemptions: usize, program: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
@@ -21,36 +54,88 @@ fn check(preemptions: usize, program: impl Fn() + Send + Sync + 'static) {
     model.check(program);
 }
 
+/// Adds the numbers that are at values.
+fn sum(slots: &Slots<usize>) -> usize {
+    let mut sum = 0;
+    slots.each(|n| sum += *n);
+    sum
+}
+
 #[test]
-fn one_thread_at_a_time_is_at_a_value() {
+fn an_owner_and_who_visits_it_are_not_at_a_value_together() {
     check(3, || {
-        let slots = Arc::new(Slots::new(1, || 0));
+        let slots = Arc::new(Slots::new(1, 1, || 0));
         let other = Arc::clone(&slots);
-        let thread = loom::thread::spawn(move || other.with(0, |n| *n += 1));
-        slots.with(0, |n| *n += 1);
+        let thread = loom::thread::spawn(move || {
+            with(&*other, 0, |n| *n += 1);
+            with(&*other, 0, |n| *n += 1);
+        });
+        let seen = sum(&slots);
         thread.join().unwrap();
-        let mut sum = 0;
-        slots.each(|n| sum += *n);
-        assert_eq!(sum, 2);
+        assert!(seen <= 2 && sum(&slots) == 2);
     });
 }
 
 #[test]
-fn who_finds_a_slot_taken_uses_another() {
-    check(2, || {
-        let slots = Arc::new(Slots::new(2, || 0));
-        let threads: Vec<_> = (0..2)
-            .map(|_| {
-                let slots = Arc::clone(&slots);
-                loom::thread::spawn(move || slots.with(1, |n| *n += 1))
-            })
-            .collect();
-        let mut seen = 0;
-        slots.each(|n| seen += *n);
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        let mut sum = 0;
-        slots.each(|n| sum += *n);
-        assert!(seen <= sum && sum == 2);
+fn threads_without_a_slot_share_one() {
+    check(3, || {
+        let slots = Arc::new(Slots::new(1, 1, || 0));
+        let other = Arc::clone(&slots);
+        let thread = loom::thread::spawn(move || with(&*other, NONE, |n| *n += 1));
+        with(&*slots, NONE, |n| *n += 1);
+        thread.join().unwrap();
+        assert_eq!(sum(&slots), 2);
+    });
+}
+
+#[test]
+fn visitors_take_turns() {
+    for number in [0, NONE] {
+        check(2, move || {
+            let slots = Arc::new(Slots::new(1, 1, || 0));
+            let other = Arc::clone(&slots);
+            let thread = loom::thread::spawn(move || {
+                with(&*other, number, |n| *n += 1);
+                other.each(|n| *n *= 1);
+            });
+            let seen = sum(&slots);
+            thread.join().unwrap();
+            assert!(seen <= 1 && sum(&slots) == 1);
+        });
+    }
+}
+
+/// The next owner of a number gets it by way of a lock, and so sees what the last one left.
+#[test]
+fn a_number_goes_from_thread_to_thread() {
+    check(3, || {
+        let slots = Arc::new(Slots::new(1, 1, || 0));
+        let number = Arc::new(Mutex::new(Some(0)));
+        let run = |slots: Arc<Slots<usize>>, number: Arc<Mutex<Option<usize>>>| {
+            move || {
+                let mine = number.lock().unwrap().take();
+                with(&*slots, mine.unwrap_or(NONE), |n| *n += 1);
+                if mine.is_some() {
+                    *number.lock().unwrap() = mine;
+                }
+            }
+        };
+        let thread = loom::thread::spawn(run(Arc::clone(&slots), Arc::clone(&number)));
+        run(Arc::clone(&slots), number)();
+        thread.join().unwrap();
+        assert_eq!(sum(&slots), 2);
+    });
+}
+
+#[test]
+fn who_is_at_its_value_already_gets_another_one() {
+    check(1, || {
+        let slots = Slots::new(1, 1, || 0);
+        with(&slots, 0, |outer| {
+            *outer += 1;
+            with(&slots, 0, |inner| *inner += 1);
+        });
+        assert_eq!(sum(&slots), 2);
     });
 }
 
@@ -78,21 +163,19 @@ impl Home {
     fn new() -> Arc<Self> {
         let shelf = || Shelf { depth: 1, free: Vec::new() };
         let depot = Mutex::new(Depot { closed: false, free: Vec::new() });
-        Arc::new(Self { slots: Slots::new(2, shelf), depot })
+        Arc::new(Self { slots: Slots::new(2, 1, shelf), depot })
     }
 
     /// The way of `Home::put`.
     fn put(free: Free, thread: usize) {
         let slots = &raw const free.home.slots;
-        let keep = |shelf: &mut Shelf| {
+        let mut left = Some(free);
+        with(slots, thread, |shelf| {
             if shelf.free.len() < shelf.depth {
-                shelf.free.push(free);
-                return None;
+                shelf.free.extend(left.take());
             }
-            Some(free)
-        };
-        // SAFETY: as in the pool.
-        if let Some(free) = unsafe { Slots::enter(slots, thread, keep) } {
+        });
+        if let Some(free) = left {
             let home = Arc::clone(&free.home);
             let mut depot = home.depot.lock().unwrap();
             if !depot.closed {
@@ -119,16 +202,17 @@ impl Home {
 /// Pieces that come back while their pool ends are given up by one or the other: loom complains of a home that is left over.
 #[test]
 fn a_pool_ends_while_pieces_come_back() {
-    check(2, || {
-        let home = Home::new();
-        let threads: Vec<_> = (0..2)
-            .map(|thread| {
-                let free = Free { home: Arc::clone(&home) };
+    for (threads, preemptions) in [(vec![0], 3), (vec![NONE], 3), (vec![0, NONE], 1), (vec![0, 1], 1)] {
+        check(preemptions, move || {
+            let home = Home::new();
+            let put = |thread: &usize| {
+                let (free, thread) = (Free { home: Arc::clone(&home) }, *thread);
                 loom::thread::spawn(move || Home::put(free, thread))
-            })
-            .collect();
-        home.close();
-        drop(home);
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-    });
+            };
+            let threads: Vec<_> = threads.iter().map(put).collect();
+            home.close();
+            drop(home);
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+    }
 }

@@ -1,9 +1,11 @@
 //! Pieces of blocks: free ones, and those that somebody has.
 
+use super::class::CLASSES;
 use super::config::Release;
 use super::home::Home;
-use crate::source::{Block, HostBlock, Source};
+use crate::source::{Block, HostBlock, Pages, Source};
 use crate::tag::Tag;
+use crate::track::Gauges;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -14,49 +16,67 @@ pub(super) struct Chunk<S: Source> {
     pub(super) block: S::Block,
     /// Pieces that it was cut into.
     pub(super) pieces: usize,
-    /// A cycle while pieces lie free in their home. A pool that is dropped takes them out.
-    pub(super) home: Arc<Home<S>>,
+    pub(super) gauges: Arc<Gauges>,
 }
 
 impl<S: Source> Drop for Chunk<S> {
     fn drop(&mut self) {
-        self.home.gauges.lose(self.block.len_bytes());
+        self.gauges.lose(self.block.len_bytes());
     }
 }
 
 /// A piece of a chunk, free or in use. In a box of its own, so that a piece goes from hand to hand as one word: moved as several, they
-/// are read again before they have arrived in the cache, which costs more than all else.
+/// are read again before they have arrived in the cache, which costs more than all else. It fills a cache line.
 pub(super) struct Cut<S: Source> {
+    /// What it lies on, where it lies on a stack.
+    pub(super) below: Option<Free<S>>,
+    /// A cycle while it lies free there. A pool that is dropped takes it out.
+    pub(super) home: Arc<Home<S>>,
     pub(super) chunk: Arc<Chunk<S>>,
     pub(super) bytes: usize,
-    pub(super) class: usize,
-    /// The number of the piece in its chunk.
-    pub(super) index: u32,
-    /// Whether nobody has used it yet.
-    pub(super) is_fresh: bool,
-    pub(super) tag: Tag,
-    pub(super) release: Release,
     /// Bytes that its user asked for.
     pub(super) asked: usize,
-    /// Bytes of it that the system has, until somebody takes it.
-    pub(super) discarded: usize,
     /// When it was taken, in nanoseconds of the pool's clock; 0 where nobody looked.
     pub(super) since: u64,
+    /// The number of the piece in its chunk.
+    pub(super) index: u32,
+    /// Bytes of it that the system has, until somebody takes it; of pieces that share blocks, which are not large.
+    pub(super) discarded: u32,
+    pub(super) class: u8,
+    pub(super) tag: Tag,
+    pub(super) release: Release,
+    /// Whether its return is to be noted somewhere, or is not as that of others.
+    pub(super) is_special: bool,
+    /// Whether nobody has used it yet.
+    pub(super) is_fresh: bool,
 }
 
+const _: () = assert!(size_of::<Cut<Pages>>() == 64 && CLASSES <= u8::MAX as usize);
+
 impl<S: Source> Cut<S> {
+    /// What tells it from other pieces in use.
+    pub(super) fn key(&self) -> (usize, u32) {
+        (Arc::as_ptr(&self.chunk) as usize, self.index)
+    }
+
+    /// Bytes of it that are resident.
+    pub(super) fn resident(&self) -> usize {
+        self.bytes - self.discarded as usize
+    }
+
     /// Gives its pages to the system, if it has whole ones, and counts them off.
     pub(super) fn discard(&mut self) {
         let start = self.index as usize * self.bytes;
         // SAFETY: the range is that of this piece, which nobody uses, and which is borrowed for writing.
-        self.discarded += unsafe { self.chunk.block.discard(start..start + self.bytes) };
-        self.chunk.home.gauges.shrink(self.discarded);
+        let discarded = unsafe { self.chunk.block.discard(start..start + self.bytes) };
+        self.discarded = u32::try_from(discarded).expect("pieces of shared blocks are not large");
+        self.chunk.gauges.shrink(discarded);
     }
 
     /// Counts its pages as held again, since they will be.
     pub(super) fn recall(&mut self) {
         if self.discarded > 0 {
-            self.chunk.home.gauges.grow(std::mem::take(&mut self.discarded));
+            self.chunk.gauges.grow(std::mem::take(&mut self.discarded) as usize);
         }
     }
 }
@@ -65,7 +85,7 @@ impl<S: Source> Drop for Cut<S> {
     fn drop(&mut self) {
         // What its chunk is about to count off was counted off before.
         if self.discarded > 0 {
-            self.chunk.home.gauges.held.fetch_add(self.discarded, Relaxed);
+            self.chunk.gauges.held.fetch_add(self.discarded as usize, Relaxed);
         }
     }
 }
@@ -118,6 +138,7 @@ impl<S: Source> Piece<S> {
     /// Says when the memory goes back to the source once it is dropped.
     pub fn release(&mut self, when: Release) {
         self.cut.release = when;
+        self.cut.is_special |= when != Release::Normal;
     }
 }
 

@@ -1,90 +1,165 @@
 //! Values that threads use one at a time, each its own as a rule.
 //!
-//! A slot is a value and a flag that says whether it is in use. A thread begins at the slot of its number; should somebody be
-//! there (another thread of the same slot, or whoever visits all of them), it takes the next one, so nobody waits for a thread that
-//! was put to sleep. One exchange and one store are all that an entry costs. A slot stays when its threads end, and the next ones find it.
+//! A slot belongs to the thread of its number, which enters with a store, a look whether somebody else is there, and a store at the end:
+//! no exchange and, on Linux, no fence. That is safe because others come seldom and go to some length ([`Slots::each`]): they say that they
+//! want to be there, run a fence on every processor ([`Fence`]), and wait until the owner has left. An owner that finds somebody there does
+//! not wait: it uses one of a few slots that belong to nobody and are taken by an exchange, as do threads whose number has no slot, and all
+//! of them where the system refuses the fence.
 
-use super::sync::{AtomicBool, UnsafeCell, yield_now};
+use super::sync::{AtomicBool, Fence, Mutex, UnsafeCell, yield_now};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Values, each for one thread at a time.
-pub(super) struct Slots<T>(Box<[Slot<T>]>);
+pub(super) struct Slots<T> {
+    /// By the number of the thread.
+    owned: Box<[Slot<T>]>,
+    shared: Box<[Slot<T>]>,
+    /// Where there is none, nobody owns a slot.
+    fence: Option<Fence>,
+    /// Who visits all slots.
+    visit: Mutex<()>,
+}
 
 /// On lines of its own, so that threads do not take them from each other; processors fetch two at a time.
-#[repr(align(128))]
-struct Slot<T> {
-    taken: AtomicBool,
+#[repr(C, align(128))]
+pub(super) struct Slot<T> {
+    /// Whether the owner is at the value. Only the owner writes it.
+    busy: AtomicBool,
+    /// Whether somebody else is, or waits for the owner to leave.
+    claimed: AtomicBool,
     value: UnsafeCell<T>,
 }
 
 impl<T> Slot<T> {
-    /// Takes the slot if nobody has it. An exchange that fails writes nothing, so who waits for a slot does not slow down who is in it.
+    /// Whether the owner may use the value: `busy` is true then. Not so if it is there already, in a call further up.
     #[inline(always)]
-    fn take(&self) -> bool {
-        self.taken.compare_exchange(false, true, Acquire, Relaxed).is_ok()
+    fn begin(&self) -> bool {
+        if self.busy.load(Relaxed) {
+            return false;
+        }
+        self.busy.store(true, Relaxed);
+        Fence::light();
+        if self.claimed.load(Acquire) {
+            self.busy.store(false, Release);
+            return false;
+        }
+        true
+    }
+
+    /// Takes a slot that nobody owns, if nobody has it. An exchange that fails writes nothing, so who waits does not slow down who is there.
+    fn claim(&self) -> bool {
+        self.claimed.compare_exchange(false, true, Acquire, Relaxed).is_ok()
     }
 }
 
-// SAFETY: `taken` lets one thread at a time at a value, which may go from thread to thread.
+// SAFETY: the flags let one thread at a time at a value, which may go from thread to thread.
 unsafe impl<T: Send> Sync for Slots<T> {}
 
-/// Gives the slot free again, also when its user panics.
+/// Takes a flag back, also when the user of a value panics.
 struct Leave(*const AtomicBool);
 
 impl Drop for Leave {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: the flag lies in slots that exist at least until somebody else takes this one (see `enter`).
+        // SAFETY: the flag lies in slots that exist at least until somebody else is at the value (see `enter_own`).
         unsafe { &*self.0 }.store(false, Release);
     }
 }
 
+/// All owned slots, claimed.
+struct Claims<'a, T>(&'a [Slot<T>]);
+
+impl<T> Drop for Claims<'_, T> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|slot| slot.claimed.store(false, Release));
+    }
+}
+
 impl<T> Slots<T> {
-    /// `count` values, a power of two.
-    pub(super) fn new(count: usize, value: impl FnMut() -> T) -> Self {
-        assert!(count.is_power_of_two(), "slots are found by a mask");
-        let slot = |value| Slot { taken: AtomicBool::new(false), value: UnsafeCell::new(value) };
-        Self(std::iter::repeat_with(value).take(count).map(slot).collect())
+    /// So many values that belong to a thread, and some that do not, at least one.
+    pub(super) fn new(owned: usize, shared: usize, mut value: impl FnMut() -> T) -> Self {
+        assert!(shared > 0, "who finds somebody at its slot needs another one");
+        let fence = Fence::new();
+        let (owned, shared) = if fence.is_some() { (owned, shared) } else { (0, owned + shared) };
+        let mut slots = |count| {
+            let slot = |value| Slot {
+                busy: AtomicBool::new(false),
+                claimed: AtomicBool::new(false),
+                value: UnsafeCell::new(value),
+            };
+            std::iter::repeat_with(&mut value).take(count).map(slot).collect()
+        };
+        Self { owned: slots(owned), shared: slots(shared), fence, visit: Mutex::new(()) }
     }
 
-    /// Lets `f` use the value of the thread of this number, or another that is free.
-    #[inline(always)]
-    pub(super) fn with<R>(&self, thread: usize, f: impl FnOnce(&mut T) -> R) -> R {
-        // SAFETY: the borrow keeps the slots.
-        unsafe { Self::enter(self, thread, f) }
+    /// The slot of the thread of this number, if it has one.
+    pub(super) fn of(&self, thread: usize) -> Option<&Slot<T>> {
+        self.owned.get(thread)
     }
 
-    /// As `with`, for who may let go of the last reason for the slots to exist by what `f` does.
+    /// Lets `f` use the value of a thread's own slot, if nobody else is there.
     ///
     /// # Safety
     ///
-    /// The slots must exist until `f` has been called, and from then on until somebody visits `each` of them or enters the same slot.
+    /// The slot exists until `f` has been called, and from then on until somebody visits `each` of its slots or enters it. No other thread
+    /// enters it as its own; a thread that gets it sees what the last one did.
     #[inline(always)]
-    pub(super) unsafe fn enter<R>(this: *const Self, thread: usize, f: impl FnOnce(&mut T) -> R) -> R {
-        // SAFETY: they exist, says the caller.
-        let slots = unsafe { &(*this).0 };
-        let mut at = thread & (slots.len() - 1);
-        let mut tries = 0;
-        while !slots[at].take() {
-            at = (at + 1) & (slots.len() - 1);
-            tries += 1;
-            if tries & (slots.len() - 1) == 0 {
-                yield_now();
-            }
+    pub(super) unsafe fn enter_own<R>(own: *const Slot<T>, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        // SAFETY: it exists, says the caller.
+        let slot = unsafe { &*own };
+        if !slot.begin() {
+            return None;
         }
-        let _leave = Leave(&raw const slots[at].taken);
-        // SAFETY: the flag was false, so nobody else is at the value, or will be until `_leave` is dropped.
-        slots[at].value.with_mut(|value| f(unsafe { &mut *value }))
+        let _leave = Leave(&raw const slot.busy);
+        // SAFETY: nobody else is at the value, or will be until `_leave` is dropped. Only this thread writes `busy`, and it was false, so this
+        // is not a call from one further up; and `each` sets `claimed`, runs a fence, and reads `busy` until it is false: either it reads what
+        // was just written, or what it wrote would have been read.
+        Some(slot.value.with_mut(|value| f(unsafe { &mut *value })))
     }
 
-    /// Lets `f` use one value after the other. Whoever had entered one before has left it when `f` gets it.
+    /// Lets `f` use the value of one of the slots that nobody owns.
+    ///
+    /// # Safety
+    ///
+    /// The slots exist until `f` has been called, and from then on until somebody visits `each` of them or enters the same one.
+    pub(super) unsafe fn enter_shared<R>(this: *const Self, f: impl FnOnce(&mut T) -> R) -> R {
+        // SAFETY: they exist, says the caller.
+        let slots = unsafe { &(*this).shared };
+        let slot = loop {
+            if let Some(slot) = slots.iter().find(|slot| slot.claim()) {
+                break slot;
+            }
+            yield_now();
+        };
+        let _leave = Leave(&raw const slot.claimed);
+        // SAFETY: `claimed` was false, so nobody else is at the value, or will be until `_leave` is dropped.
+        slot.value.with_mut(|value| f(unsafe { &mut *value }))
+    }
+
+    /// Lets `f` use one value after the other. Whoever had entered one before has left it when `f` gets it. Not to be called by who is at
+    /// one.
     pub(super) fn each(&self, mut f: impl FnMut(&mut T)) {
-        for slot in &self.0 {
-            while !slot.take() {
+        let _visit = self.visit.lock().unwrap_or_else(PoisonError::into_inner);
+        let claims = Claims(&self.owned);
+        claims.0.iter().for_each(|slot| slot.claimed.store(true, Relaxed));
+        if let Some(fence) = self.fence {
+            fence.heavy();
+        }
+        for slot in claims.0 {
+            while slot.busy.load(Acquire) {
                 yield_now();
             }
-            let _leave = Leave(&raw const slot.taken);
-            // SAFETY: as in `enter`.
+            // SAFETY: as in `enter_own`; the lock keeps other visitors away.
+            slot.value.with_mut(|value| f(unsafe { &mut *value }));
+        }
+        drop(claims);
+        for slot in &self.shared {
+            while !slot.claim() {
+                yield_now();
+            }
+            let _leave = Leave(&raw const slot.claimed);
+            // SAFETY: as in `enter_shared`.
             slot.value.with_mut(|value| f(unsafe { &mut *value }));
         }
     }

@@ -1,5 +1,7 @@
 //! What slots are made of. Their model in the tests puts loom's parts of the same names in their place.
 
+pub(super) use super::fence::Fence;
+pub(super) use std::sync::Mutex;
 pub(super) use std::sync::atomic::AtomicBool;
 pub(super) use std::thread::yield_now;
 

@@ -57,6 +57,10 @@ impl<S: Source> Source for Failing<S> {
         self.inner.granule()
     }
 
+    fn align(&self) -> usize {
+        self.inner.align()
+    }
+
     fn allocate(&self, bytes: usize) -> Option<Self::Block> {
         if self.counts.requests.fetch_add(1, Relaxed) == self.nth {
             return None;

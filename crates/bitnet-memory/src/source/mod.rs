@@ -3,12 +3,14 @@
 mod failing;
 mod heap;
 mod pages;
+mod resident;
 #[cfg(test)]
 mod tests;
 
 pub use failing::{Failing, Limited};
 pub use heap::{Heap, HeapBlock};
 pub use pages::{Pages, PagesBlock};
+pub use resident::Resident;
 use std::ops::Range;
 use std::ptr::NonNull;
 
@@ -25,13 +27,20 @@ pub trait Source: Send + Sync + 'static {
     /// What sizes of its blocks are multiples of.
     fn granule(&self) -> usize;
 
+    /// What places and sizes of a pool's pieces are multiples of, counted from where their block begins: a power of two, at least
+    /// [`ALIGN`]. For devices that want more.
+    fn align(&self) -> usize {
+        ALIGN
+    }
+
     /// A block of at least `bytes` bytes, which are not zero; `None` when there is no such memory.
     fn allocate(&self, bytes: usize) -> Option<Self::Block>;
 }
 
 /// Owns memory of a source's, and gives it back when dropped.
 ///
-/// The memory need not be the host's: of a device, a block may be an address or an object of its driver.
+/// The memory need not be the host's: of a device, a block may be an address or an object of its driver. A pool asks it for no more
+/// than is here, and keeps nothing inside of it.
 pub trait Block: Send + Sync + 'static {
     /// Its size.
     fn len_bytes(&self) -> usize;

@@ -19,6 +19,7 @@ fn blocks_are_what_the_trait_says() {
     check(&Pages::default());
     check(&Pages { huge_from_bytes: usize::MAX });
     check(&Failing::nth(Heap, 1000));
+    check(&Resident(Pages::default()));
 }
 
 #[test]
@@ -47,4 +48,19 @@ fn requests_fail_where_they_are_told_to() {
     assert_eq!(source.held_bytes(), 128);
     drop(first);
     assert!(source.allocate(64).is_some());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn resident_blocks_are_so_before_they_are_written() {
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap() * 4096
+    };
+    // Other tests come and go meanwhile; none of them has so much.
+    let before = resident();
+    let block = Resident(Pages::default()).allocate(256 << 20).unwrap();
+    assert!(resident() > before + (128 << 20));
+    drop(block);
+    assert!(resident() < before + (128 << 20));
 }

@@ -10,11 +10,11 @@ pub(crate) use live::Live;
 pub use live::LivePiece;
 pub use snapshot::{ClassUse, Lifetimes, Snapshot, TagUse};
 
-use crate::pool::class::CLASSES;
+use crate::pool::class::{CLASSES, OWN};
 use crate::tag::Tag;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// How much is counted; each level also has what those before it have.
@@ -48,9 +48,6 @@ impl Tracking {
     }
 }
 
-/// By how many bytes what a thread counted may differ from what is told to all. A peak is as exact.
-const QUANTUM: i64 = 4 << 20;
-
 /// Powers of two of nanoseconds that lifetimes are sorted by: to 4 minutes, and more.
 pub(crate) const LIFETIMES: usize = 39;
 
@@ -65,7 +62,12 @@ pub(crate) struct Gauges {
     pub(crate) failures: AtomicU64,
     used: AtomicI64,
     used_peak: AtomicI64,
+    /// What threads counted by tag and class, up to when they were last asked.
+    pieces: Mutex<Pieces>,
 }
+
+/// By tag and class.
+pub(crate) type Pieces = Box<[[PieceCount; CLASSES]; Tag::ALL.len()]>;
 
 impl Gauges {
     pub(crate) fn new() -> Self {
@@ -78,6 +80,7 @@ impl Gauges {
             failures: AtomicU64::new(0),
             used: AtomicI64::new(0),
             used_peak: AtomicI64::new(0),
+            pieces: Mutex::new(Box::new([[PieceCount::default(); CLASSES]; Tag::ALL.len()])),
         }
     }
 
@@ -104,8 +107,12 @@ impl Gauges {
         self.held.fetch_sub(bytes, Relaxed);
     }
 
-    #[cold]
-    fn used(&self, change: i64) {
+    fn pieces(&self) -> MutexGuard<'_, Pieces> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many bytes more are in use.
+    pub(crate) fn used(&self, change: i64) {
         let used = self.used.fetch_add(change, Relaxed) + change;
         if used > self.used_peak.load(Relaxed) {
             self.used_peak.fetch_max(used, Relaxed);
@@ -115,60 +122,95 @@ impl Gauges {
 
 /// What a thread counts.
 pub(crate) struct Counts {
-    level: Tracking,
     gauges: Arc<Gauges>,
-    /// Bytes that were taken and not put back here, and that nobody was told of.
-    used: i64,
-    /// By tag and class.
-    pieces: Vec<[PieceCount; CLASSES]>,
+    /// By class and tag, of which there is one more than there are, so that a place is found by shifts.
+    recent: [[Recent; 8]; CLASSES],
     /// By tag: pieces that lived so long, by powers of two of nanoseconds.
     lifetimes: [[u32; LIFETIMES]; Tag::ALL.len()],
 }
 
-/// Pieces of a class and a tag. Taken by one thread and put by another, they are negative at the second.
+/// Pieces taken and put since all were told of them. A word has their number above [`ONE`] and their bytes below, so that one addition
+/// counts both.
 #[derive(Clone, Copy, Default)]
+struct Recent {
+    taken: u64,
+    put: u64,
+}
+
+/// One piece. A word is emptied when its highest bit is set, by which it has counted 2¹⁸ pieces; of at most 2²⁵ bytes each, they fill no more
+/// than the bits below.
+const ONE: u64 = 1 << 45;
+
+/// Pieces of a class and a tag. Taken by one thread and put by another, they are negative at the second.
+#[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct PieceCount {
     pub(crate) taken: u64,
     pub(crate) put: u64,
-    /// Bytes that were asked for, and bytes that there were, of pieces in use.
+    /// Bytes that were asked for, of pieces in use.
     pub(crate) asked: i64,
 }
 
+impl PieceCount {
+    fn add(&mut self, Recent { taken, put }: Recent) {
+        self.taken += taken / ONE;
+        self.put += put / ONE;
+        self.asked += (taken % ONE) as i64 - (put % ONE) as i64;
+    }
+}
+
 impl Counts {
-    pub(crate) fn new(level: Tracking, gauges: Arc<Gauges>) -> Self {
-        let tags = if level >= Tracking::Standard { Tag::ALL.len() } else { 0 };
-        let pieces = vec![[PieceCount::default(); CLASSES]; tags];
-        Self { level, gauges, used: 0, pieces, lifetimes: [[0; LIFETIMES]; Tag::ALL.len()] }
+    pub(crate) fn new(gauges: &Arc<Gauges>) -> Self {
+        Self {
+            gauges: Arc::clone(gauges),
+            recent: [[Recent::default(); 8]; CLASSES],
+            lifetimes: [[0; LIFETIMES]; Tag::ALL.len()],
+        }
     }
 
-    /// A piece of `bytes` bytes is taken by who asked for `asked`.
+    /// A piece of a class of fixed size is taken by who asked for `asked`. Whether it is time to [tell](Self::tell_of) of its class and tag.
     #[inline(always)]
-    pub(crate) fn take(&mut self, class: usize, bytes: usize, asked: usize, tag: Tag) {
-        self.change(bytes as i64);
-        if let Some(count) = self.pieces.get_mut(tag as usize) {
-            count[class].taken += 1;
-            count[class].asked += asked as i64;
-        }
+    pub(crate) fn take(&mut self, class: usize, asked: usize, tag: Tag) -> bool {
+        let taken = &mut self.recent[class][tag as usize].taken;
+        *taken += ONE + asked as u64;
+        *taken >> 63 != 0
     }
 
     /// It is put back.
     #[inline(always)]
-    pub(crate) fn put(&mut self, class: usize, bytes: usize, asked: usize, tag: Tag) {
-        self.change(-(bytes as i64));
-        if let Some(count) = self.pieces.get_mut(tag as usize) {
-            count[class].put += 1;
-            count[class].asked -= asked as i64;
-        }
+    pub(crate) fn put(&mut self, class: usize, asked: usize, tag: Tag) -> bool {
+        let put = &mut self.recent[class][tag as usize].put;
+        *put += ONE + asked as u64;
+        *put >> 63 != 0
     }
 
-    #[inline(always)]
-    fn change(&mut self, bytes: i64) {
-        if self.level == Tracking::Off {
-            return;
+    /// A piece of any class is taken.
+    pub(crate) fn take_any(&mut self, class: usize, asked: usize, tag: Tag) {
+        if class < OWN {
+            self.take(class, asked, tag);
+            return self.tell_of(class, tag);
         }
-        self.used += bytes;
-        if self.used.unsigned_abs() > QUANTUM as u64 {
-            self.gauges.used(std::mem::take(&mut self.used));
+        let count = &mut self.gauges.pieces()[tag as usize][class];
+        count.taken += 1;
+        count.asked += asked as i64;
+    }
+
+    /// It is put back.
+    pub(crate) fn put_any(&mut self, class: usize, asked: usize, tag: Tag) {
+        if class < OWN {
+            self.put(class, asked, tag);
+            return self.tell_of(class, tag);
+        }
+        let count = &mut self.gauges.pieces()[tag as usize][class];
+        count.put += 1;
+        count.asked -= asked as i64;
+    }
+
+    /// Tells all how many pieces of a class and a tag were taken and put, if a word is full.
+    #[cold]
+    pub(crate) fn tell_of(&mut self, class: usize, tag: Tag) {
+        let recent = &mut self.recent[class][tag as usize];
+        if (recent.taken | recent.put) >> 63 != 0 {
+            self.gauges.pieces()[tag as usize][class].add(std::mem::take(recent));
         }
     }
 
@@ -183,37 +225,25 @@ impl Counts {
         &self.lifetimes[tag as usize]
     }
 
-    /// Adds what this thread counted to a sum.
-    pub(crate) fn add_to(&mut self, sum: &mut Sum) {
-        self.gauges.used(std::mem::take(&mut self.used));
-        for (tag, counts) in self.pieces.iter().enumerate() {
-            for (class, count) in counts.iter().enumerate() {
-                let sum = &mut sum.pieces[tag][class];
-                sum.taken += count.taken;
-                sum.put += count.put;
-                sum.asked += count.asked;
+    /// Tells all what this thread counted, but for lifetimes, which it adds to a sum.
+    pub(crate) fn tell(&mut self, lifetimes: &mut LifetimeSums) {
+        let mut pieces = self.gauges.pieces();
+        for (class, recent) in self.recent.iter_mut().enumerate() {
+            for (tag, recent) in recent.iter_mut().take(Tag::ALL.len()).enumerate() {
+                pieces[tag][class].add(std::mem::take(recent));
             }
         }
-        for (sum, lifetimes) in sum.lifetimes.iter_mut().zip(&self.lifetimes) {
+        drop(pieces);
+        for (sum, lifetimes) in lifetimes.iter_mut().zip(&self.lifetimes) {
             sum.iter_mut().zip(lifetimes).for_each(|(sum, n)| *sum += u64::from(*n));
         }
     }
 }
 
+/// By tag: pieces that lived so long.
+pub(crate) type LifetimeSums = [[u64; LIFETIMES]; Tag::ALL.len()];
+
 /// The power of two that a lifetime is sorted under.
 fn lifetime(nanoseconds: u64) -> usize {
     (nanoseconds.max(1).ilog2() as usize).min(LIFETIMES - 1)
-}
-
-/// What all threads counted.
-pub(crate) struct Sum {
-    pub(crate) pieces: [[PieceCount; CLASSES]; Tag::ALL.len()],
-    pub(crate) lifetimes: [[u64; LIFETIMES]; Tag::ALL.len()],
-}
-
-impl Sum {
-    pub(crate) fn new() -> Box<Self> {
-        let pieces = [[PieceCount::default(); CLASSES]; Tag::ALL.len()];
-        Box::new(Self { pieces, lifetimes: [[0; LIFETIMES]; Tag::ALL.len()] })
-    }
 }

@@ -1,6 +1,6 @@
 //! What a pool has counted up to now.
 
-use super::{Gauges, LIFETIMES, Sum};
+use super::{Gauges, LIFETIMES, LifetimeSums};
 use crate::pool::class::{CLASSES, OWN, Tier, class_bytes};
 use crate::tag::Tag;
 use serde::Serialize;
@@ -23,7 +23,7 @@ pub struct Snapshot {
     pub source_failures: u64,
     /// Bytes of pieces in use; from `minimal` on, else 0.
     pub used_bytes: usize,
-    /// The most that were, within four megabytes for each thread.
+    /// The most that were, within 16 MiB for each thread.
     pub used_peak_bytes: usize,
     /// Classes that were ever used, the smallest first; from `standard` on.
     pub classes: Vec<ClassUse>,
@@ -95,10 +95,12 @@ impl Lifetimes {
 }
 
 impl Snapshot {
-    pub(crate) fn new(gauges: &Gauges, sum: &Sum, free_bytes: usize) -> Self {
+    /// When all threads have told what they counted.
+    pub(crate) fn new(gauges: &Gauges, lifetimes: &LifetimeSums, free_bytes: usize) -> Self {
+        let pieces = gauges.pieces();
         let bytes = |n: i64| usize::try_from(n).unwrap_or(0);
         let class = |class: usize| {
-            let of = || sum.pieces.iter().map(move |tag| tag[class]);
+            let of = || pieces.iter().map(move |tag| tag[class]);
             let taken = of().map(|c| c.taken).sum();
             (taken > 0).then(|| ClassUse {
                 tier: Tier::of(class),
@@ -109,14 +111,14 @@ impl Snapshot {
             })
         };
         let tag = |tag: Tag| {
-            let of = || sum.pieces[tag as usize].iter();
+            let of = || pieces[tag as usize].iter();
             let taken = of().map(|c| c.taken).sum();
             (taken > 0).then(|| TagUse {
                 tag,
                 taken,
                 used: taken.saturating_sub(of().map(|c| c.put).sum()),
                 asked_bytes: bytes(of().map(|c| c.asked).sum()),
-                lifetimes: Lifetimes::of(&sum.lifetimes[tag as usize]),
+                lifetimes: Lifetimes::of(&lifetimes[tag as usize]),
             })
         };
         Self {
