@@ -9,8 +9,8 @@ mod isa;
 mod kernels;
 mod kv;
 mod layout;
-mod lines;
 mod machine;
+mod memory;
 mod pool;
 mod roofline;
 mod self_test;
@@ -26,6 +26,7 @@ pub use isa::{Isa, UnknownIsa};
 pub use kernels::ternary::{Kernel, UnknownKernel};
 pub use kv::KvCache;
 pub use machine::{Cache, Machine, Node};
+pub use memory::memory;
 pub use roofline::Roofline;
 pub use self_test::{SelfTest, Verdict, self_test};
 pub use training::{

@@ -34,7 +34,9 @@ pub use pressure::{
     DeviceMemory, Freed, Level, Limit, LimitKind, Monitor, MonitorOptions, Need, Pressure, Readings,
     Responses, Shortage, Stage, Stalls, System, Threshold, Thresholds,
 };
-pub use source::{ALIGN, Block, Failing, Heap, HeapBlock, HostBlock, Limited, Pages, PagesBlock, Source};
+pub use source::{
+    ALIGN, AnyBlock, Block, Failing, Heap, HeapBlock, Host, HostBlock, Limited, Pages, PagesBlock, Source,
+};
 pub use step::{Region, Step};
 pub use tag::Tag;
 pub use track::{ClassUse, Lifetimes, LivePiece, Snapshot, TagUse, Tracking};

@@ -105,7 +105,10 @@ impl<S: Source> Home<S> {
                     self.collect();
                 }
                 let mut free = self.make(class, bytes)?;
-                self.slots.with(thread::number(), |local| local.begin(&mut free, bytes, tag));
+                self.slots.with(thread::number(), |local| {
+                    local.counts.made(free.class, tag);
+                    local.begin(&mut free, bytes, tag);
+                });
                 Some(free)
             }
         }

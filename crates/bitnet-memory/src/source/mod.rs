@@ -2,12 +2,14 @@
 
 mod failing;
 mod heap;
+mod host;
 mod pages;
 #[cfg(test)]
 mod tests;
 
 pub use failing::{Failing, Limited};
 pub use heap::{Heap, HeapBlock};
+pub use host::{AnyBlock, Host};
 pub use pages::{Pages, PagesBlock};
 use std::ops::Range;
 use std::ptr::NonNull;

@@ -130,8 +130,12 @@ pub(crate) struct Counts {
 pub(crate) struct PieceCount {
     pub(crate) taken: u64,
     pub(crate) put: u64,
-    /// Bytes that were asked for, and bytes that there were, of pieces in use.
+    /// Bytes that were asked for, of pieces in use.
     pub(crate) asked: i64,
+    /// The most that they were here.
+    pub(crate) peak: i64,
+    /// Of the pieces that were taken, those that only the source had.
+    pub(crate) made: u64,
 }
 
 impl Counts {
@@ -146,8 +150,18 @@ impl Counts {
     pub(crate) fn take(&mut self, class: usize, bytes: usize, asked: usize, tag: Tag) {
         self.change(bytes as i64);
         if let Some(count) = self.pieces.get_mut(tag as usize) {
-            count[class].taken += 1;
-            count[class].asked += asked as i64;
+            let count = &mut count[class];
+            count.taken += 1;
+            count.asked += asked as i64;
+            count.peak = count.peak.max(count.asked);
+        }
+    }
+
+    /// The source was asked for a piece that is taken next.
+    #[cold]
+    pub(crate) fn made(&mut self, class: usize, tag: Tag) {
+        if let Some(count) = self.pieces.get_mut(tag as usize) {
+            count[class].made += 1;
         }
     }
 
@@ -192,6 +206,8 @@ impl Counts {
                 sum.taken += count.taken;
                 sum.put += count.put;
                 sum.asked += count.asked;
+                sum.peak += count.peak;
+                sum.made += count.made;
             }
         }
         for (sum, lifetimes) in sum.lifetimes.iter_mut().zip(&self.lifetimes) {
