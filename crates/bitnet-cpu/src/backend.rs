@@ -29,7 +29,7 @@ pub struct CpuOptions {
     /// Whether products leave out what a ReLU-squared gate makes zero, which takes layouts of their own. When `None`, they do
     /// unless a kernel is named: then it computes all products.
     pub skip: Option<bool>,
-    /// Where all of its memory comes from, which other backends may use too; one of its own ([`crate::memory`], for inference) when
+    /// Where all of its memory comes from, which other backends may use too; one of its own ([`crate::memory()`], for inference) when
     /// `None`.
     pub memory: Option<Arc<Memory>>,
 }

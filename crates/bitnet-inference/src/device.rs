@@ -165,7 +165,7 @@ pub struct DeviceOptions {
     pub kernel: Option<Kernel>,
     /// Whether products leave out what a ReLU-squared gate makes zero; when `None`, unless a kernel is named.
     pub skip: Option<bool>,
-    /// Where all memory comes from, for models that are to have one pool; one for the model alone ([`memory`], for inference) when `None`.
+    /// Where all memory comes from, for models that are to have one pool; one for the model alone ([`memory()`], for inference) when `None`.
     pub memory: Option<Arc<Pool>>,
 }
 

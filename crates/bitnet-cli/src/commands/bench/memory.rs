@@ -57,7 +57,9 @@ pub(super) fn write(memory: &Snapshot, out: &mut impl Write) -> Result<()> {
         source: t.source_requests,
     });
     let classes = memory.classes.iter().map(|c| Line {
-        name: c.bytes.map_or_else(|| "its own size".to_owned(), |bytes| format!("to {}", total(bytes))),
+        name: c
+            .bytes
+            .map_or_else(|| "its own size".to_owned(), |bytes| format!("to {} KiB", bytes as f64 / 1024.0)),
         live: c.asked_bytes,
         peak: c.peak_bytes,
         requests: c.taken,

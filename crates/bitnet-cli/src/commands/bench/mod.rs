@@ -39,7 +39,8 @@ Examples:
   bitnet bench model.gguf
   bitnet bench model.gguf -p 128,512 -n 64 -r 3 -t 1,2 -o json
   bitnet bench model.gguf -p 0 -n 64 -d 0,4096 --roofline
-  bitnet bench model.gguf -p 128 -n 64 --concurrency 1,4,16")]
+  bitnet bench model.gguf -p 128 -n 64 --concurrency 1,4,16
+  bitnet bench model.gguf -p 0 -n 64 --memory=detailed")]
 pub struct Bench {
     #[command(flatten)]
     model: ModelPath,
