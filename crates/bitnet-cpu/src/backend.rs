@@ -318,8 +318,8 @@ impl Backend for CpuBackend {
                 return Err(BackendError::CacheFull { capacity: capacity.min(kv.spec.capacity), need });
             }
         }
-        let (isa, pool) = (self.plan.isa, &self.pool);
-        Ok(self.with_scratch(|scratch| rope::rope_append(isa, pool, data, rope, kv, layer, spans, scratch))?)
+        let pool = &self.pool;
+        Ok(self.with_scratch(|scratch| rope::rope_append(pool, data, rope, kv, layer, spans, scratch))?)
     }
 
     fn attend(

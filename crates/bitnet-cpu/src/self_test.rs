@@ -371,7 +371,7 @@ fn attention(isa: Isa, pool: &Pool, ty: KvType, window: Option<usize>) -> Vec<f3
     let spans = [KvSpan { start: 0, len: m, blocks: &[0, 1, 2, 3, 4] }];
     let (rope, mut y) = (RopeRows { cos: &cos, sin: &sin }, vec![0.0; m * 4 * 24]);
     alone(pool.memory(), |scratch| {
-        rope::rope_append(isa, pool, &mut qkv, rope, &mut cache, 0, &spans, scratch)?;
+        rope::rope_append(pool, &mut qkv, rope, &mut cache, 0, &spans, scratch)?;
         attend::attend(isa, pool, &qkv, &cache, 0, (&spans, window), scratch, &mut y)
     });
     y

@@ -14,6 +14,9 @@ pub(crate) use shares::Shares;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// What is done with a chunk: it is given a thread's room, the chunk's number and the chunk.
+type WithRoom<'a, R, T> = &'a (dyn Fn(&mut [R], usize, &mut [T]) + Sync);
+
 /// A fixed set of threads that share the pieces of a job; the caller is one of them.
 pub(crate) struct Pool {
     crew: Crew,
@@ -116,7 +119,7 @@ impl Pool {
         room: &mut [R],
         data: &mut [T],
         len: usize,
-        f: &(dyn Fn(&mut [R], usize, &mut [T]) + Sync),
+        f: WithRoom<'_, R, T>,
     ) {
         let total = data.len();
         let shares = Shares::new(data);

@@ -83,7 +83,7 @@ fn check_window(
             let mut rows: Vec<f32> = positions().flat_map(|p| qkv[p * cols..][..cols].to_vec()).collect();
             let mut out = vec![f32::NAN; rows.len() / cols * shape.heads * d];
             alone(pool.memory(), |scratch| {
-                rope_append(isa, pool, &mut rows, rope, &mut cache, 1, spans, scratch)?;
+                rope_append(pool, &mut rows, rope, &mut cache, 1, spans, scratch)?;
                 attend(isa, pool, &rows, &cache, 1, (spans, window), scratch, &mut out)
             });
             let positions: Vec<usize> = positions().collect();

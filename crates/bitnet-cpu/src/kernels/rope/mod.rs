@@ -1,6 +1,5 @@
 //! Rotation of queries and keys (rule 8), and rounding into the cache (rule 12 of `docs/numerics.md`).
 
-use crate::Isa;
 use crate::kv::{self, KvCache, KvElement, Store};
 use crate::memory::{OutOfMemory, Scratch};
 use crate::pool::{Pool, Shares};
@@ -9,7 +8,6 @@ use bitnet_quant::spec::rotate_half;
 
 /// Rotates the query heads of `qkv [m, cols]` in place and writes the keys and values of their positions into a layer.
 pub(crate) fn rope_append(
-    _isa: Isa,
     pool: &Pool,
     qkv: &mut [f32],
     rope: RopeRows<'_>,
