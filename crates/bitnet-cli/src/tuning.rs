@@ -152,6 +152,7 @@ impl TuningFlag {
                 threads: Some(choice.threads),
                 kernel: choice.kernel.parse().ok(),
                 skip: Some(choice.skip),
+                memory: options.device.memory.take(),
             };
         }
         choice.is_some()

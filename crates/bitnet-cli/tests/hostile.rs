@@ -394,3 +394,27 @@ fn bad_templates_stop_what_needs_them_and_nothing_else() {
     let path = folder.write("model.gguf", file.bytes());
     refused(&["chat", &path], 3, &[&path, "bitnet run"]);
 }
+
+/// The limit of the address space that these tests run in is too small for some contexts; whatever asks for the memory that is not there,
+/// the command ends with a line and a code, and by no signal.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_does_not_fit_into_the_address_space_is_refused() {
+    let (folder, mut file) = (Folder::new(), tiny::gguf());
+    file.set("bitnet-b1.58.context_length", Key::U32(1 << 30));
+    let path = folder.write("model.gguf", file.bytes());
+    let (mut fit, mut missing) = (0, BTreeSet::new());
+    for doublings in 10..30 {
+        let context = (1u32 << doublings).to_string();
+        let ran = bitnet(&[&load(&path)[..], &["-q", "-c", &context]].concat());
+        if ran.code == Some(0) {
+            assert!(missing.is_empty(), "a context of {context} fits, and a shorter one does not");
+            fit += 1;
+            continue;
+        }
+        assert!(matches!(ran.code, Some(1 | 3)) && ran.stderr.lines().count() == 1, "{context}: {ran:?}");
+        let (_, what) = ran.stderr.trim_end().split_once("could not allocate ").unwrap();
+        missing.insert(what.split_once(" for ").unwrap().1.to_owned());
+    }
+    assert!(fit > 3 && !missing.is_empty(), "{fit} fit; no memory for {missing:?}");
+}

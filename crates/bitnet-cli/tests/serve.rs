@@ -83,7 +83,12 @@ fn without_address_space_it_refuses_and_lives() {
         assert!(refused.contains(words), "{words:?} is missing: {refused}");
     }
     let metrics = get(&address, "/metrics");
-    for line in ["bitnet_memory_pressure 3", "bitnet_memory_used_bytes{limit=\"address space\"} "] {
+    for line in [
+        "bitnet_memory_pressure 3",
+        "bitnet_memory_used_bytes{limit=\"address space\"} ",
+        "bitnet_memory_pool_bytes{model_name=\"tiny\",tag=\"weights\"} ",
+        "bitnet_memory_pool_source_requests_total{model_name=\"tiny\",tag=\"kv\"} ",
+    ] {
         assert!(metrics.contains(line), "{line:?} is missing: {metrics}");
     }
     assert!(limit("unlimited"));

@@ -361,6 +361,33 @@ fn bench_prints_the_rows_of_llama_bench() {
 }
 
 #[test]
+fn bench_tells_what_memory_is_for() {
+    let folder = Folder::new();
+    let path = bare_model(&folder);
+    let args = |level| ["bench", &path, "-p", "8", "-n", "2", "-r", "1", "-t", "1", level];
+    let rows = parse(&output(&[&args("--memory")[..], &["-o", "json"]].concat()));
+    let memory = &rows[1]["memory"];
+    let tags = memory["tags"].as_array().unwrap();
+    let of =
+        |tag: &str| tags.iter().find(|t| t["tag"] == tag).unwrap_or_else(|| panic!("no {tag}: {memory}"));
+    for tag in ["weights", "kv", "activations", "scratch"] {
+        let count = |name: &str| of(tag)[name].as_u64().unwrap();
+        assert!(0 < count("asked_bytes") && count("asked_bytes") <= count("peak_bytes"), "{tag}: {memory}");
+        assert!(0 < count("taken") && count("source_requests") <= count("taken"), "{tag}: {memory}");
+    }
+    // The first row's answer comes in steps like those of the second.
+    let asked = |row: &Value| row["memory"]["source_requests"].as_u64().unwrap();
+    assert!(asked(&rows[0]) <= asked(&rows[1]));
+    let page = output(&args("--memory=detailed"));
+    for words in ["memory: ", "| weights ", "| activations ", "| from the system |", "| to "] {
+        assert!(page.contains(words), "{words:?} is missing: {page}");
+    }
+    let page = output(&args("--memory=off"));
+    assert!(page.contains("memory: ") && !page.contains("| weights"), "{page}");
+    refused(&args("--memory=much"), 2, &["--memory", "standard"]);
+}
+
+#[test]
 fn bench_has_the_forms_of_llama_bench() {
     let folder = Folder::new();
     let path = bare_model(&folder);

@@ -284,7 +284,7 @@ pub fn compare_logits(
             context: Some(tokens),
             ..options.load
         };
-        let options = OpenOptions { load, ..*options };
+        let options = OpenOptions { load, device: options.device.clone() };
         let mut model = Model::from_checkpoint(checkpoint, &options, &mut |done, all| {
             progress(before * all + done, 2 * all);
         })?;

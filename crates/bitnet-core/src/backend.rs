@@ -1,7 +1,9 @@
 //! The dozen operations that the transformer is written over.
 
 use crate::{KvSpan, KvSpec, Logits, LogitsNeed, Matrix, ShapeError};
+use bitnet_memory::{OutOfMemory, Pool};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// How a ternary product treats its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +114,12 @@ pub enum BackendError {
     },
 }
 
+impl From<OutOfMemory> for BackendError {
+    fn from(OutOfMemory { bytes, tag }: OutOfMemory) -> Self {
+        Self::OutOfMemory { bytes, what: tag.name() }
+    }
+}
+
 /// A device that can run the transformer.
 ///
 /// Shapes: `m` tokens of one step, `n` output features, `k` input features. Tensors are f32, row-major `[m, n]`, and a
@@ -132,6 +140,8 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// The blocks of keys and values of all sequences, all layers.
     type Kv: Send;
 
+    /// Where memory of the host comes from that belongs to its results and to who uses it.
+    fn memory(&self) -> &Arc<Pool>;
     /// An empty tensor, to be filled by an operation.
     fn tensor(&self) -> Self::Tensor;
     /// Uploads a norm weight.

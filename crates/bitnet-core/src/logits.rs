@@ -1,5 +1,6 @@
 //! Which logits a token needs, and those that a step gives.
 
+use bitnet_memory::Buffer;
 use std::ops::Range;
 
 /// Which rows of the head a token needs.
@@ -21,13 +22,13 @@ pub enum LogitsNeed {
 /// A token's logits: whose they are, ascending (empty, there is one for every id), and they.
 pub type LogitsRow<'a> = (&'a [u32], &'a [f32]);
 
-/// Logits of some tokens; the memory is reused from step to step.
-#[derive(Clone, Debug, Default)]
+/// Logits of some tokens; the memory is reused from step to step, and is of the pool of the backend that gave them first.
+#[derive(Debug, Default)]
 pub struct Logits {
     /// Ids of the tokens that have not a logit for every one, ascending for each.
-    pub ids: Vec<u32>,
+    pub ids: Buffer<u32>,
     /// Logits of all tokens; where each has all, they are `[tokens, vocab]`.
-    pub values: Vec<f32>,
+    pub values: Buffer<f32>,
     /// Where a token's part of `ids` and of `values` lies.
     pub rows: Vec<(Range<usize>, Range<usize>)>,
 }

@@ -200,7 +200,8 @@ fn attention(bencher: Bencher<'_, '_>, isa: Isa) {
 #[divan::bench(args = Isa::available())]
 fn rms_norm(bencher: Bencher<'_, '_>, isa: Isa) {
     let b = with_isa(isa);
-    let (x, w, mut out) = (input(&b, 1, HIDDEN), vec![1.0; HIDDEN], b.tensor());
+    let (x, w, mut out) =
+        (input(&b, 1, HIDDEN), b.vector(&[1.0; HIDDEN]).expect("a few kilobytes"), b.tensor());
     bencher.counter(ItemsCount::new(HIDDEN)).bench_local(|| b.rms_norm(&x, &w, 1e-5, &mut out));
 }
 

@@ -5,17 +5,19 @@ use crate::cores::physical_cores;
 use crate::kernels::ternary::{self, Kernel};
 use crate::kernels::{attend, gate, low_rank, norm, rope};
 use crate::kv::KvCache;
-use crate::pool::{Pool, at_least};
-use crate::weight::{CpuWeight, Plan, Scratch};
+use crate::memory::{Buffer, Memory, OutOfMemory, Scratch, kept, memory};
+use crate::pool::Pool;
+use crate::weight::{CpuWeight, Plan};
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
     Matrix, Purpose, RopeRows,
 };
+use bitnet_memory::{Profile, Region, Tag};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the backend runs on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CpuOptions {
     /// Instruction set; the fastest one of the processor when `None`.
     pub isa: Option<Isa>,
@@ -27,6 +29,9 @@ pub struct CpuOptions {
     /// Whether products leave out what a ReLU-squared gate makes zero, which takes layouts of their own. When `None`, they do
     /// unless a kernel is named: then it computes all products.
     pub skip: Option<bool>,
+    /// Where all of its memory comes from, which other backends may use too; one of its own ([`crate::memory()`], for inference) when
+    /// `None`.
+    pub memory: Option<Arc<Memory>>,
 }
 
 /// Why the backend could not be had.
@@ -71,28 +76,37 @@ pub const MAX_THREADS: usize = 1024;
 /// Elements that a thread adds at a time; a token's alone are not worth a second thread.
 const ADD_PIECE: usize = 1 << 14;
 
-/// Activations `[rows, cols]`, row-major.
+/// Activations `[rows, cols]`, row-major; or why there are none.
+///
+/// Where there is no memory for what an operation gives, that is what it gives, and so does each operation that takes it, until somebody
+/// who can be told asks: who wants it on the host, or in the cache.
 #[derive(Default)]
 pub struct CpuTensor {
     rows: usize,
     cols: usize,
-    /// As long as the largest shape so far: what a shape leaves over is not zeroed again for the next.
-    room: Vec<f32>,
+    data: Buffer<f32>,
+    failed: Option<OutOfMemory>,
 }
 
 impl CpuTensor {
-    fn data(&self) -> &[f32] {
-        &self.room[..self.rows * self.cols]
+    fn data(&self) -> Result<&[f32], OutOfMemory> {
+        self.failed.map_or(Ok(&*self.data), Err)
     }
 
-    fn data_mut(&mut self) -> &mut [f32] {
-        &mut self.room[..self.rows * self.cols]
+    fn data_mut(&mut self) -> Result<&mut [f32], OutOfMemory> {
+        self.failed.map_or(Ok(&mut *self.data), Err)
     }
 
     /// Gives the tensor a shape; what it held is undefined.
-    fn shape(&mut self, rows: usize, cols: usize) -> &mut [f32] {
+    fn shape(&mut self, memory: &Memory, rows: usize, cols: usize) -> Result<&mut [f32], OutOfMemory> {
         (self.rows, self.cols) = (rows, cols);
-        at_least(&mut self.room, rows * cols, 0.0)
+        memory.fit(&mut self.data, rows * cols)?;
+        Ok(&mut self.data)
+    }
+
+    /// Has an operation fill the tensor, or change it, and keeps what went wrong.
+    fn by(&mut self, operation: impl FnOnce(&mut Self) -> Result<(), OutOfMemory>) {
+        self.failed = operation(self).err();
     }
 }
 
@@ -100,7 +114,8 @@ impl CpuTensor {
 pub struct CpuBackend {
     plan: Plan,
     pool: Pool,
-    scratch: Mutex<Scratch>,
+    /// What operations need while they run, one after the other.
+    scratch: Mutex<Region>,
 }
 
 impl CpuBackend {
@@ -118,7 +133,8 @@ impl CpuBackend {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(CpuError::Threads { threads });
         }
-        let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
+        let memory = options.memory.unwrap_or_else(|| memory(Profile::Inference.into()));
+        let pool = Pool::with(threads, memory).map_err(|source| CpuError::Spawn { threads, source })?;
         let plan = Plan { isa, kernel, skip: options.skip.unwrap_or(options.kernel.is_none()) };
         Ok(Self { plan, pool, scratch: Mutex::default() })
     }
@@ -142,23 +158,35 @@ impl CpuBackend {
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
+
+    /// Runs an operation that needs memory while it runs.
+    fn with_scratch<R>(&self, operation: impl FnOnce(&Scratch<'_>) -> R) -> R {
+        let mut region = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        operation(&region.begin(self.memory()))
+    }
 }
 
 impl Backend for CpuBackend {
     type Tensor = CpuTensor;
-    type Vector = Vec<f32>;
+    type Vector = Buffer<f32>;
     type Weight = CpuWeight;
     type Kv = KvCache;
+
+    fn memory(&self) -> &Arc<Memory> {
+        self.pool.memory()
+    }
 
     fn tensor(&self) -> CpuTensor {
         CpuTensor::default()
     }
 
-    fn vector(&self, values: &[f32]) -> Result<Vec<f32>, BackendError> {
-        match values.iter().find(|v| !v.is_finite()) {
-            Some(value) => Err(BackendError::NotFinite { value: *value }),
-            None => Ok(values.to_vec()),
+    fn vector(&self, values: &[f32]) -> Result<Buffer<f32>, BackendError> {
+        if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+            return Err(BackendError::NotFinite { value: *value });
         }
+        let mut vector = kept(self.memory(), values.len(), Tag::Weights, "a norm")?;
+        vector.copy_from_slice(values);
+        Ok(vector)
     }
 
     fn prepare(
@@ -175,7 +203,7 @@ impl Backend for CpuBackend {
     }
 
     fn kv(&self, spec: KvSpec) -> Result<KvCache, BackendError> {
-        KvCache::new(spec)
+        KvCache::new(self.memory(), spec)
     }
 
     fn copy_block(&self, kv: &mut KvCache, from: u32, to: u32) {
@@ -205,14 +233,20 @@ impl Backend for CpuBackend {
         if let Some(id) = ids.iter().find(|id| row(**id).is_none()) {
             return Err(BackendError::IdOutOfRange { id: *id, rows: w.rows });
         }
-        let out = out.shape(ids.len(), w.cols);
+        out.failed = None;
+        let out = out.shape(self.memory(), ids.len(), w.cols)?;
         self.pool.chunks_mut(out, w.cols, &|i, out| w.row(ids[i] as usize, out));
         Ok(())
     }
 
-    fn rms_norm(&self, x: &CpuTensor, w: &Vec<f32>, eps: f32, out: &mut CpuTensor) {
-        assert_eq!(x.cols, w.len(), "norm weight");
-        norm::rms_norm(self.plan.isa, &self.pool, x.data(), w, eps, out.shape(x.rows, x.cols));
+    fn rms_norm(&self, x: &CpuTensor, w: &Buffer<f32>, eps: f32, out: &mut CpuTensor) {
+        out.by(|out| {
+            let data = x.data()?;
+            assert_eq!(x.cols, w.len(), "norm weight");
+            let out = out.shape(self.memory(), x.rows, x.cols)?;
+            norm::rms_norm(self.plan.isa, &self.pool, data, w, eps, out);
+            Ok(())
+        });
     }
 
     fn rms_norm_heads(
@@ -221,19 +255,24 @@ impl Backend for CpuBackend {
         first: usize,
         count: usize,
         head_dim: usize,
-        w: &Vec<f32>,
+        w: &Buffer<f32>,
         eps: f32,
     ) {
         assert_eq!(w.len(), head_dim, "norm weight");
-        let cols = x.cols;
-        norm::rms_norm_heads(self.plan.isa, &self.pool, x.data_mut(), cols, (first, count), w, eps);
+        x.by(|x| {
+            let cols = x.cols;
+            norm::rms_norm_heads(self.plan.isa, &self.pool, x.data_mut()?, cols, (first, count), w, eps);
+            Ok(())
+        });
     }
 
     fn linear(&self, x: &CpuTensor, w: &CpuWeight, out: &mut CpuTensor) {
-        assert_eq!(x.cols, w.cols, "input features");
-        let m = x.rows;
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        w.linear(self.plan.isa, &self.pool, x.data(), m, &mut scratch, out.shape(m, w.rows));
+        out.by(|out| {
+            let (data, m) = (x.data()?, x.rows);
+            assert_eq!(x.cols, w.cols, "input features");
+            let out = out.shape(self.memory(), m, w.rows)?;
+            self.with_scratch(|scratch| w.linear(self.plan.isa, &self.pool, data, m, scratch, out))
+        });
     }
 
     fn add_low_rank(
@@ -245,18 +284,20 @@ impl Backend for CpuBackend {
         y: &mut CpuTensor,
         first: usize,
     ) {
-        assert_eq!((x.rows, x.cols, a.rows), (y.rows, a.cols, b.cols), "low-rank matrices");
         let (isa, pool, m) = (self.plan.isa, &self.pool, rows.len());
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut inner, mut sum) = std::mem::take(&mut scratch.low_rank);
-        inner.resize(m * a.rows, 0.0);
-        sum.resize(m * b.rows, 0.0);
-        a.linear(isa, pool, &x.data()[rows.start * x.cols..rows.end * x.cols], m, &mut scratch, &mut inner);
-        b.linear(isa, pool, &inner, m, &mut scratch, &mut sum);
-        let cols = y.cols;
-        let y = &mut y.data_mut()[rows.start * cols..rows.end * cols];
-        low_rank::add_scaled(isa, pool, &sum, b.rows, scale, (y, cols, first));
-        scratch.low_rank = (inner, sum);
+        y.by(|y| {
+            let (data, y_rows, cols) = (x.data()?, y.rows, y.cols);
+            let y = y.data_mut()?;
+            assert_eq!((x.rows, x.cols, a.rows), (y_rows, a.cols, b.cols), "low-rank matrices");
+            self.with_scratch(|scratch| {
+                let (inner, sum) = (scratch.buffer(m * a.rows)?, scratch.buffer(m * b.rows)?);
+                a.linear(isa, pool, &data[rows.start * x.cols..rows.end * x.cols], m, scratch, inner)?;
+                b.linear(isa, pool, inner, m, scratch, sum)?;
+                let y = &mut y[rows.start * cols..rows.end * cols];
+                low_rank::add_scaled(isa, pool, sum, b.rows, scale, (y, cols, first));
+                Ok(())
+            })
+        });
     }
 
     fn rope_append(
@@ -267,16 +308,18 @@ impl Backend for CpuBackend {
         layer: usize,
         spans: &[KvSpan<'_>],
     ) -> Result<(), BackendError> {
-        assert_eq!(qkv.cols, kv.spec.shape.qkv_cols(), "stacked q, k, v");
-        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
+        let (rows, cols) = (qkv.rows, qkv.cols);
+        let data = qkv.data_mut()?;
+        assert_eq!(cols, kv.spec.shape.qkv_cols(), "stacked q, k, v");
+        assert_eq!(rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
         for span in spans {
             let (capacity, need) = (span.blocks.len() * KV_BLOCK, span.end());
             if need > capacity || span.blocks.iter().any(|b| *b as usize >= kv.spec.blocks()) {
                 return Err(BackendError::CacheFull { capacity: capacity.min(kv.spec.capacity), need });
             }
         }
-        rope::rope_append(self.plan.isa, &self.pool, qkv.data_mut(), rope, kv, layer, spans);
-        Ok(())
+        let pool = &self.pool;
+        Ok(self.with_scratch(|scratch| rope::rope_append(pool, data, rope, kv, layer, spans, scratch))?)
     }
 
     fn attend(
@@ -288,18 +331,25 @@ impl Backend for CpuBackend {
         window: Option<usize>,
         out: &mut CpuTensor,
     ) {
-        let shape = kv.spec.shape;
-        assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
-        assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
-        let out = out.shape(qkv.rows, shape.heads * shape.head_dim);
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let partials = &mut scratch.attend;
-        attend::attend(self.plan.isa, &self.pool, qkv.data(), kv, layer, (spans, window), partials, out);
+        let (isa, pool, shape) = (self.plan.isa, &self.pool, kv.spec.shape);
+        out.by(|out| {
+            let data = qkv.data()?;
+            assert_eq!(qkv.cols, shape.qkv_cols(), "stacked q, k, v");
+            assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
+            let out = out.shape(self.memory(), qkv.rows, shape.heads * shape.head_dim)?;
+            self.with_scratch(|scratch| {
+                attend::attend(isa, pool, data, kv, layer, (spans, window), scratch, out)
+            })
+        });
     }
 
     fn gate(&self, gate_up: &CpuTensor, act: Activation, out: &mut CpuTensor) {
-        let n = gate_up.cols / 2;
-        gate::gate(self.plan.isa, &self.pool, gate_up.data(), n, act, out.shape(gate_up.rows, n));
+        out.by(|out| {
+            let (data, n) = (gate_up.data()?, gate_up.cols / 2);
+            let out = out.shape(self.memory(), gate_up.rows, n)?;
+            gate::gate(self.plan.isa, &self.pool, data, n, act, out);
+            Ok(())
+        });
     }
 
     fn gated(
@@ -310,42 +360,53 @@ impl Backend for CpuBackend {
         wide: &mut CpuTensor,
         out: &mut CpuTensor,
     ) {
-        assert_eq!(x.cols, w.cols, "input features");
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if act == Activation::Relu2 && x.rows == 1 {
-            let out = out.shape(1, w.rows / 2);
-            if w.gated(self.plan.isa, &self.pool, x.data(), &mut scratch, out) {
-                return;
-            }
+        if act != Activation::Relu2 || x.rows != 1 || !w.is_gated() {
+            self.linear(x, w, wide);
+            return self.gate(wide, act, out);
         }
-        drop(scratch);
-        self.linear(x, w, wide);
-        self.gate(wide, act, out);
+        out.by(|out| {
+            let data = x.data()?;
+            assert_eq!(x.cols, w.cols, "input features");
+            let out = out.shape(self.memory(), 1, w.rows / 2)?;
+            self.with_scratch(|scratch| w.gated(self.plan.isa, &self.pool, data, scratch, out))
+        });
     }
 
     fn join(&self, parts: &[CpuTensor], out: &mut CpuTensor) {
         let (m, cols) = (parts[0].rows, parts.iter().map(|p| p.cols).sum());
-        assert!(parts.iter().all(|p| p.rows == m), "parts of the same rows");
-        self.pool.chunks_mut(out.shape(m, cols), cols, &|t, mut row| {
-            for part in parts {
-                let (own, rest) = row.split_at_mut(part.cols);
-                own.copy_from_slice(&part.data()[t * part.cols..][..part.cols]);
-                row = rest;
-            }
+        out.by(|out| {
+            parts.iter().try_for_each(|p| p.data().map(|_| ()))?;
+            assert!(parts.iter().all(|p| p.rows == m), "parts of the same rows");
+            self.pool.chunks_mut(out.shape(self.memory(), m, cols)?, cols, &|t, mut row| {
+                for part in parts {
+                    let (own, rest) = row.split_at_mut(part.cols);
+                    own.copy_from_slice(&part.data[t * part.cols..][..part.cols]);
+                    row = rest;
+                }
+            });
+            Ok(())
         });
     }
 
     fn scale(&self, x: &mut CpuTensor, factor: f32) {
-        self.pool.chunks_mut(x.data_mut(), ADD_PIECE, &|_, x| x.iter_mut().for_each(|x| *x *= factor));
+        x.by(|x| {
+            let scale = |_, x: &mut [f32]| x.iter_mut().for_each(|x| *x *= factor);
+            self.pool.chunks_mut(x.data_mut()?, ADD_PIECE, &scale);
+            Ok(())
+        });
     }
 
     fn add(&self, x: &mut CpuTensor, y: &CpuTensor) {
-        assert_eq!((x.rows, x.cols), (y.rows, y.cols), "sum of tensors");
-        let y = y.data();
-        self.pool.chunks_mut(x.data_mut(), ADD_PIECE, &|i, x| {
-            for (x, y) in x.iter_mut().zip(&y[i * ADD_PIECE..]) {
-                *x += y;
-            }
+        x.by(|x| {
+            let (shape, y_shape) = ((x.rows, x.cols), (y.rows, y.cols));
+            let (x, y) = (x.data_mut()?, y.data()?);
+            assert_eq!(shape, y_shape, "sum of tensors");
+            self.pool.chunks_mut(x, ADD_PIECE, &|i, x| {
+                for (x, y) in x.iter_mut().zip(&y[i * ADD_PIECE..]) {
+                    *x += y;
+                }
+            });
+            Ok(())
         });
     }
 
@@ -356,23 +417,29 @@ impl Backend for CpuBackend {
         needs: &[LogitsNeed],
         out: &mut Logits,
     ) -> Result<(), BackendError> {
+        let data = x.data()?;
         assert_eq!((x.rows, x.cols), (needs.len(), w.cols), "tokens and input features");
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        w.head(self.plan.isa, &self.pool, x.data(), needs, &mut scratch, out);
-        Ok(())
+        let (isa, pool) = (self.plan.isa, &self.pool);
+        Ok(self.with_scratch(|scratch| w.head(isa, pool, data, needs, scratch, out))?)
     }
 
     fn keep_rows(&self, x: &mut CpuTensor, rows: &[usize]) {
-        let cols = x.cols;
-        for (to, row) in rows.iter().enumerate() {
-            x.data_mut().copy_within(row * cols..(row + 1) * cols, to * cols);
-        }
-        x.rows = rows.len();
+        x.by(|x| {
+            let cols = x.cols;
+            let data = x.data_mut()?;
+            for (to, row) in rows.iter().enumerate() {
+                data.copy_within(row * cols..(row + 1) * cols, to * cols);
+            }
+            x.shape(self.memory(), rows.len(), cols).map(|_| ())
+        });
     }
 
     fn download(&self, x: &CpuTensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
+        let data = x.data()?;
         out.clear();
-        out.extend_from_slice(x.data());
+        let bytes = size_of_val(data);
+        out.try_reserve(data.len()).map_err(|_| BackendError::OutOfMemory { bytes, what: "states" })?;
+        out.extend_from_slice(data);
         Ok(())
     }
 }
@@ -386,6 +453,12 @@ mod tests {
 
     fn backend() -> CpuBackend {
         CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap()
+    }
+
+    fn tensor(b: &CpuBackend, rows: usize, values: &[f32]) -> CpuTensor {
+        let mut tensor = b.tensor();
+        tensor.shape(b.memory(), rows, values.len() / rows).unwrap().copy_from_slice(values);
+        tensor
     }
 
     fn dense(values: &[f32], rows: usize) -> Matrix {
@@ -406,7 +479,7 @@ mod tests {
         let stack = [Matrix::Ternary(a.clone()), dense(&d, 2), Matrix::Ternary(g.clone())];
         let w = b.prepare(&stack, ActivationPrecision::Float, Purpose::Product).unwrap();
         let x = Noise(5).floats(2 * k, 1.0);
-        let input = CpuTensor { rows: 2, cols: k, room: x.clone() };
+        let input = tensor(&b, 2, &x);
         let (mut out, mut got) = (b.tensor(), Vec::new());
         b.linear(&input, &w, &mut out);
         b.download(&out, &mut got).unwrap();
@@ -445,7 +518,7 @@ mod tests {
             let in_place = if kernel.name().starts_with("i2_s") { (32 + 16 + 48) * k / 4 } else { 0 };
             assert_eq!(b.weight_bytes(&w).1, in_place, "{kernel}");
             for m in [1, m] {
-                let input = CpuTensor { rows: m, cols: k, room: x[..m * k].to_vec() };
+                let input = tensor(&b, m, &x[..m * k]);
                 let (mut out, mut got) = (b.tensor(), Vec::new());
                 b.linear(&input, &w, &mut out);
                 b.download(&out, &mut got).unwrap();

@@ -6,17 +6,19 @@
 //! where a type has some, follow in the same tile or row. The memory is asked for zeroed and whole, so pages become resident only
 //! as positions are written.
 
-use crate::lines::{Number, Numbers};
+use crate::memory::{Buffer, Memory, kept};
 use crate::simd::Lanes;
 use bitnet_core::{BackendError, KV_BLOCK, KvSpec, KvType};
+use bitnet_memory::Tag;
 use bitnet_quant::spec::{Q8_BLOCK, quantize_q8};
+use bytemuck::Pod;
 use half::{bf16, f16};
 use std::ops::Range;
 
 /// A type of cached keys or values: how a head lies in rows of sixteen elements.
 pub(crate) trait KvElement {
     /// What is stored. Plain numbers, because only they are zero in memory that was never touched.
-    type Raw: Number;
+    type Raw: Pod + Send + Sync;
     /// What [`Q8_BLOCK`] neighbouring dimensions have in common, in lanes `F`.
     type Scale<F: Copy>: Copy;
     /// Rows that sixteen keys of `d` dimensions take, one for each dimension first.
@@ -37,7 +39,7 @@ pub(crate) trait KvElement {
 
 /// A type whose elements stand for themselves.
 pub(crate) trait Plain {
-    type Raw: Number;
+    type Raw: Pod + Send + Sync;
     /// Rounds to the type, ties to even.
     fn round(x: f32) -> Self::Raw;
     /// Widens sixteen elements.
@@ -197,10 +199,10 @@ impl KvElement for Q8 {
 
 /// Elements of one type.
 pub(crate) enum Store {
-    F32(Numbers<f32>),
-    F16(Numbers<u16>),
-    BF16(Numbers<u16>),
-    Q8(Numbers<i8>),
+    F32(Buffer<f32>),
+    F16(Buffer<u16>),
+    BF16(Buffer<u16>),
+    Q8(Buffer<i8>),
 }
 
 /// A number that is `N` bytes in a file, lowest first.
@@ -237,13 +239,13 @@ impl Stored<1> for i8 {
 }
 
 impl Store {
-    fn new(ty: KvType, len: usize) -> Result<Self, BackendError> {
+    fn new(memory: &Memory, ty: KvType, len: usize) -> Result<Self, BackendError> {
         const WHAT: &str = "the key-value cache";
         Ok(match ty {
-            KvType::F32 => Self::F32(Numbers::new(len, WHAT)?),
-            KvType::F16 => Self::F16(Numbers::new(len, WHAT)?),
-            KvType::BF16 => Self::BF16(Numbers::new(len, WHAT)?),
-            KvType::Q8_0 => Self::Q8(Numbers::new(len, WHAT)?),
+            KvType::F32 => Self::F32(kept(memory, len, Tag::Kv, WHAT)?),
+            KvType::F16 => Self::F16(kept(memory, len, Tag::Kv, WHAT)?),
+            KvType::BF16 => Self::BF16(kept(memory, len, Tag::Kv, WHAT)?),
+            KvType::Q8_0 => Self::Q8(kept(memory, len, Tag::Kv, WHAT)?),
         })
     }
 
@@ -307,7 +309,7 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    pub(crate) fn new(spec: KvSpec) -> Result<Self, BackendError> {
+    pub(crate) fn new(memory: &Memory, spec: KvSpec) -> Result<Self, BackendError> {
         let d = spec.shape.head_dim;
         let (key_rows, value_rows) = match (spec.key, spec.value) {
             (KvType::Q8_0, KvType::Q8_0) => (Q8::key_rows(d), Q8::value_rows(d)),
@@ -317,8 +319,8 @@ impl KvCache {
         };
         let (key, value) = (KV_BLOCK * key_rows, KV_BLOCK * 16 * value_rows);
         let heads = spec.blocks().saturating_mul(spec.layers * spec.shape.kv_heads);
-        let keys = Store::new(spec.key, key.saturating_mul(heads))?;
-        let values = Store::new(spec.value, value.saturating_mul(heads))?;
+        let keys = Store::new(memory, spec.key, key.saturating_mul(heads))?;
+        let values = Store::new(memory, spec.value, value.saturating_mul(heads))?;
         Ok(Self { spec, keys, values, key, value })
     }
 

@@ -4,11 +4,12 @@
 //! an instruction that a processor, an emulator or a compiler gets wrong shows here.
 
 use crate::kernels::quantize::Quantized;
-use crate::kernels::screen::{self, ScreenScratch};
+use crate::kernels::screen;
 use crate::kernels::ternary::{self, Kernel, Place};
 use crate::kernels::{attend, dense, gate, low_rank, norm, quantize, rope, skip};
 use crate::kv::KvCache;
 use crate::layout::{Panels, TILE2};
+use crate::memory::alone;
 use crate::pool::Pool;
 use crate::{CpuError, Isa};
 use bitnet_core::{
@@ -279,16 +280,11 @@ fn product(kernel: Kernel, pool: &Pool, w: &TernaryMatrix, x: &[f32]) -> Vec<f32
 }
 
 fn multiply(kernel: Kernel, pool: &Pool, w: &Panels, x: &[f32], y: &mut [f32]) {
-    let mut scratch = ternary::Scratch::default();
-    scratch.quantize(kernel.isa(), pool, x, w.cols);
-    ternary::ternary_linear(
-        kernel.isa(),
-        kernel,
-        pool,
-        w,
-        &mut scratch,
-        Place { y, stride: w.rows, first: 0 },
-    );
+    let (isa, place) = (kernel.isa(), Place { y, stride: w.rows, first: 0 });
+    alone(pool.memory(), |scratch| {
+        let x = quantize::int8(isa, pool, x, w.cols, scratch)?;
+        ternary::ternary_linear(isa, kernel, pool, w, x, scratch, place)
+    });
 }
 
 /// Three in four inputs are zero.
@@ -310,10 +306,11 @@ fn skipping_rows(isa: Isa, pool: &Pool) -> Vec<f32> {
     let up = numbers.ternary(77, 603, Scale::Tensor(0.23));
     let gate = Panels::new(pool, kernel.layout(), &[&gate]).expect("one matrix stacks with itself");
     let up = Panels::by_row(pool, &[&up]).expect("one matrix stacks with itself");
-    let mut scratch = ternary::Scratch::default();
-    scratch.quantize(isa, pool, &numbers.floats(603), 603);
     let mut y = vec![0.0; 77];
-    skip::gated_relu2(isa, kernel, pool, (&gate, &up), &mut scratch, &mut y);
+    alone(pool.memory(), |scratch| {
+        let x = quantize::int8(isa, pool, &numbers.floats(603), 603, scratch)?;
+        skip::gated_relu2(isa, kernel, pool, (&gate, &up), x, scratch, &mut y)
+    });
     y
 }
 
@@ -331,7 +328,8 @@ fn dense_product(isa: Isa, pool: &Pool, dtype: DenseType) -> Vec<f32> {
     let mut numbers = Numbers(6);
     let w = numbers.dense(21, 512, dtype);
     let mut y = vec![0.0; 3 * w.rows()];
-    dense::dense_linear(isa, pool, &w, &numbers.floats(3 * w.cols()), 3, &mut y);
+    let x = numbers.floats(3 * w.cols());
+    alone(pool.memory(), |scratch| dense::dense_linear(isa, pool, &w, &x, 3, scratch, &mut y));
     y
 }
 
@@ -343,20 +341,18 @@ fn certified_head(isa: Isa, pool: &Pool, dtype: DenseType) -> Vec<f32> {
     let w = numbers.dense(4099, 256, dtype);
     let x = numbers.floats(w.cols());
     let mut products = vec![0.0; w.rows()];
-    dense::dense_linear(isa, pool, &w, &x, 1, &mut products);
+    alone(pool.memory(), |scratch| dense::dense_linear(isa, pool, &w, &x, 1, scratch, &mut products));
     let mut ids: Vec<u32> = (0..w.rows() as u32).collect();
     if let Some(screen) = screen::prepare(isa, pool, &w).expect("the head is a megabyte") {
         // One token alone, and as many as are scored at once.
         for tokens in [1, 4] {
             let needs = vec![LogitsNeed::Top { k: BEST, also: Vec::new() }; tokens];
-            let mut scratch = ScreenScratch::default();
-            let Some(picked) = screen.pick(isa, pool, &w, &x.repeat(tokens), &needs, &mut scratch)[0] else {
-                return Vec::new();
-            };
-            ids = picked.to_vec();
-            if !screen.holds(&scratch, &products) {
-                return Vec::new();
-            }
+            let picked = alone(pool.memory(), |scratch| {
+                let picked = screen.pick(isa, pool, &w, &x.repeat(tokens), &needs, scratch)?;
+                Ok(picked.of(0).filter(|_| screen.holds(&picked, &products)).map(<[u32]>::to_vec))
+            });
+            let Some(picked) = picked else { return Vec::new() };
+            ids = picked;
         }
     }
     ids.sort_by(|a, b| products[*b as usize].total_cmp(&products[*a as usize]));
@@ -369,13 +365,15 @@ fn attention(isa: Isa, pool: &Pool, ty: KvType, window: Option<usize>) -> Vec<f3
     let (mut numbers, m) = (Numbers(7), 270);
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 24 };
     let spec = KvSpec { layers: 1, shape, capacity: m, key: ty, value: ty };
-    let mut cache = KvCache::new(spec).expect("a few kilobytes");
+    let mut cache = KvCache::new(pool.memory(), spec).expect("a few kilobytes");
     let mut qkv = numbers.floats(m * shape.qkv_cols());
     let (cos, sin) = (numbers.floats(m * 12), numbers.floats(m * 12));
     let spans = [KvSpan { start: 0, len: m, blocks: &[0, 1, 2, 3, 4] }];
-    rope::rope_append(isa, pool, &mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut cache, 0, &spans);
-    let mut y = vec![0.0; m * 4 * 24];
-    attend::attend(isa, pool, &qkv, &cache, 0, (&spans, window), &mut attend::Partials::default(), &mut y);
+    let (rope, mut y) = (RopeRows { cos: &cos, sin: &sin }, vec![0.0; m * 4 * 24]);
+    alone(pool.memory(), |scratch| {
+        rope::rope_append(pool, &mut qkv, rope, &mut cache, 0, &spans, scratch)?;
+        attend::attend(isa, pool, &qkv, &cache, 0, (&spans, window), scratch, &mut y)
+    });
     y
 }
 

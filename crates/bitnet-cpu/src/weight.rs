@@ -1,17 +1,18 @@
 //! Prepared weights: stacked matrices, each run of ternary ones in panels, dense ones as the file stores them.
 
 use crate::Isa;
-use crate::kernels::attend::Partials;
-use crate::kernels::screen::{self, Screen, ScreenScratch};
+use crate::kernels::quantize::int8;
+use crate::kernels::screen::{self, Screen};
 use crate::kernels::ternary::{Kernel, Place};
 use crate::kernels::{dense, skip, ternary};
-use crate::layout::{self, Line, Order, Panels};
-use crate::lines::Lines;
+use crate::layout::{Order, Panels};
+use crate::memory::{Buffer, OutOfMemory, Scratch, kept};
 use crate::pool::Pool;
 use bitnet_core::{
     Activation, ActivationPrecision, BackendError, Bytes, DenseMatrix, Logits, LogitsNeed, Matrix, Purpose,
-    Scale, TernaryMatrix,
+    Scale, Storage, TernaryMatrix,
 };
+use bitnet_memory::Tag;
 use bitnet_quant::dense::{dequantize_row, first_not_finite};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -57,17 +58,6 @@ pub struct CpuWeight {
     mapped: usize,
     /// What screening knows of a head.
     screen: Option<Screen>,
-}
-
-/// Memory that products use and leave behind for the next one.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    ternary: ternary::Scratch,
-    part: Vec<f32>,
-    screen: ScreenScratch,
-    pub(crate) attend: Partials,
-    /// What low-rank matrices make of a step: `[m, r]` and `[m, n]`.
-    pub(crate) low_rank: (Vec<f32>, Vec<f32>),
 }
 
 /// How weights are multiplied.
@@ -124,43 +114,72 @@ impl CpuWeight {
         pool: &Pool,
         x: &[f32],
         needs: &[LogitsNeed],
-        scratch: &mut Scratch,
+        scratch: &Scratch<'_>,
         out: &mut Logits,
-    ) {
-        let mut screening = std::mem::take(&mut scratch.screen);
-        let picked = match (self.parts.as_slice(), &self.screen) {
-            ([Part::Dense(w)], Some(screen)) => screen.pick(isa, pool, w, x, needs, &mut screening),
-            _ => vec![None; needs.len()],
-        };
+    ) -> Result<(), OutOfMemory> {
+        let memory = pool.memory();
         out.clear();
-        let full: Vec<usize> = (0..needs.len()).filter(|t| picked[*t].is_none()).collect();
-        out.values.resize(full.len() * self.rows, 0.0);
-        if full.len() == needs.len() {
-            self.linear(isa, pool, x, full.len(), scratch, &mut out.values);
-            out.push_full(full.len());
-        } else {
-            if !full.is_empty() {
-                let x: Vec<f32> =
-                    full.iter().flat_map(|t| &x[t * self.cols..(t + 1) * self.cols]).copied().collect();
-                self.linear(isa, pool, &x, full.len(), scratch, &mut out.values);
-            }
-            let most = (needs.len() - full.len()) * screen::most_picked(self.rows);
-            out.ids.reserve(most);
-            out.values.reserve(most);
-            let mut full = (0..).map(|at| (0..0, at * self.rows..(at + 1) * self.rows));
-            for (picked, x) in picked.iter().zip(x.chunks_exact(self.cols)) {
-                let (Some(picked), [Part::Dense(w)]) = (picked, self.parts.as_slice()) else {
-                    out.rows.extend(full.next());
-                    continue;
-                };
-                let (ids, values) = (out.ids.len(), out.values.len());
-                out.ids.extend_from_slice(picked);
-                out.values.resize(values + picked.len(), 0.0);
-                dense::dense_rows(isa, pool, w, picked, x, &mut out.values[values..]);
-                out.rows.push((ids..out.ids.len(), values..out.values.len()));
+        let (Some(screen), [Part::Dense(w)]) = (&self.screen, self.parts.as_slice()) else {
+            return self.all_rows(isa, pool, x, scratch, out);
+        };
+        let picked = screen.pick(isa, pool, w, x, needs, scratch)?;
+        let (mut full, mut some) = (0, 0);
+        for t in 0..needs.len() {
+            match picked.of(t) {
+                Some(ids) => some += ids.len(),
+                None => full += 1,
             }
         }
-        scratch.screen = screening;
+        if full == needs.len() {
+            return self.all_rows(isa, pool, x, scratch, out);
+        }
+        // As much as it can ever become, so that no later step takes more memory.
+        let most = (needs.len() - full) * screen::most_picked(self.rows);
+        memory.fit(&mut out.ids, most.max(some))?;
+        memory.fit(&mut out.values, full * self.rows + most.max(some))?;
+        memory.fit(&mut out.ids, some)?;
+        memory.fit(&mut out.values, full * self.rows + some)?;
+        let (all, mut values) = out.values.split_at_mut(full * self.rows);
+        if full > 0 {
+            let of_full = scratch.buffer(full * self.cols)?;
+            let tokens = x.chunks_exact(self.cols).enumerate().filter(|(t, _)| picked.of(*t).is_none());
+            for ((_, x), of_full) in tokens.zip(of_full.chunks_exact_mut(self.cols)) {
+                of_full.copy_from_slice(x);
+            }
+            self.linear(isa, pool, of_full, full, scratch, all)?;
+        }
+        let mut full_rows = (0..full).map(|at| (0..0, at * self.rows..(at + 1) * self.rows));
+        let mut at = 0;
+        for (t, x) in x.chunks_exact(self.cols).enumerate() {
+            let Some(ids) = picked.of(t) else {
+                out.rows.extend(full_rows.next());
+                continue;
+            };
+            let (own, rest) = values.split_at_mut(ids.len());
+            out.ids[at..at + ids.len()].copy_from_slice(ids);
+            dense::dense_rows(isa, pool, w, ids, x, own);
+            let first = full * self.rows + at;
+            out.rows.push((at..at + ids.len(), first..first + ids.len()));
+            at += ids.len();
+            values = rest;
+        }
+        Ok(())
+    }
+
+    /// The products of tokens with all rows.
+    fn all_rows(
+        &self,
+        isa: Isa,
+        pool: &Pool,
+        x: &[f32],
+        scratch: &Scratch<'_>,
+        out: &mut Logits,
+    ) -> Result<(), OutOfMemory> {
+        let m = x.len() / self.cols;
+        pool.memory().fit(&mut out.values, m * self.rows)?;
+        self.linear(isa, pool, x, m, scratch, &mut out.values)?;
+        out.push_full(m);
+        Ok(())
     }
 
     /// `y[m, rows] = x[m, cols] * self^T`.
@@ -170,26 +189,25 @@ impl CpuWeight {
         pool: &Pool,
         x: &[f32],
         m: usize,
-        scratch: &mut Scratch,
+        scratch: &Scratch<'_>,
         y: &mut [f32],
-    ) {
-        let int8 = self.act == ActivationPrecision::Int8;
-        if int8 && self.parts.iter().any(|part| matches!(part, Part::Ternary(..))) {
-            scratch.ternary.quantize(isa, pool, x, self.cols);
-        }
+    ) -> Result<(), OutOfMemory> {
+        let mut quantized = None;
         let mut first = 0;
         for part in &self.parts {
             let (rows, stride) = (part.rows(), self.rows);
             match part {
-                Part::Ternary(w, kernel) if int8 => {
-                    let place = Place { y, stride, first };
-                    ternary::ternary_linear(isa, *kernel, pool, w, &mut scratch.ternary, place);
+                Part::Ternary(w, kernel) if self.act == ActivationPrecision::Int8 => {
+                    let x = match quantized {
+                        Some(x) => x,
+                        None => *quantized.insert(int8(isa, pool, x, self.cols, scratch)?),
+                    };
+                    ternary::ternary_linear(isa, *kernel, pool, w, x, scratch, Place { y, stride, first })?;
                 }
-                _ if rows == stride => float_part(part, isa, pool, x, m, y),
+                _ if rows == stride => float_part(part, isa, pool, x, m, scratch, y)?,
                 _ => {
-                    let out = &mut scratch.part;
-                    out.resize(m * rows, 0.0);
-                    float_part(part, isa, pool, x, m, out);
+                    let out = scratch.buffer(m * rows)?;
+                    float_part(part, isa, pool, x, m, scratch, out)?;
                     for (y, out) in y.chunks_exact_mut(stride).zip(out.chunks_exact(rows)) {
                         y[first..first + rows].copy_from_slice(out);
                     }
@@ -197,26 +215,31 @@ impl CpuWeight {
             }
             first += rows;
         }
+        Ok(())
     }
 
-    /// `out[i] = max(gate, 0)^2 * up` of one token, leaving out the rows of `up` whose gate is closed; false where this weight was
-    /// not made for it.
+    /// Whether [`CpuWeight::gated`] can do without the rows of `up` whose gate is closed.
+    pub(crate) fn is_gated(&self) -> bool {
+        matches!(self.parts.as_slice(), [Part::Ternary(..), Part::Ternary(up, _)] if up.order == Order::Rows)
+    }
+
+    /// `out[i] = max(gate, 0)^2 * up` of one token, leaving out the rows of `up` whose gate is closed.
+    ///
+    /// # Panics
+    /// This weight was not made for it.
     pub(crate) fn gated(
         &self,
         isa: Isa,
         pool: &Pool,
         x: &[f32],
-        scratch: &mut Scratch,
+        scratch: &Scratch<'_>,
         out: &mut [f32],
-    ) -> bool {
-        match self.parts.as_slice() {
-            [Part::Ternary(gate, kernel), Part::Ternary(up, _)] if up.order == Order::Rows => {
-                scratch.ternary.quantize(isa, pool, x, self.cols);
-                skip::gated_relu2(isa, *kernel, pool, (gate, up), &mut scratch.ternary, out);
-                true
-            }
-            _ => false,
-        }
+    ) -> Result<(), OutOfMemory> {
+        let [Part::Ternary(gate, kernel), Part::Ternary(up, _)] = self.parts.as_slice() else {
+            unreachable!("a gate and what it lets through")
+        };
+        let x = int8(isa, pool, x, self.cols, scratch)?;
+        skip::gated_relu2(isa, *kernel, pool, (gate, up), x, scratch, out)
     }
 
     /// One row as floats.
@@ -308,8 +331,8 @@ const COPY_BYTES: usize = 16 << 20;
 /// A copy in pages that a stream reads faster than a file's. The file's are given back meanwhile, so that memory never holds both.
 fn in_large_pages(pool: &Pool, w: &DenseMatrix) -> Result<DenseMatrix, BackendError> {
     let from = w.data();
-    let mut lines = Lines::new(from.len().div_ceil(size_of::<Line>()), "the head")?;
-    let parts = (0..from.len()).step_by(COPY_BYTES).zip(layout::bytes_mut(&mut lines).chunks_mut(COPY_BYTES));
+    let mut copy = kept(pool.memory(), from.len(), Tag::Weights, "the head")?;
+    let parts = (0..from.len()).step_by(COPY_BYTES).zip(copy.chunks_mut(COPY_BYTES));
     for (at, out) in parts {
         let part = from.slice(at..from.len().min(at + COPY_BYTES)).expect("a part lies inside");
         let share = part.len().div_ceil(pool.threads());
@@ -318,15 +341,37 @@ fn in_large_pages(pool: &Pool, w: &DenseMatrix) -> Result<DenseMatrix, BackendEr
         });
         part.release();
     }
-    let data = Bytes::new(Arc::new(lines)).slice(0..from.len()).expect("there is room for all of it");
+    let data = Bytes::new(Arc::new(Copied(copy)));
     Ok(DenseMatrix::new(w.rows(), w.cols(), w.dtype(), data)?)
 }
 
+/// Bytes of a file in memory of the pool.
+struct Copied(Buffer<u8>);
+
+impl AsRef<[u8]> for Copied {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Storage for Copied {}
+
 /// The product of a part whose input stays f32.
-fn float_part(part: &Part, isa: Isa, pool: &Pool, x: &[f32], m: usize, y: &mut [f32]) {
+fn float_part(
+    part: &Part,
+    isa: Isa,
+    pool: &Pool,
+    x: &[f32],
+    m: usize,
+    scratch: &Scratch<'_>,
+    y: &mut [f32],
+) -> Result<(), OutOfMemory> {
     match part {
-        Part::Ternary(w, _) => ternary::float_linear(isa, pool, w, x, y),
-        Part::Dense(w) => dense::dense_linear(isa, pool, w, x, m, y),
+        Part::Ternary(w, _) => {
+            ternary::float_linear(isa, pool, w, x, y);
+            Ok(())
+        }
+        Part::Dense(w) => dense::dense_linear(isa, pool, w, x, m, scratch, y),
     }
 }
 

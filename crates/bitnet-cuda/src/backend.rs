@@ -13,14 +13,17 @@ use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
     Matrix, Purpose, RopeRows,
 };
+use bitnet_memory::{Pool, Profile};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Tokens of a step; a grid has no more blocks in its second dimension.
 const MAX_TOKENS: usize = 65_535;
 /// A GPU with its kernels and the commands of a step.
 pub struct CudaBackend {
     pub(crate) gpu: Gpu,
+    /// Memory of the host.
+    pub(crate) memory: Arc<Pool>,
     scratch: Mutex<Scratch>,
     /// The best of the kernels that do the same, found out when a shape is met for the first time.
     pub(crate) tuned: Mutex<Tuned>,
@@ -48,7 +51,12 @@ impl CudaBackend {
     /// # Errors
     /// There is no such GPU, no driver, or one that is too old.
     pub fn new(number: usize) -> Result<Self, CudaError> {
-        Ok(Self { gpu: Gpu::open(number)?, scratch: Mutex::default(), tuned: Mutex::default() })
+        Ok(Self {
+            gpu: Gpu::open(number)?,
+            memory: Arc::new(Pool::new(Profile::Inference)),
+            scratch: Mutex::default(),
+            tuned: Mutex::default(),
+        })
     }
 
     /// The GPU in use.
@@ -63,6 +71,13 @@ impl CudaBackend {
 
 pub(crate) fn bytes_of_floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Fills the beginning of `out`, and tells how much of it.
+pub(crate) fn put_floats(out: &mut [f32], bytes: &[u8]) -> usize {
+    let floats = bytes.as_chunks::<4>().0;
+    out.iter_mut().zip(floats).for_each(|(out, b)| *out = f32::from_le_bytes(*b));
+    floats.len()
 }
 
 pub(crate) fn extend_floats(out: &mut Vec<f32>, bytes: &[u8]) {
@@ -80,6 +95,10 @@ impl Backend for CudaBackend {
     type Vector = CudaVector;
     type Weight = CudaWeight;
     type Kv = CudaKv;
+
+    fn memory(&self) -> &Arc<Pool> {
+        &self.memory
+    }
 
     fn tensor(&self) -> CudaTensor {
         CudaTensor::default()

@@ -3,7 +3,7 @@
 
 use crate::CudaBackend;
 use crate::attention::{bytes_of, word};
-use crate::backend::extend_floats;
+use crate::backend::put_floats;
 use crate::driver::{Buffer, Function};
 use crate::gpu::{Gpu, elements};
 use crate::tensor::{CudaTensor, Int8, int8_words};
@@ -120,12 +120,14 @@ impl CudaBackend {
         out: &mut Logits,
     ) -> Result<(), BackendError> {
         let HeadScratch { int8, logits, .. } = scratch;
+        self.memory.fit(&mut out.values, x.rows * w.rows)?;
+        let mut at = 0;
         for first in (0..x.rows).step_by(HEAD_TOKENS) {
             let rows = first..x.rows.min(first + HEAD_TOKENS);
             self.linear_rows(x, rows, w, int8, logits);
             let Some(buffer) = logits.buffer() else { return self.gpu.check() };
             let piece = (buffer, 0, 4 * logits.len());
-            self.gpu.read(&[piece], |bytes| extend_floats(&mut out.values, bytes))?;
+            self.gpu.read(&[piece], |bytes| at += put_floats(&mut out.values[at..], bytes))?;
         }
         out.push_full(x.rows);
         Ok(())
@@ -257,8 +259,10 @@ impl CudaBackend {
             entries.dedup_by_key(|(id, _)| *id);
             asked.trim(t, &mut entries);
             let (ids, values) = (out.ids.len(), out.values.len());
-            out.ids.extend(entries.iter().map(|(id, _)| id));
-            out.values.extend(entries.iter().map(|(_, value)| value));
+            self.memory.grow(&mut out.ids, ids + entries.len())?;
+            self.memory.grow(&mut out.values, values + entries.len())?;
+            let places = out.ids[ids..].iter_mut().zip(&mut out.values[values..]);
+            places.zip(&entries).for_each(|((id, value), entry)| (*id, *value) = *entry);
             out.rows.push((ids..out.ids.len(), values..out.values.len()));
         }
         Ok(true)

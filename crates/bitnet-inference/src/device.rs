@@ -9,12 +9,14 @@ use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Kernel};
 use bitnet_cuda::{CudaBackend, CudaError};
 use bitnet_formats::Checkpoint;
+use bitnet_memory::Pool;
 use bitnet_model::{Decoder, LoadOptions, load};
 use bitnet_wgpu::{AdapterKind, WgpuBackend};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+pub use bitnet_cpu::memory;
 pub use choice::{Candidate, choose};
 pub use speed::Speed;
 
@@ -152,7 +154,7 @@ impl FromStr for Device {
 }
 
 /// What a model is to run on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
     /// The device; what follows is for the processor alone.
     pub device: Device,
@@ -164,6 +166,8 @@ pub struct DeviceOptions {
     pub kernel: Option<Kernel>,
     /// Whether products leave out what a ReLU-squared gate makes zero; when `None`, unless a kernel is named.
     pub skip: Option<bool>,
+    /// Where all memory comes from, for models that are to have one pool; one for the model alone ([`memory()`], for inference) when `None`.
+    pub memory: Option<Arc<Pool>>,
 }
 
 /// What a model runs on.
@@ -188,10 +192,10 @@ pub(crate) fn decoder(
     load_options: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(Box<dyn Decoder>, DeviceInfo), OpenError> {
-    let DeviceOptions { device, isa, threads, kernel, skip } = *options;
+    let DeviceOptions { device, isa, threads, kernel, skip, ref memory } = *options;
     match device {
         Device::Cpu => {
-            let backend = CpuBackend::new(CpuOptions { isa, threads, kernel, skip })?;
+            let backend = CpuBackend::new(CpuOptions { isa, threads, kernel, skip, memory: memory.clone() })?;
             let (isa, kernel) = (backend.isa().name(), backend.kernel().name().to_owned());
             let (skips, threads) = (backend.skips(), backend.threads());
             let model = load(Arc::new(backend), checkpoint, load_options, progress)?;

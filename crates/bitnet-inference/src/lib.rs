@@ -40,7 +40,7 @@ pub use bitnet_wgpu::AdapterKind;
 pub use bitnet_wgpu::WgpuError;
 pub use device::{
     Candidate, Device, DeviceInfo, DeviceOptions, GpuDetails, Speed, UnknownDevice, choose, cuda_trouble,
-    gpus,
+    gpus, memory,
 };
 pub use embed::{EmbedOptions, Pooling};
 pub use error::{GenerateError, OpenError};

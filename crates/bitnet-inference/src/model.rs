@@ -4,13 +4,14 @@ use crate::device::{DeviceInfo, DeviceOptions, decoder};
 use crate::engine::{Engine, EngineOptions};
 use crate::{GenerateError, GenerateOptions, Generation, OpenError, Pooling, session, vocabulary};
 use bitnet_formats::Checkpoint;
+use bitnet_memory::Pool;
 use bitnet_model::{LoadOptions, LoadReport, ModelConfig, StepOutput};
 use bitnet_tokenizer::Tokenizer;
 use std::path::Path;
 use std::sync::Arc;
 
 /// How a model is to be opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
     /// Where it runs.
     pub device: DeviceOptions,
@@ -90,6 +91,11 @@ impl Model {
     /// Where it runs.
     pub fn device(&self) -> &DeviceInfo {
         &self.device
+    }
+
+    /// Where its memory comes from.
+    pub fn memory(&self) -> &Arc<Pool> {
+        self.engine.memory()
     }
 
     /// Positions of the cache.

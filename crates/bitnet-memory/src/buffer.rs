@@ -2,11 +2,11 @@
 
 use crate::error::OutOfMemory;
 use crate::pool::{Piece, Pool, Release};
-use crate::source::{ALIGN, HostBlock, Pages, Source};
+use crate::source::{ALIGN, Block, Host, HostBlock, Source};
 use crate::tag::Tag;
 use bytemuck::Pod;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 
 /// `len` elements of a type that any bytes are, aligned to [`ALIGN`] bytes; returns to its pool when dropped. Shared, it is an
@@ -19,9 +19,11 @@ use std::ptr::NonNull;
 /// x.copy_from_slice(&[1.0, 2.0, 3.0]);
 /// pool.fit(&mut x, 2)?; // Shorter: in the same place.
 /// assert_eq!(*x, [1.0, 2.0]);
+/// pool.grow(&mut x, 1000)?; // Longer: somewhere else, with what there was.
+/// assert_eq!(x[..2], [1.0, 2.0]);
 /// # Ok::<(), bitnet_memory::OutOfMemory>(())
 /// ```
-pub struct Buffer<T: Pod, S: Source<Block: HostBlock> = Pages> {
+pub struct Buffer<T: Pod, S: Source<Block: HostBlock> = Host> {
     start: NonNull<T>,
     len: usize,
     /// `None` for a buffer of no elements that never had a pool.
@@ -44,6 +46,23 @@ impl<T: Pod, S: Source<Block: HostBlock>> Buffer<T, S> {
     /// Elements there is room for without another piece of memory.
     pub fn capacity(&self) -> usize {
         self.piece.as_ref().map_or(0, |piece| piece.capacity_bytes() / size_of::<T>())
+    }
+
+    /// Gives the pages that lie in a range of elements back to the system, where it takes them one by one; tells how many bytes. They are
+    /// zero until they are written again. The pool counts them as held all the while.
+    pub fn discard(&mut self, range: Range<usize>) -> usize {
+        let Some(piece) = self.piece.as_ref().filter(|_| range.start <= range.end && range.end <= self.len)
+        else {
+            return 0;
+        };
+        let bytes = |element: usize| piece.offset() + element * size_of::<T>();
+        // SAFETY: the range lies in the buffer's own piece, which is borrowed for writing; zero is an element like any other.
+        unsafe { piece.block().discard(bytes(range.start)..bytes(range.end)) }
+    }
+
+    /// Makes it empty; its memory stays.
+    pub fn clear(&mut self) {
+        self.len = 0;
     }
 
     /// Says when the memory goes back to the source once the buffer is dropped.
@@ -89,6 +108,19 @@ impl<S: Source<Block: HostBlock>> Pool<S> {
         // The old place first: it may be a part of what is needed.
         *buffer = Buffer::default();
         *buffer = self.buffer(len, tag)?;
+        Ok(())
+    }
+
+    /// As [`fit`](Self::fit), but the elements that there are stay, also when there is no memory for more.
+    pub fn grow<T: Pod>(&self, buffer: &mut Buffer<T, S>, len: usize) -> Result<(), OutOfMemory> {
+        if len <= buffer.capacity() {
+            buffer.len = len;
+            return Ok(());
+        }
+        let tag = buffer.piece.as_ref().map_or(Tag::Activations, Piece::tag);
+        let mut grown = self.buffer(len, tag)?;
+        grown[..buffer.len].copy_from_slice(buffer);
+        *buffer = grown;
         Ok(())
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::{Adapter, AdapterUse, LoadReport, ModelConfig, ModelError};
 use bitnet_core::{Logits, LogitsNeed};
+use bitnet_memory::{Buffer, Pool};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Which rows of logits a step computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,9 +28,9 @@ pub struct StepOutput {
     /// Whether to keep the residual stream.
     pub keep_hidden: bool,
     /// The ids of `logits`, ascending; empty when they are `[rows, vocab]`.
-    pub ids: Vec<u32>,
+    pub ids: Buffer<u32>,
     /// `[rows, vocab]`, or one logit for each of `ids`.
-    pub logits: Vec<f32>,
+    pub logits: Buffer<f32>,
     /// With `keep_hidden`: the embedding, the residual stream behind each layer, and the final norm, each
     /// `[tokens, hidden]`.
     pub hidden: Vec<Vec<f32>>,
@@ -57,6 +59,8 @@ pub trait Decoder: Send {
     fn config(&self) -> &ModelConfig;
     /// What loading it took.
     fn report(&self) -> &LoadReport;
+    /// Where memory of the host comes from; on the processor that is all of the model's.
+    fn memory(&self) -> &Arc<Pool>;
     /// Tokens that one sequence may have.
     fn capacity(&self) -> usize;
     /// Blocks of the cache, of [`bitnet_core::KV_BLOCK`] positions each.

@@ -4,8 +4,10 @@ use crate::low_rank::Adapters;
 use crate::{
     Adapter, AdapterUse, Decoder, LoadReport, ModelConfig, ModelError, Role, Rope, Rows, Span, StepOutput,
 };
-use bitnet_core::{Backend, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed, RopeRows};
+use bitnet_core::{Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed, RopeRows};
+use bitnet_memory::{Buffer, OutOfMemory, Pool, Tag};
 use bitnet_quant::spec::rope_angles;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Projections that share their input; their products lie side by side.
@@ -75,47 +77,65 @@ struct Activations<B: Backend> {
     room: Room<B>,
 }
 
-/// Cosines and sines of the positions seen so far, `[positions, head_dim/2]`, and those of a step.
+/// Cosines and sines of all positions, `[positions, head_dim/2]`, as far as they were seen, and those of a step.
 struct RopeTable {
     inverse: Vec<f32>,
     /// What cosines and sines are multiplied with.
     factor: f32,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    step: (Vec<f32>, Vec<f32>),
+    cos: Buffer<f32>,
+    sin: Buffer<f32>,
+    /// Positions that are filled in.
+    seen: usize,
+    /// Room for one position.
+    row: (Vec<f32>, Vec<f32>),
+    step: (Buffer<f32>, Buffer<f32>),
 }
 
 impl RopeTable {
-    fn new(rope: &Rope, head_dim: usize) -> Self {
+    fn new(memory: &Pool, rope: &Rope, head_dim: usize, positions: usize) -> Result<Self, OutOfMemory> {
         let inverse = rope.inverse_frequencies(head_dim);
-        Self {
-            inverse,
+        let half = inverse.len();
+        // Pages of positions that are not seen are not touched.
+        let table = || memory.buffer(positions * half, Tag::Other);
+        Ok(Self {
             factor: rope.attention_factor(),
-            cos: Vec::new(),
-            sin: Vec::new(),
+            cos: table()?,
+            sin: table()?,
+            seen: 0,
+            row: (Vec::with_capacity(half), Vec::with_capacity(half)),
             step: Default::default(),
-        }
+            inverse,
+        })
     }
 
-    fn rows(&mut self, spans: &[KvSpan<'_>]) -> RopeRows<'_> {
+    fn rows(&mut self, memory: &Pool, spans: &[KvSpan<'_>]) -> Result<RopeRows<'_>, OutOfMemory> {
         let half = self.inverse.len();
         let end = spans.iter().map(KvSpan::end).max().unwrap_or(0);
-        while self.cos.len() < end * half {
-            let position = (self.cos.len() / half) as u32;
-            rope_angles(position, &self.inverse, self.factor, &mut self.cos, &mut self.sin);
+        while self.seen < end {
+            let (cos, sin) = &mut self.row;
+            cos.clear();
+            sin.clear();
+            rope_angles(self.seen as u32, &self.inverse, self.factor, cos, sin);
+            self.cos[self.seen * half..][..half].copy_from_slice(cos);
+            self.sin[self.seen * half..][..half].copy_from_slice(sin);
+            self.seen += 1;
         }
         let range = |span: &KvSpan<'_>| span.start * half..span.end() * half;
         if let [span] = spans {
-            return RopeRows { cos: &self.cos[range(span)], sin: &self.sin[range(span)] };
+            return Ok(RopeRows { cos: &self.cos[range(span)], sin: &self.sin[range(span)] });
         }
         let (cos, sin) = &mut self.step;
-        cos.clear();
-        sin.clear();
+        let tokens: usize = spans.iter().map(|span| span.len).sum();
+        memory.fit(cos, tokens * half)?;
+        memory.fit(sin, tokens * half)?;
+        let mut at = 0;
         for span in spans {
-            cos.extend_from_slice(&self.cos[range(span)]);
-            sin.extend_from_slice(&self.sin[range(span)]);
+            let (from, to) = (range(span), at..at + span.len * half);
+            cos[to.clone()].copy_from_slice(&self.cos[from.clone()]);
+            sin[to.clone()].copy_from_slice(&self.sin[from]);
+            at = to.end;
         }
-        RopeRows { cos, sin }
+        Ok(RopeRows { cos, sin })
     }
 }
 
@@ -152,6 +172,20 @@ pub struct Transformer<B: Backend> {
     act: Activations<B>,
     /// Room for states on the host.
     states: Vec<f32>,
+    /// Numbers of tokens that are left behind the last layer, and behind the last norm.
+    left: (Vec<usize>, Vec<usize>),
+    lists: Lists,
+}
+
+/// A few words about a step, whose memory is kept for the next one.
+#[derive(Default)]
+struct Lists {
+    /// Blocks, and tokens and what they need, of the sequence that has the cache to itself.
+    blocks: Vec<u32>,
+    rows: Vec<usize>,
+    needs: Vec<LogitsNeed>,
+    /// Where the logits of tokens lie.
+    logits: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl<B: Backend> Transformer<B> {
@@ -167,9 +201,13 @@ impl<B: Backend> Transformer<B> {
         let tensor = || backend.tensor();
         let room = Room { normed: tensor(), parts: Vec::new() };
         let act = Activations { h: tensor(), x: tensor(), y: tensor(), wide: tensor(), room };
-        let rope = RopeTable::new(&config.rope, config.shape.head_dim);
+        let table = |rope| {
+            RopeTable::new(backend.memory(), rope, config.shape.head_dim, capacity)
+                .map_err(BackendError::from)
+        };
+        let rope = table(&config.rope)?;
         let local = config.local.as_ref().and_then(|local| local.rope.as_ref());
-        let local_rope = local.map(|rope| RopeTable::new(rope, config.shape.head_dim));
+        let local_rope = local.map(table).transpose()?;
         let blocks = spec.blocks();
         let adapters = Adapters::default();
         Ok(Self {
@@ -186,6 +224,8 @@ impl<B: Backend> Transformer<B> {
             position: 0,
             act,
             states: Vec::new(),
+            left: Default::default(),
+            lists: Lists { blocks: Vec::with_capacity(capacity.div_ceil(KV_BLOCK)), ..Lists::default() },
         })
     }
 
@@ -201,8 +241,9 @@ impl<B: Backend> Transformer<B> {
         let adapters = self.adapters.step(adapters)?;
         let (q, k) = (c.slot(Role::Q, 0).rows, c.slot(Role::K, 0).rows);
         let Activations { h, x, y, wide, room } = &mut self.act;
-        let rope = self.rope.rows(spans);
-        let local_rope = self.local_rope.as_mut().map_or(rope, |table| table.rows(spans));
+        let rope = self.rope.rows(b.memory(), spans).map_err(BackendError::from)?;
+        let local_rope = self.local_rope.as_mut().map_or(Ok(rope), |table| table.rows(b.memory(), spans));
+        let local_rope = local_rope.map_err(BackendError::from)?;
         let keep = |stage: usize, h: &B::Tensor, wanted: &mut Wanted<'_>| {
             wanted.hidden.get_mut(stage).map_or(Ok(()), |out| b.download(h, out))
         };
@@ -246,13 +287,15 @@ impl<B: Backend> Transformer<B> {
             keep(l + 1, h, wanted)?;
         }
         if wanted.hidden.is_empty() {
-            let mut rows = [wanted.rows, wanted.state_rows].concat();
+            let (rows, places) = &mut self.left;
+            rows.clear();
+            rows.extend(wanted.rows.iter().chain(wanted.state_rows));
             rows.sort_unstable();
             rows.dedup();
             if rows.is_empty() {
                 return Ok(());
             }
-            b.keep_rows(h, &rows);
+            b.keep_rows(h, rows);
             b.rms_norm(h, &self.weights.final_norm, c.eps, x);
             let place = |row: &usize| rows.binary_search(row).expect("it is among those that are kept");
             if !wanted.state_rows.is_empty() {
@@ -261,7 +304,9 @@ impl<B: Backend> Transformer<B> {
                     wanted.states.extend_from_slice(&self.states[row * c.hidden..][..c.hidden]);
                 }
             }
-            b.keep_rows(x, &wanted.rows.iter().map(place).collect::<Vec<_>>());
+            places.clear();
+            places.extend(wanted.rows.iter().map(place));
+            b.keep_rows(x, places);
         } else {
             b.rms_norm(h, &self.weights.final_norm, c.eps, x);
             keep(c.layers + 1, x, wanted)?;
@@ -314,6 +359,9 @@ impl<B: Backend> Decoder for Transformer<B> {
     }
     fn report(&self) -> &LoadReport {
         &self.report
+    }
+    fn memory(&self) -> &Arc<Pool> {
+        self.backend.memory()
     }
     fn capacity(&self) -> usize {
         self.capacity
@@ -381,33 +429,39 @@ impl<B: Backend> Decoder for Transformer<B> {
         let end = self.position + ids.len();
         self.check(ids, end)?;
         out.hidden.resize_with(if out.keep_hidden { self.config.layers + 2 } else { 0 }, Vec::new);
-        let blocks: Vec<u32> = (0..end.div_ceil(KV_BLOCK) as u32).collect();
-        let rows: Vec<usize> = match out.rows {
-            Rows::None => Vec::new(),
-            Rows::Last => vec![ids.len() - 1],
-            Rows::All => (0..ids.len()).collect(),
+        let mut lists = std::mem::take(&mut self.lists);
+        let Lists { blocks, rows, needs, logits: places } = &mut lists;
+        blocks.clear();
+        blocks.extend(0..end.div_ceil(KV_BLOCK) as u32);
+        rows.clear();
+        needs.clear();
+        if out.rows == Rows::All {
+            rows.extend(0..ids.len());
+            needs.resize(ids.len(), LogitsNeed::All);
+        }
+        let last = [ids.len() - 1];
+        let (rows, needs) = match out.rows {
+            Rows::Last => (&last[..], std::slice::from_ref(&out.need)),
+            Rows::None | Rows::All => (&rows[..], &needs[..]),
         };
-        let span = KvSpan { start: self.position, len: ids.len(), blocks: &blocks };
-        let needs = match out.rows {
-            Rows::Last => vec![out.need.clone()],
-            Rows::None | Rows::All => vec![LogitsNeed::All; rows.len()],
-        };
+        let span = KvSpan { start: self.position, len: ids.len(), blocks };
         let mut logits = Logits {
             ids: std::mem::take(&mut out.ids),
             values: std::mem::take(&mut out.logits),
-            ..Logits::default()
+            rows: std::mem::take(places),
         };
         logits.clear();
         let mut wanted = Wanted {
-            rows: &rows,
-            needs: &needs,
+            rows,
+            needs,
             logits: &mut logits,
             state_rows: &[],
             states: &mut Vec::new(),
             hidden: &mut out.hidden,
         };
         let ran = self.forward(ids, &[span], &mut std::iter::empty(), &mut wanted);
-        (out.ids, out.logits) = (logits.ids, logits.values);
+        (out.ids, out.logits, lists.logits) = (logits.ids, logits.values, logits.rows);
+        self.lists = lists;
         ran?;
         self.position = end;
         Ok(())

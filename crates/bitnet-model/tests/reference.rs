@@ -172,8 +172,8 @@ fn bits_do_not_depend_on_instruction_set_threads_or_chunks() {
             let mut first = None;
             for &(isa, kernel) in &machines {
                 for threads in [1, 2, 3] {
-                    let cpu = CpuOptions { isa, threads: Some(threads), kernel, skip: None };
-                    let mut model = open(name, cpu, LoadOptions { key: kv, value: kv, ..EXACT });
+                    let cpu = CpuOptions { isa, threads: Some(threads), kernel, ..CpuOptions::default() };
+                    let mut model = open(name, cpu.clone(), LoadOptions { key: kv, value: kv, ..EXACT });
                     for chunk in chunks {
                         let sum = hash(&logits(&mut model, &prompt.ids, *chunk));
                         let want = first.get_or_insert_with(|| sum.clone());

@@ -2,7 +2,7 @@
 
 use crate::models::Counted;
 use bitnet_inference::engine::{Event, News, RequestId, Stats};
-use bitnet_memory::{Limit, Pressure};
+use bitnet_memory::{Limit, Pressure, TagUse};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -203,6 +203,7 @@ pub(crate) fn text(models: &[Counted]) -> String {
             }
         }
     }
+    of_pools(&mut out, models);
     for (name, help, value) in OF_MODEL {
         head(&mut out, name, "counter", help);
         for (id, metrics, _) in models {
@@ -237,6 +238,40 @@ pub(crate) fn text(models: &[Counted]) -> String {
         }
     }
     out
+}
+
+/// A metric of what a model's pool was asked for: name, kind, what it says, and where it is.
+type OfTag = (&'static str, &'static str, &'static str, fn(&TagUse) -> u64);
+
+const OF_TAG: [OfTag; 4] = [
+    ("memory_pool_bytes", "gauge", "Bytes of the model's memory in use, by what they are for.", |t| {
+        t.asked_bytes as u64
+    }),
+    ("memory_pool_peak_bytes", "gauge", "The most bytes that were in use.", |t| t.peak_bytes as u64),
+    ("memory_pool_requests_total", "counter", "Requests for memory.", |t| t.taken),
+    ("memory_pool_source_requests_total", "counter", "Requests that only the system could serve.", |t| {
+        t.source_requests
+    }),
+];
+
+/// What the pools of loaded models have counted.
+fn of_pools(out: &mut String, models: &[Counted]) {
+    let snapshots =
+        models.iter().filter_map(|(id, _, served)| Some((id, served.as_ref()?.memory.snapshot())));
+    let snapshots: Vec<_> = snapshots.collect();
+    head(out, "memory_pool_held_bytes", "gauge", "Bytes that the model's memory has of the system.");
+    for (id, snapshot) in &snapshots {
+        let _ = writeln!(out, "bitnet_memory_pool_held_bytes{{{}}} {}", labels(id), snapshot.held_bytes);
+    }
+    for (name, kind, help, value) in OF_TAG {
+        head(out, name, kind, help);
+        for (id, snapshot) in &snapshots {
+            for tag in &snapshot.tags {
+                let (labels, value) = (labels(id), value(tag));
+                let _ = writeln!(out, "bitnet_{name}{{{labels},tag=\"{}\"}} {value}", tag.tag);
+            }
+        }
+    }
 }
 
 /// Method, route and status.

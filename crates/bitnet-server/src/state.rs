@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use bitnet_inference::engine::{AdapterUse, Request};
 use bitnet_inference::{Constraint, Form, Forms, Pooling};
-use bitnet_memory::Monitor;
+use bitnet_memory::{Monitor, Pool};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -59,6 +59,8 @@ pub(crate) struct Served {
     /// What the model's vectors are made of, where its files say.
     pub pooling: Option<Pooling>,
     forms: Option<Arc<Forms>>,
+    /// Where its memory comes from.
+    pub memory: Arc<Pool>,
 }
 
 impl Served {
@@ -127,7 +129,7 @@ impl Server {
             let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());
             let (vocab, width) = (engine.config().vocab, engine.config().hidden);
             let (capacity, pooling) = (engine.capacity(), engine.pooling());
-            let adapters = engine.adapters().to_vec();
+            let (adapters, memory) = (engine.adapters().to_vec(), Arc::clone(engine.memory()));
             let worker = Worker::start(engine, metrics, Arc::clone(&self.ending))?;
             let served = Served {
                 card,
@@ -141,6 +143,7 @@ impl Server {
                 width,
                 pooling,
                 forms,
+                memory,
             };
             Ok(Served { adapters: Arc::new(Adapters::new(&served, &adapters)), ..served })
         })

@@ -300,7 +300,7 @@ impl<B: Backend> Asked<'_, B> {
         self.b.head(&x, &w, &vec![LogitsNeed::All; m], &mut out).unwrap();
         assert!(out.rows().all(|(ids, values)| ids.is_empty() && values.len() == n));
         let name = "head".to_owned();
-        self.answers.push(Answer { name, cols: n, values: out.values, agreement: Agreement::Near });
+        self.answers.push(Answer { name, cols: n, values: out.values.to_vec(), agreement: Agreement::Near });
     }
 
     /// Two sequences over more than one segment, in blocks that lie among each other, in steps of several sizes; with a window;

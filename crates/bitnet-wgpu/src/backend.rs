@@ -11,9 +11,10 @@ use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
     Matrix, Purpose, RopeRows,
 };
+use bitnet_memory::{Pool, Profile};
 use bitnet_quant::spec::SEGMENT;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wgpu::Buffer;
 
 /// Tokens of a step; a dispatch has no more workgroups in one dimension.
@@ -24,6 +25,8 @@ const PARTIAL_BYTES: usize = 16 << 20;
 /// An adapter with its pipelines and the commands of a step.
 pub struct WgpuBackend {
     pub(crate) gpu: Gpu,
+    /// Memory of the host.
+    memory: Arc<Pool>,
     scratch: Mutex<Scratch>,
 }
 
@@ -47,7 +50,8 @@ impl WgpuBackend {
     /// # Errors
     /// There is none, or its driver refuses.
     pub fn new(number: usize) -> Result<Self, WgpuError> {
-        Ok(Self { gpu: Gpu::open(number)?, scratch: Mutex::default() })
+        let memory = Arc::new(Pool::new(Profile::Inference));
+        Ok(Self { gpu: Gpu::open(number)?, memory, scratch: Mutex::default() })
     }
 
     /// The adapter in use.
@@ -89,6 +93,13 @@ fn bytes_of_floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
+/// Fills the beginning of `out`, and tells how much of it.
+fn put_floats(out: &mut [f32], bytes: &[u8]) -> usize {
+    let floats = bytes.as_chunks::<4>().0;
+    out.iter_mut().zip(floats).for_each(|(out, b)| *out = f32::from_le_bytes(*b));
+    floats.len()
+}
+
 fn extend_floats(out: &mut Vec<f32>, bytes: &[u8]) {
     out.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
 }
@@ -98,6 +109,10 @@ impl Backend for WgpuBackend {
     type Vector = (Buffer, usize);
     type Weight = WgpuWeight;
     type Kv = WgpuKv;
+
+    fn memory(&self) -> &Arc<Pool> {
+        &self.memory
+    }
 
     fn tensor(&self) -> WgpuTensor {
         WgpuTensor::default()
@@ -335,11 +350,13 @@ impl Backend for WgpuBackend {
         let Scratch { int8, logits, .. } = &mut *self.scratch();
         // As many tokens at a time as a binding has room for.
         let at_once = (self.gpu.max_binding() / (4 * w.rows).max(1)).max(1);
+        self.memory.fit(&mut out.values, x.rows * w.rows)?;
+        let mut at = 0;
         for first in (0..x.rows).step_by(at_once) {
             let rows = first..x.rows.min(first + at_once);
             self.linear_rows(x, rows, w, int8, logits);
             let piece = (logits.buffer(&self.gpu), 0, 4 * logits.len());
-            self.gpu.read(&[piece], |bytes| extend_floats(&mut out.values, bytes))?;
+            self.gpu.read(&[piece], |bytes| at += put_floats(&mut out.values[at..], bytes))?;
         }
         out.push_full(needs.len());
         Ok(())

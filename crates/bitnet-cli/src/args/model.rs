@@ -117,7 +117,7 @@ impl ModelFlags {
 
     fn on(&self, device: Device) -> DeviceOptions {
         let Self { isa, kernel, threads, .. } = *self;
-        DeviceOptions { device, isa, threads, kernel, skip: None }
+        DeviceOptions { device, isa, threads, kernel, ..DeviceOptions::default() }
     }
 
     /// How weights and cache are held.
@@ -176,7 +176,7 @@ impl ModelFlags {
 }
 
 /// How a model is opened.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Opening {
     pub options: OpenOptions,
     /// Whether the cpu takes over when the device fails.

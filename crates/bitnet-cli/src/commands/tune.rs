@@ -241,10 +241,10 @@ impl Tuner<'_> {
         let Candidate { kernel, skip, threads } = candidate;
         let device = DeviceOptions {
             device: Device::Cpu,
-            isa: None,
             threads: Some(threads),
             kernel: Some(kernel),
             skip: Some(skip),
+            ..DeviceOptions::default()
         };
         let options = OpenOptions { device, load: self.load };
         let mut model = Model::from_checkpoint(self.checkpoint, &options, &mut |_, _| {})?;

@@ -12,9 +12,11 @@ pub(crate) mod tile2;
 pub(crate) mod tl1;
 pub(crate) mod tl2;
 
-use crate::lines::Lines;
+use crate::memory::{Buffer, Memory, kept};
 use crate::pool::Pool;
 use bitnet_core::{BackendError, Bytes, Scale, TernaryMatrix};
+use bitnet_memory::Tag;
+use bytemuck::{Pod, Zeroable};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -68,16 +70,16 @@ impl Layout {
 pub(crate) static LAYOUTS: &[&Layout] = &[&TILE2, &BASE3, &I2_S, &TL1, &TL2];
 
 /// A cache line of weights.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [u8; 64]);
 
 /// The scales of stacked matrices, arranged for sixteen rows at a time.
 pub(crate) enum PanelScale {
     /// One scale a row, `[rows padded to 16]`.
-    Rows(Vec<[f32; 16]>),
+    Rows(Buffer<[f32; 16]>),
     /// One scale for `cols` columns of a row, `[tiles][groups]`.
-    Groups { cols: usize, groups: usize, values: Vec<[f32; 16]> },
+    Groups { cols: usize, groups: usize, values: Buffer<[f32; 16]> },
 }
 
 /// In which order the weights of a matrix follow each other.
@@ -94,7 +96,7 @@ pub(crate) enum Order {
 /// Where codes lie.
 enum Codes {
     /// In memory of their own.
-    Own(Lines),
+    Own(Buffer<Line>),
     /// Where their file has them, in the order of tiles.
     File(Bytes),
 }
@@ -114,26 +116,12 @@ pub(crate) struct Panels {
 
 /// The bytes of cache lines.
 pub(crate) fn bytes(lines: &[Line]) -> &[u8] {
-    // SAFETY: a line is 64 bytes without padding, and any byte is a `u8`.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
+    bytemuck::cast_slice(lines)
 }
 
 /// The same, to be written.
 pub(crate) fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
-    // SAFETY: a line is 64 bytes without padding, and any byte may be written to it.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
-}
-
-/// The bytes of cache lines as signed numbers.
-pub(crate) fn signed(lines: &[Line]) -> &[i8] {
-    // SAFETY: a line is 64 bytes without padding, and any byte is an `i8`.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines)) }
-}
-
-/// The same, to be written.
-pub(crate) fn signed_mut(lines: &mut [Line]) -> &mut [i8] {
-    // SAFETY: a line is 64 bytes without padding, and any byte may be written to it.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
+    bytemuck::cast_slice_mut(lines)
 }
 
 /// Packs canonical rows of one unit.
@@ -159,7 +147,7 @@ impl Panels {
         {
             let (rows, codes) = (m.rows(), Codes::File(bytes.clone()));
             let (tile_bytes, order, scale) =
-                (layout.tile_bytes(cols), Order::Tiles, scales(parts, rows, cols)?);
+                (layout.tile_bytes(cols), Order::Tiles, scales(pool.memory(), parts, rows, cols)?);
             return Ok(Self { rows, cols, layout, tile_bytes, order, codes, scale });
         }
         let unit = Unit { rows: TILE, lines: layout.tile_bytes(cols) / 64 };
@@ -191,9 +179,9 @@ impl Panels {
             return Err(BackendError::Stack { what: "columns", a: cols, b: odd.cols() });
         }
         let rows: usize = parts.iter().map(|m| m.rows()).sum();
-        let scale = scales(parts, rows, cols)?;
+        let scale = scales(pool.memory(), parts, rows, cols)?;
         let len = rows.div_ceil(unit.rows) * unit.lines;
-        let mut lines = Lines::new(len, "ternary weights")?;
+        let mut lines = kept::<Line>(pool.memory(), len, Tag::Weights, "ternary weights")?;
         pool.chunks_mut(bytes_mut(&mut lines), (unit.lines * 64).max(1), &|i, out| {
             let wanted = i * unit.rows..rows.min((i + 1) * unit.rows);
             let mut before = 0;
@@ -230,12 +218,17 @@ impl Panels {
         }
     }
 
+    /// Lines of room that [`Panels::tiles_of`] needs for so many tiles.
+    pub(crate) fn room_lines(&self, tiles: usize) -> usize {
+        if self.order == Order::Tiles { 0 } else { tiles * self.tile_bytes / 64 }
+    }
+
     /// The tiles of `range`: as they lie, or made in `room` of weights that lie in another order.
-    pub(crate) fn tiles_of<'a>(&'a self, range: Range<usize>, room: &'a mut Vec<Line>) -> &'a [u8] {
+    pub(crate) fn tiles_of<'a>(&'a self, range: Range<usize>, room: &'a mut [Line]) -> &'a [u8] {
         if self.order == Order::Tiles {
             return &self.codes()[range.start * self.tile_bytes..range.end * self.tile_bytes];
         }
-        room.resize(range.len() * self.tile_bytes / 64, Line([0; 64]));
+        let room = &mut room[..range.len() * self.tile_bytes / 64];
         for (tile, out) in range.zip(bytes_mut(room).chunks_exact_mut(self.tile_bytes.max(1))) {
             if self.order == Order::Rows {
                 let rows = tile * TILE..self.rows.min((tile + 1) * TILE);
@@ -301,7 +294,7 @@ impl Panels {
     /// One row, for embedding: trits times scale.
     pub(crate) fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         let (tile, lane) = (row / TILE, row % TILE);
-        let mut room = Vec::new();
+        let mut room = vec![Line([0; 64]); self.room_lines(1)];
         let codes = self.tiles_of(tile..tile + 1, &mut room);
         for (col, out) in out.iter_mut().enumerate() {
             let trit = f32::from((self.layout.code)(codes, lane, col)) - 1.0;
@@ -314,15 +307,13 @@ impl Panels {
     }
 }
 
-/// An empty vector with room for `len`, or the error that says so.
-pub(crate) fn reserve<T>(len: usize, what: &'static str) -> Result<Vec<T>, BackendError> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(len)
-        .map_err(|_| BackendError::OutOfMemory { bytes: len.saturating_mul(size_of::<T>()), what })?;
-    Ok(v)
-}
-
-fn scales(parts: &[&TernaryMatrix], rows: usize, cols: usize) -> Result<PanelScale, BackendError> {
+fn scales(
+    memory: &Memory,
+    parts: &[&TernaryMatrix],
+    rows: usize,
+    cols: usize,
+) -> Result<PanelScale, BackendError> {
+    let room = |len| kept(memory, len, Tag::Weights, "scales of weights");
     let tiles = rows.div_ceil(TILE);
     let each_row = || parts.iter().flat_map(|m| (0..m.rows()).map(move |r| (*m, r)));
     let finite = |s: f32| if s.is_finite() { Ok(s) } else { Err(BackendError::NotFinite { value: s }) };
@@ -335,7 +326,7 @@ fn scales(parts: &[&TernaryMatrix], rows: usize, cols: usize) -> Result<PanelSca
         return Err(BackendError::Stack { what: "columns that share a scale", a: size, b: group(odd) });
     }
     if size == 0 {
-        let mut values = vec![[0.0; 16]; tiles];
+        let mut values: Buffer<[f32; 16]> = room(tiles)?;
         for (i, (m, row)) in each_row().enumerate() {
             values[i / TILE][i % TILE] = if cols == 0 { 0.0 } else { finite(m.scale_at(row, 0))? };
         }
@@ -349,7 +340,7 @@ fn scales(parts: &[&TernaryMatrix], rows: usize, cols: usize) -> Result<PanelSca
         });
     }
     let groups = cols.div_ceil(size);
-    let mut values = vec![[0.0; 16]; tiles * groups];
+    let mut values: Buffer<[f32; 16]> = room(tiles * groups)?;
     for (i, (m, row)) in each_row().enumerate() {
         for g in 0..groups {
             values[i / TILE * groups + g][i % TILE] = finite(m.scale_at(row, g * size))?;

@@ -80,7 +80,7 @@ fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
 fn workers_stay_where_a_topology_puts_them() {
     let here = Machine::detect().nodes[0].processors[0];
     let before = rustix::thread::sched_getaffinity(None).unwrap().count();
-    let pool = Pool::on(3, Some(vec![vec![here]; 3])).unwrap();
+    let pool = Pool::on(3, Some(vec![vec![here]; 3]), memory(Profile::Inference.into())).unwrap();
     let caller = thread::current().id();
     let seen = AtomicUsize::new(0);
     while seen.load(Ordering::Relaxed) == 0 {
@@ -94,4 +94,19 @@ fn workers_stay_where_a_topology_puts_them() {
         });
     }
     assert_eq!(rustix::thread::sched_getaffinity(None).unwrap().count(), before);
+}
+
+#[test]
+fn each_thread_has_its_own_room() {
+    for threads in [1, 2, 3] {
+        let pool = Pool::new(threads).unwrap();
+        let mut room = vec![0usize; threads * 2];
+        pool.ranges_with(&mut room, 1000, 1, &|room, range| {
+            assert_eq!(room[0], room[1], "nobody else is here");
+            room[0] += range.len();
+            thread::yield_now();
+            room[1] += range.len();
+        });
+        assert_eq!(room.iter().step_by(2).sum::<usize>(), 1000);
+    }
 }

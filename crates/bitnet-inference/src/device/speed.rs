@@ -1,6 +1,6 @@
 //! How fast a device is: products as a model makes them, of one token and of many.
 
-use super::{Device, DeviceOptions};
+use super::Device;
 use crate::OpenError;
 use bitnet_core::{
     ActivationPrecision, Backend, BackendError, DenseMatrix, DenseType, Matrix, Purpose, Scale, TernaryMatrix,
@@ -37,12 +37,9 @@ impl Device {
     /// # Errors
     /// It cannot be used, or has too little memory.
     pub fn measure(self) -> Result<Speed, OpenError> {
-        let DeviceOptions { isa, threads, kernel, skip, .. } = DeviceOptions::default();
         let of_model = |e| OpenError::Model(bitnet_model::ModelError::Backend(e));
         match self {
-            Self::Cpu => {
-                speed(&CpuBackend::new(CpuOptions { isa, threads, kernel, skip })?).map_err(of_model)
-            }
+            Self::Cpu => speed(&CpuBackend::new(CpuOptions::default())?).map_err(of_model),
             Self::Cuda(number) => {
                 let backend =
                     CudaBackend::new(number).map_err(|source| OpenError::Cuda { number, source })?;

@@ -26,7 +26,7 @@ pub use request::{Event, Logprob, News, Request, RequestId};
 use crate::{FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
 use adapters::{Adapters, Chosen};
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
-use bitnet_memory::{Level, Monitor, Need, Pressure};
+use bitnet_memory::{Level, Monitor, Need, Pool, Pressure};
 use bitnet_model::{Adapter, Decoder, ModelConfig, ModelError, Span};
 use bitnet_tokenizer::Tokenizer;
 use blocks::Prefix;
@@ -260,6 +260,11 @@ impl Engine {
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         self.cache.decoder.config()
+    }
+
+    /// Where memory of the host comes from; on the processor that is all of the model's.
+    pub fn memory(&self) -> &Arc<Pool> {
+        self.cache.decoder.memory()
     }
 
     /// The tokenizer.

@@ -115,7 +115,7 @@ impl<S: Source> Home<S> {
             Ok(free) => Some(free),
             Err(class) => {
                 let mut free = self.make(class, bytes)?;
-                self.at_hand(|local| local.begin(&mut free, bytes, tag));
+                self.at_hand(|local| local.begin_made(&mut free, bytes, tag));
                 Some(free)
             }
         }

@@ -190,6 +190,14 @@ impl<S: Source> Local<S> {
         self.look_up(free);
     }
 
+    /// The same of one that the source had to make.
+    pub(super) fn begin_made(&mut self, free: &mut Free<S>, bytes: usize, tag: Tag) {
+        self.begin(free, bytes, tag);
+        if self.is_counting {
+            self.counts.made(free.class as usize, tag);
+        }
+    }
+
     /// Notes that a piece is not in use any more; it has not been put on a shelf.
     pub(super) fn end(&mut self, free: &mut Free<S>) {
         if self.is_counting {

@@ -31,7 +31,7 @@ pub use piece::Piece;
 
 use crate::error::OutOfMemory;
 use crate::graph::Graph;
-use crate::source::{Pages, Source};
+use crate::source::{Host, HostBlock, Source};
 use crate::tag::Tag;
 use crate::track::{LIFETIMES, LivePiece, Snapshot, Tracking};
 use home::Home;
@@ -49,14 +49,19 @@ use std::sync::Arc;
 /// assert_eq!(pool.snapshot().tags[0].taken, 1);
 /// # Ok::<(), bitnet_memory::OutOfMemory>(())
 /// ```
-pub struct Pool<S: Source = Pages> {
+pub struct Pool<S: Source = Host> {
     home: Arc<Home<S>>,
 }
 
 impl Pool {
     /// A pool of this machine's pages.
     pub fn new(profile: Profile) -> Self {
-        Self::with(Pages::default(), profile.into())
+        Self::with(Host::default(), profile.into())
+    }
+
+    /// A pool of the host memory that `source` gives.
+    pub fn on_host(source: impl Source<Block: HostBlock>, config: Config) -> Self {
+        Self::with(Host::new(source), config)
     }
 }
 

@@ -160,7 +160,7 @@ proptest! {
 
     #[test]
     fn nobody_has_what_another_has_and_all_comes_back(config in configs(), acts in acts()) {
-        run(Failing::above(Pages::default(), usize::MAX), config, &acts, false);
+        run(Failing::above(crate::Pages::default(), usize::MAX), config, &acts, false);
     }
 
     #[test]
@@ -326,6 +326,41 @@ fn threads_hand_pieces_to_each_other() {
     assert_eq!(snapshot.tags[0].lifetimes.as_ref().map(|l| l.count), Some(12_000));
     pool.trim(0);
     assert_eq!(source.held_bytes(), 0);
+}
+
+#[test]
+fn tags_have_peaks_and_the_requests_that_met_the_source() {
+    let pool = Pool::new(Profile::Balanced);
+    let of = |bytes| pool.zeroed::<u8>(bytes, Tag::Kv).unwrap();
+    let (a, b) = (of(1000), of(2000));
+    drop(a);
+    let c = of(900);
+    let snapshot = pool.snapshot();
+    let [kv] = &snapshot.tags[..] else { panic!("{snapshot:?}") };
+    assert_eq!((kv.taken, kv.used, kv.asked_bytes, kv.peak_bytes), (3, 2, 2900, 3000));
+    assert_eq!(kv.source_requests, 2, "the third one found the place of the first");
+    assert_eq!(snapshot.classes.iter().map(|c| c.source_requests).sum::<u64>(), 2);
+    drop((b, c));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_discarded_of_a_buffer_is_zero_and_the_rest_stays() {
+    let pool = Pool::new(Profile::Balanced);
+    const PAGE: usize = if cfg!(target_arch = "x86_64") { 4096 } else { 64 * 1024 };
+    // Small enough to share a block with others, and with one of its own.
+    for (pages, tag) in [(4, Tag::Other), (40, Tag::Kv)] {
+        let mut x = pool.zeroed::<u16>(pages * PAGE / 2, tag).unwrap();
+        x.fill(7);
+        let gone = x.discard(10..PAGE);
+        assert!(gone <= PAGE && gone.is_multiple_of(PAGE));
+        assert_eq!(x.iter().filter(|x| **x == 0).count(), gone / 2);
+        assert_eq!(x.discard(0..10) + x.discard(5..5), 0);
+        assert!(x[PAGE..].iter().all(|x| *x == 7));
+        #[allow(clippy::reversed_empty_ranges, reason = "it must not matter")]
+        let backwards = x.discard(9..5) + x.discard(0..pages * PAGE);
+        assert_eq!(backwards, 0, "ranges that are none");
+    }
 }
 
 #[test]

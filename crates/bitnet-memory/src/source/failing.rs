@@ -4,13 +4,14 @@ use super::{Block, HostBlock, Source};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 /// Another source, of which some requests fail. Clones share their counts.
 #[derive(Clone, Debug)]
 pub struct Failing<S> {
     inner: S,
-    nth: usize,
+    /// Requests of these numbers fail.
+    fails: Range<usize>,
     limit_bytes: usize,
     counts: Arc<Counts>,
 }
@@ -19,17 +20,28 @@ pub struct Failing<S> {
 struct Counts {
     requests: AtomicUsize,
     held_bytes: AtomicUsize,
+    healed: AtomicBool,
 }
 
 impl<S> Failing<S> {
     /// Fails the request number `nth` (from 0), and no other.
     pub fn nth(inner: S, nth: usize) -> Self {
-        Self { inner, nth, limit_bytes: usize::MAX, counts: Arc::default() }
+        Self { inner, fails: nth..nth.saturating_add(1), limit_bytes: usize::MAX, counts: Arc::default() }
+    }
+
+    /// Fails the request number `nth` (from 0) and all behind it, until somebody [heals](Self::heal) it.
+    pub fn from(inner: S, nth: usize) -> Self {
+        Self { inner, fails: nth..usize::MAX, limit_bytes: usize::MAX, counts: Arc::default() }
+    }
+
+    /// From now on no request fails because of its number.
+    pub fn heal(&self) {
+        self.counts.healed.store(true, Relaxed);
     }
 
     /// Fails requests that would make blocks of more than so many bytes exist at once.
     pub fn above(inner: S, limit_bytes: usize) -> Self {
-        Self { inner, nth: usize::MAX, limit_bytes, counts: Arc::default() }
+        Self { inner, fails: 0..0, limit_bytes, counts: Arc::default() }
     }
 
     /// Requests so far, those that failed included.
@@ -62,7 +74,8 @@ impl<S: Source> Source for Failing<S> {
     }
 
     fn allocate(&self, bytes: usize) -> Option<Self::Block> {
-        if self.counts.requests.fetch_add(1, Relaxed) == self.nth {
+        let request = self.counts.requests.fetch_add(1, Relaxed);
+        if self.fails.contains(&request) && !self.counts.healed.load(Relaxed) {
             return None;
         }
         let inner = self.inner.allocate(bytes)?;

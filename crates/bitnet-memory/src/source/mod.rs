@@ -2,6 +2,7 @@
 
 mod failing;
 mod heap;
+mod host;
 mod pages;
 mod resident;
 #[cfg(test)]
@@ -9,6 +10,7 @@ mod tests;
 
 pub use failing::{Failing, Limited};
 pub use heap::{Heap, HeapBlock};
+pub use host::{AnyBlock, Host};
 pub use pages::{Pages, PagesBlock};
 pub use resident::Resident;
 use std::ops::Range;

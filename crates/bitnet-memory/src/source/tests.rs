@@ -20,6 +20,8 @@ fn blocks_are_what_the_trait_says() {
     check(&Pages { huge_from_bytes: usize::MAX });
     check(&Failing::nth(Heap, 1000));
     check(&Resident(Pages::default()));
+    check(&Host::new(Heap));
+    check(&Host::new(Pages::default()));
 }
 
 #[test]
@@ -41,6 +43,11 @@ fn requests_fail_where_they_are_told_to() {
     assert_eq!(source.requests(), 3);
     drop(first);
     assert_eq!(source.held_bytes(), 0);
+
+    let source = Failing::from(Heap, 1);
+    assert!(source.allocate(64).is_some() && source.allocate(64).is_none() && source.allocate(64).is_none());
+    source.heal();
+    assert!(source.allocate(64).is_some());
 
     let source = Failing::above(Heap, 128);
     let first = source.allocate(128);

@@ -5,7 +5,7 @@ mod tests;
 
 use crate::error::OutOfMemory;
 use crate::pool::{Piece, Pool};
-use crate::source::{ALIGN, HostBlock, Pages, Source};
+use crate::source::{ALIGN, Host, HostBlock, Source};
 use crate::tag::Tag;
 use bytemuck::Pod;
 use std::cell::{Cell, RefCell};
@@ -42,13 +42,13 @@ const LEAST: usize = 64 << 10;
 /// drop(step);
 /// x[0] = 1.0;
 /// ```
-pub struct Region<S: Source<Block: HostBlock> = Pages> {
+pub struct Region<S: Source<Block: HostBlock> = Host> {
     pieces: Vec<Piece<S>>,
     tag: Tag,
 }
 
 /// A step: hands out memory until it ends.
-pub struct Step<'r, S: Source<Block: HostBlock> = Pages> {
+pub struct Step<'r, S: Source<Block: HostBlock> = Host> {
     region: RefCell<&'r mut Region<S>>,
     pool: &'r Pool<S>,
     /// Bytes of the last piece that are handed out.

@@ -148,6 +148,10 @@ pub(crate) struct PieceCount {
     pub(crate) put: u64,
     /// Bytes that were asked for, of pieces in use.
     pub(crate) asked: i64,
+    /// The most that they were when all were told, which is the case whenever the source has to make one.
+    pub(crate) peak: i64,
+    /// Of the pieces that were taken, those that only the source had.
+    pub(crate) made: u64,
 }
 
 impl PieceCount {
@@ -155,6 +159,7 @@ impl PieceCount {
         self.taken += taken / ONE;
         self.put += put / ONE;
         self.asked += (taken % ONE) as i64 - (put % ONE) as i64;
+        self.peak = self.peak.max(self.asked);
     }
 }
 
@@ -175,6 +180,15 @@ impl Counts {
         *taken >> 63 != 0
     }
 
+    /// Of pieces of a class and a tag, the one that was taken last was made for it: only the source had the memory.
+    #[cold]
+    pub(crate) fn made(&mut self, class: usize, tag: Tag) {
+        let count = &mut self.gauges.pieces()[tag as usize][class];
+        // More of them than before were in use at no other time.
+        count.add(std::mem::take(&mut self.recent[class][tag as usize]));
+        count.made += 1;
+    }
+
     /// It is put back.
     #[inline(always)]
     pub(crate) fn put(&mut self, class: usize, asked: usize, tag: Tag) -> bool {
@@ -192,6 +206,7 @@ impl Counts {
         let count = &mut self.gauges.pieces()[tag as usize][class];
         count.taken += 1;
         count.asked += asked as i64;
+        count.peak = count.peak.max(count.asked);
     }
 
     /// It is put back.

@@ -44,6 +44,10 @@ pub struct ClassUse {
     pub used: u64,
     /// Bytes that were asked for, of pieces in use.
     pub asked_bytes: usize,
+    /// The most that they were: not less, and more where threads took their most at different times.
+    pub peak_bytes: usize,
+    /// How many of the pieces that were taken only the source had.
+    pub source_requests: u64,
 }
 
 /// What memory is for.
@@ -57,6 +61,10 @@ pub struct TagUse {
     pub used: u64,
     /// Bytes that were asked for, of pieces in use.
     pub asked_bytes: usize,
+    /// The most that they were: not less, and more where threads took their most at different times.
+    pub peak_bytes: usize,
+    /// How many of the pieces that were taken only the source had.
+    pub source_requests: u64,
     /// How long pieces were in use; from `detailed` on, and a sample of them where the pool learns.
     pub lifetimes: Option<Lifetimes>,
 }
@@ -108,6 +116,8 @@ impl Snapshot {
                 taken,
                 used: taken.saturating_sub(of().map(|c| c.put).sum()),
                 asked_bytes: bytes(of().map(|c| c.asked).sum()),
+                peak_bytes: bytes(of().map(|c| c.peak).sum()),
+                source_requests: of().map(|c| c.made).sum(),
             })
         };
         let tag = |tag: Tag| {
@@ -118,6 +128,8 @@ impl Snapshot {
                 taken,
                 used: taken.saturating_sub(of().map(|c| c.put).sum()),
                 asked_bytes: bytes(of().map(|c| c.asked).sum()),
+                peak_bytes: bytes(of().map(|c| c.peak).sum()),
+                source_requests: of().map(|c| c.made).sum(),
                 lifetimes: Lifetimes::of(&lifetimes[tag as usize]),
             })
         };

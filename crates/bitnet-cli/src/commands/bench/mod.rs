@@ -23,8 +23,10 @@ use bitnet_model::ModelConfig;
 use clap::Args;
 use counts::{Counts, Pair};
 use limit::Probes;
+use memory::{Level, pool};
 use report::{Form, Report, Row};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use test::{Sample, Sizes, Test};
 use together::{Load, Together};
@@ -37,7 +39,8 @@ Examples:
   bitnet bench model.gguf
   bitnet bench model.gguf -p 128,512 -n 64 -r 3 -t 1,2 -o json
   bitnet bench model.gguf -p 0 -n 64 -d 0,4096 --roofline
-  bitnet bench model.gguf -p 128 -n 64 --concurrency 1,4,16")]
+  bitnet bench model.gguf -p 128 -n 64 --concurrency 1,4,16
+  bitnet bench model.gguf -p 0 -n 64 --memory=detailed")]
 pub struct Bench {
     #[command(flatten)]
     model: ModelPath,
@@ -72,6 +75,10 @@ pub struct Bench {
     /// Between the repetitions, measure what memory and the best int8 instruction allow, and print each row's share of it
     #[arg(long)]
     roofline: bool,
+    /// Print what the model's memory was asked for, by what it is for and by size; LEVEL says how much is counted on the way: off,
+    /// minimal, standard, detailed or debug [default: standard]
+    #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_missing_value = "standard")]
+    memory: Option<Level>,
     /// Tokens of one prefill step are the smaller of this ...
     #[arg(
         short,
@@ -166,10 +173,11 @@ impl Bench {
             for sizes in &sizes {
                 for test in &tests {
                     let what = (*setup, *sizes, *test);
-                    let row = self.measure((&mut model, start), what, probes.as_ref(), &mut || {
+                    let mut row = self.measure((&mut model, start), what, probes.as_ref(), &mut || {
                         done += 1;
                         progress.at(done, all);
                     })?;
+                    row.memory = self.memory.map(|_| model.memory().snapshot());
                     report.row(row)?;
                 }
             }
@@ -181,7 +189,7 @@ impl Bench {
     fn options(&self, setup: Setup, context: usize, cache: Option<usize>) -> OpenOptions {
         let (isa, Setup { device, threads, kernel, .. }) = (self.isa, setup);
         OpenOptions {
-            device: DeviceOptions { device, isa, threads, kernel, skip: None },
+            device: DeviceOptions { device, isa, threads, kernel, skip: None, memory: self.memory.map(pool) },
             load: LoadOptions {
                 act: self.act.map(Into::into),
                 context: Some(context),
@@ -235,6 +243,7 @@ impl Bench {
                 let test = Test { prompt: load.prompt, answer: load.answer, depth: 0 };
                 let time = jiff::Timestamp::now();
                 let mut row = Row::new((&model, start), (*setup, *sizes, test), time, Vec::new(), None);
+                let memory = Arc::clone(model.memory());
                 let mut engine = model.into_engine(EngineOptions {
                     budget: sizes.step().max(load.requests),
                     seats: load.requests,
@@ -252,6 +261,7 @@ impl Bench {
                     progress.at(done, all);
                 }
                 row.answered(together);
+                row.memory = self.memory.map(|_| memory.snapshot());
                 report.row(row)?;
             }
         }

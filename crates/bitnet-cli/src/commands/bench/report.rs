@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use bitnet_cpu::{Roofline, processor_name};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::{DeviceInfo, Model};
+use bitnet_memory::Snapshot;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -42,6 +43,8 @@ pub struct Row {
     /// Resident bytes at most, without those of the probes.
     pub(super) peak_bytes: Option<u64>,
     pub(super) limit: Option<Limit>,
+    /// What the model's pool had counted behind the row.
+    pub(super) memory: Option<Snapshot>,
 }
 
 /// Mean and sample standard deviation.
@@ -76,6 +79,7 @@ impl Row {
             together: None,
             peak_bytes: memory::peak_bytes().map(|peak| peak.saturating_sub(probes)),
             limit,
+            memory: None,
         }
     }
 
@@ -236,6 +240,9 @@ impl Report {
             let list = |of: fn(&super::limit::Rates) -> f64| limit.rates.iter().map(of).collect::<Vec<_>>();
             object.insert("samples_read_bytes_per_s".to_owned(), json!(list(|r| r.read_bytes.round())));
             object.insert("samples_int8_ops_per_s".to_owned(), json!(list(|r| r.int8_ops.round())));
+        }
+        if let Some(memory) = &row.memory {
+            object.insert("memory".to_owned(), json!(memory));
         }
         Value::Object(object)
     }

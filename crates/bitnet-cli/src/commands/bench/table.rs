@@ -1,15 +1,16 @@
 //! The table of `-o md`.
 
+use super::memory;
 use super::report::{Row, billions, statistics};
 use super::together::Together;
 use std::io::{Result, Write};
 use std::time::Duration;
 
 /// A column: its title, whether numbers stand in it, and its cells.
-struct Column {
-    title: &'static str,
-    right: bool,
-    cells: Vec<String>,
+pub(super) struct Column {
+    pub(super) title: &'static str,
+    pub(super) right: bool,
+    pub(super) cells: Vec<String>,
 }
 
 /// Writes rows; columns that llama-bench shows only where they say something are left out where all rows have the default.
@@ -72,10 +73,13 @@ pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl
     }
     lines(&columns, rows.len(), out)?;
     starts(rows, out)?;
-    limits(rows, out)
+    limits(rows, out)?;
+    // Each model's, once all of its rows are measured.
+    let last = rows.chunk_by(|a, b| a.start == b.start).filter_map(|rows| rows.last()?.memory.as_ref());
+    last.into_iter().try_for_each(|of_model| memory::write(of_model, out))
 }
 
-fn lines(columns: &[Column], rows: usize, out: &mut impl Write) -> Result<()> {
+pub(super) fn lines(columns: &[Column], rows: usize, out: &mut impl Write) -> Result<()> {
     let width = |c: &Column| {
         let cells = c.cells.iter().map(|cell| cell.chars().count());
         cells.chain([c.title.len(), 3]).max().unwrap_or(0)
@@ -150,7 +154,7 @@ fn limits(rows: &[Row], out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     match bytes as f64 / f64::from(1 << 20) {
         mebibytes if mebibytes < 1024.0 => format!("{mebibytes:.2} MiB"),
         mebibytes => format!("{:.2} GiB", mebibytes / 1024.0),

@@ -9,7 +9,7 @@ const CHUNK: usize = 8;
 
 /// The segments of one row become its output (rule 11).
 pub(super) struct Merge<'a> {
-    pub(super) partials: &'a Partials,
+    pub(super) partials: Partials<'a>,
     /// Rows of the partials, and which of them this is.
     pub(super) rows: usize,
     pub(super) row: usize,
@@ -24,12 +24,12 @@ impl Kernel for Merge<'_> {
         let width = self.out.len().div_ceil(16);
         let mut max = f32::NEG_INFINITY;
         for segment in self.segments.clone() {
-            let m = self.partials.stats[self.part(segment)].0;
+            let m = self.partials.stats[self.part(segment)][0];
             max = if m > max { m } else { max };
         }
         let mut total = l.splat(0.0);
         for segment in self.segments.clone() {
-            let sum = l.splat(self.partials.stats[self.part(segment)].1);
+            let sum = l.splat(self.partials.stats[self.part(segment)][1]);
             total = l.fma(sum, self.weight(l, segment, max), total);
         }
         for first in (0..width).step_by(CHUNK) {
@@ -61,6 +61,6 @@ impl Merge<'_> {
     /// What a segment counts. No closure: that would be compiled without the instruction set.
     #[inline(always)]
     fn weight<L: Lanes>(&self, l: L, segment: usize, max: f32) -> L::F {
-        l.exp(l.splat(self.partials.stats[self.part(segment)].0 - max))
+        l.exp(l.splat(self.partials.stats[self.part(segment)][0] - max))
     }
 }

@@ -15,14 +15,16 @@ mod widen;
 
 use crate::Isa;
 use crate::kv::{self, KvCache, Store};
+use crate::layout::Line;
+use crate::memory::{self, OutOfMemory, Scratch};
 use crate::pool::{Pool, Shares};
 use crate::simd::dispatch;
 use ahead::Ahead;
 use bitnet_core::{KV_BLOCK, KvSpan};
 use bitnet_quant::spec::SEGMENT;
+use bytemuck::{Pod, Zeroable};
 use merge::Merge;
-use segment::{Arrange, Over, ROWS, Segment, Weights};
-use std::cell::RefCell;
+use segment::{Arrange, Over, ROWS, Sees, Segment, Weights};
 use std::ops::Range;
 use widen::Wide;
 
@@ -34,42 +36,23 @@ const FEWEST: usize = 4;
 /// Pieces of work that a thread has where there is enough of it, so that all end together.
 const PIECES: usize = 8;
 
-/// What [`attend`] uses and leaves behind for the next step.
-#[derive(Default)]
-pub(crate) struct Partials {
+/// What segments give.
+#[derive(Clone, Copy)]
+pub(crate) struct Partials<'a> {
     /// `[segments][rows][d padded to 16]`: weighted values.
-    values: Vec<[f32; 16]>,
+    values: &'a [[f32; 16]],
     /// `[segments][rows]`: maximum score and sum of weights.
-    stats: Vec<(f32, f32)>,
-}
-
-impl Partials {
-    fn resize(&mut self, parts: usize, width: usize) {
-        self.values.resize(parts * width, [0.0; 16]);
-        self.stats.resize(parts, (0.0, 0.0));
-    }
-}
-
-/// What a thread keeps between pieces of work.
-#[derive(Default)]
-struct Local {
-    partials: Partials,
-    room: Room,
+    stats: &'a [[f32; 2]],
 }
 
 /// What goes into a [`Segment`].
-#[derive(Default)]
-struct Room {
+struct Room<'a> {
     /// The queries of a unit, made by [`Arrange`].
-    q: Vec<f32>,
+    q: &'a mut [f32],
     /// Which of a segment's positions each of them sees.
-    sees: Vec<Range<usize>>,
-    p: Vec<Weights>,
-    wide: Wide,
-}
-
-thread_local! {
-    static LOCAL: RefCell<Local> = RefCell::default();
+    sees: &'a mut [Sees],
+    p: &'a mut [Weights],
+    wide: Wide<'a>,
 }
 
 /// `out [m, heads * d]`: every query of `qkv [m, cols]` over the earlier positions of its sequence and its own; with a window, over
@@ -82,10 +65,10 @@ pub(crate) fn attend(
     cache: &KvCache,
     layer: usize,
     (spans, window): (&[KvSpan<'_>], Option<usize>),
-    partials: &mut Partials,
+    scratch: &Scratch<'_>,
     out: &mut [f32],
-) {
-    Step { isa, pool, qkv, cache, first: cache.first_head(layer), spans, window }.run(partials, out);
+) -> Result<(), OutOfMemory> {
+    Step { isa, pool, qkv, cache, first: cache.first_head(layer), spans, window }.run(scratch, out)
 }
 
 /// What is attended to.
@@ -101,7 +84,17 @@ struct Step<'a> {
     window: Option<usize>,
 }
 
-/// Neighbouring tokens of a span.
+/// Neighbouring tokens of a span, by its number.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Part {
+    span: u32,
+    first: u32,
+    row: u32,
+    count: u32,
+}
+
+/// The same, with their span.
 #[derive(Clone, Copy)]
 struct Tokens<'a> {
     span: &'a KvSpan<'a>,
@@ -132,7 +125,7 @@ struct Unit<'a> {
 }
 
 impl Step<'_> {
-    fn run(&self, partials: &mut Partials, out: &mut [f32]) {
+    fn run(&self, scratch: &Scratch<'_>, out: &mut [f32]) -> Result<(), OutOfMemory> {
         let (spans, threads) = (self.spans, self.pool.threads());
         let heads = self.cache.spec.shape.kv_heads;
         let total: usize = spans.iter().map(|span| span.len).sum();
@@ -140,29 +133,36 @@ impl Step<'_> {
         while most > FEWEST && total * heads < most * threads * PIECES {
             most /= 2;
         }
-        let mut all = Vec::new();
-        let mut row = 0;
-        for span in spans {
-            let tokens = (0..span.len).step_by(most);
-            all.extend(tokens.map(|first| Tokens {
-                span,
-                first,
-                row: row + first,
-                count: most.min(span.len - first),
-            }));
+        let all = scratch.buffer::<Part>(spans.iter().map(|span| span.len.div_ceil(most)).sum())?;
+        let (mut parts, mut row) = (all.iter_mut(), 0);
+        for (number, span) in spans.iter().enumerate() {
+            for (first, part) in (0..span.len).step_by(most).zip(&mut parts) {
+                let count = most.min(span.len - first);
+                let [span, first, row, count] = [number, first, row + first, count].map(|n| n as u32);
+                *part = Part { span, first, row, count };
+            }
             row += span.len;
         }
         let outputs = Shares::new(out);
-        let units = |tokens: &[Tokens<'_>]| tokens.len() * heads;
-        if units(&all) >= 2 * threads || spans.iter().all(|span| span.end() <= SEGMENT) {
-            return self.share_tokens(&all, &outputs);
+        let units = |parts: &[Part]| parts.len() * heads;
+        if units(all) >= 2 * threads || spans.iter().all(|span| span.end() <= SEGMENT) {
+            return self.share_tokens(all, scratch, &outputs);
         }
-        for tokens in all.chunk_by(|a, b| std::ptr::eq(a.span, b.span)) {
-            match units(tokens) >= 2 * threads || tokens[0].span.end() <= SEGMENT {
-                true => self.share_tokens(tokens, &outputs),
-                false => tokens.iter().for_each(|t| self.share_segments(*t, partials, &outputs)),
+        for parts in all.chunk_by(|a, b| a.span == b.span) {
+            if units(parts) >= 2 * threads || spans[parts[0].span as usize].end() <= SEGMENT {
+                self.share_tokens(parts, scratch, &outputs)?;
+            } else {
+                for part in parts {
+                    self.share_segments(self.tokens(*part), scratch, &outputs)?;
+                }
             }
         }
+        Ok(())
+    }
+
+    fn tokens(&self, part: Part) -> Tokens<'_> {
+        let [first, row, count] = [part.first, part.row, part.count].map(|n| n as usize);
+        Tokens { span: &self.spans[part.span as usize], first, row, count }
     }
 
     /// Query heads that share a key head.
@@ -188,7 +188,7 @@ impl Step<'_> {
     }
 
     /// Takes over the queries of a unit.
-    fn arrange(&self, unit: Unit<'_>, q: &mut Vec<f32>) {
+    fn arrange(&self, unit: Unit<'_>, q: &mut [f32]) {
         let shape = self.cache.spec.shape;
         let query = |i: usize| {
             let (row, head) = self.row(unit, i);
@@ -221,21 +221,20 @@ impl Step<'_> {
         &self,
         (unit, s): (Unit<'_>, usize),
         next: Option<(Unit<'_>, usize)>,
-        room: &mut Room,
+        room: &mut Room<'_>,
         out: &mut [[f32; 16]],
-        stats: &mut [(f32, f32)],
+        stats: &mut [[f32; 2]],
     ) {
         let (cache, head) = (self.cache, self.first + unit.group);
         let blocks = unit.tokens.blocks(s);
         let inside = |position: usize| position.clamp(s * SEGMENT, (s + 1) * SEGMENT) - s * SEGMENT;
-        room.sees.clear();
-        room.sees.extend((0..stats.len()).map(|i| {
-            let Range { start, end } = self.sees(unit.tokens, i);
-            inside(start)..inside(end)
-        }));
-        let next = next.map_or([Ahead::new(0); 2], |(unit, s)| self.ahead(unit, s));
-        room.p.resize(stats.len(), [[0.0; 16]; SEGMENT / 16]);
         let Room { q, sees, p, wide } = room;
+        let (sees, p) = (&mut sees[..stats.len()], &mut p[..stats.len()]);
+        for (i, sees) in sees.iter_mut().enumerate() {
+            let Range { start, end } = self.sees(unit.tokens, i);
+            *sees = Sees { start: inside(start), end: inside(end) };
+        }
+        let next = next.map_or([Ahead::new(0); 2], |(unit, s)| self.ahead(unit, s));
         let d = cache.spec.shape.head_dim;
         let strides = cache.strides();
         let mut over = Over { d, sees, q, blocks, strides, ahead: next, p, out, stats };
@@ -261,7 +260,7 @@ impl Step<'_> {
         let first = over.sees.iter().fold(SEGMENT, |first, sees| first.min(sees.start)) / KV_BLOCK;
         wide.fill(self.isa, cache, head, blocks, first..blocks.len());
         (over.blocks, over.strides) = (&Wide::BLOCKS, Wide::strides(d));
-        let segment = Segment::<kv::F32, kv::F32> { keys: &wide.keys, values: &wide.values, over };
+        let segment = Segment::<kv::F32, kv::F32> { keys: wide.keys, values: wide.values, over };
         dispatch(self.isa, segment);
     }
 
@@ -271,7 +270,7 @@ impl Step<'_> {
         &self,
         unit: Unit<'_>,
         i: usize,
-        (partials, rows, index): (&Partials, usize, usize),
+        (partials, rows, index): (Partials<'_>, usize, usize),
         outputs: &Shares<'_, f32>,
     ) {
         let shape = self.cache.spec.shape;
@@ -283,62 +282,104 @@ impl Step<'_> {
         dispatch(self.isa, Merge { partials, rows, row: index, segments, out });
     }
 
+    /// Whether keys and values of a segment are widened for so many rows.
+    fn widens(&self, rows: usize) -> bool {
+        let same = std::mem::discriminant(&self.cache.keys) == std::mem::discriminant(&self.cache.values);
+        rows > ROWS || !same
+    }
+
+    /// Lines that a [`Room`] for so many rows takes.
+    fn room_lines(&self, rows: usize) -> usize {
+        let d = self.cache.spec.shape.head_dim;
+        let own = memory::Room::lines::<f32>(rows * d)
+            + memory::Room::lines::<Sees>(rows)
+            + memory::Room::lines::<Weights>(rows);
+        own + if self.widens(rows) { Wide::lines(d) } else { 0 }
+    }
+
+    fn room<'r>(&self, rows: usize, room: &mut memory::Room<'r>) -> Room<'r> {
+        let d = self.cache.spec.shape.head_dim;
+        let (q, sees, p) = (room.take(rows * d), room.take(rows), room.take(rows));
+        Room { q, sees, p, wide: Wide::new(if self.widens(rows) { d } else { 0 }, room) }
+    }
+
     /// Tokens and key heads are shared out among the threads; a thread has all tokens of a key head before it takes the next, so that
     /// keys and values stay in its caches.
-    fn share_tokens(&self, all: &[Tokens<'_>], outputs: &Shares<'_, f32>) {
+    fn share_tokens(
+        &self,
+        all: &[Part],
+        scratch: &Scratch<'_>,
+        outputs: &Shares<'_, f32>,
+    ) -> Result<(), OutOfMemory> {
         let shape = self.cache.spec.shape;
         let width = shape.head_dim.div_ceil(16);
-        self.pool.ranges(all.len() * shape.kv_heads, 1, &|range| {
+        let most = |of: &dyn Fn(Tokens<'_>) -> usize| all.iter().map(|part| of(self.tokens(*part))).max();
+        let most_rows = most(&|tokens| tokens.count).unwrap_or(0) * self.ratio();
+        let most_parts =
+            most(&|tokens| tokens.count * self.segments(tokens).len()).unwrap_or(0) * self.ratio();
+        let lines =
+            most_parts * width + memory::Room::lines::<[f32; 2]>(most_parts) + self.room_lines(most_rows);
+        let room = scratch.buffer::<Line>(lines * self.pool.threads())?;
+        self.pool.ranges_with(room, all.len() * shape.kv_heads, 1, &|room, range| {
+            let mut room = memory::Room::new(room);
+            let values = room.take::<[f32; 16]>(most_parts * width);
+            let stats = room.take::<[f32; 2]>(most_parts);
+            let mut room = self.room(most_rows, &mut room);
             for unit in range {
-                let unit = Unit { tokens: all[unit % all.len()], group: unit / all.len() };
+                let unit = Unit { tokens: self.tokens(all[unit % all.len()]), group: unit / all.len() };
                 let (rows, segments) = (unit.tokens.count * self.ratio(), self.segments(unit.tokens));
-                LOCAL.with_borrow_mut(|Local { partials, room }| {
-                    self.arrange(unit, &mut room.q);
-                    partials.resize(segments.len() * rows, width);
-                    let Partials { values, stats } = &mut *partials;
-                    let outs = values.chunks_exact_mut(rows * width).zip(stats.chunks_exact_mut(rows));
-                    for (s, (out, stats)) in segments.clone().zip(outs) {
-                        let next = (s + 1 < segments.end).then_some((unit, s + 1));
-                        self.segment((unit, s), next, room, out, stats);
-                    }
-                    (0..rows).for_each(|i| self.merge(unit, i, (partials, rows, i), outputs));
-                });
+                self.arrange(unit, room.q);
+                let outs = values.chunks_exact_mut(rows * width).zip(stats.chunks_exact_mut(rows));
+                for (s, (out, stats)) in segments.clone().zip(outs) {
+                    let next = (s + 1 < segments.end).then_some((unit, s + 1));
+                    self.segment((unit, s), next, &mut room, out, stats);
+                }
+                let partials = Partials { values, stats };
+                (0..rows).for_each(|i| self.merge(unit, i, (partials, rows, i), outputs));
             }
         });
+        Ok(())
     }
 
     /// Few queries over many positions: the segments are shared out.
-    fn share_segments(&self, tokens: Tokens<'_>, partials: &mut Partials, outputs: &Shares<'_, f32>) {
+    fn share_segments(
+        &self,
+        tokens: Tokens<'_>,
+        scratch: &Scratch<'_>,
+        outputs: &Shares<'_, f32>,
+    ) -> Result<(), OutOfMemory> {
         let shape = self.cache.spec.shape;
         let width = shape.head_dim.div_ceil(16);
         let (segments, rows) = (self.segments(tokens), tokens.count * self.ratio());
         let all = rows * shape.kv_heads;
-        partials.resize(segments.len() * all, width);
-        let (values, stats) = (Shares::new(&mut partials.values), Shares::new(&mut partials.stats));
+        let values = scratch.buffer::<[f32; 16]>(segments.len() * all * width)?;
+        let stats = scratch.buffer::<[f32; 2]>(segments.len() * all)?;
+        let room = scratch.buffer::<Line>(self.room_lines(rows) * self.pool.threads())?;
+        let (values_out, stats_out) = (Shares::new(values), Shares::new(stats));
         let pieces = segments.len() * shape.kv_heads;
         let piece =
             |i: usize| (Unit { tokens, group: i / segments.len() }, segments.start + i % segments.len());
-        self.pool.ranges(pieces, 1, &|range| {
+        self.pool.ranges_with(room, pieces, 1, &|room, range| {
+            let mut room = self.room(rows, &mut memory::Room::new(room));
             for i in range {
                 let (unit, s) = piece(i);
                 let part = (s - segments.start) * all + unit.group * rows;
                 // SAFETY: every segment of every row is computed once.
                 let (out, stats) =
-                    unsafe { (values.slice(part * width, rows * width), stats.slice(part, rows)) };
+                    unsafe { (values_out.slice(part * width, rows * width), stats_out.slice(part, rows)) };
                 // The next piece is this thread's too, unless another one takes it.
                 let next = (i + 1 < pieces).then(|| piece(i + 1));
-                LOCAL.with_borrow_mut(|Local { room, .. }| {
-                    self.arrange(unit, &mut room.q);
-                    self.segment((unit, s), next, room, out, stats);
-                });
+                self.arrange(unit, room.q);
+                self.segment((unit, s), next, &mut room, out, stats);
             }
         });
-        let partials = &*partials;
+        let partials = Partials { values, stats };
         self.pool.ranges(all, all.div_ceil(self.pool.threads()), &|range| {
             for i in range {
                 self.merge(Unit { tokens, group: i / rows }, i % rows, (partials, all, i), outputs);
             }
         });
+        Ok(())
     }
 }
 

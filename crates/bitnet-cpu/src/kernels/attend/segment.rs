@@ -5,6 +5,7 @@ use crate::kv::KvElement;
 use crate::simd::{Kernel, Lanes};
 use bitnet_core::KV_BLOCK;
 use bitnet_quant::spec::{Q8_BLOCK, SEGMENT};
+use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
 /// Queries that go through a segment together: eight fill 24 of 32 registers, and half of them where there are sixteen.
@@ -23,25 +24,36 @@ pub(super) struct Arrange<'a> {
     pub(super) queries: usize,
     /// A query, `[d]`.
     pub(super) query: &'a dyn Fn(usize) -> &'a [f32],
-    pub(super) out: &'a mut Vec<f32>,
+    pub(super) out: &'a mut [f32],
 }
 
 impl Kernel for Arrange<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        self.out.clear();
-        let mut first = 0;
+        let (mut first, mut out) = (0, self.out);
         while first < self.queries {
             let count = together::<L>(self.queries - first);
             let mut group: [&[f32]; ROWS] = [&[]; ROWS];
             for (r, q) in group[..count].iter_mut().enumerate() {
                 *q = (self.query)(first + r);
             }
-            (0..group[0].len()).for_each(|i| self.out.extend(group[..count].iter().map(|q| q[i])));
+            let (own, rest) = out.split_at_mut(count * group[0].len());
+            for (i, out) in own.chunks_exact_mut(count).enumerate() {
+                out.iter_mut().zip(&group).for_each(|(out, q)| *out = q[i]);
+            }
+            out = rest;
             first += count;
         }
     }
+}
+
+/// Positions of a segment, from one to before another.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Sees {
+    pub(super) start: usize,
+    pub(super) end: usize,
 }
 
 /// Queries over one segment, whatever keys and values are.
@@ -49,7 +61,7 @@ pub(super) struct Over<'a> {
     /// Elements of a head.
     pub(super) d: usize,
     /// `[queries]`: which of the segment's positions each of them sees; may be none.
-    pub(super) sees: &'a [Range<usize>],
+    pub(super) sees: &'a [Sees],
     /// Made by [`Arrange`].
     pub(super) q: &'a [f32],
     /// The blocks that hold the segment's positions.
@@ -63,7 +75,7 @@ pub(super) struct Over<'a> {
     /// `[queries][d padded to 16]`.
     pub(super) out: &'a mut [[f32; 16]],
     /// `[queries]`.
-    pub(super) stats: &'a mut [(f32, f32)],
+    pub(super) stats: &'a mut [[f32; 2]],
 }
 
 /// Queries that share keys and values.
@@ -85,7 +97,7 @@ impl<K: KvElement, V: KvElement> Kernel for Segment<'_, K, V> {
         }
         let rows = self.over.sees.iter().zip(&mut *self.over.p).zip(&mut *self.over.stats);
         for ((sees, p), stats) in rows {
-            *stats = weights(l, sees.clone(), p);
+            *stats = weights(l, *sees, p);
         }
         self.over.out.fill([0.0; 16]);
         for block in 0..self.over.blocks.len() {
@@ -290,10 +302,10 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
 
 /// Turns the scores of what a query sees into weights; returns the maximum and the sum.
 #[inline(always)]
-fn weights<L: Lanes>(l: L, sees: Range<usize>, p: &mut Weights) -> (f32, f32) {
-    if sees.is_empty() {
+fn weights<L: Lanes>(l: L, sees: Sees, p: &mut Weights) -> [f32; 2] {
+    if sees.start >= sees.end {
         *p = [[0.0; 16]; SEGMENT / 16];
-        return (f32::NEG_INFINITY, 0.0);
+        return [f32::NEG_INFINITY, 0.0];
     }
     // The weight of what it does not see is +0, and adding that changes no sum.
     p.as_flattened_mut()[..sees.start].fill(f32::NEG_INFINITY);
@@ -309,5 +321,5 @@ fn weights<L: Lanes>(l: L, sees: Range<usize>, p: &mut Weights) -> (f32, f32) {
         sum = l.add(sum, e);
         l.store(e, p);
     }
-    (max, l.fold(sum))
+    [max, l.fold(sum)]
 }

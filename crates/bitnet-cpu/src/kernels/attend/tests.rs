@@ -1,8 +1,9 @@
 //! Rotation, cache and attention against the specification.
 
-use super::{Partials, attend};
+use super::attend;
 use crate::kernels::rope::rope_append;
 use crate::kv::KvCache;
+use crate::memory::alone;
 use crate::testing::{Noise, for_each_isa_and_pool};
 use bitnet_core::{AttentionShape, KV_BLOCK, KvSpan, KvSpec, KvType, RopeRows};
 use bitnet_quant::spec;
@@ -62,8 +63,7 @@ fn check_window(
         let spec = KvSpec { layers: 2, shape, capacity: 2 * n.next_multiple_of(KV_BLOCK), key, value };
         let (here, there): (Vec<u32>, Vec<u32>) =
             ((0..blocks).rev().map(|b| 2 * b).collect(), (0..blocks).map(|b| 2 * b + 1).collect());
-        let mut cache = KvCache::new(spec).unwrap();
-        let mut partials = Partials::default();
+        let mut cache = KvCache::new(pool.memory(), spec).unwrap();
         for start in (0..n).step_by(step) {
             let end = n.min(start + step);
             let spans = [
@@ -81,9 +81,11 @@ fn check_window(
             };
             let rope = RopeRows { cos: &angles(&cos), sin: &angles(&sin) };
             let mut rows: Vec<f32> = positions().flat_map(|p| qkv[p * cols..][..cols].to_vec()).collect();
-            rope_append(isa, pool, &mut rows, rope, &mut cache, 1, spans);
             let mut out = vec![f32::NAN; rows.len() / cols * shape.heads * d];
-            attend(isa, pool, &rows, &cache, 1, (spans, window), &mut partials, &mut out);
+            alone(pool.memory(), |scratch| {
+                rope_append(pool, &mut rows, rope, &mut cache, 1, spans, scratch)?;
+                attend(isa, pool, &rows, &cache, 1, (spans, window), scratch, &mut out)
+            });
             let positions: Vec<usize> = positions().collect();
             for (i, got) in out.chunks(d).enumerate() {
                 let (p, head) = (positions[i / shape.heads], i % shape.heads);

@@ -2,21 +2,32 @@
 
 use crate::Isa;
 use crate::kv::{self, KvCache, KvElement, Store};
+use crate::memory::Room;
 use crate::simd::{Kernel, Lanes, dispatch};
 use bitnet_core::KV_BLOCK;
 use bitnet_quant::spec::{Q8_BLOCK, SEGMENT};
 use std::ops::Range;
 
 /// A segment of one head that was widened.
-#[derive(Default)]
-pub(super) struct Wide {
+pub(super) struct Wide<'a> {
     /// `[tiles][d][16]`.
-    pub(super) keys: Vec<f32>,
+    pub(super) keys: &'a mut [f32],
     /// `[positions][d padded to 16]`.
-    pub(super) values: Vec<f32>,
+    pub(super) values: &'a mut [f32],
 }
 
-impl Wide {
+impl<'a> Wide<'a> {
+    /// Lines of room for heads of `d` elements.
+    pub(super) fn lines(d: usize) -> usize {
+        Room::lines::<f32>(SEGMENT * d) + Room::lines::<f32>(SEGMENT * d.next_multiple_of(16))
+    }
+
+    /// Room for a segment of heads of `d` elements.
+    pub(super) fn new(d: usize, room: &mut Room<'a>) -> Self {
+        let (keys, values) = (room.take(SEGMENT * d), room.take(SEGMENT * d.next_multiple_of(16)));
+        Self { keys, values }
+    }
+
     /// The blocks of a segment that lies alone.
     pub(super) const BLOCKS: [u32; SEGMENT / KV_BLOCK] = [0, 1, 2, 3];
 
@@ -36,8 +47,6 @@ impl Wide {
     ) {
         let d = cache.spec.shape.head_dim;
         let (key, value) = (cache.key, cache.value);
-        self.keys.resize(SEGMENT * d, 0.0);
-        self.values.resize(SEGMENT * d.next_multiple_of(16), 0.0);
         for i in wanted {
             let at = blocks[i] as usize * cache.heads() + head;
             let (keys, values) = (at * key..(at + 1) * key, at * value..(at + 1) * value);

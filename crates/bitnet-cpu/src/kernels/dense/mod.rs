@@ -4,6 +4,7 @@ mod formats;
 
 use crate::Isa;
 use crate::kernels::norm::padded;
+use crate::memory::{OutOfMemory, Scratch};
 use crate::pool::Pool;
 use crate::simd::{Kernel, Lanes, dispatch};
 use bitnet_core::{DenseMatrix, DenseType};
@@ -41,6 +42,8 @@ struct Dot<'a> {
     rows: Which<'a>,
     x: &'a [f32],
     m: usize,
+    /// Room for [`ROWS`] rows, where there are several tokens.
+    room: &'a mut [f32],
     y: &'a mut [f32],
 }
 
@@ -124,9 +127,9 @@ impl Dot<'_> {
     /// For several tokens, rows are dequantized once.
     #[inline(always)]
     fn tiles<L: Lanes, R: RowFormat>(self, l: L) {
-        let Self { w, rows, x, m, y } = self;
+        let Self { w, rows, x, m, room, y } = self;
         let k = w.cols();
-        let mut weights = vec![0.0; ROWS * k];
+        let weights = &mut room[..ROWS * k];
         for (i, y) in y.chunks_mut(ROWS * m).enumerate() {
             let last = y.len() / m - 1;
             for (r, out) in weights.chunks_exact_mut(k).enumerate() {
@@ -135,12 +138,12 @@ impl Dot<'_> {
             let mut t = 0;
             if L::REGISTERS >= 32 {
                 while t + TOKENS <= m {
-                    put(y, m, t, &tile::<L, TOKENS>(l, &weights, &x[t * k..], k));
+                    put(y, m, t, &tile::<L, TOKENS>(l, weights, &x[t * k..], k));
                     t += TOKENS;
                 }
             }
             for t in t..m {
-                put(y, m, t, &tile::<L, 1>(l, &weights, &x[t * k..], k));
+                put(y, m, t, &tile::<L, 1>(l, weights, &x[t * k..], k));
             }
         }
     }
@@ -170,29 +173,40 @@ impl Kernel for Dot<'_> {
 }
 
 /// `y[m, n] = x[m, k] * w[n, k]^T`.
-pub(crate) fn dense_linear(isa: Isa, pool: &Pool, w: &DenseMatrix, x: &[f32], m: usize, y: &mut [f32]) {
+pub(crate) fn dense_linear(
+    isa: Isa,
+    pool: &Pool,
+    w: &DenseMatrix,
+    x: &[f32],
+    m: usize,
+    scratch: &Scratch<'_>,
+    y: &mut [f32],
+) -> Result<(), OutOfMemory> {
     let n = w.rows();
+    let rows = |i: usize| Which::From(i * PIECE);
     if m == 1 {
-        pool.chunks_mut(y, PIECE, &|i, y| dispatch(isa, Dot { w, rows: Which::From(i * PIECE), x, m, y }));
-        return;
+        pool.chunks_mut(y, PIECE, &|i, y| dispatch(isa, Dot { w, rows: rows(i), x, m, room: &mut [], y }));
+        return Ok(());
     }
     // Each row of weights is read once for all tokens, so the product comes out transposed.
-    let mut transposed = vec![0.0; n * m];
-    pool.chunks_mut(&mut transposed, PIECE * m, &|i, y| {
-        dispatch(isa, Dot { w, rows: Which::From(i * PIECE), x, m, y })
+    let transposed = scratch.buffer(n * m)?;
+    let room = scratch.buffer::<f32>((ROWS * w.cols()).next_multiple_of(16) * pool.threads())?;
+    pool.chunks_with(room, transposed, PIECE * m, &|room, i, y| {
+        dispatch(isa, Dot { w, rows: rows(i), x, m, room, y })
     });
     pool.chunks_mut(y, n, &|t, y| {
         for (row, y) in y.iter_mut().enumerate() {
             *y = transposed[row * m + t];
         }
     });
+    Ok(())
 }
 
 /// `y[i] = w[ids[i], k] * x[k]`, for single rows of one token.
 pub(crate) fn dense_rows(isa: Isa, pool: &Pool, w: &DenseMatrix, ids: &[u32], x: &[f32], y: &mut [f32]) {
     pool.chunks_mut(y, ROWS, &|i, y| {
         let rows = Which::Ids(&ids[i * ROWS..][..y.len()]);
-        dispatch(isa, Dot { w, rows, x, m: 1, y });
+        dispatch(isa, Dot { w, rows, x, m: 1, room: &mut [], y });
     });
 }
 
@@ -244,6 +258,7 @@ pub(crate) fn row(isa: Isa, w: &DenseMatrix, row: usize, out: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::alone;
     use crate::testing::{Noise, for_each_isa_and_pool};
     use bitnet_quant::{dense::dequantize_row, spec};
 
@@ -286,7 +301,7 @@ mod tests {
                     let w = random(dtype, n, k);
                     let x = Noise(9).floats(m * k, 2.0);
                     let mut got = vec![f32::NAN; m * n];
-                    dense_linear(isa, pool, &w, &x, m, &mut got);
+                    alone(pool.memory(), |scratch| dense_linear(isa, pool, &w, &x, m, scratch, &mut got));
                     for (i, got) in got.iter().enumerate() {
                         let (t, row) = (i / n, i % n);
                         let mut weights = vec![0.0; k];

@@ -46,6 +46,7 @@ pub(crate) fn add_scaled(
 mod tests {
     use super::*;
     use crate::kernels::dense::dense_linear;
+    use crate::memory::alone;
     use crate::testing::{Noise, for_each_isa_and_pool};
     use bitnet_core::{DenseMatrix, DenseType};
     use bitnet_quant::spec;
@@ -67,8 +68,10 @@ mod tests {
                     spec::add_low_rank(&a, &b, 0.3, x, &mut y[first..first + n]);
                 }
                 let (mut inner, mut sum) = (vec![0.0; m * r], vec![0.0; m * n]);
-                dense_linear(isa, pool, &dense(&a, r), &x, m, &mut inner);
-                dense_linear(isa, pool, &dense(&b, n), &inner, m, &mut sum);
+                alone(pool.memory(), |scratch| {
+                    dense_linear(isa, pool, &dense(&a, r), &x, m, scratch, &mut inner)?;
+                    dense_linear(isa, pool, &dense(&b, n), &inner, m, scratch, &mut sum)
+                });
                 add_scaled(isa, pool, &sum, n, 0.3, (&mut got, cols, first));
                 assert_eq!(got, want, "{isa} {m} {n} {k} {r}");
             }

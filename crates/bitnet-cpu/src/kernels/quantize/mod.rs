@@ -2,21 +2,39 @@
 
 use crate::Isa;
 use crate::kernels::norm::padded;
+use crate::memory::{OutOfMemory, Scratch};
 use crate::pool::{Pool, Shares, at_least};
 use crate::simd::{Kernel, Lanes, dispatch};
 
 /// Int8 activations of `m` tokens.
+#[derive(Clone, Copy)]
+pub(crate) struct Int8<'a> {
+    /// `[m, stride]`, every token padded with zeros.
+    pub(crate) q: &'a [i8],
+    /// Elements a token takes in `q`.
+    pub(crate) stride: usize,
+    /// `[m]`: what an integer is multiplied with to be real again.
+    pub(crate) d: &'a [f32],
+    /// `[m]`: sums of the integers.
+    pub(crate) sums: &'a [i32],
+}
+
+/// The same in memory of its own, which is kept for the next ones.
 #[derive(Default)]
 pub(crate) struct Quantized {
-    /// `[m, stride]`, every token padded with zeros; behind them what an earlier product left.
+    /// What an earlier product left lies behind the tokens.
     pub(crate) q: Vec<i8>,
-    /// Elements a token takes in `q`, and how many of them are its own.
     pub(crate) stride: usize,
+    /// Elements of a token that are its own.
     pub(crate) k: usize,
-    /// `[m]`: what an integer is multiplied with to be real again.
     pub(crate) d: Vec<f32>,
-    /// `[m]`: sums of the integers.
     pub(crate) sums: Vec<i32>,
+}
+
+impl Quantized {
+    pub(crate) fn int8(&self) -> Int8<'_> {
+        Int8 { q: &self.q, stride: self.stride, d: &self.d, sums: &self.sums }
+    }
 }
 
 struct QuantizeRow<'a> {
@@ -25,7 +43,7 @@ struct QuantizeRow<'a> {
 }
 
 impl Kernel for QuantizeRow<'_> {
-    /// What [`Quantized`] has of a token as `d` and in `sums`.
+    /// What [`Int8`] has of a token as `d` and in `sums`.
     type Output = (f32, i32);
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> (f32, i32) {
@@ -57,23 +75,52 @@ impl Kernel for QuantizeRow<'_> {
     }
 }
 
+/// Quantizes `x [m, k]` for an operation.
+pub(crate) fn int8<'s>(
+    isa: Isa,
+    pool: &Pool,
+    x: &[f32],
+    k: usize,
+    scratch: &'s Scratch<'_>,
+) -> Result<Int8<'s>, OutOfMemory> {
+    let (m, stride) = (x.len() / k, stride(k));
+    let (q, d, sums) = (scratch.buffer(m * stride)?, scratch.buffer(m)?, scratch.buffer(m)?);
+    fill(pool, (stride, k), (&mut *q, &mut *d, &mut *sums), &|t, q| {
+        dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q })
+    });
+    Ok(Int8 { q, stride, d, sums })
+}
+
 /// Quantizes `x [m, k]` into `out`, whose memory is reused.
 pub(crate) fn quantize(isa: Isa, pool: &Pool, x: &[f32], k: usize, out: &mut Quantized) {
     rows(pool, (x.len() / k, k), out, &|t, q| dispatch(isa, QuantizeRow { x: &x[t * k..(t + 1) * k], q }));
 }
 
-/// Sets the integers of a token, and gives what [`Quantized`] has of it as `d` and in `sums`.
+/// Sets the integers of a token, and gives what [`Int8`] has of it as `d` and in `sums`.
 type Row<'a> = &'a (dyn Fn(usize, &mut [i8]) -> (f32, i32) + Sync);
 
-/// Fills `m` tokens of `k` elements by a rule; what is left of `q` is zero.
+/// Fills `m` tokens of `k` elements by a rule.
 pub(crate) fn rows(pool: &Pool, (m, k): (usize, usize), out: &mut Quantized, f: Row<'_>) {
-    // Room for the columns of padding that any layout has.
-    (out.stride, out.k) = ((k.div_ceil(64) + 1) * 64, k);
+    (out.stride, out.k) = (stride(k), k);
     let q = at_least(&mut out.q, m * out.stride, 0);
     out.d.resize(m, 0.0);
     out.sums.resize(m, 0);
-    let stride = out.stride;
-    let (d, sums) = (Shares::new(&mut out.d), Shares::new(&mut out.sums));
+    fill(pool, (out.stride, k), (q, &mut out.d, &mut out.sums), f);
+}
+
+/// Elements that a token of `k` takes: with room for the columns of padding that any layout has.
+fn stride(k: usize) -> usize {
+    (k.div_ceil(64) + 1) * 64
+}
+
+/// Fills tokens of `k` elements by a rule; what is left of `q` is zero.
+fn fill(
+    pool: &Pool,
+    (stride, k): (usize, usize),
+    (q, d, sums): (&mut [i8], &mut [f32], &mut [i32]),
+    f: Row<'_>,
+) {
+    let (d, sums) = (Shares::new(d), Shares::new(sums));
     pool.chunks_mut(q, stride, &|t, q| {
         q[k..].fill(0);
         let of_row = f(t, q);

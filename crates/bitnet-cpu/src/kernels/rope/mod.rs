@@ -1,21 +1,24 @@
 //! Rotation of queries and keys (rule 8), and rounding into the cache (rule 12 of `docs/numerics.md`).
 
-use crate::Isa;
 use crate::kv::{self, KvCache, KvElement, Store};
+use crate::memory::{OutOfMemory, Scratch};
 use crate::pool::{Pool, Shares};
 use bitnet_core::{KV_BLOCK, KvSpan, RopeRows};
 use bitnet_quant::spec::rotate_half;
 
 /// Rotates the query heads of `qkv [m, cols]` in place and writes the keys and values of their positions into a layer.
 pub(crate) fn rope_append(
-    _isa: Isa,
     pool: &Pool,
     qkv: &mut [f32],
     rope: RopeRows<'_>,
     cache: &mut KvCache,
     layer: usize,
     spans: &[KvSpan<'_>],
-) {
+    scratch: &Scratch<'_>,
+) -> Result<(), OutOfMemory> {
+    let slots = scratch.buffer::<usize>(spans.iter().map(|span| span.len).sum())?;
+    let of_all = spans.iter().flat_map(|span| (span.start..span.end()).map(|position| span.slot(position)));
+    slots.iter_mut().zip(of_all).for_each(|(slot, of_token)| *slot = of_token);
     let shape = cache.spec.shape;
     let (d, cols) = (shape.head_dim, shape.qkv_cols());
     let angles = |t: usize| (&rope.cos[t * d / 2..][..d / 2], &rope.sin[t * d / 2..][..d / 2]);
@@ -26,16 +29,15 @@ pub(crate) fn rope_append(
         }
     });
     let qkv = &*qkv;
-    let slots: Vec<usize> =
-        spans.iter().flat_map(|span| (span.start..span.end()).map(|position| span.slot(position))).collect();
     let row = |t: usize, head: usize| &qkv[t * cols + head * d..][..d];
     let (first, heads, all) = (cache.first_head(layer), shape.kv_heads, cache.heads());
     let key = |t, head| row(t, shape.heads + head);
-    let keys = Writer { slots: &slots, row: &key, tiled: true, first, heads, all, len: cache.key };
+    let keys = Writer { slots, row: &key, tiled: true, first, heads, all, len: cache.key };
     let value = |t, head| row(t, shape.heads + shape.kv_heads + head);
     let values = Writer { row: &value, tiled: false, len: cache.value, ..keys };
     keys.write_to(&mut cache.keys, pool);
     values.write_to(&mut cache.values, pool);
+    Ok(())
 }
 
 /// Where the rows of one step go.

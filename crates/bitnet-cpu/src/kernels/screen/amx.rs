@@ -9,6 +9,7 @@ use super::{GROUP, ROUND_UP};
 use crate::Isa;
 use crate::kernels::ternary::{Registers, Shapes};
 use crate::layout::Line;
+use crate::memory::{OutOfMemory, Scratch};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -25,44 +26,47 @@ const ROWS: usize = 16;
 pub(super) const COARSE: f32 = 32.0;
 
 /// Up to [`TOKENS`] tokens, arranged for the registers.
-pub(super) struct Tokens {
+pub(super) struct Tokens<'a> {
     /// `[blocks][steps][16 lines][tokens][4]`.
-    z: Vec<Line>,
+    z: &'a [Line],
     /// `[blocks][tokens]`: what a block's integers are multiplied with.
-    scales: Vec<[f32; TOKENS]>,
+    scales: &'a [[f32; TOKENS]],
     /// `[blocks][tokens]`: 128 times the sum of a block of `z`, for codes that are 128 too large.
-    excess: Vec<[i32; TOKENS]>,
+    excess: &'a [[i32; TOKENS]],
     /// `[tokens]`: see [`Query`].
     norm: [f32; TOKENS],
     miss: [f32; TOKENS],
 }
 
-impl Tokens {
-    pub(super) fn new<'q>(queries: impl Iterator<Item = &'q Query>) -> Self {
-        let mut tokens = Self {
-            z: Vec::new(),
-            scales: Vec::new(),
-            excess: Vec::new(),
-            norm: [0.0; TOKENS],
-            miss: [0.0; TOKENS],
-        };
+impl<'a> Tokens<'a> {
+    /// Vectors of `cols` elements.
+    pub(super) fn new<'q>(
+        queries: impl Iterator<Item = Query<'q>>,
+        cols: usize,
+        scratch: &'a Scratch<'_>,
+    ) -> Result<Self, OutOfMemory> {
+        let blocks = cols.div_ceil(BLOCK);
+        let z = scratch.zeroed::<Line>(blocks * STEPS * LINES)?;
+        let (scales, excess) = (scratch.zeroed(blocks)?, scratch.zeroed(blocks)?);
+        let (mut norm, mut miss) = ([0.0; TOKENS], [0.0; TOKENS]);
         for (t, query) in queries.enumerate() {
-            let blocks = query.scales.len();
-            tokens.z.resize(blocks * STEPS * LINES, Line([0; 64]));
-            tokens.scales.resize(blocks, [0.0; TOKENS]);
-            tokens.excess.resize(blocks, [0; TOKENS]);
-            (tokens.norm[t], tokens.miss[t]) = (query.norm, query.miss);
-            for (z, line) in query.z.as_chunks::<4>().0.iter().zip(&mut tokens.z) {
+            (norm[t], miss[t]) = (query.norm, query.miss);
+            for (z, line) in query.z.as_chunks::<4>().0.iter().zip(&mut *z) {
                 line.0[4 * t..4 * t + 4].copy_from_slice(&z.map(|z| z as u8));
             }
             for (b, z) in query.z.as_chunks::<BLOCK>().0.iter().enumerate() {
-                tokens.scales[b][t] = query.scales[b];
-                tokens.excess[b][t] = 128 * z.iter().map(|z| i32::from(*z)).sum::<i32>();
+                let (scales, excess): (&mut [f32; TOKENS], &mut [i32; TOKENS]) =
+                    (&mut scales[b], &mut excess[b]);
+                scales[t] = query.scales[b];
+                excess[t] = 128 * z.iter().map(|z| i32::from(*z)).sum::<i32>();
             }
         }
-        tokens
+        Ok(Self { z, scales, excess, norm, miss })
     }
 }
+
+/// Scores of a group's rows for the tokens of a chunk: `[rows][tokens]`.
+pub(super) type GroupScores = [[f32; TOKENS]; GROUP];
 
 /// The rows of a group, and what comes behind them in memory.
 pub(super) enum Rows<'a> {
@@ -73,28 +77,28 @@ pub(super) enum Rows<'a> {
 }
 
 /// What a thread uses for a group.
-pub(super) struct Local {
+pub(super) struct Local<'a> {
     codes: [[u8; BLOCK]; GROUP],
     sums: [[i32; TOKENS]; GROUP],
     scales: [f32; GROUP],
-    /// `[chunks of tokens][rows][tokens]`.
-    pub(super) scores: Vec<[[f32; TOKENS]; GROUP]>,
+    /// By chunks of tokens.
+    pub(super) scores: &'a mut [GroupScores],
     registers: Registers,
 }
 
-impl Local {
-    pub(super) fn new(chunks: usize) -> Self {
+impl<'a> Local<'a> {
+    pub(super) fn new(scores: &'a mut [GroupScores]) -> Self {
         Self {
             codes: [[0; BLOCK]; GROUP],
             sums: [[0; TOKENS]; GROUP],
             scales: [0.0; GROUP],
-            scores: vec![[[0.0; TOKENS]; GROUP]; chunks],
+            scores,
             registers: Registers::new(&Shapes::full()),
         }
     }
 
     /// Scores of a group's rows for all tokens.
-    pub(super) fn score(&mut self, rows: &Rows<'_>, chunks: &[Tokens]) {
+    pub(super) fn score(&mut self, rows: &Rows<'_>, chunks: &[Tokens<'_>]) {
         self.scores.iter_mut().for_each(|scores| *scores = [[0.0; TOKENS]; GROUP]);
         let blocks = chunks.first().map_or(0, |tokens| tokens.scales.len());
         for block in 0..blocks {
@@ -120,7 +124,7 @@ impl Local {
                     (rows[block * STEPS..].as_ptr().cast::<u8>(), width * size_of::<Line>())
                 }
             };
-            for (tokens, scores) in chunks.iter().zip(&mut self.scores) {
+            for (tokens, scores) in chunks.iter().zip(&mut *self.scores) {
                 let z = &tokens.z[block * STEPS * LINES..][..STEPS * LINES];
                 // SAFETY: the assertions above have seen that 64 rows have 256 codes each behind `codes`, and `z` has as many lines as
                 // registers read.
@@ -137,7 +141,7 @@ impl Local {
     pub(super) fn extremes(
         &self,
         chunk: usize,
-        tokens: &Tokens,
+        tokens: &Tokens<'_>,
         norms: &[f32],
         errors: &[f32],
     ) -> [[f32; TOKENS]; 2] {
@@ -170,7 +174,7 @@ fn load_i32(x: &[i32; 16]) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw")]
 fn extremes(
     scores: &[[f32; TOKENS]; GROUP],
-    tokens: &Tokens,
+    tokens: &Tokens<'_>,
     norms: &[f32],
     errors: &[f32],
 ) -> [[f32; TOKENS]; 2] {

@@ -85,11 +85,11 @@ fn block(raw: &[u8; 210], z: &[[i8; 32]; 8], pairs: &[[i16; 16]; 8]) -> __m256i 
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
+fn q6_k_rows(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
     for (row, out) in rows.chunks_exact(row_bytes).zip(out) {
         let mut sum = _mm256_setzero_ps();
         let blocks = row.as_chunks::<210>().0.iter().zip(query.z.as_chunks::<BLOCK>().0);
-        for ((raw, z), (pairs, scale)) in blocks.zip(query.pairs.iter().zip(&query.scales)) {
+        for ((raw, z), (pairs, scale)) in blocks.zip(query.pairs.iter().zip(query.scales)) {
             for line in 0..4 {
                 prefetch(raw.as_ptr().wrapping_add(64 * line));
             }
@@ -105,11 +105,11 @@ fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn int8_rows(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
+fn int8_rows(rows: &[Line], width: usize, query: Query<'_>, out: &mut [f32]) {
     for (row, out) in rows.chunks_exact(width).zip(out) {
         let mut sum = _mm256_setzero_ps();
         let blocks = row.as_chunks::<4>().0.iter().zip(query.z.as_chunks::<BLOCK>().0);
-        for ((codes, z), scale) in blocks.zip(&query.scales) {
+        for ((codes, z), scale) in blocks.zip(query.scales) {
             let mut integers = _mm256_setzero_si256();
             for (line, z) in codes.iter().zip(z.as_chunks::<64>().0) {
                 prefetch(line.0.as_ptr());
@@ -129,13 +129,13 @@ fn int8_rows(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
     }
 }
 
-pub(super) fn q6_k(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
+pub(super) fn q6_k(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
     assert!(Isa::Avx2.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { q6_k_rows(rows, row_bytes, query, out) };
 }
 
-pub(super) fn int8(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
+pub(super) fn int8(rows: &[Line], width: usize, query: Query<'_>, out: &mut [f32]) {
     assert!(Isa::Avx2.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { int8_rows(rows, width, query, out) };

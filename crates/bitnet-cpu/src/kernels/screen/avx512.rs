@@ -73,12 +73,12 @@ fn block(raw: &[u8; 210], z: &[i8; BLOCK], pairs: &[i16; BLOCK / 2]) -> __m512i 
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,f16c")]
-fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
+fn q6_k_rows(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
     let z = query.z.as_chunks::<BLOCK>().0;
     for (row, out) in rows.chunks_exact(row_bytes).zip(out) {
         let mut sum = _mm512_setzero_ps();
         let blocks = row.as_chunks::<210>().0;
-        for (((raw, z), pairs), scale) in blocks.iter().zip(z).zip(&query.pairs).zip(&query.scales) {
+        for (((raw, z), pairs), scale) in blocks.iter().zip(z).zip(query.pairs).zip(query.scales) {
             for line in 0..4 {
                 prefetch(raw.as_ptr().wrapping_add(64 * line));
             }
@@ -92,12 +92,12 @@ fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn int8_rows(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
+fn int8_rows(rows: &[Line], width: usize, query: Query<'_>, out: &mut [f32]) {
     let z = query.z.as_chunks::<64>().0.as_chunks::<4>().0;
     for (row, out) in rows.chunks_exact(width).zip(out) {
         let mut sum = _mm512_setzero_ps();
         let blocks = row.as_chunks::<4>().0;
-        for (((codes, z), lanes), scale) in blocks.iter().zip(z).zip(&query.lanes).zip(&query.scales) {
+        for (((codes, z), lanes), scale) in blocks.iter().zip(z).zip(query.lanes).zip(query.scales) {
             // SAFETY: `lanes` is 64 readable bytes.
             let excess = unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) };
             let mut integers = _mm512_sub_epi32(_mm512_setzero_si512(), excess);
@@ -111,13 +111,13 @@ fn int8_rows(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
     }
 }
 
-pub(super) fn q6_k(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
+pub(super) fn q6_k(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
     assert!(Isa::Avx512.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { q6_k_rows(rows, row_bytes, query, out) };
 }
 
-pub(super) fn int8(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
+pub(super) fn int8(rows: &[Line], width: usize, query: Query<'_>, out: &mut [f32]) {
     assert!(Isa::Avx512.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { int8_rows(rows, width, query, out) };

@@ -22,16 +22,18 @@ mod rows;
 
 use crate::Isa;
 use crate::layout::Line;
+use crate::memory::{OutOfMemory, Scratch};
 use crate::pool::{Pool, Shares};
 use bitnet_core::{BackendError, DenseMatrix, LogitsNeed};
-use query::Query;
+use bytemuck::{Pod, Zeroable};
+use query::{Queries, Query};
 use rows::ByteRows;
 pub(crate) use rows::Screen;
 
 /// Scores of rows of `Q6_K` blocks: `rows` is `[out.len(), row_bytes]`.
-type ScoreQ6K = fn(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]);
+type ScoreQ6K = fn(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]);
 /// Scores of rows of biased int8 codes, without the row's own scale: `rows` is `[out.len(), width]`.
-type ScoreInt8 = fn(rows: &[Line], width: usize, query: &Query, out: &mut [f32]);
+type ScoreInt8 = fn(rows: &[Line], width: usize, query: Query<'_>, out: &mut [f32]);
 
 struct ScreenKernel {
     isa: Isa,
@@ -91,31 +93,51 @@ pub(crate) fn most_picked(rows: usize) -> usize {
     rows / WORTH
 }
 
-/// A token that rows are screened for.
-#[derive(Default)]
-struct Token {
-    query: Query,
-    /// Whether scores are those of coarser codes.
-    coarse: bool,
-    /// `[rows]`.
-    scores: Vec<f32>,
-    /// `[groups]`: the largest lower bound and the largest upper bound of a group's rows.
-    extremes: Vec<(f32, f32)>,
-    lower: Vec<f32>,
-    /// The rows that could be among the best, ascending; none where the bounds do not separate enough of them.
-    picked: Vec<u32>,
+/// A token that rows are screened for: its number in the step, and how many of the best rows it needs.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Asked {
+    token: u32,
+    k: u32,
 }
 
-/// Memory that screening uses and leaves behind for the next step.
-#[derive(Default)]
-pub(crate) struct ScreenScratch {
-    /// As many as ever were screened at once.
-    tokens: Vec<Token>,
+/// Scores of the rows for each token that is screened for.
+struct Scores<'a> {
+    queries: Queries<'a>,
+    /// Whether they are those of coarser codes.
+    coarse: bool,
+    /// `[tokens][rows]`.
+    scores: &'a mut [f32],
+    /// `[tokens][groups]`: the largest lower bound and the largest upper bound of a group's rows.
+    extremes: &'a mut [[f32; 2]],
+}
+
+/// Which rows decide what tokens need.
+pub(crate) struct Picked<'a> {
+    asked: &'a [Asked],
+    /// `[asked]`: how many were picked; none where the bounds do not separate enough of them.
+    counts: &'a [u32],
+    /// `[asked][most]`: them, ascending.
+    ids: &'a [u32],
+    most: usize,
+    scores: Option<Scores<'a>>,
+}
+
+impl Picked<'_> {
+    /// Nothing.
+    fn none() -> Self {
+        Self { asked: &[], counts: &[], ids: &[], most: 0, scores: None }
+    }
+
+    /// The rows, ascending, that decide what a token needs; `None` where all have to be computed.
+    pub(crate) fn of(&self, token: usize) -> Option<&[u32]> {
+        let at = self.asked.binary_search_by_key(&token, |asked| asked.token as usize).ok()?;
+        Some(&self.ids[at * self.most..][..self.counts[at] as usize]).filter(|ids| !ids.is_empty())
+    }
 }
 
 impl Screen {
-    /// The rows, ascending, that decide what each token of `x [m, k]` needs; `None` where all have to be computed, because they are
-    /// wanted or because the bounds do not separate enough of them.
+    /// The rows that decide what each token of `x [m, k]` needs; none where all are wanted or the bounds do not separate enough of them.
     pub(crate) fn pick<'s>(
         &self,
         isa: Isa,
@@ -123,98 +145,138 @@ impl Screen {
         w: &DenseMatrix,
         x: &[f32],
         needs: &[LogitsNeed],
-        scratch: &'s mut ScreenScratch,
-    ) -> Vec<Option<&'s [u32]>> {
-        let Some(kernel) = kernel(isa) else { return vec![None; needs.len()] };
+        scratch: &'s Scratch<'_>,
+    ) -> Result<Picked<'s>, OutOfMemory> {
+        let (rows, Some(kernel)) = (w.rows(), kernel(isa)) else { return Ok(Picked::none()) };
+        let wants = |need: &LogitsNeed| match need {
+            LogitsNeed::Top { k, also } if *k <= most_picked(rows) => Some(((*k).max(1), also.len())),
+            _ => None,
+        };
         // Which tokens are screened, and how many of the best rows they need.
-        let mut asked = Vec::new();
+        let most_asked = needs.iter().filter_map(wants).count();
+        let (asked, mut tokens) = (scratch.buffer::<Asked>(most_asked)?, 0);
+        let mut queries = Queries::new(most_asked, w.cols(), scratch)?;
         for (t, (x, need)) in x.chunks_exact(w.cols()).zip(needs).enumerate() {
-            let LogitsNeed::Top { k, .. } = need else { continue };
-            if scratch.tokens.len() == asked.len() {
-                scratch.tokens.push(Token::default());
-            }
-            let query = &mut scratch.tokens[asked.len()].query;
-            if *k <= most_picked(w.rows()) && query.set(x) && !self.overflows(query) {
-                asked.push((t, (*k).max(1)));
+            let Some((k, _)) = wants(need) else { continue };
+            if queries.set(tokens, x) && !self.overflows(queries.get(tokens)) {
+                asked[tokens] = Asked { token: t as u32, k: k as u32 };
+                tokens += 1;
             }
         }
-        let tokens = &mut scratch.tokens[..asked.len()];
-        self.score(isa, kernel, pool, w, tokens);
-        pool.chunks_mut(tokens, 1, &|i, token| {
-            let (t, k) = asked[i];
-            let LogitsNeed::Top { also, .. } = &needs[t] else { return };
-            self.select(w.rows(), k, also, &mut token[0]);
+        if tokens == 0 {
+            return Ok(Picked::none());
+        }
+        let (asked, groups) = (&asked[..tokens], rows.div_ceil(GROUP));
+        let mut scores = Scores {
+            queries,
+            coarse: false,
+            scores: scratch.buffer(tokens * rows)?,
+            extremes: scratch.buffer(tokens * groups)?,
+        };
+        self.score(isa, kernel, pool, w, &mut scores, scratch)?;
+        let most_also = needs.iter().filter_map(wants).map(|(_, also)| also).max().unwrap_or(0);
+        let most = most_picked(rows) + GROUP + most_also;
+        let (counts, ids) = (scratch.buffer::<u32>(tokens)?, scratch.buffer::<u32>(tokens * most)?);
+        let bounds = |asked: &Asked| if groups >= 2 * asked.k as usize { groups } else { rows };
+        let most_bounds = asked.iter().map(bounds).max().unwrap_or(0);
+        let lower = scratch.buffer::<f32>(tokens * most_bounds)?;
+        let counts_out = Shares::new(counts);
+        let lower = Shares::new(lower);
+        pool.chunks_mut(ids, most, &|i, ids| {
+            let LogitsNeed::Top { also, .. } = &needs[asked[i].token as usize] else { return };
+            // SAFETY: a token is visited once.
+            let (count, lower) =
+                unsafe { (counts_out.slice(i, 1), lower.slice(i * most_bounds, bounds(&asked[i]))) };
+            count[0] = self.select(rows, &scores, (i, asked[i].k as usize), also, lower, ids) as u32;
         });
-        let mut picked = vec![None; needs.len()];
-        for ((t, _), token) in asked.iter().zip(&*tokens) {
-            picked[*t] = Some(&*token.picked).filter(|ids| !ids.is_empty());
-        }
-        picked
+        Ok(Picked { asked, counts, ids, most, scores: Some(scores) })
     }
 
-    /// Fills in what a token picks, from its scores.
-    fn select(&self, rows: usize, k: usize, also: &[u32], token: &mut Token) {
-        let Token { query, coarse, scores, extremes, lower, picked } = token;
+    /// Which rows the token that was asked for as number `at` picks, from its scores; gives how many.
+    fn select(
+        &self,
+        rows: usize,
+        all: &Scores<'_>,
+        (at, k): (usize, usize),
+        also: &[u32],
+        lower: &mut [f32],
+        ids: &mut [u32],
+    ) -> usize {
+        let (query, coarse, groups) = (all.queries.get(at), all.coarse, rows.div_ceil(GROUP));
+        let (scores, extremes) = (&all.scores[at * rows..][..rows], &all.extremes[at * groups..][..groups]);
         // The best groups' lower bounds belong to that many different rows, so the `k`-th of them is a bar that the
         // `k`-th best product reaches.
-        lower.clear();
-        if extremes.len() >= 2 * k {
-            lower.extend(extremes.iter().map(|(lower, _)| *lower));
+        if lower.len() == groups {
+            lower.iter_mut().zip(extremes).for_each(|(lower, extreme)| *lower = extreme[0]);
         } else {
-            lower.extend((0..rows).map(|row| scores[row] - self.bound(row, query, *coarse)));
+            for (row, lower) in lower.iter_mut().enumerate() {
+                *lower = scores[row] - self.bound(row, query, coarse);
+            }
         }
         let (_, bar, _) = lower.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-        let bar = *bar;
-        picked.clear();
-        // As much as it can ever become, so that no later step takes more memory.
-        picked.reserve(most_picked(rows) + GROUP + also.len());
-        for (group, (_, upper)) in extremes.iter().enumerate() {
+        let (bar, mut count) = (*bar, 0);
+        let mut pick = |id: usize| {
+            ids[count] = id as u32;
+            count += 1;
+            count
+        };
+        for (group, [_, upper]) in extremes.iter().enumerate() {
             if *upper >= bar {
                 let first = group * GROUP;
-                let reaches = |row: &usize| scores[*row] + self.bound(*row, query, *coarse) >= bar;
-                picked.extend((first..rows.min(first + GROUP)).filter(reaches).map(|row| row as u32));
-                if picked.len() > most_picked(rows) {
-                    return picked.clear();
+                let reaches = |row: &usize| scores[*row] + self.bound(*row, query, coarse) >= bar;
+                let picked = (first..rows.min(first + GROUP)).filter(reaches).map(&mut pick).last();
+                if picked.is_some_and(|picked| picked > most_picked(rows)) {
+                    return 0;
                 }
             }
         }
-        picked.extend(also.iter().copied().filter(|id| (*id as usize) < rows));
-        picked.sort_unstable();
-        picked.dedup();
+        also.iter().map(|id| *id as usize).filter(|id| *id < rows).for_each(|id| {
+            pick(id);
+        });
+        let ids = &mut ids[..count];
+        ids.sort_unstable();
+        let mut kept = 0;
+        for at in 0..ids.len() {
+            if kept == 0 || ids[at] != ids[kept - 1] {
+                ids[kept] = ids[at];
+                kept += 1;
+            }
+        }
+        kept
     }
 
     /// Fills in scores and groups.
-    fn score(&self, isa: Isa, kernel: &ScreenKernel, pool: &Pool, w: &DenseMatrix, tokens: &mut [Token]) {
+    fn score(
+        &self,
+        isa: Isa,
+        kernel: &ScreenKernel,
+        pool: &Pool,
+        w: &DenseMatrix,
+        all: &mut Scores<'_>,
+        scratch: &Scratch<'_>,
+    ) -> Result<(), OutOfMemory> {
         let (rows, mut first) = (w.rows(), 0);
-        for token in &mut *tokens {
-            token.coarse = false;
-            token.scores.resize(rows, 0.0);
-            token.extremes.resize(rows.div_ceil(GROUP), (0.0, 0.0));
-        }
+        let groups = rows.div_ceil(GROUP);
+        let tokens = all.scores.len() / rows;
         #[cfg(target_arch = "x86_64")]
-        if amx::is_there(isa) && tokens.len() >= TOGETHER {
-            self.score_together(pool, w, tokens);
+        if amx::is_there(isa) && tokens >= TOGETHER {
+            self.score_together(pool, w, all, scratch)?;
             first = rows / GROUP;
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (isa, &mut first);
-        let parts: Vec<_> = tokens
-            .iter_mut()
-            .map(|Token { query, coarse, scores, extremes, .. }| {
-                (&*query, *coarse, Shares::new(scores), Shares::new(extremes))
-            })
-            .collect();
-        if parts.is_empty() {
-            return;
-        }
-        pool.ranges(rows.div_ceil(GROUP) - first, PIECE, &|groups| {
-            for group in groups {
+        let _ = (isa, &mut first, scratch);
+        let Scores { queries, coarse, scores, extremes } = all;
+        let (queries, coarse) = (&*queries, *coarse);
+        let (scores, extremes) = (Shares::new(scores), Shares::new(extremes));
+        pool.ranges(groups - first, PIECE, &|range| {
+            for group in range {
                 let group = first + group;
                 let first = group * GROUP;
                 let last = rows.min(first + GROUP);
-                for (query, coarse, scores, extremes) in &parts {
+                for token in 0..tokens {
+                    let query = queries.get(token);
                     // SAFETY: a group of a token is visited once.
-                    let out = unsafe { scores.slice(first, last - first) };
+                    let out = unsafe { scores.slice(token * rows + first, last - first) };
                     match &self.codes {
                         None => {
                             let bytes = w.data().len() / rows;
@@ -229,33 +291,45 @@ impl Screen {
                     }
                     let (mut lower, mut upper) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
                     for (row, score) in (first..last).zip(&*out) {
-                        let bound = self.bound(row, query, *coarse);
+                        let bound = self.bound(row, query, coarse);
                         lower = lower.max(score - bound);
                         upper = upper.max(score + bound);
                     }
                     // SAFETY: as above.
-                    let extreme = unsafe { &mut extremes.slice(group, 1)[0] };
-                    *extreme = (lower, upper);
+                    let extreme = unsafe { &mut extremes.slice(token * groups + group, 1)[0] };
+                    *extreme = [lower, upper];
                 }
             }
         });
+        Ok(())
     }
 
     /// The same for all whole groups, read once for all tokens.
     #[cfg(target_arch = "x86_64")]
-    fn score_together(&self, pool: &Pool, w: &DenseMatrix, tokens: &mut [Token]) {
-        tokens.iter_mut().for_each(|token| token.coarse = true);
-        let chunks: Vec<amx::Tokens> =
-            tokens.chunks(amx::TOKENS).map(|t| amx::Tokens::new(t.iter().map(|t| &t.query))).collect();
-        let parts: Vec<_> =
-            tokens.iter_mut().map(|t| (Shares::new(&mut t.scores), Shares::new(&mut t.extremes))).collect();
-        let bytes = w.data().len() / w.rows();
+    fn score_together(
+        &self,
+        pool: &Pool,
+        w: &DenseMatrix,
+        all: &mut Scores<'_>,
+        scratch: &Scratch<'_>,
+    ) -> Result<(), OutOfMemory> {
+        let (rows, groups) = (w.rows(), w.rows().div_ceil(GROUP));
+        let tokens = all.scores.len() / rows;
+        let chunks = (0..tokens).step_by(amx::TOKENS).map(|first| {
+            let queries = (first..tokens.min(first + amx::TOKENS)).map(|token| all.queries.get(token));
+            amx::Tokens::new(queries, w.cols(), scratch)
+        });
+        let chunks = chunks.collect::<Result<Vec<_>, _>>()?;
+        all.coarse = true;
+        let (scores, extremes) = (Shares::new(all.scores), Shares::new(all.extremes));
+        let bytes = w.data().len() / rows;
         let errors = if self.codes.is_some() { &self.errors } else { &self.coarse };
-        pool.ranges(w.rows() / GROUP, PIECE, &|groups| {
-            let mut local = amx::Local::new(chunks.len());
-            for group in groups {
+        let room = scratch.buffer::<amx::GroupScores>(chunks.len() * pool.threads())?;
+        pool.ranges_with(room, rows / GROUP, PIECE, &|room, range| {
+            let mut local = amx::Local::new(room);
+            for group in range {
                 let range = group * GROUP..(group + 1) * GROUP;
-                let rows = match &self.codes {
+                let rows_of = match &self.codes {
                     None => amx::Rows::Q6K {
                         rows: &w.data()[range.start * bytes..range.end * bytes],
                         row_bytes: bytes,
@@ -266,27 +340,32 @@ impl Screen {
                         scales: &scales[range.clone()],
                     },
                 };
-                local.score(&rows, &chunks);
-                for (chunk, parts) in parts.chunks(amx::TOKENS).enumerate() {
+                local.score(&rows_of, &chunks);
+                for (chunk, first) in (0..tokens).step_by(amx::TOKENS).enumerate() {
                     let (norms, errors) = (&self.norms[range.clone()], &errors[range.clone()]);
                     let [lower, upper] = local.extremes(chunk, &chunks[chunk], norms, errors);
-                    for (t, (scores, extremes)) in parts.iter().enumerate() {
+                    for (t, token) in (first..tokens.min(first + amx::TOKENS)).enumerate() {
                         // SAFETY: a group of a token is visited once.
-                        let (out, extreme) =
-                            unsafe { (scores.slice(range.start, GROUP), extremes.slice(group, 1)) };
+                        let (out, extreme) = unsafe {
+                            (
+                                scores.slice(token * rows + range.start, GROUP),
+                                extremes.slice(token * groups + group, 1),
+                            )
+                        };
                         for (out, scores) in out.iter_mut().zip(&local.scores[chunk]) {
                             *out = scores[t];
                         }
-                        extreme[0] = (lower[t], upper[t]);
+                        extreme[0] = [lower[t], upper[t]];
                     }
                 }
             }
         });
+        Ok(())
     }
 
     /// How far the exact product of a row can lie from its score, rounding included.
     #[inline]
-    fn bound(&self, row: usize, query: &Query, coarse: bool) -> f32 {
+    fn bound(&self, row: usize, query: Query<'_>, coarse: bool) -> f32 {
         let errors = if coarse && self.codes.is_none() { &self.coarse } else { &self.errors };
         let error = errors.get(row).copied().unwrap_or(0.0);
         // The norms of coarser codes are at most those of the row and of what they miss together.
@@ -294,17 +373,17 @@ impl Screen {
         (norm * query.miss + error * query.norm) * ROUND_UP
     }
 
-    /// Whether the scores that [`Screen::pick`] left behind of its first token lie within their bounds of the exact products.
-    pub(crate) fn holds(&self, scratch: &ScreenScratch, products: &[f32]) -> bool {
-        let token = &scratch.tokens[0];
+    /// Whether the scores of the first token that was screened for lie within their bounds of the exact products.
+    pub(crate) fn holds(&self, picked: &Picked<'_>, products: &[f32]) -> bool {
+        let Some(all) = &picked.scores else { return false };
         let near = |(row, (score, product)): (usize, (&f32, &f32))| {
-            (score - product).abs() <= self.bound(row, &token.query, token.coarse)
+            (score - product).abs() <= self.bound(row, all.queries.get(0), all.coarse)
         };
-        token.scores.iter().zip(products).enumerate().all(near)
+        all.scores.iter().zip(products).enumerate().all(near)
     }
 
     /// Whether a product could leave the range in which the bounds hold.
-    fn overflows(&self, query: &Query) -> bool {
+    fn overflows(&self, query: Query<'_>) -> bool {
         let largest = self.largest * (query.norm + query.miss);
         largest.is_nan() || largest >= 1e37
     }

@@ -64,11 +64,11 @@ fn products(a: int8x16_t, b: int8x16_t) -> int16x8_t {
 }
 
 #[target_feature(enable = "neon")]
-fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
+fn q6_k_rows(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
     for (row, out) in rows.chunks_exact(row_bytes).zip(out) {
         let mut sum = vdupq_n_f32(0.0);
         let blocks = row.as_chunks::<210>().0.iter().zip(query.z.as_chunks::<BLOCK>().0);
-        for ((raw, z), factor) in blocks.zip(&query.scales) {
+        for ((raw, z), factor) in blocks.zip(query.scales) {
             let mut integers = vdupq_n_s32(0);
             let (z, levels) = (z.as_chunks::<16>().0, levels(raw));
             for half in 0..2 {
@@ -90,11 +90,11 @@ fn q6_k_rows(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "neon")]
-fn int8_rows(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
+fn int8_rows(rows: &[Line], width: usize, query: Query<'_>, out: &mut [f32]) {
     for (row, out) in rows.chunks_exact(width).zip(out) {
         let mut sum = vdupq_n_f32(0.0);
         let blocks = row.as_chunks::<4>().0.iter().zip(query.z.as_chunks::<BLOCK>().0);
-        for ((lines, z), factor) in blocks.zip(&query.scales) {
+        for ((lines, z), factor) in blocks.zip(query.scales) {
             let mut integers = vdupq_n_s32(0);
             for (line, z) in lines.iter().zip(z.as_chunks::<64>().0) {
                 for (codes, z) in line.0.as_chunks::<16>().0.iter().zip(z.as_chunks::<16>().0) {
@@ -107,13 +107,13 @@ fn int8_rows(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
     }
 }
 
-pub(super) fn q6_k(rows: &[u8], row_bytes: usize, query: &Query, out: &mut [f32]) {
+pub(super) fn q6_k(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
     assert!(Isa::Neon.is_available());
     // SAFETY: the assertion has seen NEON.
     unsafe { q6_k_rows(rows, row_bytes, query, out) };
 }
 
-pub(super) fn int8(rows: &[Line], width: usize, query: &Query, out: &mut [f32]) {
+pub(super) fn int8(rows: &[Line], width: usize, query: Query<'_>, out: &mut [f32]) {
     assert!(Isa::Neon.is_available());
     // SAFETY: the assertion has seen NEON.
     unsafe { int8_rows(rows, width, query, out) };

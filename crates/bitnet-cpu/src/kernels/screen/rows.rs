@@ -3,10 +3,11 @@
 use super::query::up;
 use crate::Isa;
 use crate::kernels::dense;
-use crate::layout::{Line, reserve};
-use crate::lines::Lines;
+use crate::layout::Line;
+use crate::memory::{Buffer, kept};
 use crate::pool::{Pool, Shares};
 use bitnet_core::{BackendError, DenseMatrix, DenseType};
+use bitnet_memory::Tag;
 use half::f16;
 
 /// Fewer rows are computed faster than screened.
@@ -15,22 +16,22 @@ pub(super) const SMALLEST_HEAD: usize = 4096;
 /// Int8 codes of float rows, plus 128, so that they are unsigned.
 pub(super) struct ByteRows {
     /// `[rows, width]`.
-    pub(super) data: Lines,
+    pub(super) data: Buffer<Line>,
     /// Cache lines of a row: whole blocks of 256.
     pub(super) width: usize,
     /// `[rows]`.
-    pub(super) scales: Vec<f32>,
+    pub(super) scales: Buffer<f32>,
 }
 
 /// Row norms, and codes where the file's own are not integers.
 pub(crate) struct Screen {
     pub(super) codes: Option<ByteRows>,
     /// `[rows]`: at least the norm of a row's codes, scaled.
-    pub(super) norms: Vec<f32>,
+    pub(super) norms: Buffer<f32>,
     /// `[rows]`: at least the norm of what the codes miss; empty when that is nothing.
-    pub(super) errors: Vec<f32>,
+    pub(super) errors: Buffer<f32>,
     /// `[rows]`: the same for the coarser codes that many tokens are scored with at once; empty where there are none.
-    pub(super) coarse: Vec<f32>,
+    pub(super) coarse: Buffer<f32>,
     /// The largest of `norms` and `errors` together.
     pub(super) largest: f32,
 }
@@ -44,20 +45,16 @@ impl Screen {
             DenseType::F32 | DenseType::F16 | DenseType::BF16 => true,
             _ => return Ok(None),
         };
-        let floats = |what| -> Result<Vec<f32>, BackendError> {
-            let mut v = reserve::<f32>(rows, what)?;
-            v.resize(rows, 0.0);
-            Ok(v)
-        };
+        let floats = |what| kept::<f32>(pool.memory(), rows, Tag::Weights, what);
         let mut norms = floats("row norms of the head")?;
-        let (mut errors, mut coarse, mut codes) = (Vec::new(), Vec::new(), None);
+        let (mut errors, mut coarse, mut codes) = (Buffer::default(), Buffer::default(), None);
         if !copied && super::scores_many(isa) {
             coarse = floats("row norms of the head")?;
         }
         let width = if copied { cols.div_ceil(256) * 4 } else { 0 };
         if copied {
             errors = floats("row norms of the head")?;
-            let data = Lines::new(rows * width, "the int8 copy of the head")?;
+            let data = kept(pool.memory(), rows * width, Tag::Weights, "the int8 copy of the head")?;
             codes = Some(ByteRows { data, width, scales: floats("row scales of the head")? });
         }
         let norms_out = Shares::new(&mut norms);
@@ -90,7 +87,7 @@ impl Screen {
                 (*scale, *norm, *error) = encode(&values, codes);
             }
         });
-        let largest = norms.iter().chain(&errors).fold(0.0f32, |m, v| m.max(*v)) * 2.0;
+        let largest = norms.iter().chain(&*errors).fold(0.0f32, |m, v| m.max(*v)) * 2.0;
         Ok(Some(Self { codes, norms, errors, coarse, largest }))
     }
 

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::kernels::dense;
+use crate::memory::alone;
 use crate::testing::Noise;
 use bitnet_core::DenseType;
+use bitnet_memory::Region;
 use half::{bf16, f16};
 
 /// The `k` best ids by (product descending, id ascending), from all products.
@@ -61,23 +63,24 @@ fn check(name: &str, w: &DenseMatrix, x: &[f32], k: usize) -> Option<f64> {
     let mut share: Option<f64> = None;
     for isa in Isa::available() {
         let mut products = vec![0.0; w.rows()];
-        dense::dense_linear(isa, &pool, w, x, 1, &mut products);
+        alone(pool.memory(), |scratch| dense::dense_linear(isa, &pool, w, x, 1, scratch, &mut products));
         let Some(screen) = prepare(isa, &pool, w).unwrap() else { continue };
-        let mut scratch = ScreenScratch::default();
+        let mut region = Region::default();
         // The scratch of another vector must not matter.
-        screen.pick(isa, &pool, w, &vec![1.0; x.len()], &needs[..1], &mut scratch);
+        screen.pick(isa, &pool, w, &vec![1.0; x.len()], &needs[..1], &region.begin(pool.memory())).unwrap();
         for tokens in [1, 3] {
             let (all, needs) = (&all[..tokens * x.len()], &needs[..tokens]);
-            let picked = screen.pick(isa, &pool, w, all, needs, &mut scratch);
-            assert_eq!(picked[0], picked[tokens - 1], "{name} {isa}");
-            let Some(ids) = picked[0] else { continue };
+            let scratch = region.begin(pool.memory());
+            let picked = screen.pick(isa, &pool, w, all, needs, &scratch).unwrap();
+            assert_eq!(picked.of(0), picked.of(tokens - 1), "{name} {isa}");
+            let Some(ids) = picked.of(0) else { continue };
             assert!(ids.is_sorted());
             for id in best(&products, k).iter().chain(&[3, 4999]) {
                 assert!(ids.binary_search(id).is_ok(), "{name} {isa}: {id} of the best {k} is missing");
             }
             let computed = ids.len() as f64 / w.rows() as f64;
             share = Some(share.map_or(computed, |share| share.max(computed)));
-            assert!(screen.holds(&scratch, &products), "{name} {isa}: a score lies outside its bound");
+            assert!(screen.holds(&picked, &products), "{name} {isa}: a score lies outside its bound");
         }
     }
     share
@@ -120,11 +123,14 @@ fn more_tokens_than_fit_side_by_side() {
         needs[20] = LogitsNeed::All;
         for isa in Isa::available() {
             let Some(screen) = prepare(isa, &pool, &w).unwrap() else { continue };
-            let mut scratch = ScreenScratch::default();
-            let picked = screen.pick(isa, &pool, &w, &x, &needs, &mut scratch);
-            for (t, (x, picked)) in x.chunks(512).zip(picked).enumerate() {
-                let mut products = vec![0.0; w.rows()];
-                dense::dense_linear(isa, &pool, &w, x, 1, &mut products);
+            let mut region = Region::default();
+            let scratch = region.begin(pool.memory());
+            let all = screen.pick(isa, &pool, &w, &x, &needs, &scratch).unwrap();
+            for (t, x) in x.chunks(512).enumerate() {
+                let (mut products, picked) = (vec![0.0; w.rows()], all.of(t));
+                alone(pool.memory(), |scratch| {
+                    dense::dense_linear(isa, &pool, &w, x, 1, scratch, &mut products)
+                });
                 assert_eq!(picked.is_none(), t == 20, "{dtype:?} {isa} token {t}");
                 let Some(ids) = picked else { continue };
                 assert!(best(&products, 5).iter().all(|id| ids.contains(id)), "{dtype:?} {isa} token {t}");

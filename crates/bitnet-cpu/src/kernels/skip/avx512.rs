@@ -76,11 +76,8 @@ fn column_sums(stripe: &[Line], picked: Picked<'_>, out: &mut [[i32; TILE]; STRI
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn picked(q: &[i8], columns: &mut Vec<u32>, values: &mut Vec<i8>) {
+fn picked(q: &[i8], columns: &mut [u32], values: &mut [i8]) -> usize {
     let (blocks, tail) = q.as_chunks::<16>();
-    // Every block may write sixteen of each before it is known how many it has.
-    columns.resize(q.len() + 16, 0);
-    values.resize(q.len() + 16, 0);
     let (mut found, mut at) = (0, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     for block in blocks {
         // SAFETY: sixteen bytes; `loadu` accepts any alignment.
@@ -96,12 +93,11 @@ fn picked(q: &[i8], columns: &mut Vec<u32>, values: &mut Vec<i8>) {
         found += some.count_ones() as usize;
         at = _mm512_add_epi32(at, _mm512_set1_epi32(16));
     }
-    columns.truncate(found);
-    values.truncate(found);
     for (i, q) in tail.iter().enumerate().filter(|(_, q)| **q != 0) {
-        columns.push((blocks.len() * 16 + i) as u32);
-        values.push(*q);
+        (columns[found], values[found]) = ((blocks.len() * 16 + i) as u32, *q);
+        found += 1;
     }
+    found
 }
 
 pub(super) fn row(row: &[Line], ahead: &[Line], x: &[i8]) -> i32 {
@@ -116,8 +112,8 @@ pub(super) fn columns(stripe: &[Line], picked: Picked<'_>, out: &mut [[i32; TILE
     unsafe { column_sums(stripe, picked, out) };
 }
 
-pub(super) fn pick(q: &[i8], columns: &mut Vec<u32>, values: &mut Vec<i8>) {
+pub(super) fn pick(q: &[i8], columns: &mut [u32], values: &mut [i8]) -> usize {
     assert!(Isa::Avx512.is_available());
     // SAFETY: the assertion has seen the instruction set.
-    unsafe { picked(q, columns, values) };
+    unsafe { picked(q, columns, values) }
 }

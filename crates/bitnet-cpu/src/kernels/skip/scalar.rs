@@ -28,11 +28,11 @@ pub(super) fn columns(stripe: &[Line], picked: Picked<'_>, out: &mut [[i32; TILE
     }
 }
 
-pub(super) fn pick(q: &[i8], columns: &mut Vec<u32>, values: &mut Vec<i8>) {
+pub(super) fn pick(q: &[i8], columns: &mut [u32], values: &mut [i8]) -> usize {
+    let mut found = 0;
     for (column, q) in q.iter().enumerate() {
-        if *q != 0 {
-            columns.push(column as u32);
-            values.push(*q);
-        }
+        (columns[found], values[found]) = (column as u32, *q);
+        found += usize::from(*q != 0);
     }
+    found
 }

@@ -1,8 +1,10 @@
 //! What is left out must not change a bit.
 
 use super::*;
+use crate::kernels::quantize::int8;
 use crate::kernels::ternary::{Place, ternary_linear};
 use crate::layout::TILE2;
+use crate::memory::alone;
 use crate::testing::{Noise, for_each_isa_and_pool};
 use bitnet_core::{Scale, TernaryMatrix};
 use bitnet_quant::spec;
@@ -29,7 +31,6 @@ fn bitlinear(w: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
 #[test]
 fn products_without_zero_columns_equal_the_specification() {
     for_each_isa_and_pool(|isa, pool| {
-        let mut scratch = Scratch::default();
         for (rows, cols, m, keep) in [
             (1, 1, 1, 1),
             (15, 130, 1, 2),
@@ -42,9 +43,11 @@ fn products_without_zero_columns_equal_the_specification() {
             let (w, x) = (matrix(rows, cols, &mut noise), sparse(m, cols, keep, &mut noise));
             let panels = Panels::by_column(pool, &[&w]).unwrap();
             let mut got = vec![f32::NAN; m * (rows + 2)];
-            scratch.quantize(isa, pool, &x, cols);
             let place = Place { y: &mut got, stride: rows + 2, first: 1 };
-            ternary_linear(isa, Kernel::of(isa).general(), pool, &panels, &mut scratch, place);
+            alone(pool.memory(), |scratch| {
+                let x = int8(isa, pool, &x, cols, scratch)?;
+                ternary_linear(isa, Kernel::of(isa).general(), pool, &panels, x, scratch, place)
+            });
             for (x, got) in x.chunks(cols).zip(got.chunks(rows + 2)) {
                 assert_eq!(got[1..=rows], bitlinear(&w, x), "{isa} {rows} x {cols}, {m} tokens");
                 assert!(got[0].is_nan() && got[rows + 1].is_nan());
@@ -56,7 +59,6 @@ fn products_without_zero_columns_equal_the_specification() {
 #[test]
 fn gates_first_equal_the_specification() {
     for_each_isa_and_pool(|isa, pool| {
-        let mut scratch = Scratch::default();
         for (n, cols) in [(1, 1), (17, 130), (700, 300), (40, 2560)] {
             let mut noise = Noise((n + cols) as u32);
             let (gate, up) = (matrix(n, cols, &mut noise), matrix(n, cols, &mut noise));
@@ -65,8 +67,10 @@ fn gates_first_equal_the_specification() {
             let panels =
                 (Panels::new(pool, &TILE2, &[&gate]).unwrap(), Panels::by_row(pool, &[&up]).unwrap());
             let mut got = vec![f32::NAN; n];
-            scratch.quantize(isa, pool, &x, cols);
-            gated_relu2(isa, kernel, pool, (&panels.0, &panels.1), &mut scratch, &mut got);
+            alone(pool.memory(), |scratch| {
+                let x = int8(isa, pool, &x, cols, scratch)?;
+                gated_relu2(isa, kernel, pool, (&panels.0, &panels.1), x, scratch, &mut got)
+            });
             let gates = bitlinear(&gate, &x);
             let want = gates.iter().zip(bitlinear(&up, &x)).map(|(g, u)| spec::gate_relu2(*g, u).to_bits());
             assert!(got.iter().map(|y| y.to_bits()).eq(want), "{isa} {n} x {cols}");

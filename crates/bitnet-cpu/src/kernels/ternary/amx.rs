@@ -233,8 +233,8 @@ pub(crate) fn multiply_registers(turns: u64) -> u64 {
     turns * 4 * (TOKENS / 2 * TILE * COLUMNS * 2) as u64
 }
 
-fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    unpack_pairs(tiles, tile_bytes, panel, tile_bytes / BLOCK * 4, avx512::unpack_lines);
+fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
+    unpack_pairs(tiles, tile_bytes, panel, tile_bytes / BLOCK * 4, avx512::unpack);
 }
 
 /// Two tiles after two tiles, for every four columns one line of each; columns are filled up with zeros to whole registers. A
@@ -242,13 +242,12 @@ fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
 pub(super) fn unpack_pairs(
     tiles: &[u8],
     tile_bytes: usize,
-    panel: &mut Vec<Line>,
+    panel: &mut [Line],
     tile_lines: usize,
     unpack: fn(&[u8], usize, &mut [Line]),
 ) {
     let steps = tile_lines.div_ceil(LINES);
-    panel.resize(tiles.len() / tile_bytes * steps * LINES, Line([0; 64]));
-    let mut rest = panel.as_mut_slice();
+    let mut rest = panel;
     for pair in tiles.chunks(2 * tile_bytes) {
         let (lines, behind) = rest.split_at_mut(pair.len() / tile_bytes * steps * LINES);
         let (codes, zeros) = lines.split_at_mut(pair.len() / tile_bytes * tile_lines);

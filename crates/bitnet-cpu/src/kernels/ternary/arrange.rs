@@ -1,27 +1,31 @@
 //! Activations for the products of several tokens.
 
 use super::table::Gemm;
-use crate::kernels::quantize::Quantized;
-use crate::layout::{Line, signed, signed_mut};
-use crate::pool::{Pool, Shares, at_least};
+use crate::kernels::quantize::Int8;
+use crate::memory::{OutOfMemory, Scratch};
+use crate::pool::{Pool, Shares};
 
 /// Tokens of a register tile side by side: `[tiles of tokens][columns/C][tokens of the tile][C]`, with C columns of a token
 /// together. What a product reads is then one stream, and its loads never compete for a cache set.
-#[derive(Default)]
-pub(crate) struct Arranged {
-    data: Vec<Line>,
+pub(crate) struct Arranged<'a> {
+    data: &'a [i8],
     /// Columns of a token, those of padding included.
     cols: usize,
 }
 
-impl Arranged {
-    /// Takes over the activations of all tokens, in the order that `gemm` reads.
-    pub(super) fn fill(&mut self, pool: &Pool, from: &Quantized, cols: usize, gemm: &Gemm) {
+impl<'a> Arranged<'a> {
+    /// The activations of all tokens, in the order that `gemm` reads.
+    pub(super) fn new(
+        pool: &Pool,
+        from: Int8<'_>,
+        cols: usize,
+        gemm: &Gemm,
+        scratch: &'a Scratch<'_>,
+    ) -> Result<Self, OutOfMemory> {
         let m = from.d.len();
         let (tokens, cols) = (gemm.tokens, cols.next_multiple_of(gemm.columns));
-        self.cols = cols;
-        let lines = at_least(&mut self.data, (m * cols).div_ceil(64), Line([0; 64]));
-        let data = Shares::new(signed_mut(lines));
+        let arranged = scratch.buffer::<i8>(m * cols)?;
+        let data = Shares::new(arranged);
         pool.ranges(m.div_ceil(tokens), 1, &|range| {
             for first in range.map(|i| i * tokens) {
                 let count = tokens.min(m - first);
@@ -36,11 +40,12 @@ impl Arranged {
                 }
             }
         });
+        Ok(Self { data: arranged, cols })
     }
 
     /// The tile of `count` tokens that begins with token `first`.
     pub(super) fn tokens(&self, first: usize, count: usize) -> &[i8] {
-        &signed(&self.data)[first * self.cols..(first + count) * self.cols]
+        &self.data[first * self.cols..(first + count) * self.cols]
     }
 }
 

@@ -84,17 +84,15 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
 }
 
 #[target_feature(enable = "avx2")]
-pub(super) fn unpack_tile(tiles: &[u8], panel: &mut Vec<Line>) {
-    for block in tiles.as_chunks::<BLOCK>().0 {
+pub(super) fn unpack_tile(tiles: &[u8], panel: &mut [Line]) {
+    for (block, lines) in tiles.as_chunks::<BLOCK>().0.iter().zip(panel.as_chunks_mut::<4>().0) {
         let (low, high) = (fields(block, 0), fields(block, 1));
-        for (low, high) in low.into_iter().zip(high) {
-            let mut line = Line([0; 64]);
+        for ((low, high), line) in low.into_iter().zip(high).zip(lines) {
             // SAFETY: a line is 64 bytes, aligned to 64.
             unsafe {
                 _mm256_store_si256(line.0.as_mut_ptr().cast(), low);
                 _mm256_store_si256(line.0.as_mut_ptr().cast::<__m256i>().add(1), high);
             }
-            panel.push(line);
         }
     }
 }
@@ -146,9 +144,8 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
     }
 }
 
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx2.is_available());
-    panel.clear();
     // SAFETY: the assertion has seen AVX2.
     unsafe { unpack_tile(tiles, panel) };
 }

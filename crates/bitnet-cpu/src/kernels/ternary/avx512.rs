@@ -121,13 +121,7 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
     unsafe { gemv_tiles(tiles, tile_bytes, x, out) };
 }
 
-pub(super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    panel.resize(tiles.len() / BLOCK * 4, Line([0; 64]));
-    unpack_lines(tiles, tile_bytes, panel);
-}
-
-/// The same into a panel of the right size.
-pub(super) fn unpack_lines(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
+pub(super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx512Bw.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { unpack_tiles(tiles, tile_bytes, panel) };

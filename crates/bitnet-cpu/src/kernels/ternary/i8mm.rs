@@ -29,9 +29,8 @@ fn multiply_pairs(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
 
 /// Two lines for every eight columns: half `p` of eight is rows `2p` and `2p + 1`, eight codes each.
 #[target_feature(enable = "neon")]
-fn unpack_tiles(tiles: &[u8], panel: &mut Vec<Line>) {
+fn unpack_tiles(tiles: &[u8], panel: &mut [Line]) {
     let blocks = tiles.as_chunks::<BLOCK>().0;
-    panel.resize(4 * blocks.len(), Line([0; 64]));
     for (block, lines) in blocks.iter().zip(panel.as_chunks_mut::<4>().0) {
         for quarter in 0..4 {
             let fields = fields(load(block, quarter)).map(|codes| vreinterpretq_s32_s8(codes));
@@ -93,7 +92,7 @@ fn register_tile<const T: usize, const PAIRS: usize>(panel: &[Line], x: &[i8], o
     }
 }
 
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::I8mm.is_available());
     // SAFETY: the assertion has seen the instruction set, which includes NEON.
     unsafe { unpack_tiles(tiles, panel) };

@@ -40,72 +40,36 @@ pub(super) use neon::{Rows, broadcast, fields, load, store};
 pub(crate) use table::names;
 pub use table::{Kernel, UnknownKernel};
 
-use super::skip::{self, SkipScratch};
+use super::skip;
 use crate::Isa;
-use crate::kernels::quantize::{Quantized, quantize};
+use crate::kernels::quantize::{Int8, Quantized};
 use crate::layout::{Line, Order, PanelScale, Panels, TILE};
+use crate::memory::{self, OutOfMemory, Scratch};
 use crate::pool::{Pool, Shares};
 use crate::simd::{self, Lanes, dispatch};
 use arrange::Arranged;
-use std::cell::RefCell;
 use table::TernaryKernel;
 
 /// Tokens from which the product unpacks weights once for all of them.
 pub(crate) const GEMM_TOKENS: usize = 4;
 
-/// What a thread keeps between products.
-#[derive(Default)]
-struct Local {
-    /// Integer sums of the tiles at hand.
-    sums: Vec<[i32; TILE]>,
-    /// Tiles that lie in another order.
-    tiles: Vec<Line>,
-    /// Unpacked weights.
-    panel: Vec<Line>,
-}
-
-thread_local! {
-    static LOCAL: RefCell<Local> = RefCell::default();
-}
-
-/// Activations in the forms that products want, kept for the next one.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    quantized: Quantized,
-    pub(super) room: Room,
-}
-
-/// What products make of activations for themselves.
-#[derive(Default)]
-pub(crate) struct Room {
-    arranged: Arranged,
-    pub(super) skip: SkipScratch,
-}
+/// What a product of activations that are kept needs while it runs.
+pub(crate) type Room = bitnet_memory::Region;
 
 /// A token's int8 activations.
 #[derive(Clone, Copy)]
 pub(super) struct Token<'a> {
-    /// As [`Quantized::q`] has them, zeros behind the columns included.
+    /// As [`Int8::q`] has them, zeros behind the columns included.
     pub(super) q: &'a [i8],
     d: f32,
     /// The sum of the activations, which stands for the code of a zero trit.
     pub(super) zero: i32,
 }
 
-impl Scratch {
-    /// Takes the input `x [m, k]` of the products that follow.
-    pub(crate) fn quantize(&mut self, isa: Isa, pool: &Pool, x: &[f32], k: usize) {
-        quantize(isa, pool, x, k, &mut self.quantized);
+impl<'a> Int8<'a> {
+    pub(super) fn token(&self, t: usize) -> Token<'a> {
+        Token { q: &self.q[t * self.stride..][..self.stride], d: self.d[t], zero: self.sums[t] }
     }
-
-    pub(super) fn token(&self, t: usize) -> Token<'_> {
-        token(&self.quantized, t)
-    }
-}
-
-fn token(quantized: &Quantized, t: usize) -> Token<'_> {
-    let q = &quantized.q[t * quantized.stride..][..quantized.stride];
-    Token { q, d: quantized.d[t], zero: quantized.sums[t] }
 }
 
 /// Where outputs go: columns from `first` on of `y [m, stride]`.
@@ -115,19 +79,37 @@ pub(crate) struct Place<'a> {
     pub(crate) first: usize,
 }
 
-/// `y[m, n] = x[m, k] * w[n, k]^T` with the int8 activations in `scratch`. The kernel is one of the layout of `w`.
+/// `y[m, n] = x[m, k] * w[n, k]^T` with int8 activations. The kernel is one of the layout of `w`.
 pub(crate) fn ternary_linear(
     isa: Isa,
     kernel: Kernel,
     pool: &Pool,
     w: &Panels,
-    scratch: &mut Scratch,
+    x: Int8<'_>,
+    scratch: &Scratch<'_>,
     place: Place<'_>,
-) {
-    product(isa, kernel, pool, w, &scratch.quantized, &mut scratch.room, place);
+) -> Result<(), OutOfMemory> {
+    assert!(std::ptr::eq(kernel.0.layout, w.layout), "{kernel} does not read {}", w.layout.name);
+    let m = x.d.len();
+    let Place { y, stride, first } = place;
+    let out = Output { isa, w, x, y: Shares::new(y), stride, first };
+    match &w.scale {
+        PanelScale::Groups { .. } => grouped(kernel.0, pool, m, &out),
+        PanelScale::Rows(_) if m >= GEMM_TOKENS => many(kernel.0, pool, m, &out, scratch)?,
+        PanelScale::Rows(_) if w.order == Order::Columns => {
+            for t in 0..m {
+                skip::columns(pool, t, &out, scratch)?;
+            }
+        }
+        PanelScale::Rows(_) => few(kernel.0, pool, m, &out, scratch)?,
+    }
+    Ok(())
 }
 
-/// The same with activations that the caller keeps.
+/// The same for who keeps activations, and a room for products.
+///
+/// # Panics
+/// There is no memory for what the product needs while it runs.
 pub(crate) fn product(
     isa: Isa,
     kernel: Kernel,
@@ -137,26 +119,16 @@ pub(crate) fn product(
     room: &mut Room,
     place: Place<'_>,
 ) {
-    assert!(std::ptr::eq(kernel.0.layout, w.layout), "{kernel} does not read {}", w.layout.name);
-    let Room { arranged, skip } = room;
-    let m = quantized.d.len();
-    let Place { y, stride, first } = place;
-    let out = Output { isa, w, quantized, y: Shares::new(y), stride, first };
-    match &w.scale {
-        PanelScale::Groups { .. } => grouped(kernel.0, pool, m, &out),
-        PanelScale::Rows(_) if m >= GEMM_TOKENS => many(kernel.0, pool, m, &out, arranged),
-        PanelScale::Rows(_) if w.order == Order::Columns => {
-            (0..m).for_each(|t| skip::columns(pool, t, &out, skip))
-        }
-        PanelScale::Rows(_) => few(kernel.0, pool, m, &out),
-    }
+    let scratch = room.begin(pool.memory());
+    let done = ternary_linear(isa, kernel, pool, w, quantized.int8(), &scratch, place);
+    done.unwrap_or_else(|e| panic!("{e}"));
 }
 
 /// What turns integer sums into outputs.
 pub(super) struct Output<'a> {
     pub(super) isa: Isa,
     pub(super) w: &'a Panels,
-    quantized: &'a Quantized,
+    x: Int8<'a>,
     y: Shares<'a, f32>,
     stride: usize,
     first: usize,
@@ -178,7 +150,7 @@ impl simd::Kernel for Rescale<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let tokens = self.token..self.token + self.tokens;
-        let (d, zeros) = (&self.out.quantized.d[tokens.clone()], &self.out.quantized.sums[tokens]);
+        let (d, zeros) = (&self.out.x.d[tokens.clone()], &self.out.x.sums[tokens]);
         // Token after token, so that what is written lies together.
         for (t, (d, zero)) in d.iter().zip(zeros).enumerate() {
             for (i, sum) in self.sums[t..].iter().step_by(self.tokens).enumerate() {
@@ -225,7 +197,7 @@ impl simd::Kernel for Rescaled<'_> {
 
 impl Output<'_> {
     pub(super) fn token(&self, t: usize) -> Token<'_> {
-        token(self.quantized, t)
+        self.x.token(t)
     }
 
     /// Where the outputs of a tile and a token go: sixteen, or fewer in the last tile.
@@ -251,42 +223,63 @@ fn total(q: &[i8]) -> i32 {
     q.iter().map(|q| i32::from(*q)).sum()
 }
 
-fn few(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
+fn few(
+    kernel: &TernaryKernel,
+    pool: &Pool,
+    m: usize,
+    out: &Output<'_>,
+    scratch: &Scratch<'_>,
+) -> Result<(), OutOfMemory> {
     let (tiles, grain) = (out.w.tiles(), out.w.grain());
-    pool.ranges(tiles, grain, &|range| {
-        // Several tokens find the weights in the cache.
-        let step = if m == 1 { range.len() } else { grain };
-        for first in range.clone().step_by(step) {
-            let part = first..range.end.min(first + step);
-            LOCAL.with_borrow_mut(|Local { sums, tiles, .. }| {
-                sums.resize(part.len(), [0; TILE]);
-                let tiles = out.w.tiles_of(part.clone(), tiles);
-                for t in 0..m {
-                    (kernel.gemv)(tiles, out.w.tile_bytes, out.token(t).q, sums);
-                    out.rescale(sums, part.start, t, 1);
-                }
-            });
+    // Several tokens find the weights in the cache, and tiles that have to be made first stay in it.
+    let most = if m == 1 && out.w.order == Order::Tiles { tiles } else { grain.min(tiles) };
+    let lines = memory::Room::lines::<[i32; TILE]>(most) + out.w.room_lines(most);
+    let room = scratch.buffer(lines * pool.threads())?;
+    pool.ranges_with(room, tiles, grain, &|room, range| {
+        let (sums, tiles) = room.split_at_mut(memory::Room::lines::<[i32; TILE]>(most));
+        let sums = bytemuck::cast_slice_mut(sums);
+        for first in range.clone().step_by(most) {
+            let part = first..range.end.min(first + most);
+            let sums = &mut sums[..part.len()];
+            let tiles = out.w.tiles_of(part.clone(), tiles);
+            for t in 0..m {
+                (kernel.gemv)(tiles, out.w.tile_bytes, out.token(t).q, sums);
+                out.rescale(sums, part.start, t, 1);
+            }
         }
     });
+    Ok(())
 }
 
-fn many(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>, arranged: &mut Arranged) {
+fn many(
+    kernel: &TernaryKernel,
+    pool: &Pool,
+    m: usize,
+    out: &Output<'_>,
+    scratch: &Scratch<'_>,
+) -> Result<(), OutOfMemory> {
     let gemm = &kernel.gemm;
-    arranged.fill(pool, out.quantized, out.w.tile_cols(), gemm);
-    pool.ranges(out.w.tiles().div_ceil(gemm.tiles), 1, &|range| {
+    let x = Arranged::new(pool, out.x, out.w.tile_cols(), gemm, scratch)?;
+    let (sums, panel) = (gemm.tiles * gemm.tokens.min(m), gemm.panel_lines(gemm.tiles, out.w.tile_cols()));
+    let lines = memory::Room::lines::<[i32; TILE]>(sums) + panel + out.w.room_lines(gemm.tiles);
+    let room = scratch.buffer(lines * pool.threads())?;
+    pool.ranges_with(room, out.w.tiles().div_ceil(gemm.tiles), 1, &|room, range| {
+        let mut room = memory::Room::new(room);
+        let (sums, panel) = (room.take::<[i32; TILE]>(sums), room.take::<Line>(panel));
+        let tiles = room.take::<Line>(out.w.room_lines(gemm.tiles));
         for first in range.map(|i| i * gemm.tiles) {
             let last = out.w.tiles().min(first + gemm.tiles);
-            LOCAL.with_borrow_mut(|Local { sums, tiles, panel }| {
-                (gemm.unpack)(out.w.tiles_of(first..last, tiles), out.w.tile_bytes, panel);
-                for from in (0..m).step_by(gemm.tokens) {
-                    let tokens = gemm.tokens.min(m - from);
-                    sums.resize((last - first) * tokens, [0; TILE]);
-                    (gemm.multiply)(panel, arranged.tokens(from, tokens), sums, tokens);
-                    out.rescale(sums, first, from, tokens);
-                }
-            });
+            let panel = &mut panel[..gemm.panel_lines(last - first, out.w.tile_cols())];
+            (gemm.unpack)(out.w.tiles_of(first..last, tiles), out.w.tile_bytes, panel);
+            for from in (0..m).step_by(gemm.tokens) {
+                let tokens = gemm.tokens.min(m - from);
+                let sums = &mut sums[..(last - first) * tokens];
+                (gemm.multiply)(panel, x.tokens(from, tokens), sums, tokens);
+                out.rescale(sums, first, from, tokens);
+            }
         }
     });
+    Ok(())
 }
 
 /// Rule 6: a scale for every group of columns.
@@ -304,7 +297,7 @@ fn grouped(kernel: &TernaryKernel, pool: &Pool, m: usize, out: &Output<'_>) {
                     let zero = total(q);
                     y = std::array::from_fn(|r| ((sum[0][r] - zero) as f32).mul_add(scale[r], y[r]));
                 }
-                let y = y.map(|y| y * out.quantized.d[t]);
+                let y = y.map(|y| y * out.x.d[t]);
                 // SAFETY: a tile is computed by one thread, and (tile, token) addresses no other output.
                 let out = unsafe { out.place(tile, t) };
                 out.copy_from_slice(&y[..out.len()]);

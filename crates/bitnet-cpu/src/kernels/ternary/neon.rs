@@ -124,9 +124,8 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
 
 /// One line for every four columns: byte `4r + j` is the code of row `r`, column `j`.
 #[target_feature(enable = "neon")]
-fn unpack_tiles(tiles: &[u8], panel: &mut Vec<Line>) {
+fn unpack_tiles(tiles: &[u8], panel: &mut [Line]) {
     let blocks = tiles.as_chunks::<BLOCK>().0;
-    panel.resize(4 * blocks.len(), Line([0; 64]));
     for (block, lines) in blocks.iter().zip(panel.as_chunks_mut::<4>().0) {
         for quarter in 0..4 {
             for (codes, line) in fields(load(block, quarter)).into_iter().zip(&mut *lines) {
@@ -169,7 +168,7 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
     }
 }
 
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(crate::Isa::Neon.is_available());
     // SAFETY: the assertion has seen NEON.
     unsafe { unpack_tiles(tiles, panel) };

@@ -21,15 +21,14 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
 }
 
 /// One line for every four columns: byte `4r + j` is the code of row `r`, column `j`.
-fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
-    panel.clear();
+fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     unpack_blocks(tiles, panel);
 }
 
-/// Appends the lines of whole blocks.
-pub(super) fn unpack_blocks(blocks: &[u8], panel: &mut Vec<Line>) {
-    for block in blocks.as_chunks::<BLOCK>().0 {
-        panel.extend((0..4).map(|field| Line(block.map(|codes| (codes >> (2 * field)) & 3))));
+/// The lines of whole blocks.
+pub(super) fn unpack_blocks(blocks: &[u8], panel: &mut [Line]) {
+    for (block, lines) in blocks.as_chunks::<BLOCK>().0.iter().zip(panel.as_chunks_mut::<4>().0) {
+        *lines = [0, 2, 4, 6].map(|shift| Line(block.map(|codes| (codes >> shift) & 3)));
     }
 }
 

@@ -111,18 +111,16 @@ fn register_tile<const T: usize>(panel: &[Line], x: &[i8], out: &mut [[i32; TILE
 }
 
 #[target_feature(enable = "sse4.1")]
-fn unpack_tile(tiles: &[u8], panel: &mut Vec<Line>) {
-    for block in tiles.as_chunks::<BLOCK>().0 {
-        let mut lines = [Line([0; 64]); 4];
+fn unpack_tile(tiles: &[u8], panel: &mut [Line]) {
+    for (block, lines) in tiles.as_chunks::<BLOCK>().0.iter().zip(panel.as_chunks_mut::<4>().0) {
         for quarter in 0..4 {
-            for (codes, line) in fields(load(block, quarter)).into_iter().zip(&mut lines) {
+            for (codes, line) in fields(load(block, quarter)).into_iter().zip(&mut *lines) {
                 // SAFETY: a quarter of a line is 16 writable bytes.
                 unsafe {
                     _mm_storeu_si128(line.0.as_chunks_mut::<16>().0[quarter].as_mut_ptr().cast(), codes)
                 };
             }
         }
-        panel.extend(lines);
     }
 }
 
@@ -134,9 +132,8 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
     }
 }
 
-fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Sse.is_available());
-    panel.clear();
     // SAFETY: the assertion has seen the instruction set.
     unsafe { unpack_tile(tiles, panel) };
 }

@@ -27,10 +27,18 @@ pub(super) struct Gemm {
     pub(super) tokens: usize,
     /// Columns of a token that lie together: 4 or 64.
     pub(super) columns: usize,
-    /// Unpacks the tiles, at most `tiles` of them; what a panel looks like is an affair between the two functions.
-    pub(super) unpack: fn(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>),
+    /// Unpacks the tiles, at most `tiles` of them, into [`Gemm::panel_lines`]; what a panel looks like is an affair between the two
+    /// functions.
+    pub(super) unpack: fn(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]),
     /// Multiplies a panel.
     pub(super) multiply: Multiply,
+}
+
+impl Gemm {
+    /// Lines of a panel of so many tiles of so many columns: one for every four columns.
+    pub(super) fn panel_lines(&self, tiles: usize, cols: usize) -> usize {
+        tiles * cols.next_multiple_of(self.columns) / 4
+    }
 }
 
 /// Products of one layout by one instruction set. All give the same integers.
@@ -279,7 +287,7 @@ impl Kernel {
 
     /// `out[tile][row] = sum of code * q` for the tiles of `range`, which lie tile by tile.
     pub(crate) fn gemv(self, w: &Panels, range: Range<usize>, q: &[i8], out: &mut [[i32; TILE]]) {
-        (self.0.gemv)(w.tiles_of(range, &mut Vec::new()), w.tile_bytes, q, out);
+        (self.0.gemv)(w.tiles_of(range, &mut []), w.tile_bytes, q, out);
     }
 
     /// Whether it runs on this processor.

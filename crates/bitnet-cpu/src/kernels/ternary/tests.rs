@@ -1,7 +1,9 @@
 //! Every kernel against the specification, and the specification's integers against a naive product.
 
 use super::*;
+use crate::kernels::quantize::int8;
 use crate::layout::TILE2;
+use crate::memory::alone;
 use crate::testing::{Noise, for_each_isa_and_pool};
 use bitnet_core::{Scale, TernaryMatrix};
 use bitnet_quant::spec;
@@ -31,7 +33,6 @@ const SHAPES: [(usize, usize); 8] =
 #[test]
 fn int8_products_equal_the_specification() {
     for_each_kernel_and_pool(|kernel, pool| {
-        let mut scratch = Scratch::default();
         for (rows, cols) in SHAPES {
             for (m, group) in
                 [(1, None), (3, None), (5, None), (16, None), (31, None), (1, Some(128)), (4, Some(64))]
@@ -45,9 +46,11 @@ fn int8_products_equal_the_specification() {
                 let kernel = if group.is_some() { kernel.general() } else { kernel };
                 let panels = Panels::new(pool, kernel.layout(), &[&w]).unwrap();
                 let mut got = vec![f32::NAN; m * rows];
-                scratch.quantize(kernel.isa(), pool, &x, cols);
                 let place = Place { y: &mut got, stride: rows, first: 0 };
-                ternary_linear(kernel.isa(), kernel, pool, &panels, &mut scratch, place);
+                alone(pool.memory(), |scratch| {
+                    let x = int8(kernel.isa(), pool, &x, cols, scratch)?;
+                    ternary_linear(kernel.isa(), kernel, pool, &panels, x, scratch, place)
+                });
                 let (mut q, mut want) = (vec![0; cols], vec![0.0; rows]);
                 for (x, got) in x.chunks(cols).zip(got.chunks(rows)) {
                     let d = spec::quantize_row(x, &mut q);
@@ -75,7 +78,7 @@ fn integers_do_not_saturate() {
                 let mut one = [[0; TILE]];
                 gemv(panels.tile(0), panels.tile_bytes, &x, &mut one);
                 assert_eq!(one, [[want; TILE]], "{kernel} gemv");
-                let mut panel = Vec::new();
+                let mut panel = vec![Line([0; 64]); gemm.panel_lines(1, panels.tile_cols())];
                 (gemm.unpack)(panels.tile(0), panels.tile_bytes, &mut panel);
                 for tokens in 1..=gemm.tokens {
                     let mut many = vec![[0; TILE]; tokens];

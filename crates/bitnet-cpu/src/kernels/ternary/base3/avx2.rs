@@ -69,16 +69,14 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
 
 /// The panel of [`avx2`](super::super::avx2): one line for every four columns.
 #[target_feature(enable = "avx2")]
-fn unpack_tile(tiles: &[u8], panel: &mut Vec<Line>) {
-    for block in tiles.as_chunks::<BLOCK>().0 {
-        for (low, high) in digits(block, 0).into_iter().zip(digits(block, 1)) {
-            let mut line = Line([0; 64]);
+fn unpack_tile(tiles: &[u8], panel: &mut [Line]) {
+    for (block, lines) in tiles.as_chunks::<BLOCK>().0.iter().zip(panel.as_chunks_mut::<5>().0) {
+        for ((low, high), line) in digits(block, 0).into_iter().zip(digits(block, 1)).zip(lines) {
             // SAFETY: a line is 64 bytes, aligned to 64.
             unsafe {
                 _mm256_store_si256(line.0.as_mut_ptr().cast(), low);
                 _mm256_store_si256(line.0.as_mut_ptr().cast::<__m256i>().add(1), high);
             }
-            panel.push(line);
         }
     }
 }
@@ -91,9 +89,8 @@ pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mu
     }
 }
 
-pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx2.is_available());
-    panel.clear();
     // SAFETY: the assertion has seen AVX2.
     unsafe { unpack_tile(tiles, panel) };
 }

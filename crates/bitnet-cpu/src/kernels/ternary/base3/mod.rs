@@ -34,9 +34,8 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
 }
 
 /// The panel of [`scalar`](super::scalar): one line for every four columns.
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
-    panel.clear();
-    for block in tiles.as_chunks::<BLOCK>().0 {
-        panel.extend((0..5).map(|f| Line(block.map(|byte| digits(byte)[f]))));
+pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
+    for (block, lines) in tiles.as_chunks::<BLOCK>().0.iter().zip(panel.as_chunks_mut::<5>().0) {
+        *lines = [0, 1, 2, 3, 4].map(|f| Line(block.map(|byte| digits(byte)[f])));
     }
 }

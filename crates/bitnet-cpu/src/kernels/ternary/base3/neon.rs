@@ -69,9 +69,8 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
 
 /// The panel of [`neon`](super::super::neon): one line for every four columns.
 #[target_feature(enable = "neon")]
-fn unpack_tiles(tiles: &[u8], panel: &mut Vec<Line>) {
+fn unpack_tiles(tiles: &[u8], panel: &mut [Line]) {
     let (table, blocks) = (Table::new(), tiles.as_chunks::<BLOCK>().0);
-    panel.resize(5 * blocks.len(), Line([0; 64]));
     for (block, lines) in blocks.iter().zip(panel.as_chunks_mut::<5>().0) {
         for quarter in 0..4 {
             let (low, fifth) = table.split(load(block, quarter));
@@ -92,7 +91,7 @@ pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mu
     }
 }
 
-pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Neon.is_available());
     // SAFETY: the assertion has seen NEON.
     unsafe { unpack_tiles(tiles, panel) };

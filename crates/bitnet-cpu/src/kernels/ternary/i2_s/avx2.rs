@@ -72,11 +72,11 @@ fn gemv_rows(rows: [&[[u8; BLOCK]]; ROWS], x: &[[i8; COLUMNS]], out: &mut [i32; 
 
 /// The panel of [`avx2`](super::super::avx2).
 #[target_feature(enable = "avx2")]
-fn unpack_blocks(tile: &[u8], panel: &mut Vec<Line>) {
+fn unpack_blocks(tile: &[u8], panel: &mut [Line]) {
     let mut room = [Line([0; 64]); TILE2_BLOCKS];
-    for block in 0..tile.len() / (TILE * BLOCK) {
+    for (block, lines) in panel.chunks_exact_mut(4 * TILE2_BLOCKS).enumerate() {
         to_tile2(tile, block, &mut room);
-        unpack_tile(bytes(&room), panel);
+        unpack_tile(bytes(&room), lines);
     }
 }
 
@@ -92,9 +92,8 @@ pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mu
     }
 }
 
-pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx2.is_available());
-    panel.clear();
     // SAFETY: the assertion has seen AVX2.
     unsafe { unpack_blocks(tiles, panel) };
 }

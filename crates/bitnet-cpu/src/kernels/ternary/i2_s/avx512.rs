@@ -4,7 +4,7 @@
 //! 4 * 128 * 128 a step; 32 bits hold that for eight million columns.
 
 use super::super::amx;
-use super::super::avx512::{prefetch, unpack_lines as unpack_tile2};
+use super::super::avx512::{prefetch, unpack as unpack_tile2};
 use super::{TILE2_BLOCKS, to_tile2};
 use crate::Isa;
 use crate::layout::i2_s::{BLOCK, COLUMNS};
@@ -94,18 +94,13 @@ pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mu
     }
 }
 
-pub(in super::super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    panel.resize(tiles.len() / BLOCK * COLUMNS / 4 / TILE, Line([0; 64]));
-    unpack_lines(tiles, tile_bytes, panel);
-}
-
 /// The panel of [`amx`].
-pub(in super::super) fn unpack_amx(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(in super::super) fn unpack_amx(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
     let tile_lines = tile_bytes / (TILE * BLOCK) * COLUMNS / 4;
-    amx::unpack_pairs(tiles, tile_bytes, panel, tile_lines, unpack_lines);
+    amx::unpack_pairs(tiles, tile_bytes, panel, tile_lines, unpack);
 }
 
-fn unpack_lines(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
+pub(in super::super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx512Bw.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { unpack_blocks(tiles, tile_bytes, panel) };

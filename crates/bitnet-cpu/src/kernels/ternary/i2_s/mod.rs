@@ -47,11 +47,10 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
 }
 
 /// The panel of [`scalar`].
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
-    panel.clear();
+pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     let mut room = [Line([0; 64]); TILE2_BLOCKS];
-    for block in 0..tiles.len() / (TILE * BLOCK) {
+    for (block, lines) in panel.chunks_exact_mut(4 * TILE2_BLOCKS).enumerate() {
         to_tile2(tiles, block, &mut room);
-        scalar::unpack_blocks(bytes(&room), panel);
+        scalar::unpack_blocks(bytes(&room), lines);
     }
 }

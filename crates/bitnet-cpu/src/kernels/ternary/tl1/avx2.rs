@@ -186,17 +186,17 @@ pub(in super::super) fn interleave(columns: [__m128i; 4]) -> Line {
 
 /// The panel of [`avx2`](super::super::avx2): one line for every four columns.
 #[target_feature(enable = "avx2")]
-fn unpack_columns(tiles: &[u8], panel: &mut Vec<Line>) {
+fn unpack_columns(tiles: &[u8], panel: &mut [Line]) {
     let mask = _mm_set1_epi8(3);
-    for codes in tiles.as_chunks::<TILE>().0 {
+    for (codes, line) in tiles.as_chunks::<TILE>().0.iter().zip(panel) {
         // SAFETY: `codes` is sixteen readable bytes.
         let codes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
-        panel.push(interleave([
+        *line = interleave([
             _mm_and_si128(codes, mask),
             _mm_and_si128(_mm_srli_epi16::<2>(codes), mask),
             _mm_and_si128(_mm_srli_epi16::<4>(codes), mask),
             _mm_and_si128(_mm_srli_epi16::<6>(codes), mask),
-        ]));
+        ]);
     }
 }
 
@@ -206,9 +206,8 @@ pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mu
     unsafe { gemv_tiles(tiles, tile_bytes, x, out) };
 }
 
-pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx2.is_available());
-    panel.clear();
     // SAFETY: the assertion has seen AVX2.
     unsafe { unpack_columns(tiles, panel) };
 }

@@ -26,11 +26,8 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
 }
 
 /// The panel of [`scalar`](super::scalar): one line for every four columns.
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
-    panel.clear();
-    for rows in tiles.as_chunks::<TILE>().0 {
-        let mut line = Line([0; 64]);
+pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
+    for (rows, line) in tiles.as_chunks::<TILE>().0.iter().zip(panel) {
         line.0.as_chunks_mut::<COLUMNS>().0.copy_from_slice(&rows.map(codes));
-        panel.push(line);
     }
 }

@@ -89,9 +89,8 @@ fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]
 
 /// The panel of [`neon`](super::super::neon): one line for every four columns, byte `4r + j` the code of row `r`, column `j`.
 #[target_feature(enable = "neon")]
-fn unpack_tiles(tiles: &[u8], panel: &mut Vec<Line>) {
+fn unpack_tiles(tiles: &[u8], panel: &mut [Line]) {
     let columns = tiles.as_chunks::<TILE>().0;
-    panel.resize(columns.len(), Line([0; 64]));
     for (codes, line) in columns.iter().zip(panel) {
         let [a, b, c, d] = fields(load(codes)).map(|codes| vreinterpretq_u8_s8(codes));
         let pairs = |a, b| [vzip1q_u8(a, b), vzip2q_u8(a, b)].map(|pairs| vreinterpretq_u16_u8(pairs));
@@ -115,7 +114,7 @@ pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mu
     unsafe { gemv_tiles(tiles, tile_bytes, x, out) };
 }
 
-pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Neon.is_available());
     // SAFETY: the assertion has seen NEON.
     unsafe { unpack_tiles(tiles, panel) };

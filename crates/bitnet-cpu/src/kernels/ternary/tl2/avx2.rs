@@ -102,7 +102,7 @@ fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]
 
 /// The panel of [`avx2`](super::super::avx2): one line for every four columns.
 #[target_feature(enable = "avx2")]
-fn unpack_blocks(tiles: &[u8], panel: &mut Vec<Line>) {
+fn unpack_blocks(tiles: &[u8], panel: &mut [Line]) {
     const CODES: [[i8; 16]; 3] = {
         let mut codes = [[0; 16]; 3];
         let mut i = 0;
@@ -112,12 +112,13 @@ fn unpack_blocks(tiles: &[u8], panel: &mut Vec<Line>) {
         }
         codes
     };
+    let mut panel = panel.iter_mut();
     for block in tiles.as_chunks::<BLOCK>().0 {
         let signs = [load(block, SIGNS / 64, 0), load(block, SIGNS / 64, 1)];
         for u in 0..UNITS {
             let index = [0, 1].map(|half| indices(load(block, u / 2, half), u));
             let negative = [0, 1].map(|half| negative(signs[half], u));
-            for codes in &CODES {
+            for (codes, line) in CODES.iter().zip(&mut panel) {
                 // SAFETY: `codes` is sixteen readable bytes.
                 let codes = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(codes.as_ptr().cast()) });
                 let halves = [0, 1].map(|half| {
@@ -126,12 +127,12 @@ fn unpack_blocks(tiles: &[u8], panel: &mut Vec<Line>) {
                     let other = _mm256_sub_epi8(_mm256_set1_epi8(2), codes);
                     _mm256_blendv_epi8(codes, other, negative[half])
                 });
-                panel.push(interleave([
+                *line = interleave([
                     _mm256_castsi256_si128(halves[0]),
                     _mm256_extracti128_si256::<1>(halves[0]),
                     _mm256_castsi256_si128(halves[1]),
                     _mm256_extracti128_si256::<1>(halves[1]),
-                ]));
+                ]);
             }
         }
     }
@@ -143,9 +144,8 @@ pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mu
     unsafe { gemv_tiles(tiles, tile_bytes, x, out) };
 }
 
-pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
+pub(in super::super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx2.is_available());
-    panel.clear();
     // SAFETY: the assertion has seen AVX2.
     unsafe { unpack_blocks(tiles, panel) };
 }

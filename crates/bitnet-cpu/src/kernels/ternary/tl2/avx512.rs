@@ -188,17 +188,12 @@ pub(in super::super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mu
     unsafe { gemv_tiles(tiles, tile_bytes, x, out) };
 }
 
-pub(in super::super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    panel.resize(tiles.len() / BLOCK * COLUMNS / 4, Line([0; 64]));
-    unpack_lines(tiles, tile_bytes, panel);
-}
-
 /// The panel of [`amx`].
-pub(in super::super) fn unpack_amx(tiles: &[u8], tile_bytes: usize, panel: &mut Vec<Line>) {
-    amx::unpack_pairs(tiles, tile_bytes, panel, columns(tile_bytes) / 4, unpack_lines);
+pub(in super::super) fn unpack_amx(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
+    amx::unpack_pairs(tiles, tile_bytes, panel, columns(tile_bytes) / 4, unpack);
 }
 
-fn unpack_lines(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
+pub(in super::super) fn unpack(tiles: &[u8], tile_bytes: usize, panel: &mut [Line]) {
     assert!(Isa::Avx512Vbmi.is_available());
     // SAFETY: the assertion has seen the instruction set.
     unsafe { unpack_tiles(tiles, tile_bytes, panel) };

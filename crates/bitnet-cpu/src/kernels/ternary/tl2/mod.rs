@@ -24,7 +24,7 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 
 use super::total;
-use crate::layout::tl2::{BLOCK, COLUMNS, TRIPLES, UNIT, UNITS, triple};
+use crate::layout::tl2::{BLOCK, COLUMNS, TRIPLES, UNIT, triple};
 use crate::layout::{Line, TILE};
 
 /// The trits of each index, those of indices that do not occur being zero; `[trits of a triple][indices]`.
@@ -64,12 +64,13 @@ pub(super) fn gemv(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; T
 }
 
 /// The panel of [`scalar`](super::scalar): one line for every four columns.
-pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut Vec<Line>) {
-    panel.clear();
-    for block in tiles.as_chunks::<BLOCK>().0 {
-        for u in 0..UNITS {
+pub(super) fn unpack(tiles: &[u8], _tile_bytes: usize, panel: &mut [Line]) {
+    for (block, lines) in tiles.as_chunks::<BLOCK>().0.iter().zip(panel.chunks_exact_mut(COLUMNS / 4)) {
+        for (u, lines) in lines.chunks_exact_mut(UNIT / 4).enumerate() {
             let code = |at: usize, i: usize| TRIPLES[triple(block, at / 4, u, at % 4)][i];
-            panel.extend((0..UNIT / 4).map(|i| Line(std::array::from_fn(|at| code(at, i)))));
+            for (i, line) in lines.iter_mut().enumerate() {
+                *line = Line(std::array::from_fn(|at| code(at, i)));
+            }
         }
     }
 }
