@@ -370,6 +370,11 @@ impl Backend for CpuBackend {
         x.rows = rows.len();
     }
 
+    fn upload(&self, values: &[f32], cols: usize, out: &mut CpuTensor) -> Result<(), BackendError> {
+        out.shape(values.len() / cols, cols).copy_from_slice(values);
+        Ok(())
+    }
+
     fn download(&self, x: &CpuTensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
         out.clear();
         out.extend_from_slice(x.data());
