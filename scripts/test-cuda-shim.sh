@@ -56,3 +56,8 @@ fault "old driver" BITNET_SHIM_VERSION=12040
 fault "two devices" BITNET_SHIM_DEVICES=2
 fault "little memory" BITNET_SHIM_MEMORY=$((20 << 20))
 fault "failed launch" BITNET_SHIM_FAIL_LAUNCH=3
+
+echo
+echo "== a model moves between the processor and the GPU under threads that generate"
+REQUIRE_DEVICE=1 cargo test --quiet --locked -p bitnet-inference --test devices
+scripts/check-fallback.sh
