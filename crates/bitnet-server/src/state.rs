@@ -125,8 +125,11 @@ impl Server {
         let Opened { mut engine, card, defaults } = opened;
         engine.watch_memory(Arc::clone(&self.memory));
         let id = card.id.clone();
-        let name = id.clone();
-        engine.tell_takeover(move |takeover| tracing::warn!(model = name, "{takeover}"));
+        // Where nobody logs, whoever opened the model tells.
+        if tracing::enabled!(tracing::Level::WARN) {
+            let name = id.clone();
+            engine.tell_takeover(move |takeover| tracing::warn!(model = name, "{takeover}"));
+        }
         self.models.put(&id, |metrics| {
             let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());
             let (vocab, width) = (engine.config().vocab, engine.config().hidden);

@@ -32,7 +32,7 @@ pub struct Takeover {
 
 impl fmt::Display for Takeover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} failed ({}); the {} takes over", self.from, self.why, self.to)
+        write!(f, "{}; the {} takes over from {}", self.why, self.to, self.from)
     }
 }
 
