@@ -59,3 +59,8 @@ fault "little memory" BITNET_SHIM_MEMORY=$((20 << 20))
 fault "failed launch" BITNET_SHIM_FAIL_LAUNCH=3
 fault "failed launch of training" BITNET_SHIM_FAIL_LAUNCH=3
 fault "little memory for training" BITNET_SHIM_MEMORY=$((20 << 20))
+
+echo
+echo "== a model moves between the processor and the GPU under threads that generate"
+REQUIRE_DEVICE=1 cargo test --quiet --locked -p bitnet-inference --test devices
+scripts/check-fallback.sh

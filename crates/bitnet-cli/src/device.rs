@@ -13,7 +13,8 @@ pub struct DeviceFlag {
     /// first discrete GPU, else the first integrated one, else the cpu; it says which and why
     #[arg(long, default_value = "cpu", env = "BITNET_DEVICE", help_heading = "Device")]
     device: String,
-    /// With --device auto: fail rather than run on the cpu because there is no GPU that can be used, or because it fails
+    /// With --device auto: fail rather than run on the cpu because there is no GPU that can be used, or because it fails, be it in the
+    /// middle of an answer
     #[arg(long, env = "BITNET_REQUIRE_DEVICE", help_heading = "Device")]
     require_device: bool,
 }
@@ -22,11 +23,16 @@ pub struct DeviceFlag {
 #[derive(Clone, Copy, Debug)]
 pub struct Settled {
     pub device: Device,
-    /// Whether the cpu may take over when a model cannot be opened there.
+    /// Whether the cpu may take over when the device fails.
     pub may_fall_back: bool,
 }
 
 impl DeviceFlag {
+    /// Whether the cpu may take over where another device fails, at the beginning or later.
+    pub fn may_fall_back(&self, device: Device) -> bool {
+        self.device == "auto" && !self.require_device && device != Device::Cpu
+    }
+
     /// The device for a model; `kernels` says whether flags name kernels of the processor.
     pub fn settle(
         &self,
@@ -64,6 +70,6 @@ impl DeviceFlag {
         if !quiet {
             eprintln!("device: {device} ({why})");
         }
-        Ok(Settled { device, may_fall_back: !self.require_device && device != Device::Cpu })
+        Ok(Settled { device, may_fall_back: self.may_fall_back(device) })
     }
 }

@@ -118,6 +118,7 @@ impl From<ModelError> for Failure {
             ModelError::UnknownId { .. } | ModelError::ContextFull { .. } | ModelError::NoTokens => {
                 Self::Usage(chain(&e))
             }
+            e if e.is_of_device() => Self::Runtime(chain(&e)),
             ModelError::Backend(_) => Self::Runtime(chain(&e)),
             e => Self::Model(chain(&e)),
         }

@@ -128,7 +128,7 @@ impl From<OutOfMemory> for BackendError {
 /// near to it a backend stays whose device has no such order.
 ///
 /// A backend may only record what it is asked for, until results are copied to the host ([`Backend::head`],
-/// [`Backend::download`], [`Backend::save_block`]) or the next step begins ([`Backend::embed`]); what went wrong until then is
+/// [`Backend::download`], [`Backend::save_block`]) or the next step begins ([`Backend::embed`], [`Backend::upload`]); what went wrong until then is
 /// the error there.
 pub trait Backend: Sized + Send + Sync + 'static {
     /// Activations, `[m, n]` f32.
@@ -253,6 +253,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
     ) -> Result<(), BackendError>;
     /// Keeps the rows of these ascending numbers and drops the others.
     fn keep_rows(&self, x: &mut Self::Tensor, rows: &[usize]);
-    /// Copies a tensor to the host, row-major.
+    /// Gives a tensor these elements, whole rows of `cols` columns; begins a step, as [`Backend::embed`] does.
+    fn upload(&self, values: &[f32], cols: usize, out: &mut Self::Tensor) -> Result<(), BackendError>;
+    /// Copies a tensor to the host, row-major. With [`Backend::upload`], that is how a tensor moves to another backend: not one bit of
+    /// it changes.
     fn download(&self, x: &Self::Tensor, out: &mut Vec<f32>) -> Result<(), BackendError>;
 }

@@ -434,6 +434,11 @@ impl Backend for CpuBackend {
         });
     }
 
+    fn upload(&self, values: &[f32], cols: usize, out: &mut CpuTensor) -> Result<(), BackendError> {
+        out.shape(self.memory(), values.len() / cols, cols)?.copy_from_slice(values);
+        Ok(())
+    }
+
     fn download(&self, x: &CpuTensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
         let data = x.data()?;
         out.clear();

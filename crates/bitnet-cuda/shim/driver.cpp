@@ -18,6 +18,7 @@ thread_local CUctx_st *current_context;
 namespace {
 
 bool initialised;
+uint64_t allocs; // so far, of device memory
 
 uint64_t number_from(const char *name, uint64_t otherwise) {
     const char *text = getenv(name);
@@ -116,6 +117,7 @@ CUresult cuInit(unsigned flags) {
     settings.devices = std::min<uint64_t>(number_from("BITNET_SHIM_DEVICES", 1), MAX_DEVICES);
     settings.memory_bytes = number_from("BITNET_SHIM_MEMORY", 4ull << 30);
     settings.failing_launch = number_from("BITNET_SHIM_FAIL_LAUNCH", 0);
+    settings.failing_alloc = number_from("BITNET_SHIM_FAIL_ALLOC", 0);
     settings.seed = number_from("BITNET_SHIM_SEED", 0);
     if (!settings.devices) return CUDA_ERROR_NO_DEVICE;
     install_fault_handler();
@@ -264,7 +266,8 @@ CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes) {
     return in_context([&](CUctx_st &context) {
         if (!bytes) return CUDA_ERROR_INVALID_VALUE;
         if (capture_forbids_waiting()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-        if (bytes > settings.memory_bytes - context.used_bytes) return CUDA_ERROR_OUT_OF_MEMORY;
+        bool none_left = settings.failing_alloc && ++allocs >= settings.failing_alloc;
+        if (none_left || bytes > settings.memory_bytes - context.used_bytes) return CUDA_ERROR_OUT_OF_MEMORY;
         char *base = allocate(bytes, false, &context - contexts);
         if (!base) return CUDA_ERROR_OUT_OF_MEMORY;
         context.used_bytes += bytes;

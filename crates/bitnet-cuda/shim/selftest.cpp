@@ -370,6 +370,14 @@ void faults() {
         _exit(2);
     };
     told("BITNET_SHIM_MEMORY", {"full as asked"}, last_words(full, "BITNET_SHIM_MEMORY", "1000"));
+    auto later = [] {
+        CUdeviceptr pointer;
+        OK(cuMemAlloc_v2(&pointer, 4));
+        for (int i = 0; i < 2; i++) CHECK(cuMemAlloc_v2(&pointer, 4) == CUDA_ERROR_OUT_OF_MEMORY);
+        fputs("full later as asked", stderr);
+        _exit(2);
+    };
+    told("BITNET_SHIM_FAIL_ALLOC", {"full later as asked"}, last_words(later, "BITNET_SHIM_FAIL_ALLOC", "2"));
     auto two = [] {
         int count, version;
         OK(cuDeviceGetCount(&count));

@@ -22,6 +22,7 @@ struct Settings {
     int devices;
     uint64_t memory_bytes;   // of each device
     uint64_t failing_launch; // the one, counted from 1, that breaks its context; 0: none
+    uint64_t failing_alloc;  // the one, counted from 1, from which on there is no memory; 0: none
     uint64_t seed;           // of the schedules (run_grid)
 };
 

@@ -1,11 +1,12 @@
 //! The `Backend` of this crate: every operation checks shapes and records kernels.
 
 use crate::attention::{Sent, SentPlaces, SentRope, bytes_of, word};
-use crate::driver::{Buffer, DeviceDetails, Launch};
+use crate::driver::{DeviceDetails, Launch};
 use crate::error::CudaError;
 use crate::gpu::{Gpu, Sum, elements};
 use crate::head::{Asked, HeadScratch};
 use crate::kv::CudaKv;
+use crate::memory::Buffer;
 use crate::product::{Tuned, number};
 use crate::tensor::{CudaTensor, Int8, int8_words};
 use crate::weight::CudaWeight;
@@ -13,7 +14,7 @@ use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
     Matrix, Purpose, RopeRows,
 };
-use bitnet_memory::{Pool, Profile};
+use bitnet_memory::{Pool, Profile, Snapshot, Tag};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -59,9 +60,28 @@ impl CudaBackend {
         })
     }
 
+    /// What was counted of the GPU's memory: all buffers are pieces of one pool.
+    pub fn device_memory(&self) -> Snapshot {
+        self.gpu.memory()
+    }
+
     /// The GPU in use.
     pub fn device(&self) -> &DeviceDetails {
         self.gpu.driver.details()
+    }
+
+    /// Begins a step of so many tokens, and gives what went wrong in the one before, of which nobody has asked since.
+    fn begin(&self, tokens: usize) -> Result<usize, BackendError> {
+        self.gpu.begin(tokens);
+        self.gpu.check()?;
+        if tokens > MAX_TOKENS {
+            return Err(BackendError::Unsupported {
+                backend: "cuda",
+                what: format!("a step of {tokens} tokens; {MAX_TOKENS} are the most"),
+                hint: "a smaller --batch-size would do",
+            });
+        }
+        Ok(tokens)
     }
 
     fn scratch(&self) -> MutexGuard<'_, Scratch> {
@@ -108,7 +128,7 @@ impl Backend for CudaBackend {
         if let Some(value) = values.iter().find(|v| !v.is_finite()) {
             return Err(BackendError::NotFinite { value: *value });
         }
-        let data = self.gpu.storage(4 * values.len(), "a norm")?;
+        let data = self.gpu.storage_for(Tag::Weights, 4 * values.len(), "a norm")?;
         self.gpu.write(&data, 0, &bytes_of_floats(values))?;
         Ok(CudaVector { data, len: values.len() })
     }
@@ -173,19 +193,10 @@ impl Backend for CudaBackend {
 
     fn embed(&self, w: &CudaWeight, ids: &[u32], out: &mut CudaTensor) -> Result<(), BackendError> {
         let gpu = &self.gpu;
-        gpu.begin(ids.len());
-        // What nobody has asked about since.
-        gpu.check()?;
+        self.begin(ids.len())?;
         let row = |id: u32| usize::try_from(id).ok().filter(|row| *row < w.rows);
         if let Some(id) = ids.iter().find(|id| row(**id).is_none()) {
             return Err(BackendError::IdOutOfRange { id: *id, rows: w.rows });
-        }
-        if ids.len() > MAX_TOKENS {
-            return Err(BackendError::Unsupported {
-                backend: "cuda",
-                what: format!("a step of {} tokens; {MAX_TOKENS} are the most", ids.len()),
-                hint: "a smaller --batch-size would do",
-            });
         }
         out.shape(gpu, ids.len(), w.cols);
         self.embed_rows(w, gpu.upload(&bytes_of(ids)), ids.len(), out);
@@ -395,6 +406,18 @@ impl Backend for CudaBackend {
             self.gpu.settle_sum();
         }
         x.rows = rows.len();
+    }
+
+    fn upload(&self, values: &[f32], cols: usize, out: &mut CudaTensor) -> Result<(), BackendError> {
+        let gpu = &self.gpu;
+        let rows = self.begin(values.len() / cols)?;
+        out.shape(gpu, rows, cols);
+        // What is uploaded for a step is gone with it, and the tensor is not.
+        let from = gpu.upload(&bytes_of_floats(values));
+        let sizes = [values.len(), cols, cols, 0].map(|n| n as u64);
+        let params: Vec<u64> = [out.address(), from].into_iter().chain(sizes).collect();
+        gpu.run(gpu.kernels.place, elements(values.len()), 256, 0, &params);
+        Ok(())
     }
 
     fn download(&self, x: &CudaTensor, out: &mut Vec<f32>) -> Result<(), BackendError> {

@@ -4,9 +4,10 @@
 //! looked for when somebody asks for a device.
 
 use crate::error::CudaError;
+use crate::memory::Buffer;
 use cudarc::driver::sys::{self, CUresult};
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// The version of the driver's interface that the kernels were compiled for: 1000 times its major number.
 const NEEDED: i32 = 13_000;
@@ -83,8 +84,6 @@ pub(crate) struct Driver {
     module: sys::CUmodule,
     /// Bytes that the threads of a block may share.
     max_shared: i32,
-    /// Memory that nobody needs any more but that work under way may still use.
-    retired: Mutex<Vec<u64>>,
     /// Host memory that the device copies into.
     staging: Mutex<(usize, usize)>,
 }
@@ -201,7 +200,6 @@ impl Driver {
             stream: std::ptr::null_mut(),
             module: std::ptr::null_mut(),
             max_shared,
-            retired: Mutex::default(),
             staging: Mutex::default(),
         };
         // SAFETY: `device` is one of the driver's, and `context` is where the handle goes; it is given back when this is dropped.
@@ -266,13 +264,22 @@ impl Driver {
         Ok(Function(function as usize))
     }
 
-    /// Memory of the device, at least one byte.
-    pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Buffer, CudaError> {
+    /// The address of so many bytes of the device.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
         self.bind()?;
         let mut address = 0;
         // SAFETY: `address` is where the address goes.
-        check("cuMemAlloc", unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(16)) })?;
-        Ok(Buffer { driver: Arc::clone(self), address, bytes })
+        check("cuMemAlloc", unsafe { sys::cuMemAlloc_v2(&mut address, bytes) })?;
+        Ok(address)
+    }
+
+    /// Gives back what [`Driver::allocate`] gave, once what is under way on the device has ended: the driver waits for it.
+    pub(crate) fn free(&self, address: u64) {
+        // Where the context is broken, its memory is gone with it.
+        if self.bind().is_ok() {
+            // SAFETY: the address came from `cuMemAlloc`, and the block that had it is dropped with this call.
+            unsafe { sys::cuMemFree_v2(address) };
+        }
     }
 
     /// Has zeros written behind what is under way.
@@ -280,13 +287,13 @@ impl Driver {
         self.bind()?;
         // SAFETY: the buffer has that many bytes.
         check("cuMemsetD8Async", unsafe {
-            sys::cuMemsetD8Async(buffer.address, 0, buffer.bytes, self.stream)
+            sys::cuMemsetD8Async(buffer.address(), 0, buffer.bytes(), self.stream)
         })
     }
 
     /// Has bytes written behind what is under way; they are copied before this returns.
     pub(crate) fn upload(&self, buffer: &Buffer, at: usize, bytes: &[u8]) -> Result<(), CudaError> {
-        assert!(at + bytes.len() <= buffer.bytes, "bytes that go into a buffer");
+        assert!(at + bytes.len() <= buffer.bytes(), "bytes that go into a buffer");
         if bytes.is_empty() {
             return Ok(());
         }
@@ -295,7 +302,7 @@ impl Driver {
         // the driver has taken it over when it returns.
         check("cuMemcpyHtoDAsync", unsafe {
             sys::cuMemcpyHtoDAsync_v2(
-                buffer.address + at as u64,
+                buffer.address() + at as u64,
                 bytes.as_ptr().cast::<c_void>(),
                 bytes.len(),
                 self.stream,
@@ -310,13 +317,13 @@ impl Driver {
         (to, to_at): (&Buffer, usize),
         bytes: usize,
     ) -> Result<(), CudaError> {
-        assert!(from_at + bytes <= from.bytes && to_at + bytes <= to.bytes, "bytes that are copied");
+        assert!(from_at + bytes <= from.bytes() && to_at + bytes <= to.bytes(), "bytes that are copied");
         self.bind()?;
         // SAFETY: it was seen above that both have the bytes.
         check("cuMemcpyDtoDAsync", unsafe {
             sys::cuMemcpyDtoDAsync_v2(
-                to.address + to_at as u64,
-                from.address + from_at as u64,
+                to.address() + to_at as u64,
+                from.address() + from_at as u64,
                 bytes,
                 self.stream,
             )
@@ -342,12 +349,12 @@ impl Driver {
         }
         let mut at = 0;
         for (buffer, offset, bytes) in from {
-            assert!(offset + bytes <= buffer.bytes, "bytes that are read");
+            assert!(offset + bytes <= buffer.bytes(), "bytes that are read");
             // SAFETY: the buffer has the bytes, and there is room for all pieces in `staging`.
             check("cuMemcpyDtoHAsync", unsafe {
                 sys::cuMemcpyDtoHAsync_v2(
                     (staging.0 + at) as *mut c_void,
-                    buffer.address + *offset as u64,
+                    buffer.address() + *offset as u64,
                     *bytes,
                     self.stream,
                 )
@@ -370,20 +377,11 @@ impl Driver {
         }
     }
 
-    /// Waits for what is under way, and gives retired memory back.
+    /// Waits for what is under way.
     pub(crate) fn synchronize(&self) -> Result<(), CudaError> {
         self.bind()?;
         // SAFETY: the stream is this driver's.
-        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })?;
-        for address in std::mem::take(&mut *self.retired()) {
-            // SAFETY: the address came from `cuMemAlloc`, its buffer is gone, and what used it has ended.
-            unsafe { sys::cuMemFree_v2(address) };
-        }
-        Ok(())
-    }
-
-    fn retired(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
     }
 
     /// Has kernels run, one behind the other.
@@ -492,29 +490,5 @@ impl Drop for Driver {
         }
         // SAFETY: retained when this was opened.
         unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
-    }
-}
-
-/// Memory of a device. It is given back when what is under way has ended.
-pub(crate) struct Buffer {
-    driver: Arc<Driver>,
-    address: u64,
-    bytes: usize,
-}
-
-impl Buffer {
-    /// Where it begins, for a kernel.
-    pub(crate) fn address(&self) -> u64 {
-        self.address
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.driver.retired().push(self.address);
     }
 }

@@ -3,10 +3,12 @@
 //! A step that launches what an earlier one did, with the same addresses and numbers, is a graph that the device already has:
 //! what differs from step to step (ids, positions, blocks of the cache) is data in memory that the launches read.
 
-use crate::driver::{Buffer, Driver, Function, Graph, KERNELS, Launch};
+use crate::driver::{Driver, Function, Graph, KERNELS, Launch};
 use crate::error::CudaError;
 use crate::kernels::Kernels;
+use crate::memory::{Buffer, CudaSource, Retired, take_retired};
 use bitnet_core::BackendError;
+use bitnet_memory::{Pool, Profile, Snapshot, Tag};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +33,8 @@ pub(crate) struct Gpu {
     name: String,
     pub(crate) driver: Arc<Driver>,
     pub(crate) kernels: Kernels,
+    pool: Pool<CudaSource>,
+    retired: Arc<Retired>,
     failure: Mutex<Option<BackendError>>,
     state: Mutex<State>,
 }
@@ -87,8 +91,14 @@ impl Gpu {
     pub(crate) fn open(number: usize) -> Result<Self, CudaError> {
         let driver = Arc::new(Driver::open(number, KERNELS)?);
         let kernels = Kernels::load(&driver)?;
-        let (failure, state) = (Mutex::default(), Mutex::default());
-        Ok(Self { name: format!("cuda:{number}"), driver, kernels, failure, state })
+        let pool = Pool::with(CudaSource::new(Arc::clone(&driver)), Profile::Inference.into());
+        let (retired, failure, state) = Default::default();
+        Ok(Self { name: format!("cuda:{number}"), driver, kernels, pool, retired, failure, state })
+    }
+
+    /// What was counted of the device's memory.
+    pub(crate) fn memory(&self) -> Snapshot {
+        self.pool.snapshot()
     }
 
     /// Makes the step fail. What is recorded from here on is not run.
@@ -114,23 +124,49 @@ impl Gpu {
 
     /// Memory for kernels; what it holds is undefined.
     pub(crate) fn storage(&self, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
-        let mut state = locked(&self.state);
-        let mut outcome = self.driver.allocate(bytes);
-        if outcome.as_ref().err() == Some(&CudaError::OutOfMemory) {
-            // Memory that nobody needs any more comes back when what uses it has run.
-            self.settle(&mut state);
-            self.send(&mut state);
-            outcome = self.driver.synchronize().and_then(|()| self.driver.allocate(bytes));
-        }
-        outcome.map_err(|e| self.error(e, bytes, what))
+        self.storage_for(Tag::Scratch, bytes, what)
+    }
+
+    /// The same for something that memory is tracked by.
+    pub(crate) fn storage_for(
+        &self,
+        tag: Tag,
+        bytes: usize,
+        what: &'static str,
+    ) -> Result<Buffer, BackendError> {
+        let taken = self.take(&mut locked(&self.state), tag, bytes);
+        taken.map_err(|e| self.error(e, bytes, what))
     }
 
     /// Memory for kernels with zeros in it.
-    pub(crate) fn zeroed(&self, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
-        let buffer = self.storage(bytes, what)?;
+    pub(crate) fn zeroed(&self, tag: Tag, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
+        let buffer = self.storage_for(tag, bytes, what)?;
         let _order = locked(&self.state);
         self.driver.zero(&buffer).map_err(|e| self.error(e, bytes, what))?;
         Ok(buffer)
+    }
+
+    fn take(&self, state: &mut State, tag: Tag, bytes: usize) -> Result<Buffer, CudaError> {
+        let piece = || self.pool.piece(bytes, tag).map_err(|_| self.pool.source().refusal());
+        let piece = match piece() {
+            Err(CudaError::OutOfMemory) => {
+                // Memory that nobody needs any more comes back when what uses it has run.
+                self.settle(state);
+                self.send(state);
+                self.synchronize()?;
+                piece()
+            }
+            outcome => outcome,
+        };
+        Ok(Buffer::new(piece?, bytes, &self.retired))
+    }
+
+    /// Waits for what was sent off, with nothing recorded that was not, and lets memory go that had retired before.
+    fn synchronize(&self) -> Result<(), CudaError> {
+        let retired = take_retired(&self.retired);
+        let outcome = self.driver.synchronize();
+        drop(retired);
+        outcome
     }
 
     /// Puts bytes into a buffer at once: behind what is under way, before what is recorded.
@@ -173,7 +209,7 @@ impl Gpu {
             }
             state.room = None;
             let size = end.next_power_of_two().max(UPLOADS);
-            match self.driver.allocate(size) {
+            match self.take(&mut state, Tag::Scratch, size) {
                 Ok(room) => state.room = Some(room),
                 Err(e) => {
                     self.fail(self.error(e, size, "what a step is given"));
@@ -279,7 +315,7 @@ impl Gpu {
             return None;
         }
         let time = |launch: &Launch| -> Result<Duration, CudaError> {
-            self.driver.synchronize()?;
+            self.synchronize()?;
             let begin = Instant::now();
             // SAFETY: as in `send_launches`.
             unsafe { self.driver.launch(&[*launch; TIMED]) }?;
@@ -411,10 +447,20 @@ impl Gpu {
         self.send(&mut state);
         if self.has_failed() {
             // What ran of the step must not be met by the next one.
-            let _ = self.driver.synchronize();
+            let _ = self.synchronize();
             return self.check();
         }
-        self.driver.read(from, take).map_err(|e| self.error(e, 0, "what is read back"))
+        let retired = take_retired(&self.retired);
+        let outcome = self.driver.read(from, take);
+        drop(retired);
+        outcome.map_err(|e| self.error(e, 0, "what is read back"))
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // A context that is broken gives an error here, which nobody can do anything about.
+        let _ = self.synchronize();
     }
 }
 

@@ -4,11 +4,13 @@
 use crate::CudaBackend;
 use crate::attention::{bytes_of, word};
 use crate::backend::put_floats;
-use crate::driver::{Buffer, Function};
+use crate::driver::Function;
 use crate::gpu::{Gpu, elements};
+use crate::memory::Buffer;
 use crate::tensor::{CudaTensor, Int8, int8_words};
 use crate::weight::{CudaWeight, Form, Part, TILE_COLS, TILE_ROWS};
 use bitnet_core::{BackendError, Logits, LogitsNeed};
+use bitnet_memory::Tag;
 
 /// Tokens whose logits are computed at once.
 const HEAD_TOKENS: usize = 128;
@@ -41,8 +43,9 @@ impl Screen {
             return Ok(None);
         }
         let padded = cols.next_multiple_of(TILE_COLS);
-        let codes = gpu.zeroed(part.rows.next_multiple_of(TILE_ROWS) * padded, "a copy of the head")?;
-        let rows = gpu.storage(part.rows * ROW_BYTES, "norms of the head")?;
+        let codes =
+            gpu.zeroed(Tag::Weights, part.rows.next_multiple_of(TILE_ROWS) * padded, "a copy of the head")?;
+        let rows = gpu.storage_for(Tag::Weights, part.rows * ROW_BYTES, "norms of the head")?;
         let (copy, exact) = gpu.kernels.screen(dtype);
         let sizes = [part.rows, row_words, cols, padded / 64].map(|n| n as u64);
         let addresses = [part.data.address(), codes.address(), rows.address()];

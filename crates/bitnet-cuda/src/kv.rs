@@ -1,10 +1,11 @@
 //! The key-value cache: blocks of 64 positions that any sequence may hold, two buffers a layer (`kernels/attention.cu` says what
 //! lies where in a block).
 
-use crate::driver::Buffer;
 use crate::gpu::Gpu;
 use crate::kernels::CacheKernels;
+use crate::memory::Buffer;
 use bitnet_core::{BackendError, KV_BLOCK, KvSpec};
+use bitnet_memory::Tag;
 
 /// Keys and values of all blocks, all layers.
 pub struct CudaKv {
@@ -35,7 +36,7 @@ impl CudaKv {
         let bytes = |ty: bitnet_core::KvType| spec.shape.kv_heads * KV_BLOCK * ty.head_bytes(d);
         let block = (bytes(spec.key), bytes(spec.value));
         let layers = |bytes: usize| {
-            let layer = |_| gpu.zeroed(spec.blocks().saturating_mul(bytes), "the key-value cache");
+            let layer = |_| gpu.zeroed(Tag::Kv, spec.blocks().saturating_mul(bytes), "the key-value cache");
             (0..spec.layers).map(layer).collect::<Result<Vec<_>, _>>()
         };
         Ok(Self { spec, keys: layers(block.0)?, values: layers(block.1)?, block, kernels })

@@ -26,6 +26,7 @@ mod gpu;
 mod head;
 mod kernels;
 mod kv;
+mod memory;
 mod product;
 mod tensor;
 mod training;

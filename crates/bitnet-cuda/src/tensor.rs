@@ -1,8 +1,9 @@
 //! Activations on the GPU.
 
-use crate::driver::Buffer;
 use crate::gpu::Gpu;
+use crate::memory::Buffer;
 use bitnet_core::TernaryMatrix;
+use bitnet_memory::Tag;
 
 /// Activations `[rows, cols]`, row-major, and behind a norm their int8 form too. Buffers are as large as the largest shape so
 /// far.
@@ -36,7 +37,7 @@ pub(crate) fn int8_words(cols: usize) -> usize {
 fn grow(buffer: &mut Option<Buffer>, gpu: &Gpu, bytes: usize) {
     if buffer.as_ref().is_none_or(|b| b.bytes() < bytes) {
         *buffer = None;
-        *buffer = gpu.storage(bytes, "activations").map_err(|e| gpu.fail(e)).ok();
+        *buffer = gpu.storage_for(Tag::Activations, bytes, "activations").map_err(|e| gpu.fail(e)).ok();
     }
 }
 

@@ -1,11 +1,12 @@
 //! Prepared weights: stacked matrices, each run of one kind as one part.
 
-use crate::driver::Buffer;
 use crate::gpu::{Gpu, elements};
 use crate::head::Screen;
+use crate::memory::Buffer;
 use bitnet_core::{
     ActivationPrecision, BackendError, DenseMatrix, DenseType, Matrix, Purpose, Scale, TernaryMatrix,
 };
+use bitnet_memory::Tag;
 use bitnet_quant::dense::{first_not_finite, widened};
 
 /// Rows of a tile of ternary weights, and columns.
@@ -108,7 +109,7 @@ impl CudaWeight {
         let rows: usize = matrices.iter().map(|m| m.rows()).sum();
         let padded = rows.next_multiple_of(TILE_ROWS);
         let row_bytes = TernaryMatrix::row_bytes(self.cols);
-        let data = gpu.storage(padded * row_bytes, "ternary weights")?;
+        let data = gpu.storage_for(Tag::Weights, padded * row_bytes, "ternary weights")?;
         let tiles = self.cols.div_ceil(TILE_COLS);
         let mut first = 0;
         for (number, m) in matrices.iter().enumerate() {
@@ -145,7 +146,7 @@ impl CudaWeight {
             }
             scales.resize(4 * (g + 1) * padded, 0);
         }
-        let on_gpu = gpu.storage(scales.len(), "scales")?;
+        let on_gpu = gpu.storage_for(Tag::Weights, scales.len(), "scales")?;
         gpu.write(&on_gpu, 0, &scales)?;
         self.push(rows, data, Form::Ternary { scales: on_gpu, group_words });
         Ok(())
@@ -172,7 +173,7 @@ impl CudaWeight {
         } else {
             (m.cols() / values * (block_bytes + padding)).next_multiple_of(4)
         };
-        let data = gpu.storage(m.rows() * row_bytes, "dense weights")?;
+        let data = gpu.storage_for(Tag::Weights, m.rows() * row_bytes, "dense weights")?;
         let at_once = (UPLOAD / row_bytes.max(1)).max(1);
         for first in (0..m.rows()).step_by(at_once) {
             let own = first..m.rows().min(first + at_once);

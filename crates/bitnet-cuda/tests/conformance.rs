@@ -9,6 +9,7 @@ use bitnet_core::{
     KvType, Logits, LogitsNeed, Matrix, Purpose, RopeRows, Scale, TernaryMatrix,
 };
 use bitnet_cpu::{CpuBackend, CpuOptions};
+use bitnet_memory::Tag;
 use bitnet_testkit::conformance::{Answer, answers};
 use bitnet_testkit::tensors::Noise;
 
@@ -240,4 +241,31 @@ fn what_cannot_be_is_refused() {
     // More than any GPU has.
     assert!(matches!(of(KvSpec { capacity: 1 << 40, ..spec }), Err(BackendError::OutOfMemory { .. })));
     assert!(of(spec).is_ok());
+}
+
+#[test]
+fn memory_is_counted_by_what_it_is_for_and_used_again() {
+    let Some(gpu) = common::backend() else { return };
+    let used = |tag: Tag| gpu.device_memory().tags.iter().find(|t| t.tag == tag).map_or(0, |t| t.asked_bytes);
+    let values = floats(&mut Noise(3), 64 * 500);
+    let w = gpu.prepare(&[dense(&values, 64)], ActivationPrecision::Float, Purpose::Product).unwrap();
+    assert_eq!(used(Tag::Weights), gpu.weight_bytes(&w).0);
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 32 };
+    let spec = KvSpec { layers: 3, shape, capacity: 256, key: KvType::F16, value: KvType::F32 };
+    let kv = gpu.kv(spec).unwrap();
+    assert_eq!(used(Tag::Kv), 4 * gpu.block_bytes(&kv));
+    let step = || {
+        let (mut x, mut out) = (gpu.tensor(), Vec::new());
+        gpu.embed(&w, &[0, 5, 9], &mut x).unwrap();
+        assert_eq!(used(Tag::Activations), 4 * 3 * 500);
+        gpu.download(&x, &mut out).unwrap();
+    };
+    step();
+    let asked = gpu.device_memory().source_requests;
+    (0..5).for_each(|_| step());
+    assert_eq!(gpu.device_memory().source_requests, asked, "what was dropped is used again");
+    drop((w, kv));
+    let x = tensor(&gpu, &[1.0, 2.0], 2);
+    gpu.download(&x, &mut Vec::new()).unwrap();
+    assert_eq!((used(Tag::Weights), used(Tag::Kv)), (8, 0), "and comes back once what used it has run");
 }

@@ -118,6 +118,21 @@ impl Checkpoint {
         Ok(Self { path, header, others, container, tensors, by_name, _trim: TrimHeap })
     }
 
+    /// The same tensors beside a header that says nothing: all that preparing them again takes for whoever has read the configuration,
+    /// without the strings of a vocabulary.
+    #[must_use]
+    pub fn without_header(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            header: Header::Gguf { version: 0, metadata: Default::default() },
+            others: Vec::new(),
+            container: self.container,
+            tensors: self.tensors.clone(),
+            by_name: self.by_name.clone(),
+            _trim: TrimHeap,
+        }
+    }
+
     /// All tensors in file order.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors

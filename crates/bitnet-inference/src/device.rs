@@ -10,7 +10,7 @@ use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Kernel};
 use bitnet_cuda::{CudaBackend, CudaError};
 use bitnet_formats::Checkpoint;
 use bitnet_memory::Pool;
-use bitnet_model::{Decoder, LoadOptions, load};
+use bitnet_model::{Decoder, LoadOptions, ModelConfig, load_as};
 use bitnet_wgpu::{AdapterKind, WgpuBackend};
 use std::fmt;
 use std::str::FromStr;
@@ -185,20 +185,21 @@ pub struct DeviceInfo {
     pub threads: usize,
 }
 
-/// Prepares a checkpoint's weights on a device.
+/// Prepares the weights of a checkpoint, whose configuration has been read, on a device.
 pub(crate) fn decoder(
-    checkpoint: &Checkpoint,
+    (checkpoint, config): (&Checkpoint, &ModelConfig),
     options: &DeviceOptions,
-    load_options: &LoadOptions,
+    load: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(Box<dyn Decoder>, DeviceInfo), OpenError> {
     let DeviceOptions { device, isa, threads, kernel, skip, ref memory } = *options;
+    let config = config.clone();
     match device {
         Device::Cpu => {
             let backend = CpuBackend::new(CpuOptions { isa, threads, kernel, skip, memory: memory.clone() })?;
             let (isa, kernel) = (backend.isa().name(), backend.kernel().name().to_owned());
             let (skips, threads) = (backend.skips(), backend.threads());
-            let model = load(Arc::new(backend), checkpoint, load_options, progress)?;
+            let model = load_as(Arc::new(backend), checkpoint, config, load, progress)?;
             let gated = model.config().activation == Activation::Relu2;
             let skips = skips && gated && model.report().act == ActivationPrecision::Int8;
             Ok((Box::new(model), DeviceInfo { device, isa, kernel, skips, threads }))
@@ -206,13 +207,13 @@ pub(crate) fn decoder(
         Device::Cuda(number) => {
             let backend = CudaBackend::new(number).map_err(|source| OpenError::Cuda { number, source })?;
             let kernel = backend.device().name.clone();
-            let model = load(Arc::new(backend), checkpoint, load_options, progress)?;
+            let model = load_as(Arc::new(backend), checkpoint, config, load, progress)?;
             Ok((Box::new(model), DeviceInfo { device, isa: "cuda", kernel, skips: false, threads: 1 }))
         }
         Device::Wgpu(number) => {
             let backend = WgpuBackend::new(number)?;
             let (isa, kernel) = (backend.adapter().api, backend.adapter().name.clone());
-            let model = load(Arc::new(backend), checkpoint, load_options, progress)?;
+            let model = load_as(Arc::new(backend), checkpoint, config, load, progress)?;
             Ok((Box::new(model), DeviceInfo { device, isa, kernel, skips: false, threads: 1 }))
         }
     }

@@ -125,17 +125,20 @@ impl Model {
             }
             let mut events = Vec::new();
             engine.step(&mut events);
+            let mut failed = None;
             for event in events {
                 match event.news {
                     News::Embedding(vector) => vectors[running[&event.request]] = vector,
                     News::Finished { .. } => drop(running.remove(&event.request)),
-                    News::Failed(e) => {
-                        running.keys().for_each(|id| engine.cancel(*id));
-                        engine.step(&mut Vec::new());
-                        return Err(Arc::into_inner(e).unwrap_or(GenerateError::EmptyPrompt));
-                    }
+                    // Those that share a step share its error.
+                    News::Failed(e) => failed = Some(e),
                     News::Piece { .. } | News::Prompt(_) => {}
                 }
+            }
+            if let Some(e) = failed {
+                running.keys().for_each(|id| engine.cancel(*id));
+                engine.step(&mut Vec::new());
+                return Err(Arc::into_inner(e).expect("the events that shared it are gone"));
             }
         }
     }

@@ -1,7 +1,6 @@
 //! What can go wrong on the way to text.
 
 use crate::sample::{OptionError, SampleError};
-use bitnet_core::BackendError;
 use bitnet_cpu::CpuError;
 use bitnet_cuda::CudaError;
 use bitnet_formats::FormatError;
@@ -43,6 +42,12 @@ pub enum OpenError {
     /// Another GPU.
     #[error(transparent)]
     Gpu(#[from] WgpuError),
+    /// Weights that an engine is to go on with were made of other files than its own.
+    #[error("the weights are those of another model")]
+    OtherModel,
+    /// The engine's thread has ended.
+    #[error("the engine has stopped")]
+    Stopped,
     /// A draft model's ids stand for other texts.
     #[error("the draft model has another vocabulary: {why}; both models need the same one")]
     DraftVocabulary {
@@ -54,12 +59,9 @@ pub enum OpenError {
 impl OpenError {
     /// Whether another device might do: this one is not there, fails, or has too little memory.
     pub fn is_of_device(&self) -> bool {
-        use BackendError::{Device, OutOfMemory, Unsupported};
         match self {
             Self::Cuda { .. } | Self::Gpu(_) => true,
-            Self::Model(ModelError::Backend(e)) => {
-                matches!(e, Device { .. } | OutOfMemory { .. } | Unsupported { .. })
-            }
+            Self::Model(e) => e.is_of_device() || e.is_unsupported(),
             _ => false,
         }
     }
@@ -118,6 +120,14 @@ pub enum GenerateError {
     /// Whatever was tried led to a banned text.
     #[error("the answer cannot go on without a banned text")]
     Banned,
+    /// The device failed, and the one that was to take over cannot be used either.
+    #[error("{why}; what was to take over cannot be used either")]
+    Takeover {
+        /// How the device failed.
+        why: String,
+        /// Why the other one cannot be used.
+        source: Box<OpenError>,
+    },
     /// The engine's thread has ended.
     #[error("the engine has stopped")]
     Stopped,

@@ -27,6 +27,7 @@ mod generate;
 #[cfg(feature = "hub")]
 mod hub;
 mod model;
+mod prepared;
 pub mod sample;
 mod session;
 mod shared;
@@ -49,6 +50,7 @@ pub use generate::{FinishReason, GenerateOptions, Generation, Piece, Timings};
 #[cfg(feature = "hub")]
 pub use hub::{HubModel, HubOpenError, Progress, load_model_from_hub};
 pub use model::{Model, OpenOptions};
+pub use prepared::{ModelFiles, Prepared};
 pub use session::SessionError;
 pub use shared::{AnswerStream, SharedModel};
 pub use vocabulary::{tokenizer, vocabulary};

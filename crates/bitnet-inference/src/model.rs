@@ -1,8 +1,9 @@
 //! An opened model: weights on a device, and a tokenizer.
 
-use crate::device::{DeviceInfo, DeviceOptions, decoder};
-use crate::engine::{Engine, EngineOptions};
-use crate::{GenerateError, GenerateOptions, Generation, OpenError, Pooling, session, vocabulary};
+use crate::device::{DeviceInfo, DeviceOptions};
+use crate::engine::{Engine, EngineOptions, Takeover};
+use crate::prepared::Files;
+use crate::{GenerateError, GenerateOptions, Generation, OpenError, Pooling, vocabulary};
 use bitnet_formats::Checkpoint;
 use bitnet_memory::Pool;
 use bitnet_model::{LoadOptions, LoadReport, ModelConfig, StepOutput};
@@ -22,7 +23,6 @@ pub struct OpenOptions {
 /// A model that makes one answer at a time.
 pub struct Model {
     pub(crate) engine: Engine,
-    device: DeviceInfo,
 }
 
 impl Model {
@@ -42,19 +42,43 @@ impl Model {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, OpenError> {
         // A vocabulary of 128000 tokens takes as long to read as a good part of the weights.
-        let (tokenizer, decoder) = std::thread::scope(|scope| {
+        let (tokenizer, weights) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| vocabulary::tokenizer(checkpoint));
-            let decoder = decoder(checkpoint, &options.device, &options.load, progress);
-            (tokenizer.join(), decoder)
+            let files = Files::new(checkpoint, options);
+            (tokenizer.join(), files.and_then(|files| files.prepare(&options.device, progress)))
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?.map(Arc::new);
-        let (decoder, device) = decoder?;
-        let mut engine = Engine::new(decoder, tokenizer, EngineOptions::default());
+        let mut engine = Engine::new(weights?, tokenizer, EngineOptions::default());
         engine.set_pooling(Pooling::of(checkpoint)?);
-        let (config, report) = (engine.config(), engine.decoder().report());
-        let identity = session::identity(checkpoint, config, report, (&options.load, options.device.device));
-        engine.set_identity(identity);
-        Ok(Self { engine, device })
+        Ok(Self { engine })
+    }
+
+    /// Moves the model to another device: its weights are prepared there from its files, which are still open, and then answers are made
+    /// there. `progress` is told how many of how many layers are ready. [`SharedModel::move_to`](crate::SharedModel::move_to) and
+    /// [`Engine::move_to`] do it while answers are being made.
+    ///
+    /// ```no_run
+    /// # use bitnet_inference::{Device, DeviceOptions, Model};
+    /// # fn example(model: &mut Model) -> Result<(), Box<dyn std::error::Error>> {
+    /// model.move_to(&DeviceOptions { device: Device::Cuda(0), ..Default::default() }, &mut |_, _| {})?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The device cannot be used, or has too little memory; the model then stays where it is.
+    pub fn move_to(
+        &mut self,
+        device: &DeviceOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), OpenError> {
+        let prepared = self.engine.files().prepare(device, progress)?;
+        self.engine.move_to(prepared)
+    }
+
+    /// Has another device take over when this one fails in the middle of answers: [`Engine::set_fallback`].
+    pub fn set_fallback(&mut self, device: DeviceOptions, tell: impl FnMut(&Takeover) + Send + 'static) {
+        self.engine.set_fallback(device, tell);
     }
 
     /// The engine, to make many answers at once.
@@ -90,7 +114,7 @@ impl Model {
 
     /// Where it runs.
     pub fn device(&self) -> &DeviceInfo {
-        &self.device
+        self.engine.device()
     }
 
     /// Where its memory comes from.

@@ -1,7 +1,10 @@
 //! A model for many tasks at once: an engine on a thread of its own, and streams of what it answers.
 
 use crate::engine::{Engine, EngineOptions, Event, News, Request, RequestId};
-use crate::{FinishReason, Forms, GenerateError, GenerateOptions, Model, ModelConfig, Piece, Timings};
+use crate::{
+    DeviceOptions, FinishReason, Forms, GenerateError, GenerateOptions, Model, ModelConfig, ModelFiles,
+    OpenError, Piece, Prepared, Timings,
+};
 use bitnet_tokenizer::Tokenizer;
 use futures_core::Stream;
 use std::collections::{HashMap, VecDeque};
@@ -10,8 +13,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// A request on its way to the engine, and where its news go.
-type Order = (Request, Arc<Mailbox>);
+/// What the engine's thread is asked for.
+enum Order {
+    /// An answer, and where its news go.
+    Answer(Box<Request>, Arc<Mailbox>),
+    /// To go on with other weights, and to say how it went.
+    Move(Box<Prepared>, Sender<Result<(), OpenError>>),
+}
 
 /// A model whose engine runs on a thread of its own. Clones are the same model; the thread ends when the last of them is gone and all
 /// answers have ended.
@@ -21,6 +29,7 @@ pub struct SharedModel {
     tokenizer: Option<Arc<Tokenizer>>,
     forms: Option<Arc<Forms>>,
     config: Arc<ModelConfig>,
+    files: ModelFiles,
 }
 
 /// News between the engine's thread and a stream.
@@ -71,6 +80,7 @@ impl Model {
             tokenizer: engine.tokenizer().cloned(),
             forms: engine.forms().cloned(),
             config: Arc::new(engine.config().clone()),
+            files: engine.files(),
         };
         let desk = Desk { engine, inbox, subscribers: HashMap::new() };
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || desk.work())?;
@@ -112,10 +122,26 @@ impl SharedModel {
         Ok(self.submit(Request { prompt: prompt.to_vec(), form, ..options.into() }))
     }
 
+    /// Moves the model to another device while it answers: weights are prepared on the calling thread, and the answers that are being
+    /// made then go on there ([`Engine::move_to`]). `progress` is told how many of how many layers are ready.
+    ///
+    /// # Errors
+    /// The device cannot be used, or has too little memory; the model then stays where it is.
+    pub fn move_to(
+        &self,
+        device: &DeviceOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), OpenError> {
+        let prepared = self.files.prepare(device, progress)?;
+        let (reply, moved) = channel();
+        self.orders.send(Order::Move(Box::new(prepared), reply)).map_err(|_| OpenError::Stopped)?;
+        moved.recv().map_err(|_| OpenError::Stopped)?
+    }
+
     /// The answer to a request, of which only the first choice is made.
     pub fn submit(&self, request: Request) -> AnswerStream {
         let mailbox = Arc::new(Mailbox::default());
-        let order = (Request { choices: 1, ..request }, Arc::clone(&mailbox));
+        let order = Order::Answer(Box::new(Request { choices: 1, ..request }), Arc::clone(&mailbox));
         if self.orders.send(order).is_err() {
             mailbox.open().closed = true;
         }
@@ -223,10 +249,16 @@ impl Desk {
         }
     }
 
-    fn take(&mut self, (request, mailbox): Order) {
-        match self.engine.submit(&request) {
-            Ok(id) => drop(self.subscribers.insert(id, mailbox)),
-            Err(e) => mailbox.put(News::Failed(Arc::new(e))),
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Answer(request, mailbox) => match self.engine.submit(&request) {
+                Ok(id) => drop(self.subscribers.insert(id, mailbox)),
+                Err(e) => mailbox.put(News::Failed(Arc::new(e))),
+            },
+            Order::Move(prepared, reply) => {
+                // Whoever asked may have gone, and the model has moved all the same.
+                let _ = reply.send(self.engine.move_to(*prepared));
+            }
         }
     }
 }

@@ -35,7 +35,8 @@ pub use pressure::{
     Responses, Shortage, Stage, Stalls, System, Threshold, Thresholds,
 };
 pub use source::{
-    ALIGN, AnyBlock, Block, Failing, Heap, HeapBlock, Host, HostBlock, Limited, Pages, PagesBlock, Resident, Source,
+    ALIGN, AnyBlock, Block, Failing, Heap, HeapBlock, Host, HostBlock, Limited, Pages, PagesBlock, Resident,
+    Source,
 };
 pub use step::{Region, Step};
 pub use tag::Tag;

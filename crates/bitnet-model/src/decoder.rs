@@ -75,8 +75,8 @@ pub trait Decoder: Send {
     fn save_block(&self, block: u32, out: &mut Vec<u8>) -> Result<(), ModelError>;
     /// Fills a block with [`Decoder::block_bytes`] of them.
     fn load_block(&mut self, block: u32, bytes: &[u8]);
-    /// Holds an adapter, which sequences may then go through, and gives its number. No number is given twice.
-    fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError>;
+    /// Holds an adapter, which sequences may then go through, under a number that no other has.
+    fn load_adapter(&mut self, id: u32, adapter: &Adapter) -> Result<(), ModelError>;
     /// Gives an adapter's memory back.
     fn unload_adapter(&mut self, id: u32);
     /// Runs tokens of several sequences, each of which gets the numbers that it would get alone; `out` has the logits that they want,

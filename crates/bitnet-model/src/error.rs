@@ -136,6 +136,26 @@ pub enum ModelError {
     NoTokens,
 }
 
+impl ModelError {
+    /// The backend's part in it.
+    fn of_backend(&self) -> Option<&BackendError> {
+        match self {
+            Self::Backend(e) | Self::Prepare { source: e, .. } => Some(e),
+            _ => None,
+        }
+    }
+
+    /// Whether the device has failed or has too little memory: what it holds may be anything, and another one might do.
+    pub fn is_of_device(&self) -> bool {
+        matches!(self.of_backend(), Some(BackendError::Device { .. } | BackendError::OutOfMemory { .. }))
+    }
+
+    /// Whether the device has no way to do what was asked.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.of_backend(), Some(BackendError::Unsupported { .. }))
+    }
+}
+
 fn known() -> String {
     crate::ARCHS.iter().map(|a| a.name).collect::<Vec<_>>().join(", ")
 }

@@ -19,6 +19,6 @@ pub use arch::{ARCHS, Architecture, Origin, Role, Slot, Windows};
 pub use config::{Llama3Scaling, LocalLayers, ModelConfig, Rope, RopeScaling, YarnScaling};
 pub use decoder::{Decoder, Rows, Span, StepOutput};
 pub use error::ModelError;
-pub use load::{LoadOptions, LoadReport, ModelTensors, absmean_of, in_file_order, load, trits_of};
+pub use load::{LoadOptions, LoadReport, ModelTensors, absmean_of, in_file_order, load, load_as, trits_of};
 pub use low_rank::AdapterUse;
 pub use transformer::Transformer;

@@ -9,7 +9,7 @@ use std::ops::Range;
 /// An adapter that a sequence goes through.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdapterUse {
-    /// Its number, from [`crate::Decoder::load_adapter`].
+    /// The number that it was given to [`crate::Decoder::load_adapter`] with.
     pub id: u32,
     /// What it adds is multiplied with this.
     pub scale: f32,
@@ -26,20 +26,25 @@ struct Part<B: Backend> {
 /// The parts of an adapter by layer.
 type Layers<B> = Vec<Vec<Part<B>>>;
 
-/// Adapters by their numbers, none of which is given twice.
+/// Adapters by their numbers.
 pub(crate) struct Adapters<B: Backend> {
     held: BTreeMap<u32, Layers<B>>,
-    next: u32,
 }
 
 impl<B: Backend> Default for Adapters<B> {
     fn default() -> Self {
-        Self { held: BTreeMap::new(), next: 0 }
+        Self { held: BTreeMap::new() }
     }
 }
 
 impl<B: Backend> Adapters<B> {
-    pub(crate) fn load(&mut self, b: &B, adapter: &Adapter, layers: usize) -> Result<u32, ModelError> {
+    pub(crate) fn load(
+        &mut self,
+        b: &B,
+        id: u32,
+        adapter: &Adapter,
+        layers: usize,
+    ) -> Result<(), ModelError> {
         if adapter.parts.iter().any(|part| part.magnitude.is_some()) {
             let need = "DoRA rescales rows of the sum, which is not done beside the weights; `bitnet merge` makes it a part of them";
             return Err(bad("use_dora", true, need));
@@ -56,10 +61,8 @@ impl<B: Backend> Adapters<B> {
                 scale: part.scale,
             });
         }
-        let id = self.next;
         self.held.insert(id, held);
-        self.next += 1;
-        Ok(id)
+        Ok(())
     }
 
     pub(crate) fn unload(&mut self, id: u32) {

@@ -385,8 +385,8 @@ impl<B: Backend> Decoder for Transformer<B> {
         self.backend.load_block(&mut self.kv, block, bytes);
     }
 
-    fn load_adapter(&mut self, adapter: &Adapter) -> Result<u32, ModelError> {
-        self.adapters.load(&self.backend, adapter, self.config.layers)
+    fn load_adapter(&mut self, id: u32, adapter: &Adapter) -> Result<(), ModelError> {
+        self.adapters.load(&self.backend, id, adapter, self.config.layers)
     }
     fn unload_adapter(&mut self, id: u32) {
         self.adapters.unload(id);

@@ -67,7 +67,8 @@ fn a_peft_adapter_beside_ternary_weights_gives_pefts_numbers() {
         let mut model = open(&golden::fixtures().join("bitnet-online"), cpu, None);
         let adapter = read(&dir, &model).unwrap();
         assert_eq!(adapter.parts.len(), 6);
-        let id = model.load_adapter(&adapter).unwrap();
+        let id = 7;
+        model.load_adapter(id, &adapter).unwrap();
         for name in ["strict0", "english"] {
             let ids = golden::ids(&expected["prompts"][name]);
             let want = golden::floats("lora/qvd-r4/expected.safetensors", &format!("logits_unmerged.{name}"));
@@ -87,7 +88,6 @@ fn a_peft_adapter_beside_ternary_weights_gives_pefts_numbers() {
         };
         let refused = model.batch(&[gone], &mut Logits::default(), &mut Vec::new());
         assert!(matches!(refused, Err(ModelError::UnknownAdapter { .. })));
-        assert_eq!(model.load_adapter(&adapter).unwrap(), id + 1, "no number is given twice");
     }
 }
 
@@ -127,7 +127,8 @@ fn every_projection_gets_what_its_matrices_say() {
             Some(ActivationPrecision::Float),
         );
         let adapter = read(dir.path(), &model).unwrap();
-        let id = model.load_adapter(&adapter).unwrap();
+        let id = 0;
+        model.load_adapter(id, &adapter).unwrap();
         let got = logits(&mut model, &[(&IDS, &[AdapterUse { id, scale: 0.5 }])], KV_BLOCK).remove(0);
         let (diff, moved) = (max_diff(&got, &want), max_diff(&base, &want));
         assert!(diff <= 2e-5 && moved > 0.1, "{config}: {diff}, moved by {moved}");
@@ -156,7 +157,8 @@ fn bits_depend_neither_on_company_nor_on_the_machine() {
             );
             let peft = read(&golden::fixtures().join("lora/qvd-r4"), &model).unwrap();
             let other = read(dir.path(), &model).unwrap();
-            assert_eq!((model.load_adapter(&peft).unwrap(), model.load_adapter(&other).unwrap()), (0, 1));
+            model.load_adapter(0, &peft).unwrap();
+            model.load_adapter(1, &other).unwrap();
             let alone: Vec<Vec<f32>> =
                 all.iter().map(|one| logits(&mut model, &[*one], 1).remove(0)).collect();
             let want = first.get_or_insert_with(|| alone.clone());

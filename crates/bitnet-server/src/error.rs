@@ -82,6 +82,11 @@ impl ApiError {
         Self::internal("the engine has stopped").with_code("engine_stopped")
     }
 
+    /// 503: the device has failed, or has no memory left, and no other one took over.
+    fn device(message: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("device_failed")
+    }
+
     /// 500.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
@@ -147,6 +152,8 @@ impl From<&GenerateError> for ApiError {
             GenerateError::Memory(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, text).with_code("memory_short")
             }
+            GenerateError::Model(e) if e.is_of_device() => Self::device(text),
+            GenerateError::Takeover { source, .. } => Self::device(format!("{text}: {source}")),
             GenerateError::Form { .. } => Self::bad(text).with_code("invalid_grammar"),
             GenerateError::UnknownAdapter { .. } | GenerateError::AdapterScale { .. } => {
                 Self::field("lora", text)

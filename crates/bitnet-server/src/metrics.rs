@@ -162,7 +162,7 @@ fn labels(id: &str) -> String {
 /// A metric of the engine: name, kind, what it says, and where it is.
 type OfEngine = (&'static str, &'static str, &'static str, fn(&Stats) -> f64);
 
-const OF_ENGINE: [OfEngine; 9] = [
+const OF_ENGINE: [OfEngine; 10] = [
     ("requests_running", "gauge", "Answers in the making.", |s| s.running as f64),
     ("requests_waiting", "gauge", "Answers that wait to be admitted.", |s| s.waiting as f64),
     ("kv_cache_usage_ratio", "gauge", "Share of the cache's blocks that are held.", |s| {
@@ -181,6 +181,12 @@ const OF_ENGINE: [OfEngine; 9] = [
         |s| s.memory_freed_bytes as f64,
     ),
     ("preemptions_total", "counter", "Answers sent back to wait.", |s| s.preempted as f64),
+    (
+        "device_takeovers_total",
+        "counter",
+        "Times that another device took over because one had failed.",
+        |s| s.takeovers as f64,
+    ),
 ];
 
 /// A counter of a model: name, what it says, and where it is.
@@ -225,15 +231,15 @@ pub(crate) fn text(models: &[Counted]) -> String {
     }
     head(&mut out, "build_info", "gauge", "What runs.");
     for (id, _, served) in models {
-        if let Some(card) = served.as_ref().map(|served| &served.card) {
+        if let Some(info) = served.as_ref().map(|served| served.worker.device()) {
             let _ = writeln!(
                 out,
                 "bitnet_build_info{{{},version=\"{}\",kernel=\"{}\",isa=\"{}\",device=\"{}\"}} 1",
                 labels(id),
                 env!("CARGO_PKG_VERSION"),
-                card.kernel,
-                card.isa,
-                card.device
+                escaped(&info.kernel),
+                info.isa,
+                info.device
             );
         }
     }

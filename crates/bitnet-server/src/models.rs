@@ -8,6 +8,7 @@ use crate::{ApiError, Server};
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
+use bitnet_inference::{Device, DeviceOptions};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, PoisonError, RwLock};
 use utoipa::ToSchema;
@@ -275,6 +276,13 @@ impl Server {
 }
 
 #[derive(Deserialize, ToSchema)]
+pub(crate) struct LoadRequest {
+    model: String,
+    /// Where it is to run: `cpu`, `cuda:0`, `wgpu:0`. One that is loaded moves there, and goes on answering meanwhile.
+    device: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
 pub(crate) struct ModelRequest {
     model: String,
 }
@@ -301,19 +309,37 @@ pub(crate) async fn list(Shared(server): Shared<Arc<Server>>) -> Json<ModelStatu
     Json(ModelStatuses { data: server.models.list() })
 }
 
-/// Loads one of the models that the server was started with.
+/// Loads one of the models that the server was started with, or moves it to another device.
 #[utoipa::path(
-    post, path = "/models/load", tag = "llama.cpp", request_body = ModelRequest,
+    post, path = "/models/load", tag = "llama.cpp", request_body = LoadRequest,
     responses((status = 200, body = Success), ApiError)
 )]
 pub(crate) async fn load(
     Shared(server): Shared<Arc<Server>>,
-    crate::json::Json(request): crate::json::Json<ModelRequest>,
+    crate::json::Json(LoadRequest { model, device }): crate::json::Json<LoadRequest>,
 ) -> Result<Json<Success>, ApiError> {
     let _open = server.ticket(None)?;
-    let asked = Arc::clone(&server);
-    aside(move || asked.load_again(&request.model)).await?;
+    let wrong = |why: String| ApiError::field("device", why);
+    let device = device.as_deref().map(str::parse::<Device>).transpose().map_err(|e| wrong(e.to_string()))?;
+    let (asked, id) = (Arc::clone(&server), model.clone());
+    aside(move || asked.load_again(&id)).await?;
+    if let Some(device) = device {
+        let served = server.named(Some(&model))?;
+        let files = served.files.clone();
+        let to = DeviceOptions { device, ..files.opened_on() };
+        let prepared =
+            aside(move || files.prepare(&to, &mut |_, _| {}).map_err(|e| wrong(chain(&e)))).await?;
+        // What goes on the engine's thread is done to its end, whether or not the client is still there.
+        let moved = served.worker.with(move |engine| engine.move_to(prepared)).await?;
+        moved.map_err(|e| wrong(chain(&e)))?;
+    }
     Ok(Success::reply())
+}
+
+/// An error and what is behind it, in a line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Gives a model's memory back. Answers that it is making are finished first.

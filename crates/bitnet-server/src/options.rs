@@ -80,10 +80,4 @@ pub struct ModelCard {
     pub size: u64,
     /// What weights are in the file.
     pub ftype: String,
-    /// Kernel, instruction set and device it runs on.
-    pub kernel: String,
-    /// Instruction set.
-    pub isa: String,
-    /// Device.
-    pub device: String,
 }

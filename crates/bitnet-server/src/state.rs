@@ -15,7 +15,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use bitnet_inference::engine::{AdapterUse, Request};
-use bitnet_inference::{Constraint, Form, Forms, Pooling};
+use bitnet_inference::{Constraint, Form, Forms, ModelFiles, Pooling};
 use bitnet_memory::{Monitor, Pool};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
@@ -58,6 +58,8 @@ pub(crate) struct Served {
     pub width: usize,
     /// What the model's vectors are made of, where its files say.
     pub pooling: Option<Pooling>,
+    /// What its weights can be prepared from again.
+    pub files: ModelFiles,
     forms: Option<Arc<Forms>>,
     /// Where its memory comes from.
     pub memory: Arc<Pool>,
@@ -125,11 +127,17 @@ impl Server {
         let Opened { mut engine, card, defaults } = opened;
         engine.watch_memory(Arc::clone(&self.memory));
         let id = card.id.clone();
+        // Where nobody logs, whoever opened the model tells.
+        if tracing::enabled!(tracing::Level::WARN) {
+            let name = id.clone();
+            engine.tell_takeover(move |takeover| tracing::warn!(model = name, "{takeover}"));
+        }
         self.models.put(&id, |metrics| {
             let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());
             let (vocab, width) = (engine.config().vocab, engine.config().hidden);
             let (capacity, pooling) = (engine.capacity(), engine.pooling());
             let (adapters, memory) = (engine.adapters().to_vec(), Arc::clone(engine.memory()));
+            let files = engine.files();
             let worker = Worker::start(engine, metrics, Arc::clone(&self.ending))?;
             let served = Served {
                 card,
@@ -142,6 +150,7 @@ impl Server {
                 capacity,
                 width,
                 pooling,
+                files,
                 forms,
                 memory,
             };

@@ -3,8 +3,8 @@
 use crate::ApiError;
 use crate::metrics::Metrics;
 use crate::trace::{Making, Trace};
-use bitnet_inference::GenerateError;
 use bitnet_inference::engine::{Engine, Event, News, Request, RequestId, Stats};
+use bitnet_inference::{DeviceInfo, GenerateError};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -32,8 +32,14 @@ struct Submission {
 #[derive(Clone)]
 pub(crate) struct Worker {
     orders: Sender<Order>,
-    stats: Arc<Mutex<Stats>>,
+    seen: Arc<Mutex<Seen>>,
     stopped: Arc<AtomicBool>,
+}
+
+/// What was last seen of the engine.
+struct Seen {
+    stats: Stats,
+    device: DeviceInfo,
 }
 
 /// News of one request. Whoever drops it cancels what is not finished.
@@ -82,7 +88,8 @@ impl Worker {
     /// A thread for an engine; every answer ends where it is once `ending` is set.
     pub fn start(engine: Engine, metrics: Arc<Metrics>, ending: Arc<AtomicBool>) -> std::io::Result<Self> {
         let (orders, inbox) = channel();
-        let stats = Arc::new(Mutex::new(engine.stats()));
+        let seen = Seen { stats: engine.stats(), device: engine.device().clone() };
+        let seen = Arc::new(Mutex::new(seen));
         let stopped = Arc::new(AtomicBool::new(false));
         let desk = Desk {
             engine,
@@ -90,12 +97,12 @@ impl Worker {
             subscribers: HashMap::new(),
             traced: HashMap::new(),
             metrics,
-            stats: Arc::clone(&stats),
+            seen: Arc::clone(&seen),
             ending,
             stopped: Arc::clone(&stopped),
         };
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || desk.work())?;
-        Ok(Self { orders, stats, stopped })
+        Ok(Self { orders, seen, stopped })
     }
 
     /// Whether the thread is gone while somebody still has a way to it: it has panicked.
@@ -129,7 +136,12 @@ impl Worker {
     }
 
     pub fn stats(&self) -> Stats {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).stats
+    }
+
+    /// What the engine runs on.
+    pub fn device(&self) -> DeviceInfo {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).device.clone()
     }
 }
 
@@ -139,7 +151,7 @@ struct Desk {
     subscribers: HashMap<RequestId, UnboundedSender<Event>>,
     traced: HashMap<RequestId, Making>,
     metrics: Arc<Metrics>,
-    stats: Arc<Mutex<Stats>>,
+    seen: Arc<Mutex<Seen>>,
     ending: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
 }
@@ -148,7 +160,7 @@ impl Drop for Desk {
     fn drop(&mut self) {
         // Told before subscribers hear of it, so that whoever does finds the server saying the same.
         self.stopped.store(true, Ordering::SeqCst);
-        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let stats = &mut self.seen.lock().unwrap_or_else(PoisonError::into_inner).stats;
         *stats = Stats { running: 0, waiting: 0, held_blocks: 0, ..*stats };
     }
 }
@@ -177,7 +189,7 @@ impl Desk {
                 all.into_iter().for_each(|id| self.engine.cancel(id));
             }
             self.engine.step(&mut events);
-            *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = self.engine.stats();
+            self.look();
             for event in events.drain(..) {
                 self.metrics.event(&event);
                 if self.traced.get_mut(&event.request).is_some_and(|making| making.event(&event)) {
@@ -190,6 +202,15 @@ impl Desk {
             }
             // A subscriber is kept while its receiver is: answers end at their own times.
             self.subscribers.retain(|_, subscriber| !subscriber.is_closed());
+        }
+    }
+
+    /// Has others see where the engine stands.
+    fn look(&self) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.stats = self.engine.stats();
+        if seen.device != *self.engine.device() {
+            seen.device = self.engine.device().clone();
         }
     }
 

@@ -247,9 +247,8 @@ impl Model {
                 q.iter().zip(&k[at..at + d]).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt()
             };
             let scores: Vec<f64> = keys[first..].iter().map(score).collect();
-            // Scores of weights that are all positive are larger than the logarithm of any number.
-            let most = scores.iter().copied().fold(f64::MIN, f64::max);
-            let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
             let total: f64 = weights.iter().sum();
             out.extend((0..d).map(|i| {
                 weights.iter().zip(&values[first..]).map(|(w, v)| w * v[at + i]).sum::<f64>() / total

@@ -63,6 +63,21 @@ impl WgpuBackend {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins a step of so many tokens: what one before it left recorded is sent off, and what went wrong there, of which nobody has
+    /// asked since, is given.
+    fn begin(&self, tokens: usize) -> Result<usize, BackendError> {
+        self.gpu.submit();
+        self.gpu.check()?;
+        if tokens > MAX_TOKENS {
+            return Err(BackendError::Unsupported {
+                backend: "wgpu",
+                what: format!("a step of {tokens} tokens; {MAX_TOKENS} are the most"),
+                hint: "a smaller --batch-size would do",
+            });
+        }
+        Ok(tokens)
+    }
+
     /// Records an operation on `n` single elements.
     fn elementwise(&self, kernel: Kernel, buffers: &[&Buffer], params: [usize; 5], factor: f32) {
         let n = params[0];
@@ -183,19 +198,10 @@ impl Backend for WgpuBackend {
 
     fn embed(&self, w: &WgpuWeight, ids: &[u32], out: &mut WgpuTensor) -> Result<(), BackendError> {
         let gpu = &self.gpu;
-        // What a step before this one left recorded, and what nobody has asked about since.
-        gpu.submit();
-        gpu.check()?;
+        self.begin(ids.len())?;
         let row = |id: u32| usize::try_from(id).ok().filter(|row| *row < w.rows);
         if let Some(id) = ids.iter().find(|id| row(**id).is_none()) {
             return Err(BackendError::IdOutOfRange { id: *id, rows: w.rows });
-        }
-        if ids.len() > MAX_TOKENS {
-            return Err(BackendError::Unsupported {
-                backend: "wgpu",
-                what: format!("a step of {} tokens; {MAX_TOKENS} are the most", ids.len()),
-                hint: "a smaller --batch-size would do",
-            });
         }
         out.shape(gpu, ids.len(), w.cols);
         self.embed_rows(w, &gpu.upload(&bytes_of(ids)), ids.len(), out);
@@ -374,6 +380,16 @@ impl Backend for WgpuBackend {
             std::mem::swap(x, next);
         }
         x.rows = rows.len();
+    }
+
+    fn upload(&self, values: &[f32], cols: usize, out: &mut WgpuTensor) -> Result<(), BackendError> {
+        let rows = self.begin(values.len() / cols)?;
+        out.shape(&self.gpu, rows, cols);
+        // What is uploaded for a step is gone with it, and the tensor is not.
+        let from = self.gpu.upload(&bytes_of_floats(values));
+        let buffers = [out.buffer(&self.gpu), &from];
+        self.elementwise(Kernel::Place, &buffers, [values.len(), cols, cols, 0, 0], 0.0);
+        Ok(())
     }
 
     fn download(&self, x: &WgpuTensor, out: &mut Vec<f32>) -> Result<(), BackendError> {

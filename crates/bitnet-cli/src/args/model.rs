@@ -10,6 +10,7 @@ use crate::tuning::TuningFlag;
 use bitnet_core::{ActivationPrecision, KvType};
 use bitnet_cpu::{Isa, Kernel};
 use bitnet_formats::{Checkpoint, Header};
+use bitnet_inference::engine::Takeover;
 use bitnet_inference::{Device, DeviceInfo, DeviceOptions, LoadOptions, Model, OpenOptions};
 use bitnet_model::ModelConfig;
 use clap::{Args, ValueEnum};
@@ -163,8 +164,10 @@ impl ModelFlags {
         quiet: bool,
     ) -> Result<(), Failure> {
         let load_options = LoadOptions { cache, ..self.load()? };
-        let options = OpenOptions { device: self.on(model.device().device), load: load_options };
-        let (draft, _) = load(path, &shipped::open(path)?, options.into(), &self.tuning, quiet)?;
+        let device = model.device().device;
+        let options = OpenOptions { device: self.on(device), load: load_options };
+        let opening = Opening { options, may_fall_back: self.device.may_fall_back(device) };
+        let (draft, _) = load(path, &shipped::open(path)?, opening, &self.tuning, quiet)?;
         model.set_draft(draft).map_err(Failure::at(path))
     }
 
@@ -205,17 +208,23 @@ pub fn load(
     let mut open = |options: &OpenOptions| {
         Model::from_checkpoint(checkpoint, options, &mut |done, all| progress.at(done, all))
     };
+    // Also where nothing else is told: answers will be slow.
+    let warn = |takeover: &Takeover| eprintln!("warning: {takeover}");
+    let mut on_cpu = options.clone();
+    on_cpu.device.device = Device::Cpu;
     let model = match open(&options) {
         Err(e) if may_fall_back && e.is_of_device() => {
-            // Also where nothing else is told: answers will be slow.
-            eprintln!("warning: {} failed ({}); the cpu takes over", options.device.device, chain(&e));
-            options.device.device = Device::Cpu;
-            tuned = tuning.settle(&mut options, &config);
-            open(&options)
+            warn(&Takeover { from: options.device.device, to: Device::Cpu, why: chain(&e) });
+            tuned = tuning.settle(&mut on_cpu, &config);
+            open(&on_cpu)
         }
         opened => opened,
     };
-    let model = model.map_err(Failure::at(path))?;
+    let mut model = model.map_err(Failure::at(path))?;
+    if may_fall_back && model.device().device != Device::Cpu {
+        tuning.settle(&mut on_cpu, &config);
+        model.set_fallback(on_cpu.device, warn);
+    }
     progress.finish();
     if !quiet {
         eprintln!("{}", start_line(path, checkpoint, &model, tuned));

@@ -337,7 +337,7 @@ impl Source {
             self.flags.add_draft(draft, &mut model, cache, self.quiet)?;
         }
         self.sampling.lora.load(&mut model)?;
-        let (report, device) = (model.report(), model.device());
+        let report = model.report();
         let card = ModelCard {
             id: self.id.clone(),
             created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs()),
@@ -345,9 +345,6 @@ impl Source {
             params: report.ternary_weights + report.dense_weights,
             size: report.weight_bytes as u64,
             ftype: file_type(&checkpoint),
-            kernel: device.kernel.clone(),
-            isa: device.isa.to_owned(),
-            device: device.device.to_string(),
         };
         Ok(Opened { engine: model.into_engine(self.engine), card, defaults: defaults.into() })
     }

@@ -83,6 +83,9 @@ struct Shared {
     caller: Mutex<Option<Thread>>,
     caller_asleep: AtomicBool,
     closing: AtomicBool,
+    /// How often a worker was woken for a job.
+    #[cfg(test)]
+    woken: AtomicU64,
     spin: Duration,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -116,6 +119,8 @@ impl Crew {
             caller: Mutex::new(None),
             caller_asleep: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            #[cfg(test)]
+            woken: AtomicU64::new(0),
             // Spinning on a core that another thread needs only delays it.
             spin: if threads <= cores { SPIN } else { Duration::ZERO },
             panic: Mutex::new(None),
@@ -137,6 +142,18 @@ impl Crew {
         self.workers.len() + 1
     }
 
+    /// How many workers sleep.
+    #[cfg(test)]
+    pub(super) fn asleep(&self) -> usize {
+        self.shared.asleep.iter().filter(|asleep| asleep.load(Ordering::SeqCst)).count()
+    }
+
+    /// How often a worker was woken for a job.
+    #[cfg(test)]
+    pub(super) fn woken(&self) -> u64 {
+        self.shared.woken.load(Ordering::SeqCst)
+    }
+
     /// Waits until no other job runs; what a job reads may then be changed.
     pub(super) fn turn(&self) -> Turn<'_> {
         Turn { crew: self, _turn: lock(&self.turn) }
@@ -144,9 +161,10 @@ impl Crew {
 }
 
 impl Turn<'_> {
-    /// Runs `job` on the caller, and on each worker that comes before the caller is through with it; returns when all are
-    /// out. A panic in any of them continues in the caller.
-    pub(super) fn run(self, job: Job<'_>) {
+    /// Runs `job`, which has work for so many threads, on the caller, and on each worker that comes before the caller is through with
+    /// it; returns when all are out. Workers that sleep are woken as far as there is work for them. A panic in any of them continues
+    /// in the caller.
+    pub(super) fn run(self, threads: usize, job: Job<'_>) {
         let shared = &*self.crew.shared;
         // SAFETY: only the lifetime is erased. Workers use the pointer inside the gate alone, and this function does not
         // return (or unwind) before the gate is closed and empty.
@@ -155,8 +173,10 @@ impl Turn<'_> {
         shared.job.0.with_mut(|cell| unsafe { *cell = Some(erased) });
         shared.gate.open();
         fence(Ordering::SeqCst);
-        for (worker, asleep) in self.crew.workers.iter().zip(&shared.asleep) {
+        for (worker, asleep) in self.crew.workers.iter().zip(&shared.asleep).take(threads.saturating_sub(1)) {
             if asleep.load(Ordering::Relaxed) {
+                #[cfg(test)]
+                shared.woken.fetch_add(1, Ordering::Relaxed);
                 worker.thread().unpark();
             }
         }

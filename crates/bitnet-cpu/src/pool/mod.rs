@@ -96,7 +96,7 @@ impl Pool {
         let pieces = u32::try_from(items.div_ceil(grain)).expect("fewer than 2^32 pieces");
         let turn = self.crew.turn();
         self.claims.share_out(pieces);
-        turn.run(&|thread| {
+        turn.run(pieces as usize, &|thread| {
             while let Some(pieces) = self.claims.next(thread) {
                 f(thread, pieces.start as usize * grain..items.min(pieces.end as usize * grain));
             }

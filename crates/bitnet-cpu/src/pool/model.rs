@@ -45,7 +45,7 @@ fn job(crew: &Crew, claims: &Claims, pieces: u32) {
     let visits = Visits((0..pieces).map(|_| UnsafeCell::new(0)).collect());
     let turn = crew.turn();
     claims.share_out(pieces);
-    turn.run(&|thread| {
+    turn.run(pieces as usize, &|thread| {
         while let Some(pieces) = claims.next(thread) {
             pieces.for_each(|piece| visits.add(piece));
         }
@@ -90,6 +90,14 @@ fn two_workers_steal_from_the_caller_and_from_each_other() {
 }
 
 #[test]
+fn a_worker_that_nobody_wakes_is_not_waited_for() {
+    check(2, || {
+        let (crew, claims) = crew_of(3);
+        job(&crew, &claims, 2);
+    });
+}
+
+#[test]
 fn threads_end_without_a_job() {
     check(3, || drop(Crew::new(3, |_| {}).unwrap()));
 }
@@ -110,7 +118,7 @@ fn a_worker_takes_part_in_its_caller_s_panic_only() {
     check(2, || {
         let (crew, claims) = crew_of(2);
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            crew.turn().run(&|thread| {
+            crew.turn().run(2, &|thread| {
                 if thread == 1 {
                     std::panic::resume_unwind(Box::new("from the worker"));
                 }

@@ -58,6 +58,43 @@ fn jobs_of_several_callers_do_not_mix() {
     });
 }
 
+/// Waits until all workers of a pool sleep.
+fn until_asleep(pool: &Pool) {
+    while pool.crew.asleep() < pool.threads() - 1 {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn of_two_pools_the_one_that_waits_leaves_the_processors_to_the_other() {
+    let all = thread::available_parallelism().map_or(1, usize::from).max(2);
+    let (first, second) = (Pool::new(all).unwrap(), Pool::new(all).unwrap());
+    for (waits, works) in [(&first, &second), (&second, &first)] {
+        waits.ranges(1000, 1, &|_| {});
+        until_asleep(waits);
+        let (own, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        for _ in 0..50 {
+            works.ranges(1000, 1, &|_| {
+                most.fetch_max(own.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                assert_eq!(waits.crew.asleep(), all - 1, "nobody of the other pool is awake");
+                own.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        assert!(most.into_inner() <= all, "as many threads work as there are processors");
+    }
+}
+
+#[test]
+fn a_small_job_wakes_no_more_threads_than_it_has_pieces() {
+    let pool = Pool::new(8).unwrap();
+    for (pieces, most) in [(1, 0), (2, 1), (3, 2), (5, 4), (500, 7)] {
+        until_asleep(&pool);
+        let before = pool.crew.woken();
+        pool.ranges(pieces, 1, &|_| {});
+        assert_eq!(pool.crew.woken() - before, most, "{pieces} pieces");
+    }
+}
+
 #[test]
 fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
     for threads in [1, 2, 3, 8] {

@@ -1,7 +1,8 @@
 //! Attention of whole sequences, and the way back.
 
-use super::stream::{Piece, Stream, bits};
+use super::stream::{Stream, bits};
 use super::words;
+use crate::memory::Buffer;
 use bitnet_core::{At, AttentionShape, BackendError, Sequences, Terms};
 
 /// Rows of a tile, and the positions and queries that it meets at a time (`kernels/training_attention.cu`).
@@ -44,7 +45,7 @@ fn shared_pairs() -> (usize, usize) {
 }
 
 /// Tiles of all sequences: the first row of the sequence, its length, the first row of the tile in it.
-fn tiles(s: &Stream, sequences: &Sequences<'_>) -> Option<(Piece, usize)> {
+fn tiles(s: &Stream, sequences: &Sequences<'_>) -> Option<(Buffer, usize)> {
     let Sequences { rows, shape, spans, .. } = *sequences;
     let (mut end, mut tiles) = (0, Vec::new());
     for span in spans {

@@ -11,6 +11,7 @@ use bitnet_core::{
     Activation, AdamStep, At, AttentionShape, BackendError, ColumnsOf, DeviceNorm, Memory, Product,
     Sequences, SgdStep, Terms, TrainingDevice,
 };
+use bitnet_memory::Tag;
 use std::fmt;
 use stream::{Stream, bits};
 
@@ -70,7 +71,7 @@ impl TrainingDevice for CudaTraining {
     }
 
     fn memory(&self, bytes: usize) -> Result<Memory, BackendError> {
-        Ok(Memory::new(bytes, self.stream.take(bytes, "training")?))
+        Ok(Memory::new(bytes, self.stream.take(bytes, Tag::Other, "training")?))
     }
 
     fn upload(&self, memory: &Memory, from: usize, bytes: &[u8]) {

@@ -1,7 +1,8 @@
 //! Products: both sides are arranged for the kernel that multiplies, whatever they are of.
 
-use super::stream::{Piece, Stream, bits};
+use super::stream::{Stream, bits};
 use crate::driver::Function;
+use crate::memory::Buffer;
 use bitnet_core::{BackendError, DeviceSide, DeviceStore, DeviceValues, Factor, Product, Terms};
 
 /// The most terms of a part of a sum of f32 (rule 18 of `docs/numerics.md`).
@@ -70,7 +71,7 @@ impl Side {
     }
 
     /// Terms `from..from + terms` as a kernel wants them: `[terms, width]` floats, or `[width, words]`.
-    fn arrange(&self, s: &Stream, form: Form, from: usize, terms: usize) -> Option<Piece> {
+    fn arrange(&self, s: &Stream, form: Form, from: usize, terms: usize) -> Option<Buffer> {
         let k = &s.kernels;
         let (kernel, row, len, squares) = match form {
             Form::Floats => (k.train_arrange_f32, self.width(), terms * self.width(), terms.div_ceil(SQUARE)),

@@ -4,6 +4,7 @@ use super::stream::{Stream, bits};
 use super::words;
 use crate::driver::Function;
 use bitnet_core::{At, BackendError, DeviceNorm};
+use bitnet_memory::Tag;
 
 /// Rows whose gradients of a norm's weight are summed together, as the processor sums them.
 const PIECE: usize = 64;
@@ -120,7 +121,7 @@ pub(super) fn cross_entropy(
 
 pub(super) fn length(s: &Stream, x: At<'_>, len: usize) -> Result<f64, BackendError> {
     let pieces = len.div_ceil(SQUARES);
-    let room = s.take(pieces * 8, "the length of a gradient")?;
+    let room = s.take(pieces * 8, Tag::Scratch, "the length of a gradient")?;
     let params = [room.address(), s.floats(x, len), len as u64, SQUARES as u64];
     run_halves(s, s.kernels.train_squares, pieces, &params);
     let mut sums = vec![0; pieces * 8];

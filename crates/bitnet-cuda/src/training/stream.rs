@@ -1,11 +1,12 @@
 //! A device whose operations are launched as they are asked for, and its memory.
 
-use crate::driver::{Buffer, Driver, Function, Launch, TRAINING_KERNELS};
+use crate::driver::{Driver, Function, Launch, TRAINING_KERNELS};
 use crate::error::CudaError;
 use crate::gpu::elements;
 use crate::kernels::TrainingKernels;
+use crate::memory::{Buffer, CudaSource, Retired, take_retired};
 use bitnet_core::{At, BackendError, Memory};
-use std::collections::BTreeMap;
+use bitnet_memory::{Pool, Profile, Tag};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) struct Stream {
@@ -13,47 +14,12 @@ pub(super) struct Stream {
     pub(super) driver: Arc<Driver>,
     pub(super) kernels: TrainingKernels,
     failure: Mutex<Option<BackendError>>,
-    spare: Arc<Spare>,
-}
-
-/// Memory that nobody has, by size. What uses it next is behind what used it last: there is one stream.
-#[derive(Default)]
-struct Spare(Mutex<BTreeMap<usize, Vec<Buffer>>>);
-
-/// Memory of the device that goes back to what is spare.
-pub(super) struct Piece {
-    buffer: Option<Buffer>,
-    spare: Arc<Spare>,
-}
-
-impl Piece {
-    /// Where it begins, for a kernel.
-    pub(super) fn address(&self) -> u64 {
-        self.buffer().address()
-    }
-
-    fn buffer(&self) -> &Buffer {
-        self.buffer.as_ref().expect("a piece has its buffer until it is dropped")
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            locked(&self.spare.0).entry(buffer.bytes()).or_default().push(buffer);
-        }
-    }
+    pool: Pool<CudaSource>,
+    retired: Arc<Retired>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Sizes are rounded up to four steps of a doubling, so that what goes back fits what is asked for next.
-fn class(bytes: usize) -> usize {
-    let bytes = bytes.max(256);
-    let step = (1 << bytes.ilog2()) / 4;
-    bytes.div_ceil(step).saturating_mul(step)
 }
 
 /// A number among a kernel's parameters.
@@ -66,7 +32,8 @@ impl Stream {
         let driver = Arc::new(Driver::open(number, TRAINING_KERNELS)?);
         let kernels = TrainingKernels::load(&driver)?;
         let name = format!("cuda:{number}");
-        Ok(Self { name, driver, kernels, failure: Mutex::default(), spare: Arc::default() })
+        let pool = Pool::with(CudaSource::new(Arc::clone(&driver)), Profile::Training.into());
+        Ok(Self { name, driver, kernels, failure: Mutex::default(), pool, retired: Arc::default() })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -95,40 +62,30 @@ impl Stream {
     }
 
     /// Memory without meaning in it.
-    pub(super) fn take(&self, bytes: usize, what: &'static str) -> Result<Piece, BackendError> {
-        let size = class(bytes);
-        let known = locked(&self.spare.0).get_mut(&size).and_then(Vec::pop);
-        let outcome = match known {
-            Some(buffer) => Ok(buffer),
-            None => match self.driver.allocate(size) {
-                Err(CudaError::OutOfMemory) => {
-                    // What is spare goes back to the driver when what used it has run.
-                    drop(std::mem::take(&mut *locked(&self.spare.0)));
-                    self.driver.synchronize().and_then(|()| self.driver.allocate(size))
-                }
-                outcome => outcome,
-            },
-        };
-        let buffer = outcome.map_err(|e| self.error(e, bytes, what))?;
-        Ok(Piece { buffer: Some(buffer), spare: Arc::clone(&self.spare) })
+    pub(super) fn take(&self, bytes: usize, tag: Tag, what: &'static str) -> Result<Buffer, BackendError> {
+        // What has it next comes behind what had it last: there is one stream. The driver waits for that before it takes memory back.
+        drop(take_retired(&self.retired));
+        let piece = self.pool.piece(bytes, tag);
+        let piece = piece.map_err(|_| self.error(self.pool.source().refusal(), bytes, what))?;
+        Ok(Buffer::new(piece, bytes, &self.retired))
     }
 
     /// Room that an operation needs while it runs; `None`: there is none, and that is kept.
-    pub(super) fn room(&self, bytes: usize) -> Option<Piece> {
-        self.take(bytes, "an operation of training").map_err(|e| self.fail(e)).ok()
+    pub(super) fn room(&self, bytes: usize) -> Option<Buffer> {
+        self.take(bytes, Tag::Scratch, "an operation of training").map_err(|e| self.fail(e)).ok()
     }
 
     /// What an operation is given by the host.
-    pub(super) fn given(&self, bytes: &[u8]) -> Option<Piece> {
+    pub(super) fn given(&self, bytes: &[u8]) -> Option<Buffer> {
         let piece = self.room(bytes.len())?;
-        let sent = self.driver.upload(piece.buffer(), 0, bytes);
+        let sent = self.driver.upload(&piece, 0, bytes);
         sent.map_err(|e| self.fail(self.error(e, bytes.len(), "an upload"))).ok()?;
         Some(piece)
     }
 
-    fn piece<'a>(&self, memory: &'a Memory, from: usize, bytes: usize) -> &'a Piece {
-        let piece: &Piece = memory.held().expect("memory is that of an NVIDIA GPU");
-        assert!(Arc::ptr_eq(&piece.spare, &self.spare), "memory is that of {}", self.name);
+    fn piece<'a>(&self, memory: &'a Memory, from: usize, bytes: usize) -> &'a Buffer {
+        let piece: &Buffer = memory.held().expect("memory is that of an NVIDIA GPU");
+        assert!(piece.is_of(&self.retired), "memory is that of {}", self.name);
         let end = from.checked_add(bytes).expect("elements that can be counted");
         assert!(end <= memory.bytes(), "bytes {from}..{end} of {memory:?}");
         piece
@@ -149,7 +106,7 @@ impl Stream {
 
     pub(super) fn upload(&self, memory: &Memory, from: usize, bytes: &[u8]) {
         let piece = self.piece(memory, from, bytes.len());
-        let sent = self.driver.upload(piece.buffer(), from, bytes);
+        let sent = self.driver.upload(piece, from, bytes);
         let _ = sent.map_err(|e| self.fail(self.error(e, bytes.len(), "an upload")));
     }
 
@@ -159,11 +116,11 @@ impl Stream {
     }
 
     /// Waits for what is under way, and copies bytes of a piece.
-    pub(super) fn read(&self, piece: &Piece, from: usize, out: &mut [u8]) -> Result<(), BackendError> {
+    pub(super) fn read(&self, piece: &Buffer, from: usize, out: &mut [u8]) -> Result<(), BackendError> {
         if let Some(error) = self.failure() {
             return Err(error);
         }
-        let read = self.driver.read(&[(piece.buffer(), from, out.len())], |bytes| out.copy_from_slice(bytes));
+        let read = self.driver.read(&[(piece, from, out.len())], |bytes| out.copy_from_slice(bytes));
         read.map_err(|e| self.error(e, out.len(), "what is read back"))
     }
 
@@ -190,20 +147,5 @@ impl Stream {
     /// Launches threads that take so many elements in strides.
     pub(super) fn run_elements(&self, kernel: Function, n: usize, params: &[u64]) {
         self.run(kernel, elements(n), 256, 0, params);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::class;
-
-    #[test]
-    fn sizes_are_rounded_up_by_less_than_a_quarter() {
-        for bytes in [0, 1, 256, 257, 320, 321, 1 << 20, (1 << 20) + 1, 7_777_777] {
-            let size = class(bytes);
-            assert!(size >= bytes && size == class(size), "{bytes} {size}");
-            assert!(bytes < 256 || size < bytes + bytes / 4 + 1, "{bytes} {size}");
-        }
-        assert_eq!(class(usize::MAX), usize::MAX);
     }
 }

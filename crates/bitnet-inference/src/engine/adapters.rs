@@ -2,8 +2,9 @@
 
 use crate::{GenerateError, OpenError};
 use bitnet_formats::AdapterFiles;
-use bitnet_model::AdapterUse;
+use bitnet_model::{Adapter, AdapterUse};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,6 +59,10 @@ pub(super) struct Adapters {
     pub list: Vec<AdapterInfo>,
     /// Those that no request may choose any more, and that some still go through.
     pub leaving: Vec<u32>,
+    /// The matrices of all of these, for another device.
+    pub held: BTreeMap<u32, Adapter>,
+    /// The number of the next one; none is given twice.
+    pub next: u32,
 }
 
 impl Adapters {

@@ -10,6 +10,7 @@ use super::adapters::Chosen;
 use super::cache::Cache;
 use super::sequence::Sequence;
 use crate::OpenError;
+use crate::prepared::Files;
 use bitnet_core::{Logits, LogitsNeed};
 use bitnet_model::{Decoder, ModelError, Span};
 use bitnet_tokenizer::Tokenizer;
@@ -35,12 +36,13 @@ pub(super) fn lookup(ids: &[u32], most: usize) -> Vec<u32> {
 /// A model that guesses, with a cache of its own.
 pub(super) struct Draft {
     pub cache: Cache,
+    pub files: Arc<Files>,
     logits: Logits,
 }
 
 impl Draft {
-    pub fn new(decoder: Box<dyn Decoder>, keep_prefixes: bool) -> Self {
-        Self { cache: Cache::new(decoder, keep_prefixes), logits: Logits::default() }
+    pub fn new(decoder: Box<dyn Decoder>, files: Arc<Files>, keep_prefixes: bool) -> Self {
+        Self { cache: Cache::new(decoder, keep_prefixes), files, logits: Logits::default() }
     }
 
     /// Guesses for all that decode, a token of each in a step of its own. Whoever lies further back than the `budget` of a step

@@ -13,6 +13,7 @@ mod blocks;
 mod cache;
 mod draft;
 mod memory;
+mod moving;
 mod queue;
 mod request;
 mod sequence;
@@ -21,9 +22,11 @@ mod tests;
 
 pub use adapters::{AdapterInfo, OpenedAdapter};
 pub use bitnet_model::AdapterUse;
+pub use moving::Takeover;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
-use crate::{FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
+use crate::prepared::{Files, Weights};
+use crate::{DeviceInfo, FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
 use adapters::{Adapters, Chosen};
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
 use bitnet_memory::{Level, Monitor, Need, Pool, Pressure};
@@ -33,6 +36,7 @@ use blocks::Prefix;
 use cache::Cache;
 use draft::Draft;
 use memory::Watch;
+use moving::Fallback;
 use queue::Queue;
 use sequence::{Common, Sequence};
 use std::path::Path;
@@ -83,6 +87,8 @@ pub struct Stats {
     pub memory_freed_bytes: u64,
     /// Times that an answer was sent back to wait.
     pub preempted: u64,
+    /// Times that another device took over because one had failed.
+    pub takeovers: u64,
     /// Steps that ran.
     pub steps: u64,
     /// Time that the decoder took of them; the rest is the engine's own.
@@ -97,6 +103,10 @@ pub struct Engine {
     common: Common,
     adapters: Adapters,
     pooling: Option<Pooling>,
+    device: DeviceInfo,
+    files: Arc<Files>,
+    /// What takes over when the device fails.
+    fallback: Option<Fallback>,
     identity: [u8; 32],
     options: EngineOptions,
     queue: Queue,
@@ -113,8 +123,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine over a decoder whose cache nobody else uses.
-    pub fn new(decoder: Box<dyn Decoder>, tokenizer: Option<Arc<Tokenizer>>, options: EngineOptions) -> Self {
+    /// An engine over weights on a device.
+    pub(crate) fn new(weights: Weights, tokenizer: Option<Arc<Tokenizer>>, options: EngineOptions) -> Self {
+        let Weights { decoder, device, identity, files } = weights;
         let config = decoder.config();
         let mut end_ids = config.eos.clone();
         for id in tokenizer.iter().flat_map(|t| t.end_tokens()) {
@@ -136,7 +147,10 @@ impl Engine {
             common,
             adapters: Adapters::default(),
             pooling: None,
-            identity: [0; 32],
+            device,
+            files,
+            fallback: None,
+            identity,
             cache: Cache::new(decoder, options.prefix_cache),
             draft: None,
             watch: None,
@@ -154,11 +168,15 @@ impl Engine {
 
     /// The same engine with other options; it has to be idle, and forgets all prefixes.
     pub(crate) fn with_options(self, options: EngineOptions) -> Self {
-        let mut engine = Self::new(self.cache.decoder, self.common.tokenizer, options);
-        (engine.adapters, engine.pooling, engine.identity) = (self.adapters, self.pooling, self.identity);
-        engine.watch = self.watch;
-        engine.draft = self.draft.map(|draft| Draft::new(draft.cache.decoder, options.prefix_cache));
-        engine
+        let keep = options.prefix_cache;
+        Self {
+            cache: Cache::new(self.cache.decoder, keep),
+            draft: self.draft.map(|draft| Draft::new(draft.cache.decoder, draft.files, keep)),
+            queue: Queue::default(),
+            stats: Stats::default(),
+            options,
+            ..self
+        }
     }
 
     /// Lets another model, of the same vocabulary, guess tokens ahead for requests that want it; see [`Request::draft`].
@@ -168,7 +186,7 @@ impl Engine {
     pub fn set_draft(&mut self, draft: Self) -> Result<(), OpenError> {
         let vocabulary = |engine: &Self| (engine.common.vocab, engine.common.tokenizer.clone());
         draft::check_vocabulary(vocabulary(self), vocabulary(&draft))?;
-        self.draft = Some(Draft::new(draft.cache.decoder, self.options.prefix_cache));
+        self.draft = Some(Draft::new(draft.cache.decoder, draft.files, self.options.prefix_cache));
         Ok(())
     }
 
@@ -210,7 +228,10 @@ impl Engine {
             return Err(OpenError::AdapterScale { scale });
         }
         let OpenedAdapter { path, hash, files } = opened;
-        let id = self.cache.decoder.load_adapter(&Adapter::read(&files, self.config())?)?;
+        let (id, adapter) = (self.adapters.next, Adapter::read(&files, self.config())?);
+        self.cache.decoder.load_adapter(id, &adapter)?;
+        self.adapters.next += 1;
+        self.adapters.held.insert(id, adapter);
         self.adapters.list.push(AdapterInfo { id, path, hash, scale });
         Ok(id)
     }
@@ -230,11 +251,13 @@ impl Engine {
     /// Gives back the memory of adapters that are unloaded and that nobody goes through.
     fn let_adapters_go(&mut self) {
         let (queue, running, decoder) = (&self.queue, &self.running, &mut self.cache.decoder);
-        self.adapters.leaving.retain(|id| {
+        let Adapters { leaving, held, .. } = &mut self.adapters;
+        leaving.retain(|id| {
             let uses = |s: &Sequence| s.adapters.iter().any(|a| a.id == *id);
             let used = running.iter().any(uses) || queue.any(uses);
             if !used {
                 decoder.unload_adapter(*id);
+                held.remove(id);
             }
             used
         });
@@ -289,10 +312,6 @@ impl Engine {
     /// What its model and cache are known by in sessions.
     pub(crate) fn identity(&self) -> [u8; 32] {
         self.identity
-    }
-
-    pub(crate) fn set_identity(&mut self, identity: [u8; 32]) {
-        self.identity = identity;
     }
 
     /// The adapters of requests that choose none.
@@ -502,7 +521,7 @@ impl Engine {
             self.admit();
         }
         match self.guess() {
-            Err(e) => self.fail_all(e.into()),
+            Err(e) => self.step_failed(e),
             Ok(()) => {
                 self.plan();
                 self.make_room();
@@ -624,7 +643,7 @@ impl Engine {
         self.stats.steps += 1;
         self.stats.decoder_time += decoding.elapsed();
         if let Err(e) = decoded {
-            return self.fail_all(e.into());
+            return self.step_failed(e);
         }
         let (logits, states) = (std::mem::take(&mut self.logits), std::mem::take(&mut self.states));
         let mut rows = logits.rows();

@@ -3,6 +3,7 @@
 mod banned;
 mod forms;
 mod memory;
+mod moving;
 mod scheduling;
 
 use super::*;

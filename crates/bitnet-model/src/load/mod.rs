@@ -68,7 +68,17 @@ pub fn load<B: Backend>(
     options: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Transformer<B>, ModelError> {
-    let mut config = ModelConfig::read(checkpoint)?;
+    load_as(backend, checkpoint, ModelConfig::read(checkpoint)?, options, progress)
+}
+
+/// The same for a checkpoint whose configuration has been read: its header is not looked at.
+pub fn load_as<B: Backend>(
+    backend: Arc<B>,
+    checkpoint: &Checkpoint,
+    mut config: ModelConfig,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Transformer<B>, ModelError> {
     let all_layers = config.layers;
     config.layers = options.layers.unwrap_or(all_layers).min(all_layers);
     let capacity = match options.context {

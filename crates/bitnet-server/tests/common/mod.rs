@@ -37,17 +37,8 @@ pub fn open(id: &str, engine: EngineOptions) -> Opened {
     let path = golden::fixtures().join("bitnet-packed");
     let mut model = Model::open(&path, &open, &mut |_, _| {}).unwrap();
     model.load_adapter(&golden::fixtures().join("lora/qvd-r4"), 0.0).unwrap();
-    let card = ModelCard {
-        id: id.to_owned(),
-        created: 1,
-        context: 512,
-        params: 2,
-        size: 3,
-        ftype: "U8".to_owned(),
-        kernel: "k".to_owned(),
-        isa: "i".to_owned(),
-        device: "cpu".to_owned(),
-    };
+    let card =
+        ModelCard { id: id.to_owned(), created: 1, context: 512, params: 2, size: 3, ftype: "U8".to_owned() };
     let defaults = Request { max_tokens: Some(16), ..Request::default() };
     Opened { engine: model.into_engine(engine), card, defaults }
 }

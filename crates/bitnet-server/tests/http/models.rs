@@ -99,3 +99,33 @@ fn a_request_chooses_its_model_and_clients_load_and_unload_them() {
     assert_eq!(client.post(CHAT, &ask("")).error().2.as_deref(), Some("model_not_loaded"));
     assert_eq!(client.get("/readyz").status, 503);
 }
+
+#[test]
+fn a_model_moves_to_another_device_while_it_answers() {
+    let server = Server::new(options()).unwrap();
+    server.load(open("one", EngineOptions::default())).unwrap();
+    let (_running, client) = listen(server);
+    let prompt = json!({"prompt": "a", "max_tokens": 60, "ignore_eos": true, "seed": 1});
+    let text = |reply: Value| reply["choices"][0]["text"].as_str().unwrap().to_owned();
+    let want = text(client.json("/v1/completions", &prompt));
+    let asked = client.clone();
+    let answers =
+        std::thread::spawn(move || (0..6).map(|_| text(asked.json("/v1/completions", &prompt))).collect());
+    for _ in 0..4 {
+        let moved = client.json("/models/load", &json!({"model": "one", "device": "cpu"}));
+        assert_eq!(moved["success"], true);
+    }
+    let answers: Vec<String> = answers.join().unwrap();
+    assert!(answers.iter().all(|answer| *answer == want), "{answers:?} for {want:?}");
+    for (device, why) in [("cuda:99", "cuda:99 cannot be used"), ("gpu", "is no device")] {
+        let refused = client.post("/models/load", &json!({"model": "one", "device": device}));
+        assert_eq!(refused.status, 422);
+        let text = refused.text();
+        assert!(text.contains(why) && text.contains("\"device\""), "{text}");
+    }
+    let metrics = client.get("/metrics").text();
+    assert!(
+        metrics.contains("device=\"cpu\"")
+            && client.metric("bitnet_device_takeovers_total{model_name=\"one\"}") == 0.0
+    );
+}

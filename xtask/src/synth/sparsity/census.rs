@@ -6,6 +6,7 @@ use bitnet_core::{
     Purpose, RopeRows,
 };
 use bitnet_cpu::{CpuBackend, CpuOptions};
+use bitnet_memory::Pool;
 use bitnet_model::{Decoder, LoadOptions, ModelConfig, Rows, StepOutput, load};
 use bitnet_quant::spec;
 use std::ops::Range;
@@ -97,6 +98,12 @@ impl Backend for Census {
         self.inner.gate(gate_up, act, out);
     }
 
+    fn memory(&self) -> &Arc<Pool> {
+        self.inner.memory()
+    }
+    fn upload(&self, values: &[f32], cols: usize, out: &mut Self::Tensor) -> Result<(), BackendError> {
+        self.inner.upload(values, cols, out)
+    }
     fn tensor(&self) -> Self::Tensor {
         self.inner.tensor()
     }

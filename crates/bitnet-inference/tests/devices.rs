@@ -1,0 +1,105 @@
+//! A model that many threads use moves between devices, and nobody sees it in an answer.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use bitnet_cpu::Isa;
+use bitnet_inference::engine::EngineOptions;
+use bitnet_inference::sample::SamplerOptions;
+use bitnet_inference::{
+    Device, DeviceOptions, GenerateOptions, LoadOptions, Model, OpenError, OpenOptions, SharedModel, gpus,
+};
+use bitnet_testkit::golden::fixtures;
+use futures_util::StreamExt;
+use std::sync::mpsc::channel;
+
+fn on(device: Device) -> DeviceOptions {
+    DeviceOptions { device, threads: Some(1), ..DeviceOptions::default() }
+}
+
+fn model(device: &DeviceOptions) -> Model {
+    let load = LoadOptions { cache: Some(4096), ..LoadOptions::default() };
+    let open = OpenOptions { device: device.clone(), load };
+    Model::open(&fixtures().join("bitnet-packed"), &open, &mut |_, _| {}).unwrap()
+}
+
+fn options(seed: u64) -> GenerateOptions {
+    GenerateOptions {
+        sampling: SamplerOptions { seed: Some(seed), ..SamplerOptions::default() },
+        max_tokens: Some(40),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    }
+}
+
+fn prompt(i: u64) -> Vec<u32> {
+    (0..20 + i as u32 % 5 * 30).map(|j| 3 + (i as u32 * 11 + j * 7) % 90).collect()
+}
+
+fn answer(shared: &SharedModel, i: u64) -> Vec<u32> {
+    let mut stream = shared.generate_stream(&prompt(i), options(i)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        while let Some(piece) = stream.next().await {
+            piece.unwrap();
+        }
+    });
+    stream.tokens().to_vec()
+}
+
+/// Has three threads generate. Whenever one of them has an answer, the model moves on, in the middle of the others'.
+fn moves_among(devices: &[DeviceOptions]) {
+    const EACH: u64 = 5;
+    let mut alone = model(&devices[0]);
+    let mut want = |i: u64| {
+        let mut generation = alone.generate(&prompt(i), options(i)).unwrap();
+        generation.by_ref().for_each(|piece| assert!(piece.is_ok()));
+        generation.tokens().to_vec()
+    };
+    let want: Vec<Vec<u32>> = (0..3 * EACH).map(&mut want).collect();
+    let shared = model(&devices[0]).share(EngineOptions::default()).unwrap();
+    let (ended, answers) = channel();
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (shared, ended, want) = (shared.clone(), ended.clone(), &want);
+            scope.spawn(move || {
+                for i in thread * EACH..(thread + 1) * EACH {
+                    assert_eq!(answer(&shared, i), want[i as usize], "answer {i}");
+                    ended.send(()).unwrap();
+                }
+            });
+        }
+        drop(ended);
+        for (at, ()) in answers.iter().enumerate() {
+            shared.move_to(&devices[(at + 1) % devices.len()], &mut |_, _| {}).unwrap();
+        }
+    });
+}
+
+#[test]
+fn threads_generate_while_the_model_moves_between_kernels() {
+    let cpu = on(Device::Cpu);
+    let other = Isa::available().into_iter().rfind(|isa| *isa != Isa::detect());
+    let (kernels, threads) =
+        (DeviceOptions { isa: other, ..cpu.clone() }, DeviceOptions { threads: Some(2), ..cpu.clone() });
+    moves_among(&[cpu, kernels, threads]);
+}
+
+#[test]
+fn threads_generate_while_the_model_moves_to_a_gpu_and_back() {
+    match gpus().iter().find(|gpu| matches!(gpu.device, Device::Cuda(_))) {
+        Some(gpu) => moves_among(&[on(Device::Cpu), on(gpu.device)]),
+        None => {
+            assert!(std::env::var("REQUIRE_DEVICE").as_deref() != Ok("1"), "there is no NVIDIA GPU");
+            println!("not run: there is no NVIDIA GPU");
+        }
+    }
+}
+
+#[test]
+fn a_model_stays_where_it_is_when_there_is_nowhere_to_go() {
+    let mut model = model(&on(Device::Cpu));
+    let refused = model.move_to(&on(Device::Cuda(99)), &mut |_, _| {});
+    assert!(matches!(refused, Err(OpenError::Cuda { number: 99, .. })));
+    assert_eq!(model.device().device, Device::Cpu);
+    assert_eq!(model.generate(&prompt(1), options(1)).unwrap().count(), 40);
+}
