@@ -9,6 +9,8 @@ use super::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, UnsafeCell, fen
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::PoisonError;
+#[cfg(test)]
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -85,7 +87,7 @@ struct Shared {
     closing: AtomicBool,
     /// How often a worker was woken for a job.
     #[cfg(test)]
-    woken: AtomicU64,
+    woken: AtomicUsize,
     spin: Duration,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -120,7 +122,7 @@ impl Crew {
             caller_asleep: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             #[cfg(test)]
-            woken: AtomicU64::new(0),
+            woken: AtomicUsize::new(0),
             // Spinning on a core that another thread needs only delays it.
             spin: if threads <= cores { SPIN } else { Duration::ZERO },
             panic: Mutex::new(None),
@@ -150,7 +152,7 @@ impl Crew {
 
     /// How often a worker was woken for a job.
     #[cfg(test)]
-    pub(super) fn woken(&self) -> u64 {
+    pub(super) fn woken(&self) -> usize {
         self.shared.woken.load(Ordering::SeqCst)
     }
 
