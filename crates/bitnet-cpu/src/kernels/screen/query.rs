@@ -6,6 +6,7 @@ use crate::memory::{OutOfMemory, Scratch};
 pub(super) const BLOCK: usize = 256;
 
 /// One token's vector.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "others' instructions take signed codes"))]
 #[derive(Clone, Copy)]
 pub(super) struct Query<'a> {
     /// `[blocks * 256]`, padded with zeros.
