@@ -347,6 +347,6 @@ impl Model {
         let bad = |x: &Array| x.iter().any(|v| !v.is_finite());
         // The input of a layer is what the one before it gave.
         let behind = self.inputs.iter().skip(1).take(self.layers.len() - 1).chain([&self.last.0]);
-        behind.map(|h| bad(h)).position(|bad| bad).unwrap_or(self.layers.len())
+        behind.map(bad).position(|bad| bad).unwrap_or(self.layers.len())
     }
 }
