@@ -40,7 +40,7 @@ pub use example::{KINDS, example};
 pub use memory::{ProcessMemory, process_memory};
 pub use merge::{Merged, merge};
 pub use model::{Activations, Distillation, ExtraNorms, Losses, Model, Objectives, Precision, Ramp, Totals};
-pub use ops::{Array, Ops};
+pub use ops::{Array, Ops, memory};
 pub use optimizer::{Adam, Optimizer, Rates, clip, norm};
 pub use parameters::{Parameter, Parameters, Part};
 pub use preference::{Dpo, Preferred};

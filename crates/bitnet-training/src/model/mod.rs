@@ -23,6 +23,7 @@ use crate::parameters::LowRank;
 use crate::{Array, Batch, Ops, Optimizer, Parameters, Quantized, Rates, TrainError};
 use bitnet_core::AttentionShape;
 use bitnet_cpu::{Side, Store, Target, Terms, TernaryWeights, Values};
+use bitnet_memory::Tag;
 use bitnet_model::{ModelConfig, Role};
 use bitnet_quant::spec::rope_angles;
 use std::sync::Arc;
@@ -119,7 +120,7 @@ impl Model {
         ops: impl Into<Ops>,
         config: ModelConfig,
         parameters: Parameters,
-        values: impl Into<Array>,
+        values: Vec<f32>,
         precision: Precision,
         recompute: bool,
     ) -> Result<Self, TrainError> {
@@ -177,12 +178,12 @@ impl Model {
             watched_gradients: Array::default(),
             scratch: Scratch::default(),
             room: Gradients::default(),
-            gradients: vec![0.0; parameters.trained_len()].into(),
+            gradients: Array::zeros(parameters.trained_len(), Tag::Gradients),
             lengths: parameters.list().iter().map(|_| Lengths::default()).collect(),
             low_rank: (0..parameters.list().len()).map(|place| parameters.low_rank(place)).collect(),
             config,
             parameters,
-            values: values.into(),
+            values: Array::tagged(&values, Tag::Weights),
             precision,
             objectives: Objectives::default(),
             activations: Activity::default(),
@@ -196,7 +197,7 @@ impl Model {
     /// There are none: what this model is can be trained.
     pub(crate) fn beside(&self, ops: impl Into<Ops>) -> Result<Self, TrainError> {
         let (config, parameters, values) =
-            (self.config.clone(), self.parameters.clone(), self.values.clone());
+            (self.config.clone(), self.parameters.clone(), self.values.to_vec());
         let model = Self::new(ops, config, parameters, values, self.precision, self.recompute)?;
         Ok(Self { frozen: Arc::clone(&self.frozen), ..model })
     }

@@ -1,7 +1,9 @@
 //! Numbers that are wherever they were last used.
 
 use super::device::Device;
+use super::memory::{copied, room, zeroed};
 use bitnet_core::{BackendError, Memory};
+use bitnet_memory::{Buffer, Tag};
 use bytemuck::Pod;
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
@@ -15,8 +17,10 @@ use std::sync::{Arc, OnceLock};
 pub struct Array<T: Pod = f32> {
     len: usize,
     /// Where it is on neither side, its numbers have no meaning.
-    host: OnceLock<Vec<T>>,
+    host: OnceLock<Buffer<T>>,
     device: OnceLock<(Arc<Device>, Memory)>,
+    /// What its memory on the host is for.
+    tag: Tag,
     /// Elements of a row, and how far apart rows are on the device.
     rows: Option<(usize, usize)>,
 }
@@ -25,6 +29,16 @@ impl<T: Pod> Array<T> {
     /// Rows of `cols` elements; on a device, rows of a multiple of 16, zero behind their own.
     pub(crate) fn in_rows(values: Vec<T>, cols: usize) -> Self {
         Self { rows: Some((cols, cols.next_multiple_of(ROW))), ..values.into() }
+    }
+
+    /// Zeros.
+    pub fn zeros(len: usize, tag: Tag) -> Self {
+        Self { len, host: zeroed(len, tag).into(), device: OnceLock::new(), tag, rows: None }
+    }
+
+    /// The same numbers in memory that is for something else.
+    pub(crate) fn tagged(values: &[T], tag: Tag) -> Self {
+        Self { len: values.len(), host: copied(values, tag).into(), tag, ..Self::default() }
     }
 
     /// How many there are.
@@ -52,7 +66,7 @@ impl<T: Pod> Array<T> {
             self.len = len;
             self.device.take();
             if let Some(host) = self.host.get_mut() {
-                host.resize(len, T::zeroed());
+                room(host, len, self.tag);
             }
         }
         self
@@ -77,34 +91,33 @@ impl<T: Pod> Array<T> {
 
     /// As a vector, taken from it.
     pub(crate) fn into_vec(self) -> Vec<T> {
-        let _ = self.host();
-        self.host.into_inner().unwrap_or_default()
+        self.to_vec()
     }
 
-    fn host(&self) -> &Vec<T> {
+    fn host(&self) -> &[T] {
         self.host.get_or_init(|| match self.device.get() {
             Some((device, memory)) => self.download(device, memory),
-            None => vec![T::zeroed(); self.len],
+            None => zeroed(self.len, self.tag),
         })
     }
 
-    fn host_mut(&mut self) -> &mut Vec<T> {
+    fn host_mut(&mut self) -> &mut [T] {
         let _ = self.host();
         self.device.take();
         self.host.get_mut().expect("it was brought here")
     }
 
     /// What is on the device; of one that failed, bytes that say so.
-    fn download(&self, device: &Device, memory: &Memory) -> Vec<T> {
+    fn download(&self, device: &Device, memory: &Memory) -> Buffer<T> {
         let (cols, stride) = self.rows.unwrap_or((self.len, self.len));
-        let mut wide = vec![T::zeroed(); self.bytes() / size_of::<T>()];
+        let mut wide = zeroed(self.bytes() / size_of::<T>(), self.tag);
         device.download(memory, bytemuck::cast_slice_mut(&mut wide));
-        match cols == stride {
-            true => wide.truncate(self.len),
-            false => {
-                wide = wide.chunks_exact(stride).flat_map(|row| &row[..cols]).copied().collect();
+        if cols != stride {
+            for row in 1..self.len / cols.max(1) {
+                wide.copy_within(row * stride..row * stride + cols, row * cols);
             }
         }
+        room(&mut wide, self.len, self.tag);
         wide
     }
 
@@ -131,7 +144,7 @@ impl<T: Pod> Array<T> {
             // Where it is nowhere, there is nothing to bring.
             if let Some(host) = self.host.get() {
                 match self.rows.filter(|(cols, stride)| cols != stride) {
-                    None => device.upload(&memory, bytemuck::cast_slice(host)),
+                    None => device.upload(&memory, bytemuck::cast_slice(&**host)),
                     Some((cols, stride)) => {
                         let mut wide = vec![T::zeroed(); self.bytes() / size_of::<T>()];
                         for (wide, row) in wide.chunks_exact_mut(stride).zip(host.chunks_exact(cols)) {
@@ -165,13 +178,14 @@ const ROW: usize = 16;
 
 impl<T: Pod> Default for Array<T> {
     fn default() -> Self {
-        Vec::new().into()
+        let device = OnceLock::new();
+        Self { len: 0, host: Buffer::default().into(), device, tag: Tag::Activations, rows: None }
     }
 }
 
 impl<T: Pod> From<Vec<T>> for Array<T> {
     fn from(values: Vec<T>) -> Self {
-        Self { len: values.len(), host: values.into(), device: OnceLock::new(), rows: None }
+        Self::tagged(&values, Tag::Activations)
     }
 }
 
@@ -197,7 +211,7 @@ impl<T: Pod> DerefMut for Array<T> {
 /// A copy on the host.
 impl<T: Pod> Clone for Array<T> {
     fn clone(&self) -> Self {
-        Self { rows: self.rows, ..self.to_vec().into() }
+        Self { rows: self.rows, ..Self::tagged(self, self.tag) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod array;
 mod device;
+mod memory;
 mod product;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,8 @@ use std::sync::{Arc, OnceLock};
 pub use array::Array;
 pub(crate) use array::{View, ViewMut};
 use device::Device;
+pub use memory::memory;
+pub(crate) use memory::or_out_of_memory;
 pub(crate) use product::{Factor, Side, Store, Target, Values};
 
 /// Elements that a thread adds at a time.

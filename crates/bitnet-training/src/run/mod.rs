@@ -14,12 +14,14 @@ use crate::config::{ModelSource, RunConfig};
 use crate::data::{Corpus, Rows, Split};
 use crate::export::Trained;
 use crate::model::{Losses, Model, Objectives};
+use crate::ops::or_out_of_memory;
 use crate::source::{Beside, Origin};
 use crate::{Array, Ops, Rates, TrainError, clip, process_memory, sample};
 use bitnet_core::{Activation, BackendError};
 use bitnet_cpu::CpuTraining;
 use bitnet_formats::write_file;
 use bitnet_inference::Device;
+use bitnet_memory::Tag;
 use bitnet_tokenizer::Tokenizer;
 use health::Health;
 use metrics::Metrics;
@@ -43,7 +45,7 @@ pub fn run(
     stop: &AtomicBool,
     each: &mut dyn FnMut(Event),
 ) -> Result<Outcome, TrainError> {
-    Run::new(config, resume, each)?.go(stop, each)
+    or_out_of_memory(|| Run::new(config, resume, each)?.go(stop, each))
 }
 
 struct Run<'a> {
@@ -171,7 +173,9 @@ impl<'a> Run<'a> {
             }
         }
         let train_config = &config.train;
-        let mut buffers = vec![Array::from(vec![0.0; model.gradients.len()]); train_config.buffers().len()];
+        let mut buffers: Vec<Array> = (0..train_config.buffers().len())
+            .map(|_| Array::zeros(model.gradients.len(), Tag::Optimizer))
+            .collect();
         if train_config.average.is_some() {
             buffers[train_config.optimizer.buffers()]
                 .copy_from_slice(&model.values[model.parameters().start()..]);

@@ -766,7 +766,7 @@ fn the_gradient_of_preferences_is_the_slope_of_their_loss() {
     let precision = crate::Precision::FLOAT;
     let model = run.workers.model_mut();
     let (ops, body, parameters) = (model.ops().clone(), model.config().clone(), model.parameters().clone());
-    let values = std::mem::take(&mut model.values);
+    let values = model.values.to_vec();
     let mut model = Model::new(ops, body, parameters, values, precision, false).unwrap();
     let (corpus, rows) = &run.train;
     let batch = rows.plain(corpus, 0, 6);
