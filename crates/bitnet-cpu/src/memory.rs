@@ -7,6 +7,7 @@ use crate::layout::Line;
 use bitnet_core::BackendError;
 use bitnet_memory::{Config, Pages, Region, Tag};
 use bytemuck::Pod;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 pub(crate) use bitnet_memory::{Buffer, OutOfMemory, Pool as Memory};
@@ -49,6 +50,22 @@ impl<'a> Room<'a> {
         self.0 = rest;
         &mut bytemuck::cast_slice_mut(own)[..len]
     }
+}
+
+/// `len` elements of a buffer that is kept from one operation of training to the next; what they hold has no meaning. Without memory for them it
+/// unwinds with [`OutOfMemory`]: nobody between here and who began the run can do without.
+pub(crate) fn at_least<'a, T: Pod>(memory: &Memory, room: &'a mut Buffer<T>, len: usize) -> &'a mut [T] {
+    if room.capacity() < len {
+        *room = Buffer::default();
+        *room = memory.buffer(len, Tag::Scratch).unwrap_or_else(|e| resume_unwind(Box::new(e)));
+    }
+    memory.fit(room, len).unwrap_or_else(|e| resume_unwind(Box::new(e)));
+    room
+}
+
+/// Zeros for as long as an operation of training runs. As [`at_least`] it unwinds.
+pub(crate) fn zeros<T: Pod>(memory: &Memory, len: usize) -> Buffer<T> {
+    memory.zeroed(len, Tag::Scratch).unwrap_or_else(|e| resume_unwind(Box::new(e)))
 }
 
 /// Lets `f` compute with scratch memory that is its alone, for tests: those of this crate, and those that `doctor` runs.

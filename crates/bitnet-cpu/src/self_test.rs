@@ -255,7 +255,7 @@ fn rms_norm(isa: Isa, pool: &Pool) -> Vec<f32> {
 fn int8(isa: Isa, pool: &Pool) -> Vec<f32> {
     let mut out = Quantized::default();
     quantize::quantize(isa, pool, &Numbers(2).floats(3 * 203), 203, &mut out);
-    out.q.iter().map(|q| f32::from(*q)).chain(out.d).collect()
+    out.q.iter().map(|q| f32::from(*q)).chain(out.d.iter().copied()).collect()
 }
 
 fn ternary_product(kernel: Kernel, pool: &Pool, m: usize) -> Vec<f32> {

@@ -8,12 +8,14 @@ use crate::kernels::training::{
 };
 use crate::kernels::{gate, norm};
 use crate::layout::Panels;
+use crate::memory::{Memory, memory};
 use crate::pool::Pool;
 use crate::{CpuError, Isa, MAX_THREADS};
 use bitnet_core::{Activation, AttentionShape, BackendError, Scale, Terms, TernaryMatrix};
+use bitnet_memory::Profile;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use norm_backward::Norm;
 pub use product::{DEPTH, Side, Store, Target, Values};
@@ -84,20 +86,26 @@ impl fmt::Debug for TernaryWeights {
 }
 
 impl CpuTraining {
-    /// Starts the threads; the fastest instruction set and one thread a physical core when `None`.
+    /// Starts the threads, with memory of their own; the fastest instruction set and one thread a physical core when `None`.
     ///
     /// # Errors
     /// The processor lacks the instruction set, or there cannot be so many threads.
     pub fn new(isa: Option<Isa>, threads: Option<usize>) -> Result<Self, CpuError> {
         let threads = threads.unwrap_or_else(physical_cores);
-        Self::of(isa, threads, 0..threads)
+        Self::of(isa, threads, 0..threads, memory(Profile::Training.into()))
     }
 
-    /// Some of `all` threads, of which others are others': each is near to the memory that it would be near to were they all in one.
+    /// Some of `all` threads, of which others are others': each is near to the memory that it would be near to were they all in one. What operations
+    /// need while they run comes from `memory`; without enough they unwind with [`bitnet_memory::OutOfMemory`].
     ///
     /// # Errors
     /// The processor lacks the instruction set, or there cannot be so many threads.
-    pub fn of(isa: Option<Isa>, all: usize, own: Range<usize>) -> Result<Self, CpuError> {
+    pub fn of(
+        isa: Option<Isa>,
+        all: usize,
+        own: Range<usize>,
+        memory: Arc<Memory>,
+    ) -> Result<Self, CpuError> {
         let isa = isa.unwrap_or_else(Isa::detect);
         if !isa.is_available() {
             return Err(CpuError::NoSuchIsa { isa });
@@ -106,7 +114,7 @@ impl CpuTraining {
         if !(1..=MAX_THREADS).contains(&threads) || own.end > all {
             return Err(CpuError::Threads { threads });
         }
-        let pool = Pool::of(all, own).map_err(|source| CpuError::Spawn { threads, source })?;
+        let pool = Pool::of(all, own, memory).map_err(|source| CpuError::Spawn { threads, source })?;
         Ok(Self { isa, pool, room: Mutex::default() })
     }
 

@@ -37,9 +37,9 @@ impl Pool {
     }
 
     /// A pool of some of `all` threads, of which others are other pools': each is where it would be in one pool of all.
-    pub(crate) fn of(all: usize, own: Range<usize>) -> std::io::Result<Self> {
+    pub(crate) fn of(all: usize, own: Range<usize>, memory: Arc<Memory>) -> std::io::Result<Self> {
         let places = Machine::detect().places(all).map(|places| places[own.clone()].to_vec());
-        Self::on(own.len(), places, memory(Profile::Training.into()))
+        Self::on(own.len(), places, memory)
     }
 
     /// A pool whose workers stay on the processors that are named for them. The first thread is the caller of a job, and nobody's to move.
@@ -134,14 +134,6 @@ impl Pool {
             }
         });
     }
-}
-
-/// Room for `len` elements at the beginning of a vector that only ever grows; what they hold has no meaning.
-pub(crate) fn at_least<T: Copy>(room: &mut Vec<T>, len: usize, new: T) -> &mut [T] {
-    if room.len() < len {
-        room.resize(len, new);
-    }
-    &mut room[..len]
 }
 
 #[cfg(test)]

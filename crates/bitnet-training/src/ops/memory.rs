@@ -4,12 +4,12 @@ use crate::TrainError;
 use bitnet_memory::{Buffer, OutOfMemory, Pool, Profile, Tag};
 use bytemuck::Pod;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-/// The pool that arrays on the host come from: one for the process, as what is trained in it shares its memory.
-pub fn memory() -> &'static Pool {
-    static POOL: OnceLock<Pool> = OnceLock::new();
-    POOL.get_or_init(|| Pool::new(Profile::Training))
+/// The pool that a run's memory on the host comes from: arrays, and what operations need while they run. There is one for the process.
+pub fn memory() -> &'static Arc<Pool> {
+    static POOL: OnceLock<Arc<Pool>> = OnceLock::new();
+    POOL.get_or_init(|| bitnet_cpu::memory(Profile::Training.into()))
 }
 
 /// So many zeros.

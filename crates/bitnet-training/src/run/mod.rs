@@ -14,7 +14,7 @@ use crate::config::{ModelSource, RunConfig};
 use crate::data::{Corpus, Rows, Split};
 use crate::export::Trained;
 use crate::model::{Losses, Model, Objectives};
-use crate::ops::or_out_of_memory;
+use crate::ops::{memory, or_out_of_memory};
 use crate::source::{Beside, Origin};
 use crate::{Array, Ops, Rates, TrainError, clip, process_memory, sample};
 use bitnet_core::{Activation, BackendError};
@@ -28,6 +28,7 @@ use metrics::Metrics;
 use objective::{Objective, Sums};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use workers::{Passed, Step, Workers};
@@ -509,18 +510,16 @@ fn shared_out(threads: Option<usize>, workers: usize, devices: &[Device]) -> Res
             None => cpu.into(),
         })
     };
-    if workers == 1 {
-        return Ok(vec![on(CpuTraining::new(None, threads)?, 0)?]);
-    }
     let threads = threads.unwrap_or_else(bitnet_cpu::physical_cores);
-    if threads < workers {
+    if threads < workers && workers > 1 {
         let what = format!(
             "train.workers is {workers}, each with a thread at least, and there are {threads} threads"
         );
         return Err(TrainError::Data { what });
     }
     let at = |i| i * threads / workers;
-    (0..workers).map(|i| on(CpuTraining::of(None, threads, at(i)..at(i + 1))?, i)).collect()
+    let cpu = |i| CpuTraining::of(None, threads, at(i)..at(i + 1), Arc::clone(memory()));
+    (0..workers).map(|i| on(cpu(i)?, i)).collect()
 }
 
 /// A step that was taken.

@@ -2,8 +2,8 @@
 
 use crate::Isa;
 use crate::kernels::norm::padded;
-use crate::memory::{OutOfMemory, Scratch};
-use crate::pool::{Pool, Shares, at_least};
+use crate::memory::{Buffer, OutOfMemory, Scratch, at_least};
+use crate::pool::{Pool, Shares};
 use crate::simd::{Kernel, Lanes, dispatch};
 
 /// Int8 activations of `m` tokens.
@@ -23,12 +23,12 @@ pub(crate) struct Int8<'a> {
 #[derive(Default)]
 pub(crate) struct Quantized {
     /// What an earlier product left lies behind the tokens.
-    pub(crate) q: Vec<i8>,
+    pub(crate) q: Buffer<i8>,
     pub(crate) stride: usize,
     /// Elements of a token that are its own.
     pub(crate) k: usize,
-    pub(crate) d: Vec<f32>,
-    pub(crate) sums: Vec<i32>,
+    pub(crate) d: Buffer<f32>,
+    pub(crate) sums: Buffer<i32>,
 }
 
 impl Quantized {
@@ -102,10 +102,10 @@ type Row<'a> = &'a (dyn Fn(usize, &mut [i8]) -> (f32, i32) + Sync);
 /// Fills `m` tokens of `k` elements by a rule.
 pub(crate) fn rows(pool: &Pool, (m, k): (usize, usize), out: &mut Quantized, f: Row<'_>) {
     (out.stride, out.k) = (stride(k), k);
-    let q = at_least(&mut out.q, m * out.stride, 0);
-    out.d.resize(m, 0.0);
-    out.sums.resize(m, 0);
-    fill(pool, (out.stride, k), (q, &mut out.d, &mut out.sums), f);
+    let memory = pool.memory();
+    let q = at_least(memory, &mut out.q, m * out.stride);
+    let (d, sums) = (at_least(memory, &mut out.d, m), at_least(memory, &mut out.sums, m));
+    fill(pool, (out.stride, k), (q, d, sums), f);
 }
 
 /// Elements that a token of `k` takes: with room for the columns of padding that any layout has.

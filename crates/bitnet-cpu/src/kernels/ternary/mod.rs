@@ -121,7 +121,8 @@ pub(crate) fn product(
 ) {
     let scratch = room.begin(pool.memory());
     let done = ternary_linear(isa, kernel, pool, w, quantized.int8(), &scratch, place);
-    done.unwrap_or_else(|e| panic!("{e}"));
+    // Nobody between here and who began the run can do without.
+    done.unwrap_or_else(|e| std::panic::resume_unwind(Box::new(e)));
 }
 
 /// What turns integer sums into outputs.

@@ -5,6 +5,7 @@ use super::bf16;
 use super::product::{Side, Small, Store, Target, Values};
 use crate::Isa;
 use crate::kernels::norm::padded;
+use crate::memory::{Buffer, Memory, zeros};
 use crate::pool::{Pool, Shares};
 use crate::simd::{Kernel, Lanes, dispatch};
 use bitnet_core::AttentionShape;
@@ -35,7 +36,10 @@ pub(crate) fn forward(isa: Isa, pool: &Pool, s: Sequences<'_>, out: &mut [f32], 
     pool.ranges(s.spans.len() * heads, 1, &|tasks| {
         for task in tasks {
             let rows = s.spans[task / heads].clone();
-            dispatch(isa, Forward { s, rows, head: task % heads, out: &out, sums: &sums });
+            dispatch(
+                isa,
+                Forward { memory: pool.memory(), s, rows, head: task % heads, out: &out, sums: &sums },
+            );
         }
     });
 }
@@ -56,7 +60,10 @@ pub(crate) fn backward(
         for task in tasks {
             let rows = s.spans[task / groups].clone();
             let (group, dqkv) = (task % groups, &dqkv);
-            dispatch(isa, Backward { isa, terms, s, rows, group, out, sums, dout, dqkv });
+            dispatch(
+                isa,
+                Backward { isa, memory: pool.memory(), terms, s, rows, group, out, sums, dout, dqkv },
+            );
         }
     });
 }
@@ -94,6 +101,7 @@ impl Sequences<'_> {
 }
 
 struct Forward<'a> {
+    memory: &'a Memory,
     s: Sequences<'a>,
     rows: Range<usize>,
     head: usize,
@@ -105,17 +113,17 @@ impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Self { s, rows, head, out, sums } = self;
+        let Self { memory, s, rows, head, out, sums } = self;
         let (d, len, heads) = (s.shape.head_dim, rows.len(), s.shape.heads);
         let at = s.columns(head);
         let (q, k, v) =
             (s.heads_of(rows.start, at.q), s.heads_of(rows.start, at.k), s.elements_of(rows.start, at.v));
-        let (mut keys, mut values) = (Small::new(), Small::new());
-        let mut scores = vec![0.0f32; QUERIES * SEGMENT];
+        let (mut keys, mut values) = (Small::new(memory), Small::new(memory));
+        let mut scores: Buffer<f32> = zeros(memory, QUERIES * SEGMENT);
         // For every segment and every query: maximum, sum, and `d` outputs.
         let segments = len.div_ceil(SEGMENT);
         let width = 2 + d;
-        let mut parts = vec![0.0f32; segments * len * width];
+        let mut parts: Buffer<f32> = zeros(memory, segments * len * width);
         for (segment, part) in (0..len).step_by(SEGMENT).zip(parts.chunks_exact_mut(len * width)) {
             let n = SEGMENT.min(len - segment);
             keys.right::<L>(k, segment, n, 0, d);
@@ -200,16 +208,16 @@ fn weigh<L: Lanes>(l: L, scores: &mut [f32]) -> (f32, f32) {
 }
 
 /// Products of gradients with terms as they are, or rounded.
-enum Inner {
-    F32(Small),
-    Bf16(bf16::Small),
+enum Inner<'m> {
+    F32(Small<'m>),
+    Bf16(bf16::Small<'m>),
 }
 
-impl Inner {
-    fn new(isa: Isa, terms: Terms) -> Self {
+impl<'m> Inner<'m> {
+    fn new(isa: Isa, memory: &'m Memory, terms: Terms) -> Self {
         match terms {
-            Terms::F32 => Self::F32(Small::new()),
-            Terms::Bf16 => Self::Bf16(bf16::Small::new(isa)),
+            Terms::F32 => Self::F32(Small::new(memory)),
+            Terms::Bf16 => Self::Bf16(bf16::Small::new(isa, memory)),
         }
     }
 
@@ -242,6 +250,7 @@ impl Inner {
 
 struct Backward<'a> {
     isa: Isa,
+    memory: &'a Memory,
     /// Of all products but the scores, which are those of the forward pass.
     terms: Terms,
     s: Sequences<'a>,
@@ -257,16 +266,16 @@ impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Self { isa, terms, s, rows, group, out, sums, dout, dqkv } = self;
+        let Self { isa, memory, terms, s, rows, group, out, sums, dout, dqkv } = self;
         let (d, len) = (s.shape.head_dim, rows.len());
         let (heads, cols) = (s.shape.heads, s.shape.qkv_cols());
         let share = heads / s.shape.kv_heads;
-        let mut keys = Small::new();
-        let mut room: [Inner; 4] = std::array::from_fn(|_| Inner::new(isa, terms));
+        let mut keys = Small::new(memory);
+        let mut room: [Inner<'_>; 4] = std::array::from_fn(|_| Inner::new(isa, memory, terms));
         let [values, key_elements, queries, douts] = &mut room;
-        let (mut p, mut ds) = (vec![0.0f32; QUERIES * SEGMENT], vec![0.0f32; QUERIES * SEGMENT]);
-        let (mut dk, mut dv) = (vec![0.0f32; len * d], vec![0.0f32; len * d]);
-        let mut dq = vec![0.0f32; len * d];
+        let zeros = |len| -> Buffer<f32> { zeros(memory, len) };
+        let (mut p, mut ds) = (zeros(QUERIES * SEGMENT), zeros(QUERIES * SEGMENT));
+        let (mut dk, mut dv, mut dq) = (zeros(len * d), zeros(len * d), zeros(len * d));
         let put = |from: &[f32], column: usize| {
             for (row, from) in rows.clone().zip(from.chunks_exact(d)) {
                 // SAFETY: as above: these columns of these rows are this task's alone.

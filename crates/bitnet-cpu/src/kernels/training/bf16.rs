@@ -11,7 +11,8 @@ mod pairs;
 
 use super::product::{DEPTH, Side, Store, Target, checked};
 use crate::Isa;
-use crate::pool::{Pool, at_least};
+use crate::memory::{Buffer, Memory, at_least};
+use crate::pool::Pool;
 use crate::simd::{Kernel, Lanes, dispatch};
 use pairs::{Arrange, Order, Pairs, TERMS, TILE};
 use std::ops::Range;
@@ -24,8 +25,8 @@ const COLUMNS: usize = 4096;
 /// Both sides of a product, arranged; reused from one to the next.
 #[derive(Default)]
 pub(crate) struct Room {
-    left: Vec<Pairs>,
-    right: Vec<Pairs>,
+    left: Buffer<Pairs>,
+    right: Buffer<Pairs>,
 }
 
 /// A tile of sums, `[row][column]`.
@@ -47,8 +48,9 @@ pub(crate) fn product(
     for from in (0..k).step_by(DEPTH) {
         let terms = DEPTH.min(k - from);
         let blocks = terms.div_ceil(TERMS);
-        let arrange = |side: Side<'_>, vectors: Range<usize>, order, out: &mut Vec<Pairs>| {
-            let out = at_least(out, vectors.len().next_multiple_of(SQUARE) / TILE * blocks, Pairs::ZERO);
+        let arrange = |side: Side<'_>, vectors: Range<usize>, order, out: &mut Buffer<Pairs>| {
+            let len = vectors.len().next_multiple_of(SQUARE) / TILE * blocks;
+            let out = at_least(pool.memory(), out, len);
             pool.chunks_mut(out, blocks, &|tile, out| {
                 let first = (vectors.start + tile * TILE).min(vectors.end);
                 let vectors = first..(first + TILE).min(vectors.end);
@@ -76,7 +78,7 @@ pub(crate) fn product(
                     store,
                     c: Target { values: c, stride, first: first + column },
                 };
-                part.run(isa, Multiply::new(isa, &mut Vec::new()));
+                part.run(isa, Multiply::new(isa, pool.memory(), &mut Buffer::default()));
             });
         }
     }
@@ -180,22 +182,23 @@ enum Multiply<'a> {
     #[cfg(target_arch = "x86_64")]
     Amx(amx::Tiles),
     /// With the columns at hand as f32: `[tiles][blocks][terms]`.
-    Lanes(Isa, &'a mut Vec<[f32; TILE]>),
+    Lanes(Isa, &'a Memory, &'a mut Buffer<[f32; TILE]>),
 }
 
 impl<'a> Multiply<'a> {
     /// On the registers of AMX, if that is the instruction set; else `wide` is room for columns.
-    fn new(isa: Isa, wide: &'a mut Vec<[f32; TILE]>) -> Self {
+    fn new(isa: Isa, memory: &'a Memory, wide: &'a mut Buffer<[f32; TILE]>) -> Self {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Amx {
             return Self::Amx(amx::Tiles::new());
         }
-        Self::Lanes(isa, wide)
+        Self::Lanes(isa, memory, wide)
     }
 
     /// Prepares the columns that the following products have in common.
     fn take(&mut self, right: [&[Pairs]; 2]) {
-        if let Self::Lanes(isa, wide) = self {
+        if let Self::Lanes(isa, memory, wide) = self {
+            let wide = at_least(memory, wide, (right[0].len() + right[1].len()) * TERMS);
             dispatch(*isa, Widen { right, wide });
         }
     }
@@ -205,7 +208,7 @@ impl<'a> Multiply<'a> {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles) => tiles.multiply(left, right, sums),
-            Self::Lanes(isa, wide) => dispatch(*isa, Square { left, right: wide, sums }),
+            Self::Lanes(isa, _, wide) => dispatch(*isa, Square { left, right: wide, sums }),
         }
     }
 }
@@ -213,17 +216,18 @@ impl<'a> Multiply<'a> {
 /// Columns as f32, even terms of a block before the odd ones.
 struct Widen<'a> {
     right: [&'a [Pairs]; 2],
-    wide: &'a mut Vec<[f32; TILE]>,
+    wide: &'a mut [[f32; TILE]],
 }
 
 impl Kernel for Widen<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) {
-        self.wide.clear();
-        for block in self.right.into_iter().flatten() {
-            self.wide.extend(block.0.iter().map(|pairs| pairs.map(pairs::even)));
-            self.wide.extend(block.0.iter().map(|pairs| pairs.map(pairs::odd)));
+        let blocks = self.right.into_iter().flatten();
+        for (block, wide) in blocks.zip(self.wide.as_chunks_mut::<TERMS>().0) {
+            let (even, odd) = wide.split_at_mut(TILE);
+            even.iter_mut().zip(&block.0).for_each(|(wide, pairs)| *wide = pairs.map(pairs::even));
+            odd.iter_mut().zip(&block.0).for_each(|(wide, pairs)| *wide = pairs.map(pairs::odd));
         }
     }
 }
@@ -282,22 +286,24 @@ fn chain<L: Lanes, const R: usize>(l: L, rows: &[[f32; TILE]; R], columns: &[[f3
 }
 
 /// A product inside a thread's own work, both sides arranged here.
-pub(super) struct Small {
+pub(super) struct Small<'m> {
     isa: Isa,
-    left: Vec<Pairs>,
-    right: Vec<Pairs>,
-    wide: Vec<[f32; TILE]>,
+    memory: &'m Memory,
+    left: Buffer<Pairs>,
+    right: Buffer<Pairs>,
+    wide: Buffer<[f32; TILE]>,
 }
 
-impl Small {
-    pub(super) fn new(isa: Isa) -> Self {
-        Self { isa, left: Vec::new(), right: Vec::new(), wide: Vec::new() }
+impl<'m> Small<'m> {
+    pub(super) fn new(isa: Isa, memory: &'m Memory) -> Self {
+        let (left, right, wide) = Default::default();
+        Self { isa, memory, left, right, wide }
     }
 
     /// Arranges vectors `first..first + n` of the right side, terms `from..from + k`, which then serve several products.
     pub(super) fn right(&mut self, b: Side<'_>, first: usize, n: usize, from: usize, k: usize) {
         let right = &mut self.right;
-        arrange(self.isa, b, first..first + n, from..from + k, Order::Pairs, right);
+        arrange(self.isa, self.memory, b, first..first + n, from..from + k, Order::Pairs, right);
     }
 
     /// The product of vectors `row..row + m` of `a` with `n` vectors of the right side, which has `k` terms; the first `terms` of them are
@@ -311,7 +317,8 @@ impl Small {
         store: Store<'_>,
         c: Target<'_>,
     ) {
-        arrange(self.isa, a, row..row + m, from..from + terms, Order::Vectors, &mut self.left);
+        let left = &mut self.left;
+        arrange(self.isa, self.memory, a, row..row + m, from..from + terms, Order::Vectors, left);
         let (blocks, stride) = (terms.div_ceil(TERMS), k.div_ceil(TERMS));
         let Target { values, stride: width, first } = c;
         let part = Part {
@@ -324,21 +331,22 @@ impl Small {
             store,
             c: Target { values: &mut values[..(m - 1) * width + first + n], stride: width, first },
         };
-        part.run(self.isa, Multiply::new(self.isa, &mut self.wide));
+        part.run(self.isa, Multiply::new(self.isa, self.memory, &mut self.wide));
     }
 }
 
 /// Arranges vectors, tile after tile, an even number of them.
 fn arrange(
     isa: Isa,
+    memory: &Memory,
     side: Side<'_>,
     vectors: Range<usize>,
     terms: Range<usize>,
     order: Order,
-    out: &mut Vec<Pairs>,
+    out: &mut Buffer<Pairs>,
 ) {
     let blocks = terms.len().div_ceil(TERMS);
-    out.resize(vectors.len().next_multiple_of(SQUARE) / TILE * blocks, Pairs::ZERO);
+    let out = at_least(memory, out, vectors.len().next_multiple_of(SQUARE) / TILE * blocks);
     for (tile, out) in out.chunks_exact_mut(blocks).enumerate() {
         let first = (vectors.start + tile * TILE).min(vectors.end);
         let vectors = first..(first + TILE).min(vectors.end);

@@ -2,6 +2,7 @@
 
 use crate::Isa;
 use crate::kernels::norm::padded;
+use crate::memory::{Buffer, zeros};
 use crate::pool::{Pool, Shares};
 use crate::simd::{Kernel, Lanes, dispatch};
 
@@ -96,7 +97,7 @@ pub(crate) fn backward(
 ) {
     let Norm { x, w, eps } = norm;
     let n = w.len();
-    let mut parts = vec![0.0f32; x.len().div_ceil(ROWS * n) * n];
+    let mut parts: Buffer<f32> = zeros(pool.memory(), x.len().div_ceil(ROWS * n) * n);
     let shares = Shares::new(&mut parts);
     pool.chunks_mut(dx, ROWS * n, &|piece, dx| {
         let from = piece * ROWS * n;

@@ -2,7 +2,8 @@
 //! so tiles, threads and instruction sets cannot change it.
 
 use super::trits::RUN;
-use crate::pool::{Pool, at_least};
+use crate::memory::{Buffer, Memory, at_least, zeros};
+use crate::pool::Pool;
 use crate::simd::{Kernel, Lanes, dispatch};
 use crate::{Isa, TernaryWeights};
 
@@ -194,7 +195,7 @@ pub struct Target<'a> {
 /// Room for a product, reused from one to the next.
 #[derive(Default)]
 pub(crate) struct Room {
-    right: Vec<f32>,
+    right: Buffer<f32>,
 }
 
 /// Rows and registers' columns of a tile.
@@ -261,7 +262,7 @@ pub(crate) fn product(
         for column in (0..n).step_by(COLUMNS) {
             let columns = COLUMNS.min(n - column);
             let strips = columns.div_ceil(width);
-            let right = at_least(&mut room.right, strips * width * depth, 0.0);
+            let right = at_least(pool.memory(), &mut room.right, strips * width * depth);
             pool.chunks_mut(right, width * depth, &|strip, out| {
                 let at = column + strip * width;
                 dispatch(
@@ -274,6 +275,7 @@ pub(crate) fn product(
                 let (row, count) = (i * rows, c.len() / stride);
                 let store = store.of_rows(row, count);
                 let block = Block {
+                    memory: pool.memory(),
                     a,
                     row,
                     count,
@@ -311,6 +313,7 @@ impl Kernel for Arrange<'_> {
 
 /// Some rows of `c`, and a part of the sum.
 struct Block<'a> {
+    memory: &'a Memory,
     a: Side<'a>,
     row: usize,
     count: usize,
@@ -341,7 +344,7 @@ impl Block<'_> {
     #[inline(always)]
     fn tiles<L: Lanes, const R: usize, const V: usize>(mut self, l: L) {
         let (k, width) = (self.depth, 16 * V);
-        let mut left = vec![0.0; self.count.next_multiple_of(R) * k];
+        let mut left: Buffer<f32> = zeros(self.memory, self.count.next_multiple_of(R) * k);
         for (i, out) in left.chunks_exact_mut(R * k).enumerate() {
             let rows = R.min(self.count - i * R);
             self.a.arrange(self.row + i * R, rows, self.from, k, R, out);
@@ -444,21 +447,22 @@ pub(super) fn tile<L: Lanes, const R: usize, const V: usize>(
 }
 
 /// A product inside a thread's own work: `c[i, j] = store(sum)`, both sides arranged here.
-pub(super) struct Small {
-    left: Vec<f32>,
-    right: Vec<f32>,
+pub(super) struct Small<'m> {
+    memory: &'m Memory,
+    left: Buffer<f32>,
+    right: Buffer<f32>,
 }
 
-impl Small {
-    pub(super) fn new() -> Self {
-        Self { left: Vec::new(), right: Vec::new() }
+impl<'m> Small<'m> {
+    pub(super) fn new(memory: &'m Memory) -> Self {
+        Self { memory, left: Buffer::default(), right: Buffer::default() }
     }
 
     /// Arranges the right side, which then serves several products.
     #[inline(always)]
     pub(super) fn right<L: Lanes>(&mut self, b: Side<'_>, first: usize, n: usize, from: usize, k: usize) {
         let width = tile_columns::<L>();
-        let right = at_least(&mut self.right, n.next_multiple_of(width) * k, 0.0);
+        let right = at_least(self.memory, &mut self.right, n.next_multiple_of(width) * k);
         for (s, out) in right.chunks_exact_mut(width * k).enumerate() {
             b.arrange(first + s * width, width.min(n - s * width), from, k, width, out);
         }
@@ -497,10 +501,21 @@ impl Small {
         c: Target<'_>,
     ) {
         let width = 16 * V;
-        let left = at_least(&mut self.left, R * terms, 0.0);
+        let left = at_least(self.memory, &mut self.left, R * terms);
         let ends = (true, true);
-        let mut block =
-            Block { a, row, count: m, from, depth: terms, right: &[], columns: n, ends, store, c };
+        let mut block = Block {
+            memory: self.memory,
+            a,
+            row,
+            count: m,
+            from,
+            depth: terms,
+            right: &[],
+            columns: n,
+            ends,
+            store,
+            c,
+        };
         for i in (0..m).step_by(R) {
             let rows = R.min(m - i);
             a.arrange(row + i, rows, from, terms, R, left);

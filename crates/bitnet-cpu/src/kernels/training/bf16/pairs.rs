@@ -3,6 +3,7 @@
 use crate::TernaryWeights;
 use crate::kernels::training::product::{Side, Values};
 use crate::simd::{Kernel, Lanes};
+use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
 /// Vectors of a tile; pairs of a block.
@@ -13,8 +14,8 @@ pub(super) const TERMS: usize = 2 * TILE;
 const SMALLEST: u32 = (127 - 50) << 23;
 
 /// A block of a tile: 16 vectors of 16 pairs, the even term in the lower half of a word.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
 pub(super) struct Pairs(pub(super) [[u32; TILE]; TILE]);
 
 impl Pairs {
