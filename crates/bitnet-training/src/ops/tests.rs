@@ -1,4 +1,5 @@
 use super::*;
+use bitnet_core::Terms;
 use bitnet_testkit::training::Plain;
 
 fn elsewhere() -> Ops {
