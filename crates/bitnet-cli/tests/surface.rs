@@ -384,7 +384,7 @@ fn bench_tells_what_memory_is_for() {
     }
     let page = output(&args("--memory=off"));
     assert!(page.contains("memory: ") && !page.contains("| weights"), "{page}");
-    assert_eq!(common::bitnet(&args("--memory=much")).code, Some(2));
+    assert_eq!(bitnet(&args("--memory=much")).code, Some(2));
 }
 
 #[test]
