@@ -74,7 +74,8 @@ fn talk(compression: Compression) -> Vec<u8> {
 #[test]
 fn values_have_their_types_and_columns_are_chosen() {
     let folder = Folder::new();
-    for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
+    let zstd = Compression::ZSTD(Default::default());
+    for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, zstd] {
         let path = folder.write("a.parquet", talk(compression));
         let rows = read(&path, None).unwrap();
         let long = "ships at night ".repeat(200);
@@ -136,22 +137,24 @@ fn what_is_no_table_is_refused() {
 #[test]
 fn damaged_files_are_errors() {
     let folder = Folder::new();
-    let whole = talk(Compression::SNAPPY);
-    let (mut refused, mut read_on) = (0, 0);
-    for at in (0..whole.len()).step_by(2) {
-        for with in [0xFF, whole[at] ^ 1] {
-            let mut bytes = whole.clone();
-            bytes[at] = with;
-            match read(&folder.write("a.parquet", &bytes), None) {
-                Ok(_) => read_on += 1,
-                Err(e) => {
-                    assert!(!e.to_string().contains('\n'), "{e}");
-                    refused += 1;
+    for compression in [Compression::SNAPPY, Compression::ZSTD(Default::default())] {
+        let whole = talk(compression);
+        let (mut refused, mut read_on) = (0, 0);
+        for at in (0..whole.len()).step_by(2) {
+            for with in [0xFF, whole[at] ^ 1] {
+                let mut bytes = whole.clone();
+                bytes[at] = with;
+                match read(&folder.write("a.parquet", &bytes), None) {
+                    Ok(_) => read_on += 1,
+                    Err(e) => {
+                        assert!(!e.to_string().contains('\n'), "{e}");
+                        refused += 1;
+                    }
                 }
             }
         }
+        assert!(refused > 50 && read_on > 50, "{refused} {read_on}");
     }
-    assert!(refused > 50 && read_on > 50, "{refused} {read_on}");
 }
 
 /// Headers of pages that claim more than their bytes can become.
