@@ -425,6 +425,7 @@ fn training_is_drawn_and_q_stops_it() {
     terminal.until("a line", |screen| screen.chars().any(|c| ('\u{2801}'..='\u{28FF}').contains(&c)));
     terminal.type_in("q");
     terminal.shows("interrupted behind step");
+    terminal.shows("--resume");
     let screen = terminal.screen();
     assert!(
         screen.contains("parameters") && screen.contains("--resume") && !screen.contains("q stops"),
