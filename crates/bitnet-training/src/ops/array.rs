@@ -144,7 +144,7 @@ impl<T: Pod> Array<T> {
             // Where it is nowhere, there is nothing to bring.
             if let Some(host) = self.host.get() {
                 match self.rows.filter(|(cols, stride)| cols != stride) {
-                    None => device.upload(&memory, bytemuck::cast_slice(&**host)),
+                    None => device.upload(&memory, bytemuck::cast_slice(host)),
                     Some((cols, stride)) => {
                         let mut wide = vec![T::zeroed(); self.bytes() / size_of::<T>()];
                         for (wide, row) in wide.chunks_exact_mut(stride).zip(host.chunks_exact(cols)) {
