@@ -257,7 +257,8 @@ fn memory_is_counted_by_what_it_is_for_and_used_again() {
     let step = || {
         let (mut x, mut out) = (gpu.tensor(), Vec::new());
         gpu.embed(&w, &[0, 5, 9], &mut x).unwrap();
-        assert_eq!(used(Tag::Activations), 4 * 3 * 500);
+        // What the step before had goes back when this one has run.
+        assert!([1, 2].map(|steps| steps * 4 * 3 * 500).contains(&used(Tag::Activations)));
         gpu.download(&x, &mut out).unwrap();
     };
     step();
@@ -267,5 +268,5 @@ fn memory_is_counted_by_what_it_is_for_and_used_again() {
     drop((w, kv));
     let x = tensor(&gpu, &[1.0, 2.0], 2);
     gpu.download(&x, &mut Vec::new()).unwrap();
-    assert_eq!((used(Tag::Weights), used(Tag::Kv)), (8, 0), "and comes back once what used it has run");
+    assert_eq!((used(Tag::Weights), used(Tag::Kv)), (0, 0), "and comes back once what used it has run");
 }
