@@ -86,8 +86,8 @@ fn without_address_space_it_refuses_and_lives() {
     for line in [
         "bitnet_memory_pressure 3",
         "bitnet_memory_used_bytes{limit=\"address space\"} ",
-        "bitnet_memory_pool_bytes{model_name=\"tiny\",tag=\"weights\"} ",
-        "bitnet_memory_pool_source_requests_total{model_name=\"tiny\",tag=\"kv\"} ",
+        "bitnet_memory_pool_bytes{model_name=\"tiny\",memory=\"host\",tag=\"weights\"} ",
+        "bitnet_memory_pool_source_requests_total{model_name=\"tiny\",memory=\"host\",tag=\"kv\"} ",
     ] {
         assert!(metrics.contains(line), "{line:?} is missing: {metrics}");
     }

@@ -366,7 +366,7 @@ fn bench_tells_what_memory_is_for() {
     let path = bare_model(&folder);
     let args = |level| ["bench", &path, "-p", "8", "-n", "2", "-r", "1", "-t", "1", level];
     let rows = parse(&output(&[&args("--memory")[..], &["-o", "json"]].concat()));
-    let memory = &rows[1]["memory"];
+    let memory = &rows[1]["memory"]["host"];
     let tags = memory["tags"].as_array().unwrap();
     let of =
         |tag: &str| tags.iter().find(|t| t["tag"] == tag).unwrap_or_else(|| panic!("no {tag}: {memory}"));
@@ -376,14 +376,14 @@ fn bench_tells_what_memory_is_for() {
         assert!(0 < count("taken") && count("source_requests") <= count("taken"), "{tag}: {memory}");
     }
     // The first row's answer comes in steps like those of the second.
-    let asked = |row: &Value| row["memory"]["source_requests"].as_u64().unwrap();
+    let asked = |row: &Value| row["memory"]["host"]["source_requests"].as_u64().unwrap();
     assert!(asked(&rows[0]) <= asked(&rows[1]));
     let page = output(&args("--memory=detailed"));
-    for words in ["memory: ", "| weights ", "| activations ", "| from the system |", "| to "] {
+    for words in ["memory of host: ", "| weights ", "| activations ", "| from the system |", "| to "] {
         assert!(page.contains(words), "{words:?} is missing: {page}");
     }
     let page = output(&args("--memory=off"));
-    assert!(page.contains("memory: ") && !page.contains("| weights"), "{page}");
+    assert!(page.contains("memory of host: ") && !page.contains("| weights"), "{page}");
     assert_eq!(bitnet(&args("--memory=much")).code, Some(2));
 }
 

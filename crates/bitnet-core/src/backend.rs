@@ -1,7 +1,7 @@
 //! The dozen operations that the transformer is written over.
 
 use crate::{KvSpan, KvSpec, Logits, LogitsNeed, Matrix, ShapeError};
-use bitnet_memory::{OutOfMemory, Pool};
+use bitnet_memory::{DeviceMemory, OutOfMemory, Pool};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -142,6 +142,10 @@ pub trait Backend: Sized + Send + Sync + 'static {
 
     /// Where memory of the host comes from that belongs to its results and to who uses it.
     fn memory(&self) -> &Arc<Pool>;
+    /// Memory of the devices that it runs on, where that is not the host's and their drivers tell.
+    fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
+        Vec::new()
+    }
     /// An empty tensor, to be filled by an operation.
     fn tensor(&self) -> Self::Tensor;
     /// Uploads a norm weight.

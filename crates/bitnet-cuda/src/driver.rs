@@ -264,6 +264,15 @@ impl Driver {
         Ok(Function(function as usize))
     }
 
+    /// Bytes of the device's memory that nobody has, and all of them.
+    pub(crate) fn memory(&self) -> Result<(usize, usize), CudaError> {
+        self.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the context is current, and both are where the numbers go.
+        check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
+        Ok((free, total))
+    }
+
     /// The address of so many bytes of the device.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
         self.bind()?;

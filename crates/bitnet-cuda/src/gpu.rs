@@ -6,9 +6,9 @@
 use crate::driver::{Driver, Function, Graph, KERNELS, Launch};
 use crate::error::CudaError;
 use crate::kernels::Kernels;
-use crate::memory::{Buffer, CudaSource, Retired, take_retired};
+use crate::memory::{Buffer, DevicePool, Retired, take_retired};
 use bitnet_core::BackendError;
-use bitnet_memory::{Pool, Profile, Snapshot, Tag};
+use bitnet_memory::Tag;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ pub(crate) struct Gpu {
     name: String,
     pub(crate) driver: Arc<Driver>,
     pub(crate) kernels: Kernels,
-    pool: Pool<CudaSource>,
+    pub(crate) memory: Arc<DevicePool>,
     retired: Arc<Retired>,
     failure: Mutex<Option<BackendError>>,
     state: Mutex<State>,
@@ -91,14 +91,10 @@ impl Gpu {
     pub(crate) fn open(number: usize) -> Result<Self, CudaError> {
         let driver = Arc::new(Driver::open(number, KERNELS)?);
         let kernels = Kernels::load(&driver)?;
-        let pool = Pool::with(CudaSource::new(Arc::clone(&driver)), Profile::Inference.into());
+        let name = format!("cuda:{number}");
+        let memory = Arc::new(DevicePool::new(name.clone(), Arc::clone(&driver)));
         let (retired, failure, state) = Default::default();
-        Ok(Self { name: format!("cuda:{number}"), driver, kernels, pool, retired, failure, state })
-    }
-
-    /// What was counted of the device's memory.
-    pub(crate) fn memory(&self) -> Snapshot {
-        self.pool.snapshot()
+        Ok(Self { name, driver, kernels, memory, retired, failure, state })
     }
 
     /// Makes the step fail. What is recorded from here on is not run.
@@ -147,7 +143,8 @@ impl Gpu {
     }
 
     fn take(&self, state: &mut State, tag: Tag, bytes: usize) -> Result<Buffer, CudaError> {
-        let piece = || self.pool.piece(bytes, tag).map_err(|_| self.pool.source().refusal());
+        let pool = &self.memory.pool;
+        let piece = || pool.piece(bytes, tag).map_err(|_| pool.source().refusal());
         let piece = match piece() {
             Err(CudaError::OutOfMemory) => {
                 // Memory that nobody needs any more comes back when what uses it has run.

@@ -1,11 +1,10 @@
 //! An opened model: weights on a device, and a tokenizer.
 
 use crate::device::{DeviceInfo, DeviceOptions};
-use crate::engine::{Engine, EngineOptions, Takeover};
+use crate::engine::{Engine, EngineOptions, Pools, Takeover};
 use crate::prepared::Files;
 use crate::{GenerateError, GenerateOptions, Generation, OpenError, Pooling, vocabulary};
 use bitnet_formats::Checkpoint;
-use bitnet_memory::Pool;
 use bitnet_model::{LoadOptions, LoadReport, ModelConfig, StepOutput};
 use bitnet_tokenizer::Tokenizer;
 use std::path::Path;
@@ -118,8 +117,8 @@ impl Model {
     }
 
     /// Where its memory comes from.
-    pub fn memory(&self) -> &Arc<Pool> {
-        self.engine.memory()
+    pub fn pools(&self) -> Pools {
+        self.engine.pools()
     }
 
     /// Positions of the cache.

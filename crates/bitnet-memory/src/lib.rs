@@ -31,8 +31,8 @@ pub use error::OutOfMemory;
 pub use graph::{Graph, NodeId};
 pub use pool::{Config, Decision, Learned, LearnedClass, Piece, Pool, Profile, Release, Tier};
 pub use pressure::{
-    DeviceMemory, Freed, Level, Limit, LimitKind, Monitor, MonitorOptions, Need, Pressure, Readings,
-    Responses, Shortage, Stage, Stalls, System, Threshold, Thresholds,
+    DeviceMemory, DeviceUsage, Freed, Level, Limit, LimitKind, Monitor, MonitorOptions, Need, Pressure,
+    Readings, Responses, Shortage, Stage, Stalls, System, Threshold, Thresholds,
 };
 pub use source::{
     ALIGN, AnyBlock, Block, Failing, Heap, HeapBlock, Host, HostBlock, Limited, Pages, PagesBlock, Resident,

@@ -262,19 +262,26 @@ const OF_TAG: [OfTag; 4] = [
 
 /// What the pools of loaded models have counted.
 fn of_pools(out: &mut String, models: &[Counted]) {
-    let snapshots =
-        models.iter().filter_map(|(id, _, served)| Some((id, served.as_ref()?.memory.snapshot())));
-    let snapshots: Vec<_> = snapshots.collect();
-    head(out, "memory_pool_held_bytes", "gauge", "Bytes that the model's memory has of the system.");
-    for (id, snapshot) in &snapshots {
-        let _ = writeln!(out, "bitnet_memory_pool_held_bytes{{{}}} {}", labels(id), snapshot.held_bytes);
+    let mut snapshots = Vec::new();
+    for (id, _, served) in models {
+        let pools = served.as_ref().map_or_else(Vec::new, |served| served.worker.pools().snapshots());
+        snapshots
+            .extend(pools.into_iter().map(|(whose, s)| (format!("{},memory=\"{whose}\"", labels(id)), s)));
+    }
+    head(
+        out,
+        "memory_pool_held_bytes",
+        "gauge",
+        "Bytes that the model has of the host's or a device's memory.",
+    );
+    for (labels, snapshot) in &snapshots {
+        let _ = writeln!(out, "bitnet_memory_pool_held_bytes{{{labels}}} {}", snapshot.held_bytes);
     }
     for (name, kind, help, value) in OF_TAG {
         head(out, name, kind, help);
-        for (id, snapshot) in &snapshots {
+        for (labels, snapshot) in &snapshots {
             for tag in &snapshot.tags {
-                let (labels, value) = (labels(id), value(tag));
-                let _ = writeln!(out, "bitnet_{name}{{{labels},tag=\"{}\"}} {value}", tag.tag);
+                let _ = writeln!(out, "bitnet_{name}{{{labels},tag=\"{}\"}} {}", tag.tag, value(tag));
             }
         }
     }

@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use bitnet_inference::engine::{AdapterUse, Request};
 use bitnet_inference::{Constraint, Form, Forms, ModelFiles, Pooling};
-use bitnet_memory::{Monitor, Pool};
+use bitnet_memory::Monitor;
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -61,8 +61,6 @@ pub(crate) struct Served {
     /// What its weights can be prepared from again.
     pub files: ModelFiles,
     forms: Option<Arc<Forms>>,
-    /// Where its memory comes from.
-    pub memory: Arc<Pool>,
 }
 
 impl Served {
@@ -136,8 +134,7 @@ impl Server {
             let (tokenizer, forms) = (engine.tokenizer().cloned(), engine.forms().cloned());
             let (vocab, width) = (engine.config().vocab, engine.config().hidden);
             let (capacity, pooling) = (engine.capacity(), engine.pooling());
-            let (adapters, memory) = (engine.adapters().to_vec(), Arc::clone(engine.memory()));
-            let files = engine.files();
+            let (adapters, files) = (engine.adapters().to_vec(), engine.files());
             let worker = Worker::start(engine, metrics, Arc::clone(&self.ending))?;
             let served = Served {
                 card,
@@ -152,7 +149,6 @@ impl Server {
                 pooling,
                 files,
                 forms,
-                memory,
             };
             Ok(Served { adapters: Arc::new(Adapters::new(&served, &adapters)), ..served })
         })

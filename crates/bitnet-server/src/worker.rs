@@ -3,7 +3,7 @@
 use crate::ApiError;
 use crate::metrics::Metrics;
 use crate::trace::{Making, Trace};
-use bitnet_inference::engine::{Engine, Event, News, Request, RequestId, Stats};
+use bitnet_inference::engine::{Engine, Event, News, Pools, Request, RequestId, Stats};
 use bitnet_inference::{DeviceInfo, GenerateError};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +40,7 @@ pub(crate) struct Worker {
 struct Seen {
     stats: Stats,
     device: DeviceInfo,
+    pools: Pools,
 }
 
 /// News of one request. Whoever drops it cancels what is not finished.
@@ -88,7 +89,7 @@ impl Worker {
     /// A thread for an engine; every answer ends where it is once `ending` is set.
     pub fn start(engine: Engine, metrics: Arc<Metrics>, ending: Arc<AtomicBool>) -> std::io::Result<Self> {
         let (orders, inbox) = channel();
-        let seen = Seen { stats: engine.stats(), device: engine.device().clone() };
+        let seen = Seen { stats: engine.stats(), device: engine.device().clone(), pools: engine.pools() };
         let seen = Arc::new(Mutex::new(seen));
         let stopped = Arc::new(AtomicBool::new(false));
         let desk = Desk {
@@ -142,6 +143,11 @@ impl Worker {
     /// What the engine runs on.
     pub fn device(&self) -> DeviceInfo {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).device.clone()
+    }
+
+    /// Where its memory comes from.
+    pub fn pools(&self) -> Pools {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).pools.clone()
     }
 }
 
@@ -210,7 +216,7 @@ impl Desk {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.stats = self.engine.stats();
         if seen.device != *self.engine.device() {
-            seen.device = self.engine.device().clone();
+            (seen.device, seen.pools) = (self.engine.device().clone(), self.engine.pools());
         }
     }
 

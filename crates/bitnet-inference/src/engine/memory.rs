@@ -1,9 +1,35 @@
-//! What the engine gives back when memory is short, and what a request needs of it.
+//! Where an engine's memory comes from, what it gives back when that is short, and what a request needs of it.
 
 use super::cache::Cache;
-use bitnet_memory::{Monitor, Pressure, Responses, Stage};
-use bitnet_model::ModelConfig;
+use bitnet_memory::{DeviceMemory, Monitor, Pool, Pressure, Responses, Snapshot, Stage};
+use bitnet_model::{Decoder, ModelConfig};
 use std::sync::Arc;
+
+/// The pools of a model's memory.
+#[derive(Clone)]
+pub struct Pools {
+    /// The host's; on the processor it has all.
+    pub host: Arc<Pool>,
+    /// Those of the devices that it runs on.
+    pub devices: Vec<Arc<dyn DeviceMemory>>,
+}
+
+impl Pools {
+    pub(super) fn of(decoder: &dyn Decoder) -> Self {
+        Self { host: Arc::clone(decoder.memory()), devices: decoder.device_memory() }
+    }
+
+    /// What each has counted, under `host` or the device's name.
+    pub fn snapshots(&self) -> Vec<(String, Snapshot)> {
+        let devices = self.devices.iter().map(|device| (device.name().to_owned(), device.snapshot()));
+        std::iter::once(("host".to_owned(), self.host.snapshot())).chain(devices).collect()
+    }
+
+    /// Gives what they keep without use back to the system and the devices; tells how many bytes.
+    pub(super) fn release(&self) -> u64 {
+        self.host.trim(0) as u64 + self.devices.iter().map(|device| device.release()).sum::<u64>()
+    }
+}
 
 /// A monitor, and what an engine does about what it says.
 pub(super) struct Watch {
@@ -19,6 +45,17 @@ impl Watch {
         responses.register(Stage::Trim, 0, "free blocks", |cache: &mut Cache, _| cache.trim());
         responses.register(Stage::Shrink, 0, "prefixes", Cache::shrink);
         Self { monitor, responses, reading: 0 }
+    }
+
+    /// What it watches.
+    #[cfg(test)]
+    pub fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.monitor)
+    }
+
+    /// Has the memory of the devices watched that a decoder runs on.
+    pub fn devices(&self, decoder: &dyn Decoder) {
+        decoder.device_memory().iter().for_each(|device| self.monitor.watch(device));
     }
 
     /// How short memory is, and the bytes that caches have given back because of it.

@@ -22,6 +22,7 @@ mod tests;
 
 pub use adapters::{AdapterInfo, OpenedAdapter};
 pub use bitnet_model::AdapterUse;
+pub use memory::Pools;
 pub use moving::Takeover;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
@@ -29,7 +30,7 @@ use crate::prepared::{Files, Weights};
 use crate::{DeviceInfo, FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
 use adapters::{Adapters, Chosen};
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
-use bitnet_memory::{Level, Monitor, Need, Pool, Pressure};
+use bitnet_memory::{Level, Monitor, Need, Pressure};
 use bitnet_model::{Adapter, Decoder, ModelConfig, ModelError, Span};
 use bitnet_tokenizer::Tokenizer;
 use blocks::Prefix;
@@ -190,10 +191,33 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks at the system's memory between steps. When it is short, blocks that hold nothing go back to the system, then prefixes that
-    /// nobody uses; then [`Engine::submit`] refuses, and of several answers in the making the one that was admitted last waits.
+    /// Looks at the memory of the system and of devices between steps. When it is short, blocks that hold nothing go back to the system,
+    /// then prefixes that nobody uses; then [`Engine::submit`] refuses, and of several answers in the making the one that was admitted
+    /// last waits. What pools keep for the next step goes back when the last answer has ended.
     pub fn watch_memory(&mut self, monitor: Arc<Monitor>) {
         self.watch = Some(Watch::new(monitor));
+        self.watch_devices();
+    }
+
+    /// Has the memory of the devices watched that it runs on now.
+    fn watch_devices(&self) {
+        let Some(watch) = &self.watch else { return };
+        let draft = self.draft.as_ref().map(|draft| &draft.cache);
+        for cache in [&self.cache].into_iter().chain(draft) {
+            watch.devices(&*cache.decoder);
+        }
+    }
+
+    /// With nothing left to do, gives back what pools keep, if memory is short.
+    fn rest(&mut self) {
+        if self.stats.memory_pressure == Level::None || !self.is_idle() {
+            return;
+        }
+        let draft = self.draft.as_ref().map(|draft| &draft.cache);
+        let caches = [&self.cache].into_iter().chain(draft);
+        self.stats.memory_freed_bytes +=
+            caches.map(|cache| Pools::of(&*cache.decoder).release()).sum::<u64>();
+        self.largest_step = 0;
     }
 
     /// How short memory is, after what can be given back was.
@@ -285,9 +309,9 @@ impl Engine {
         self.cache.decoder.config()
     }
 
-    /// Where memory of the host comes from; on the processor that is all of the model's.
-    pub fn memory(&self) -> &Arc<Pool> {
-        self.cache.decoder.memory()
+    /// Where the memory of its model comes from, at present.
+    pub fn pools(&self) -> Pools {
+        Pools::of(&*self.cache.decoder)
     }
 
     /// The tokenizer.
@@ -426,7 +450,7 @@ impl Engine {
             let step = memory::workspace_bytes(self.config(), tokens.min(self.options.budget));
             let step = step.saturating_sub(self.largest_step);
             let cache = blocks as u64 * self.cache.decoder.block_bytes() as u64;
-            pressure.admit(&Need { mapped_bytes: step, resident_bytes: step + cache })?;
+            pressure.admit(&Need { mapped_bytes: step, resident_bytes: step + cache, device_bytes: step })?;
         }
         let adapters = self.adapters.choose(request.adapters.as_deref())?;
         let mut sequence = Sequence::new(self.requests, request, &adapters, &self.common)?;
@@ -532,6 +556,7 @@ impl Engine {
         }
         self.let_adapters_go();
         events.append(&mut self.events);
+        self.rest();
     }
 
     /// Gives seats to those who wait, while there are seats, blocks, and tokens in the budget.

@@ -74,6 +74,9 @@ impl Engine {
         {
             self.draft = Some(Draft::new(draft.decoder, draft.files, keep));
         }
+        // Its steps begin small again.
+        self.largest_step = 0;
+        self.watch_devices();
         Ok(())
     }
 

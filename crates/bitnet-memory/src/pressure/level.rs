@@ -48,7 +48,7 @@ pub struct Threshold {
 
 impl Threshold {
     /// What has to be left of a limit.
-    pub(super) fn of(self, limit_bytes: u64) -> u64 {
+    fn of(self, limit_bytes: u64) -> u64 {
         ((limit_bytes as f64 * self.share) as u64).min(self.bytes)
     }
 }
@@ -62,40 +62,50 @@ pub struct Thresholds {
     pub high: Threshold,
     /// For [`Level::Critical`].
     pub critical: Threshold,
+    /// For [`Level::Moderate`], of a device's memory: the only level that it can be the cause of.
+    pub device: Threshold,
     /// Tasks that wait for memory for a larger share of the time than this make it [`Level::Moderate`]; all at once, [`Level::High`].
     pub stalled: f64,
 }
 
-/// 20 % (2 GiB), 10 % (1 GiB), 3 % (128 MiB) left; a tenth of the time waited for memory.
+/// 20 % (2 GiB), 10 % (1 GiB), 3 % (128 MiB) left; of a device 10 % (512 MiB); a tenth of the time waited for memory.
 impl Default for Thresholds {
     fn default() -> Self {
         Self {
             moderate: Threshold { share: 0.2, bytes: 2 << 30 },
             high: Threshold { share: 0.1, bytes: 1 << 30 },
             critical: Threshold { share: 0.03, bytes: 128 << 20 },
+            device: Threshold { share: 0.1, bytes: 512 << 20 },
             stalled: 0.1,
         }
     }
 }
 
 impl Thresholds {
-    fn at(&self, level: Level) -> Threshold {
-        match level {
-            Level::None | Level::Moderate => self.moderate,
-            Level::High => self.high,
-            Level::Critical => self.critical,
-        }
+    /// What has to be left of a limit for a level not to be reached.
+    ///
+    /// A device's memory is taken by weights and cache before the first answer, and they give nothing back: that little is left of it is
+    /// no reason to refuse work that fits. So there is one threshold for it, from which on pools do not keep what they do not use.
+    pub(super) fn of(&self, limit: &Limit, level: Level) -> u64 {
+        let threshold = match (&limit.kind, level) {
+            (LimitKind::Device(_), Level::None | Level::Moderate) => self.device,
+            (LimitKind::Device(_), Level::High | Level::Critical) => return 0,
+            (_, Level::None | Level::Moderate) => self.moderate,
+            (_, Level::High) => self.high,
+            (_, Level::Critical) => self.critical,
+        };
+        threshold.of(limit.limit_bytes)
     }
 
     /// The level of one limit when so many bytes are left.
     fn level(&self, limit: &Limit, left_bytes: u64) -> Level {
-        let reached = |level: &Level| left_bytes < self.at(*level).of(limit.limit_bytes);
+        let reached = |level: &Level| left_bytes < self.of(limit, *level);
         [Level::Critical, Level::High, Level::Moderate].into_iter().find(reached).unwrap_or_default()
     }
 
     /// Bytes that would have to be freed for the limit to be below a level.
     pub(super) fn missing_bytes(&self, limit: &Limit, level: Level) -> u64 {
-        self.at(level).of(limit.limit_bytes).saturating_sub(limit.left_bytes())
+        self.of(limit, level).saturating_sub(limit.left_bytes())
     }
 }
 

@@ -1,12 +1,14 @@
 //! How short memory is: what the system and devices say, how bad that is, and who gives memory back.
 //!
-//! Nothing runs in the background: whoever is between two steps asks, and files are read again only when the last reading is old.
+//! Nothing runs in the background: whoever is between two steps asks, and the system is asked again only when the last reading is old.
 //!
 //! | level | from, of the limit that is nearest | what is done |
 //! |---|---|---|
-//! | moderate | less than 20 % left, and less than 2 GiB; or tasks wait for memory for a tenth of the time | [`Stage::Trim`] |
+//! | moderate | less than 20 % left, and less than 2 GiB; of a device 10 %, 512 MiB; or tasks wait for memory for a tenth of the time | [`Stage::Trim`] |
 //! | high | 10 %, 1 GiB; or all of them wait | [`Stage::Shrink`] |
 //! | critical | 3 %, 128 MiB | new work is refused ([`Pressure::admit`]) |
+//!
+//! Work that needs more of a device than is left, or kept there without use, is refused at any level.
 //!
 //! ```
 //! use bitnet_memory::{Monitor, Responses, Stage};
@@ -21,6 +23,8 @@
 //! ```
 
 mod level;
+#[cfg(any(not(target_os = "linux"), test))]
+mod other;
 mod parse;
 mod responses;
 mod system;
@@ -30,19 +34,17 @@ mod tests;
 pub use level::{Level, Shortage, Threshold, Thresholds};
 pub use parse::Stalls;
 pub use responses::{Freed, Responses, Stage};
-pub use system::{DeviceMemory, Limit, LimitKind, Readings, System};
+pub use system::{DeviceMemory, DeviceUsage, Limit, LimitKind, Readings, System};
 
 use level::Gauge;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// How memory is watched.
 #[derive(Clone)]
 pub struct MonitorOptions {
-    /// The system's files.
+    /// What the system says.
     pub system: System,
-    /// Devices whose memory counts.
-    pub devices: Vec<Arc<dyn DeviceMemory>>,
     /// When levels are reached.
     pub thresholds: Thresholds,
     /// How old a reading may be. One takes about 0.1 ms.
@@ -53,7 +55,6 @@ impl Default for MonitorOptions {
     fn default() -> Self {
         Self {
             system: System::default(),
-            devices: Vec::new(),
             thresholds: Thresholds::default(),
             interval: Duration::from_millis(100),
         }
@@ -81,6 +82,8 @@ pub struct Need {
     pub mapped_bytes: u64,
     /// Memory, which the machine and control groups have.
     pub resident_bytes: u64,
+    /// Memory of each device that computes.
+    pub device_bytes: u64,
 }
 
 impl Need {
@@ -88,7 +91,7 @@ impl Need {
         match kind {
             LimitKind::AddressSpace | LimitKind::Data => self.mapped_bytes,
             LimitKind::Machine | LimitKind::ControlGroup => self.resident_bytes,
-            LimitKind::Device(_) => 0,
+            LimitKind::Device(_) => self.device_bytes,
         }
     }
 }
@@ -111,8 +114,8 @@ impl Pressure {
         let shortage = |limit: &Limit| Shortage {
             kind: limit.kind.clone(),
             limit_bytes: limit.limit_bytes,
-            left_bytes: limit.left_bytes(),
-            need_bytes: self.thresholds.critical.of(limit.limit_bytes).saturating_add(need.of(&limit.kind)),
+            left_bytes: limit.usable_bytes(),
+            need_bytes: self.thresholds.of(limit, Level::Critical).saturating_add(need.of(&limit.kind)),
         };
         let short = self.limits.iter().map(shortage).find(|s| s.left_bytes < s.need_bytes);
         let critical = self.tightest.as_ref().filter(|_| self.level == Level::Critical).map(shortage);
@@ -123,6 +126,7 @@ impl Pressure {
 /// Watches memory. Cheap to ask; any thread may.
 pub struct Monitor {
     options: MonitorOptions,
+    devices: Mutex<Vec<Weak<dyn DeviceMemory>>>,
     state: Mutex<Watched>,
 }
 
@@ -142,22 +146,37 @@ impl Default for Monitor {
 impl Monitor {
     /// With options.
     pub fn new(options: MonitorOptions) -> Self {
-        Self { options, state: Mutex::default() }
+        Self { options, devices: Mutex::default(), state: Mutex::default() }
+    }
+
+    /// Watches a device's memory, too, for as long as somebody has it.
+    pub fn watch(&self, device: &Arc<dyn DeviceMemory>) {
+        let mut devices = locked(&self.devices);
+        devices.retain(|known| {
+            known.strong_count() > 0 && !std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(device))
+        });
+        devices.push(Arc::downgrade(device));
     }
 
     /// What the system and devices say now.
     pub fn read(&self) -> Readings {
         let mut readings = self.options.system.read();
-        for device in &self.options.devices {
-            if let Some((total, free)) = device.memory() {
-                let kind = LimitKind::Device(device.name());
-                readings.limits.push(Limit {
+        let mut devices: Vec<Limit> = Vec::new();
+        for device in locked(&self.devices).iter().filter_map(Weak::upgrade) {
+            let Some(usage) = device.usage() else { continue };
+            let kind = LimitKind::Device(device.name().to_owned());
+            // Of several backends on one device, each keeps something.
+            match devices.iter_mut().find(|known| known.kind == kind) {
+                Some(known) => known.idle_bytes += usage.idle_bytes,
+                None => devices.push(Limit {
                     kind,
-                    limit_bytes: total,
-                    used_bytes: total.saturating_sub(free),
-                });
+                    limit_bytes: usage.total_bytes,
+                    used_bytes: usage.total_bytes.saturating_sub(usage.free_bytes),
+                    idle_bytes: usage.idle_bytes,
+                }),
             }
         }
+        readings.limits.extend(devices);
         readings
     }
 
@@ -167,7 +186,7 @@ impl Monitor {
     }
 
     fn pressure_at(&self, now: Instant) -> Pressure {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = locked(&self.state);
         let is_old = |read: Instant| now.saturating_duration_since(read) >= self.options.interval;
         if state.read.is_none_or(is_old) {
             let thresholds = self.options.thresholds;
@@ -179,4 +198,8 @@ impl Monitor {
         }
         state.last.clone()
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

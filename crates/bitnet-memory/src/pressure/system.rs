@@ -1,6 +1,7 @@
 //! Limits of this process and how much of them is used, read from the system's files.
 
 use super::parse::{self, Stalls, Version};
+use crate::Snapshot;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -55,21 +56,48 @@ pub struct Limit {
     pub limit_bytes: u64,
     /// What is used of it.
     pub used_bytes: u64,
+    /// Of that, what pools keep of a device's memory for their next requests, which is there for new work.
+    pub idle_bytes: u64,
 }
 
 impl Limit {
+    /// One of the host's: what its pools keep counts as used.
+    pub(super) fn of_host(kind: LimitKind, limit_bytes: u64, used_bytes: u64) -> Self {
+        Self { kind, limit_bytes, used_bytes, idle_bytes: 0 }
+    }
+
     /// What is left.
     pub fn left_bytes(&self) -> u64 {
         self.limit_bytes.saturating_sub(self.used_bytes)
     }
+
+    /// What is left for new work.
+    pub fn usable_bytes(&self) -> u64 {
+        self.left_bytes().saturating_add(self.idle_bytes)
+    }
 }
 
-/// What a device's backend says of its memory.
+/// What a backend says of its device's memory.
 pub trait DeviceMemory: Send + Sync {
     /// The device, as in `cuda:0`.
-    fn name(&self) -> String;
-    /// Total and free bytes; `None` where the driver does not say.
-    fn memory(&self) -> Option<(u64, u64)>;
+    fn name(&self) -> &str;
+    /// How it is used, by all processes; `None` where the driver does not say.
+    fn usage(&self) -> Option<DeviceUsage>;
+    /// What the backend's pool has counted of its own.
+    fn snapshot(&self) -> Snapshot;
+    /// Gives what the pool keeps without use back to the device; tells how many bytes.
+    fn release(&self) -> u64;
+}
+
+/// How the memory of a device is used, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceUsage {
+    /// All of it.
+    pub total_bytes: u64,
+    /// What no process has.
+    pub free_bytes: u64,
+    /// What this backend has and does not use.
+    pub idle_bytes: u64,
 }
 
 /// What was read at one time.
@@ -81,7 +109,7 @@ pub struct Readings {
     pub stalls: Option<Stalls>,
 }
 
-/// The files. On systems other than Linux there are none, so that only devices have limits.
+/// Where readings come from: Linux's files; on other systems, what they say of the machine's memory.
 #[derive(Clone, Debug)]
 pub struct System {
     root: PathBuf,
@@ -110,8 +138,12 @@ impl System {
         let status = self.text("proc/self/status");
         let limits = self.text("proc/self/limits");
         let (group, group_stalls) = self.control_group();
+        let machine = self.machine();
+        #[cfg(not(target_os = "linux"))]
+        let machine =
+            machine.or_else(|| if self.root == Path::new("/") { super::other::machine() } else { None });
         let found = [
-            self.machine(),
+            machine,
             group,
             limit_of(&limits, "Max address space", &status, "VmSize", LimitKind::AddressSpace),
             limit_of(&limits, "Max data size", &status, "VmData", LimitKind::Data),
@@ -127,7 +159,7 @@ impl System {
         let limit_bytes = parse::kib_line(&info, "MemTotal")?;
         let available = parse::kib_line(&info, "MemAvailable")?;
         let used_bytes = limit_bytes.saturating_sub(available);
-        Some(Limit { kind: LimitKind::Machine, limit_bytes, used_bytes })
+        Some(Limit::of_host(LimitKind::Machine, limit_bytes, used_bytes))
     }
 
     /// The limit of all groups around this process of which least is left, and the stalls of the innermost.
@@ -165,7 +197,7 @@ impl System {
         let (limit_bytes, current) = (limits.iter().filter_map(number).min()?, number(&current)?);
         let idle =
             self.text(folder.join("memory.stat")).and_then(|text| parse::named(&text, idle)).unwrap_or(0);
-        Some(Limit { kind: LimitKind::ControlGroup, limit_bytes, used_bytes: current.saturating_sub(idle) })
+        Some(Limit::of_host(LimitKind::ControlGroup, limit_bytes, current.saturating_sub(idle)))
     }
 
     fn text(&self, path: impl AsRef<Path>) -> Option<String> {
@@ -183,5 +215,5 @@ fn limit_of(
     kind: LimitKind,
 ) -> Option<Limit> {
     let limit_bytes = parse::soft_limit(limits.as_ref()?, limit)?;
-    Some(Limit { kind, limit_bytes, used_bytes: parse::kib_line(status.as_ref()?, used)? })
+    Some(Limit::of_host(kind, limit_bytes, parse::kib_line(status.as_ref()?, used)?))
 }

@@ -37,7 +37,7 @@ impl Drop for Tree {
 }
 
 fn limit(kind: LimitKind, limit_bytes: u64, used_bytes: u64) -> Limit {
-    Limit { kind, limit_bytes, used_bytes }
+    Limit { kind, limit_bytes, used_bytes, idle_bytes: 0 }
 }
 
 const GIB: u64 = 1 << 30;
@@ -165,10 +165,10 @@ fn what_work_needs_has_to_be_there() {
         .with("proc/self/status", "VmSize:\t 1000000 kB\n");
     let pressure = tree.monitor().pressure();
     assert_eq!(pressure.admit(&Need::default()), Ok(()));
-    let mapped = pressure.admit(&Need { mapped_bytes: 20 * MIB, resident_bytes: 0 }).unwrap_err();
+    let mapped = pressure.admit(&Need { mapped_bytes: 20 * MIB, ..Need::default() }).unwrap_err();
     assert_eq!((mapped.kind, mapped.left_bytes), (LimitKind::AddressSpace, GIB - (1_000_000 << 10)));
-    assert_eq!(pressure.admit(&Need { mapped_bytes: 0, resident_bytes: 400 * MIB }), Ok(()));
-    let resident = pressure.admit(&Need { mapped_bytes: 0, resident_bytes: 480 * MIB }).unwrap_err();
+    assert_eq!(pressure.admit(&Need { resident_bytes: 400 * MIB, ..Need::default() }), Ok(()));
+    let resident = pressure.admit(&Need { resident_bytes: 480 * MIB, ..Need::default() }).unwrap_err();
     assert_eq!(resident.kind, LimitKind::Machine);
 }
 
@@ -195,25 +195,56 @@ fn files_are_read_once_in_an_interval() {
     assert_eq!(monitor.pressure_at(now + Duration::from_secs(10)).level, Level::Critical);
 }
 
-struct Device;
+/// A device of 80 GiB with so many MiB free, and as many that its backend keeps.
+struct Device(u64, u64);
 
 impl DeviceMemory for Device {
-    fn name(&self) -> String {
-        "cuda:0".to_owned()
+    fn name(&self) -> &str {
+        "cuda:0"
     }
-    fn memory(&self) -> Option<(u64, u64)> {
-        Some((80 * GIB, 100 * MIB))
+    fn usage(&self) -> Option<DeviceUsage> {
+        Some(DeviceUsage { total_bytes: 80 * GIB, free_bytes: self.0 * MIB, idle_bytes: self.1 * MIB })
+    }
+    fn snapshot(&self) -> crate::Snapshot {
+        crate::Snapshot::default()
+    }
+    fn release(&self) -> u64 {
+        self.1 * MIB
     }
 }
 
 #[test]
-fn devices_have_limits_too() {
+fn devices_have_limits_too_for_as_long_as_they_are_there() {
     let tree = left(Tree::new("device"), 900);
-    let options =
-        MonitorOptions { devices: vec![Arc::new(Device)], system: System::at(&tree.0), ..Default::default() };
-    let pressure = Monitor::new(options).pressure();
-    assert_eq!(pressure.level, Level::Critical);
-    assert_eq!(pressure.tightest.unwrap().kind, LimitKind::Device("cuda:0".to_owned()));
+    let monitor = tree.monitor();
+    let (one, other): (Arc<dyn DeviceMemory>, Arc<dyn DeviceMemory>) =
+        (Arc::new(Device(100, 30)), Arc::new(Device(100, 20)));
+    [&one, &other, &one].iter().for_each(|device| monitor.watch(device));
+    let pressure = monitor.pressure();
+    assert_eq!(pressure.level, Level::Moderate, "little is left, and no reason to refuse what fits");
+    let tightest = pressure.tightest.clone().unwrap();
+    assert_eq!(tightest.kind, LimitKind::Device("cuda:0".to_owned()));
+    assert_eq!((tightest.left_bytes(), tightest.usable_bytes()), (100 * MIB, 150 * MIB));
+    assert_eq!(pressure.limits.len(), 2, "one device, which two backends have");
+    let need = |mib: u64| pressure.admit(&Need { device_bytes: mib * MIB, ..Need::default() });
+    assert_eq!(need(150), Ok(()));
+    assert_eq!(
+        need(151).unwrap_err().to_string(),
+        "memory is short: 150 of 81920 MiB memory of cuda:0 are left, 151 MiB are needed; choose a smaller model or --ctx-size, or \
+         another --device"
+    );
+    drop((one, other));
+    assert_eq!(monitor.pressure().limits.len(), 1);
+}
+
+/// What another crate reads on other systems is here what the files say, but for what happens in between.
+#[test]
+#[cfg(target_os = "linux")]
+fn other_systems_say_the_same() {
+    let (files, other) = (System::default().read().limits, other::machine().unwrap());
+    let machine = files.iter().find(|limit| limit.kind == LimitKind::Machine).unwrap();
+    assert_eq!(machine.limit_bytes, other.limit_bytes);
+    assert!(machine.used_bytes.abs_diff(other.used_bytes) < machine.limit_bytes / 4, "{machine:?} {other:?}");
 }
 
 #[test]

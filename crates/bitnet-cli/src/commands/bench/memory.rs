@@ -38,10 +38,11 @@ struct Line {
     source: u64,
 }
 
-/// What a pool has counted, as far as it was to.
-pub(super) fn write(memory: &Snapshot, out: &mut impl Write) -> Result<()> {
+/// What the pool of the host's or a device's memory has counted, as far as it was to.
+pub(super) fn write(whose: &str, memory: &Snapshot, out: &mut impl Write) -> Result<()> {
     let total = |bytes: usize| size(bytes as u64);
-    write!(out, "\nmemory: {} held, {} at most", total(memory.held_bytes), total(memory.held_peak_bytes))?;
+    let (held, most) = (total(memory.held_bytes), total(memory.held_peak_bytes));
+    write!(out, "\nmemory of {whose}: {held} held, {most} at most")?;
     if memory.used_peak_bytes > 0 {
         write!(out, "; {} in use, {} at most", total(memory.used_bytes), total(memory.used_peak_bytes))?;
     }

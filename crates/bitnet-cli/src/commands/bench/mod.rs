@@ -26,7 +26,6 @@ use limit::Probes;
 use memory::{Level, pool};
 use report::{Form, Report, Row};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use test::{Sample, Sizes, Test};
 use together::{Load, Together};
@@ -177,7 +176,7 @@ impl Bench {
                         done += 1;
                         progress.at(done, all);
                     })?;
-                    row.memory = self.memory.map(|_| model.memory().snapshot());
+                    row.memory = self.memory.map(|_| model.pools().snapshots());
                     report.row(row)?;
                 }
             }
@@ -243,7 +242,7 @@ impl Bench {
                 let test = Test { prompt: load.prompt, answer: load.answer, depth: 0 };
                 let time = jiff::Timestamp::now();
                 let mut row = Row::new((&model, start), (*setup, *sizes, test), time, Vec::new(), None);
-                let memory = Arc::clone(model.memory());
+                let pools = model.pools();
                 let mut engine = model.into_engine(EngineOptions {
                     budget: sizes.step().max(load.requests),
                     seats: load.requests,
@@ -261,7 +260,7 @@ impl Bench {
                     progress.at(done, all);
                 }
                 row.answered(together);
-                row.memory = self.memory.map(|_| memory.snapshot());
+                row.memory = self.memory.map(|_| pools.snapshots());
                 report.row(row)?;
             }
         }

@@ -44,7 +44,7 @@ pub struct Row {
     pub(super) peak_bytes: Option<u64>,
     pub(super) limit: Option<Limit>,
     /// What the model's pool had counted behind the row.
-    pub(super) memory: Option<Snapshot>,
+    pub(super) memory: Option<Vec<(String, Snapshot)>>,
 }
 
 /// Mean and sample standard deviation.
@@ -242,7 +242,8 @@ impl Report {
             object.insert("samples_int8_ops_per_s".to_owned(), json!(list(|r| r.int8_ops.round())));
         }
         if let Some(memory) = &row.memory {
-            object.insert("memory".to_owned(), json!(memory));
+            let pools = memory.iter().map(|(whose, snapshot)| (whose.clone(), json!(snapshot)));
+            object.insert("memory".to_owned(), Value::Object(pools.collect()));
         }
         Value::Object(object)
     }

@@ -76,7 +76,7 @@ pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl
     limits(rows, out)?;
     // Each model's, once all of its rows are measured.
     let last = rows.chunk_by(|a, b| a.start == b.start).filter_map(|rows| rows.last()?.memory.as_ref());
-    last.into_iter().try_for_each(|of_model| memory::write(of_model, out))
+    last.flatten().try_for_each(|(whose, pool)| memory::write(whose, pool, out))
 }
 
 pub(super) fn lines(columns: &[Column], rows: usize, out: &mut impl Write) -> Result<()> {

@@ -2,8 +2,10 @@
 
 #![cfg(target_os = "linux")]
 
+use super::moving::with_device;
 use super::*;
-use bitnet_memory::{Level, Monitor, MonitorOptions, System};
+use bitnet_memory::{DeviceMemory, DeviceUsage, Level, LimitKind, Monitor, MonitorOptions, Snapshot, System};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 /// A machine of a gibibyte, as its files say.
@@ -79,7 +81,7 @@ fn prefixes_go_back_to_the_system_and_are_computed_again() {
     engine.step(&mut Vec::new());
     let block = engine.decoder().block_bytes() as u64;
     let freed = engine.stats().memory_freed_bytes;
-    assert!((2 * block..=4 * block).contains(&freed), "{freed} bytes, a block has {block}");
+    assert!(freed >= 2 * block, "{freed} bytes, a block has {block}");
     engine.submit(&request(3)).unwrap();
     let anew = answers(&mut engine, Vec::new());
     assert_eq!(engine.stats().prefix_hits, hits, "nothing was found");
@@ -102,4 +104,69 @@ fn of_several_answers_all_but_one_wait_and_end_as_they_would_have() {
     (0..2).for_each(|_| engine.step(&mut events));
     assert_eq!((engine.stats().running, engine.stats().waiting, engine.stats().preempted), (1, 2, 2));
     assert_eq!(answers(&mut engine, events), want);
+}
+
+/// A device of a gibibyte with so many bytes free, whose pool keeps some.
+struct Gpu {
+    free: AtomicU64,
+    idle: AtomicU64,
+}
+
+impl DeviceMemory for Gpu {
+    fn name(&self) -> &str {
+        "cuda:0"
+    }
+    fn usage(&self) -> Option<DeviceUsage> {
+        let (free_bytes, idle_bytes) = (self.free.load(Ordering::Relaxed), self.idle.load(Ordering::Relaxed));
+        Some(DeviceUsage { total_bytes: 1 << 30, free_bytes, idle_bytes })
+    }
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::default()
+    }
+    fn release(&self) -> u64 {
+        let idle = self.idle.swap(0, Ordering::Relaxed);
+        self.free.fetch_add(idle, Ordering::Relaxed);
+        idle
+    }
+}
+
+#[test]
+fn a_device_takes_what_fits_and_gives_back_what_it_keeps() {
+    let (_machine, engine) = Machine::with_engine(900);
+    let monitor = engine.watch.as_ref().unwrap().monitor();
+    let gpu = Arc::new(Gpu { free: AtomicU64::new(900 << 20), idle: AtomicU64::new(5000) });
+    let mut engine = with_device(engine, gpu.clone());
+    engine.watch_memory(monitor);
+    engine.submit(&request(3)).unwrap();
+    answers(&mut engine, Vec::new());
+    assert_eq!((engine.stats().memory_freed_bytes, gpu.idle.load(Ordering::Relaxed)), (0, 5000));
+    // Another program takes nearly all: what is kept serves the request, then goes.
+    gpu.free.store(100, Ordering::Relaxed);
+    engine.submit(&request(3)).unwrap();
+    assert_eq!(engine.stats().memory_pressure, Level::Moderate);
+    answers(&mut engine, Vec::new());
+    assert_eq!((gpu.free.load(Ordering::Relaxed), gpu.idle.load(Ordering::Relaxed)), (5100, 0));
+    assert!(engine.stats().memory_freed_bytes >= 5000, "and the host's");
+    let Err(GenerateError::Memory(shortage)) = engine.submit(&request(3)) else { panic!("it was taken") };
+    assert_eq!((shortage.kind, shortage.left_bytes), (LimitKind::Device("cuda:0".to_owned()), 5100));
+    gpu.free.store(900 << 20, Ordering::Relaxed);
+    engine.submit(&request(3)).unwrap();
+    answers(&mut engine, Vec::new());
+}
+
+#[test]
+fn what_the_pool_keeps_goes_when_memory_is_short_and_nothing_runs() {
+    let (machine, mut engine) = Machine::with_engine(900);
+    engine.submit(&request(3)).unwrap();
+    let want = answers(&mut engine, Vec::new()).into_values().collect::<Vec<_>>();
+    let kept = engine.pools().host.snapshot().free_bytes;
+    // The first level.
+    machine.leave(190);
+    engine.submit(&Request { prompt: vec![5], ..request(3) }).unwrap();
+    answers(&mut engine, Vec::new());
+    // Less some pieces whose neighbours are in use.
+    let left = engine.pools().host.snapshot().free_bytes;
+    assert!(left < kept / 2, "{left} of {kept} bytes");
+    engine.submit(&request(3)).unwrap();
+    assert_eq!(answers(&mut engine, Vec::new()).into_values().collect::<Vec<_>>(), want);
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::{Device, ModelFiles};
 use bitnet_core::BackendError;
 use bitnet_cpu::Isa;
+use bitnet_memory::{DeviceMemory, Pool};
 use bitnet_model::{LoadReport, StepOutput};
 use std::sync::Mutex;
 
@@ -13,6 +14,7 @@ struct Breaking {
     /// Steps that it still makes.
     steps: usize,
     failure: Option<BackendError>,
+    memory: Vec<Arc<dyn DeviceMemory>>,
 }
 
 impl Breaking {
@@ -43,6 +45,9 @@ impl Decoder for Breaking {
     }
     fn memory(&self) -> &Arc<Pool> {
         self.inner.memory()
+    }
+    fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
+        self.memory.clone()
     }
     fn report(&self) -> &LoadReport {
         self.inner.report()
@@ -94,7 +99,14 @@ fn full() -> BackendError {
 }
 
 fn breaking(Cache { decoder: inner, blocks }: Cache, steps: usize, failure: BackendError) -> Cache {
-    Cache { decoder: Box::new(Breaking { inner, steps, failure: Some(failure) }), blocks }
+    Cache { decoder: Box::new(Breaking { inner, steps, failure: Some(failure), memory: Vec::new() }), blocks }
+}
+
+/// An engine whose device has such memory.
+pub(super) fn with_device(engine: Engine, memory: Arc<dyn DeviceMemory>) -> Engine {
+    let Cache { decoder: inner, blocks } = engine.cache;
+    let decoder = Breaking { inner, steps: usize::MAX, failure: None, memory: vec![memory] };
+    Engine { cache: Cache { decoder: Box::new(decoder), blocks }, ..engine }
 }
 
 /// An engine whose device fails behind so many steps.
