@@ -14,6 +14,7 @@ mod cache;
 mod draft;
 mod memory;
 mod moving;
+mod processors;
 mod queue;
 mod request;
 mod sequence;
@@ -27,7 +28,7 @@ pub use moving::Takeover;
 pub use request::{Event, Logprob, News, Request, RequestId};
 
 use crate::prepared::{Files, Weights};
-use crate::{DeviceInfo, FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
+use crate::{Device, DeviceInfo, FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
 use adapters::{Adapters, Chosen};
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
 use bitnet_memory::{Level, Monitor, Need, Pressure};
@@ -38,6 +39,7 @@ use cache::Cache;
 use draft::Draft;
 use memory::Watch;
 use moving::Fallback;
+use processors::{Processors, Turn};
 use queue::Queue;
 use sequence::{Common, Sequence};
 use std::path::Path;
@@ -544,15 +546,19 @@ impl Engine {
         } else {
             self.admit();
         }
-        match self.guess() {
-            Err(e) => self.step_failed(e),
-            Ok(()) => {
-                self.plan();
-                self.make_room();
-                if !self.running.is_empty() {
-                    self.run(begin);
+        if !self.running.is_empty() {
+            let turn = self.processors();
+            match self.guess() {
+                Err(e) => self.step_failed(e),
+                Ok(()) => {
+                    self.plan();
+                    self.make_room();
+                    if !self.running.is_empty() {
+                        self.run(begin);
+                    }
                 }
             }
+            drop(turn);
         }
         self.let_adapters_go();
         events.append(&mut self.events);
@@ -592,6 +598,12 @@ impl Engine {
             let at = self.running.partition_point(|s| s.priority >= sequence.priority);
             self.running.insert(at, sequence);
         }
+    }
+
+    /// Waits until other engines leave it as many processors as it has threads there.
+    fn processors(&self) -> Option<Turn<'static>> {
+        let DeviceInfo { device, threads, .. } = self.device;
+        (device == Device::Cpu).then(|| Processors::of_process().turn(threads))
     }
 
     /// Guesses what the answers in the making go on with.
