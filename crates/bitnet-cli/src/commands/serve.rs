@@ -81,6 +81,9 @@ pub struct Serve {
     /// Compute every prompt from its beginning, whatever the cache holds of it
     #[arg(long, env = "BITNET_NO_PREFIX_CACHE", help_heading = "Server")]
     no_prefix_cache: bool,
+    /// Have the steps of several models take turns on the processor's cores, rather than share them
+    #[arg(long, env = "BITNET_TAKE_TURNS", help_heading = "Server")]
+    take_turns: bool,
     /// Bytes of a request's body at most
     #[arg(long, default_value_t = 4 << 20, value_name = "BYTES", env = "BITNET_BODY_LIMIT", help_heading = "Server")]
     body_limit: usize,
@@ -288,6 +291,7 @@ impl Serve {
                 seats: self.parallel,
                 queue: self.queue,
                 prefix_cache: !self.no_prefix_cache,
+                take_turns: self.take_turns,
             };
             sources.push(Source {
                 path,

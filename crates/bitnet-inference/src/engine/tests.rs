@@ -195,7 +195,8 @@ fn two_hundred_requests_get_alone_what_they_get_together() {
         of.filter(|(_, a)| BANNED.iter().any(|text| a.text.to_ascii_lowercase().contains(text))).count()
     };
     assert!(has(true) == 0 && has(false) > 10);
-    let together = EngineOptions { budget: 48, seats: 12, queue: 1000, prefix_cache: true };
+    let together =
+        EngineOptions { budget: 48, seats: 12, queue: 1000, prefix_cache: true, take_turns: false };
     let cold = EngineOptions { prefix_cache: false, ..together };
     for (cache, options, ahead, draft) in [
         (8192, together, 0, None),

@@ -135,6 +135,7 @@ impl Batch {
                 seats: self.concurrency,
                 queue: usize::MAX,
                 prefix_cache: true,
+                take_turns: false,
             },
             flags: self.flags,
             sampling: self.sampling,

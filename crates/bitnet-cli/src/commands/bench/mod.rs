@@ -248,6 +248,7 @@ impl Bench {
                     seats: load.requests,
                     queue: load.requests,
                     prefix_cache: false,
+                    take_turns: false,
                 });
                 if !self.no_warmup {
                     Load { answer: 1, ..*load }.run(&mut engine, &mut Together::default())?;

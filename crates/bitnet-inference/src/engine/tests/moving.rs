@@ -128,7 +128,8 @@ fn with_fallback(mut engine: Engine) -> (Engine, Arc<Mutex<Vec<Takeover>>>) {
     (engine, told)
 }
 
-const TOGETHER: EngineOptions = EngineOptions { budget: 48, seats: 12, queue: 1000, prefix_cache: true };
+const TOGETHER: EngineOptions =
+    EngineOptions { budget: 48, seats: 12, queue: 1000, prefix_cache: true, take_turns: false };
 
 /// What each request gets that nothing happens to.
 fn undisturbed(count: usize) -> (Arc<Forms>, Answers) {

@@ -210,3 +210,23 @@ fn seats_go_to_the_highest_priority_and_the_lowest_gives_way() {
     assert_eq!(order, [ids[2], ids[1], ids[0]]);
     assert!(engine.stats().preempted > 0);
 }
+
+#[test]
+fn engines_that_take_turns_wait_for_processors_and_others_do_not() {
+    let all = Processors::of_process().turn(usize::MAX);
+    let step = |take_turns| {
+        let mut engine = engine(256, EngineOptions { take_turns, ..EngineOptions::default() }, None);
+        engine.submit(&Request { prompt: vec![3, 4], max_tokens: Some(1), ..Request::default() }).unwrap();
+        engine.step(&mut Vec::new());
+        engine.stats().steps
+    };
+    assert_eq!(step(false), 1);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| step(true));
+        while Processors::of_process().waiting() == 0 {
+            std::thread::yield_now();
+        }
+        drop(all);
+        assert_eq!(waiting.join().unwrap(), 1);
+    });
+}
