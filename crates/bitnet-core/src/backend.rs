@@ -1,7 +1,7 @@
 //! The dozen operations that the transformer is written over.
 
 use crate::{KvSpan, KvSpec, Logits, LogitsNeed, Matrix, ShapeError};
-use bitnet_memory::{OutOfMemory, Pool};
+use bitnet_memory::{Counted, OutOfMemory, Pool};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -142,6 +142,10 @@ pub trait Backend: Sized + Send + Sync + 'static {
 
     /// Where memory of the host comes from that belongs to its results and to who uses it.
     fn memory(&self) -> &Arc<Pool>;
+    /// What counts the memory of a device that has its own.
+    fn device_memory(&self) -> Option<Arc<dyn Counted>> {
+        None
+    }
     /// An empty tensor, to be filled by an operation.
     fn tensor(&self) -> Self::Tensor;
     /// Uploads a norm weight.

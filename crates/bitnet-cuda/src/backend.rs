@@ -14,7 +14,7 @@ use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
     Matrix, Purpose, RopeRows,
 };
-use bitnet_memory::{Pool, Profile, Snapshot, Tag};
+use bitnet_memory::{Counted, Pool, Profile, Tag};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -58,11 +58,6 @@ impl CudaBackend {
             scratch: Mutex::default(),
             tuned: Mutex::default(),
         })
-    }
-
-    /// What was counted of the GPU's memory: all buffers are pieces of one pool.
-    pub fn device_memory(&self) -> Snapshot {
-        self.gpu.memory()
     }
 
     /// The GPU in use.
@@ -118,6 +113,10 @@ impl Backend for CudaBackend {
 
     fn memory(&self) -> &Arc<Pool> {
         &self.memory
+    }
+
+    fn device_memory(&self) -> Option<Arc<dyn Counted>> {
+        Some(self.gpu.memory().clone())
     }
 
     fn tensor(&self) -> CudaTensor {

@@ -8,7 +8,7 @@ use crate::error::CudaError;
 use crate::kernels::Kernels;
 use crate::memory::{Buffer, CudaSource, Retired, take_retired};
 use bitnet_core::BackendError;
-use bitnet_memory::{Pool, Profile, Snapshot, Tag};
+use bitnet_memory::{Pool, Profile, Tag};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ pub(crate) struct Gpu {
     name: String,
     pub(crate) driver: Arc<Driver>,
     pub(crate) kernels: Kernels,
-    pool: Pool<CudaSource>,
+    pool: Arc<Pool<CudaSource>>,
     retired: Arc<Retired>,
     failure: Mutex<Option<BackendError>>,
     state: Mutex<State>,
@@ -91,14 +91,14 @@ impl Gpu {
     pub(crate) fn open(number: usize) -> Result<Self, CudaError> {
         let driver = Arc::new(Driver::open(number, KERNELS)?);
         let kernels = Kernels::load(&driver)?;
-        let pool = Pool::with(CudaSource::new(Arc::clone(&driver)), Profile::Inference.into());
+        let pool = Arc::new(Pool::with(CudaSource::new(Arc::clone(&driver)), Profile::Inference.into()));
         let (retired, failure, state) = Default::default();
         Ok(Self { name: format!("cuda:{number}"), driver, kernels, pool, retired, failure, state })
     }
 
-    /// What was counted of the device's memory.
-    pub(crate) fn memory(&self) -> Snapshot {
-        self.pool.snapshot()
+    /// The device's memory.
+    pub(crate) fn memory(&self) -> &Arc<Pool<CudaSource>> {
+        &self.pool
     }
 
     /// Makes the step fail. What is recorded from here on is not run.

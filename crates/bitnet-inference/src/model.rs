@@ -5,7 +5,7 @@ use crate::engine::{Engine, EngineOptions, Takeover};
 use crate::prepared::Files;
 use crate::{GenerateError, GenerateOptions, Generation, OpenError, Pooling, vocabulary};
 use bitnet_formats::Checkpoint;
-use bitnet_memory::Pool;
+use bitnet_memory::{Counted, Pool};
 use bitnet_model::{LoadOptions, LoadReport, ModelConfig, StepOutput};
 use bitnet_tokenizer::Tokenizer;
 use std::path::Path;
@@ -120,6 +120,11 @@ impl Model {
     /// Where its memory comes from.
     pub fn memory(&self) -> &Arc<Pool> {
         self.engine.memory()
+    }
+
+    /// What counts the memory of a device that has its own.
+    pub fn device_memory(&self) -> Option<Arc<dyn Counted>> {
+        self.engine.device_memory()
     }
 
     /// Positions of the cache.

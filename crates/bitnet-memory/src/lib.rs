@@ -29,7 +29,7 @@ pub use arena::{
 pub use buffer::Buffer;
 pub use error::OutOfMemory;
 pub use graph::{Graph, NodeId};
-pub use pool::{Config, Decision, Learned, LearnedClass, Piece, Pool, Profile, Release, Tier};
+pub use pool::{Config, Counted, Decision, Learned, LearnedClass, Piece, Pool, Profile, Release, Tier};
 pub use pressure::{
     DeviceMemory, Freed, Level, Limit, LimitKind, Monitor, MonitorOptions, Need, Pressure, Readings,
     Responses, Shortage, Stage, Stalls, System, Threshold, Thresholds,

@@ -2,7 +2,7 @@
 
 use crate::{Adapter, AdapterUse, LoadReport, ModelConfig, ModelError};
 use bitnet_core::{Logits, LogitsNeed};
-use bitnet_memory::{Buffer, Pool};
+use bitnet_memory::{Buffer, Counted, Pool};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -61,6 +61,10 @@ pub trait Decoder: Send {
     fn report(&self) -> &LoadReport;
     /// Where memory of the host comes from; on the processor that is all of the model's.
     fn memory(&self) -> &Arc<Pool>;
+    /// What counts the memory of a device that has its own.
+    fn device_memory(&self) -> Option<Arc<dyn Counted>> {
+        None
+    }
     /// Tokens that one sequence may have.
     fn capacity(&self) -> usize;
     /// Blocks of the cache, of [`bitnet_core::KV_BLOCK`] positions each.

@@ -5,7 +5,7 @@ use crate::{
     Adapter, AdapterUse, Decoder, LoadReport, ModelConfig, ModelError, Role, Rope, Rows, Span, StepOutput,
 };
 use bitnet_core::{Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed, RopeRows};
-use bitnet_memory::{Buffer, OutOfMemory, Pool, Tag};
+use bitnet_memory::{Buffer, Counted, OutOfMemory, Pool, Tag};
 use bitnet_quant::spec::rope_angles;
 use std::ops::Range;
 use std::sync::Arc;
@@ -362,6 +362,9 @@ impl<B: Backend> Decoder for Transformer<B> {
     }
     fn memory(&self) -> &Arc<Pool> {
         self.backend.memory()
+    }
+    fn device_memory(&self) -> Option<Arc<dyn Counted>> {
+        self.backend.device_memory()
     }
     fn capacity(&self) -> usize {
         self.capacity

@@ -1,8 +1,9 @@
 //! What the server counts, in Prometheus' text form. Names and buckets are vLLM's where it has them.
 
 use crate::models::Counted;
+use crate::state::Served;
 use bitnet_inference::engine::{Event, News, RequestId, Stats};
-use bitnet_memory::{Limit, Pressure, TagUse};
+use bitnet_memory::{Limit, Pressure, Snapshot, TagUse};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
@@ -246,35 +247,45 @@ pub(crate) fn text(models: &[Counted]) -> String {
     out
 }
 
-/// A metric of what a model's pool was asked for: name, kind, what it says, and where it is.
+/// Pools of a model: what their metrics begin with, whose memory they have, and what they counted, where there is such a pool.
+type OfPool = (&'static str, &'static str, fn(&Served) -> Option<Snapshot>);
+
+const POOLS: [OfPool; 2] = [
+    ("memory_pool", "the model's memory", |s| Some(s.memory.snapshot())),
+    ("device_memory_pool", "the model's memory on its GPU", |s| Some(s.device_memory.as_ref()?.snapshot())),
+];
+
+/// A metric of what a pool was asked for: what its name ends with, kind, what it says, and where it is.
 type OfTag = (&'static str, &'static str, &'static str, fn(&TagUse) -> u64);
 
 const OF_TAG: [OfTag; 4] = [
-    ("memory_pool_bytes", "gauge", "Bytes of the model's memory in use, by what they are for.", |t| {
-        t.asked_bytes as u64
-    }),
-    ("memory_pool_peak_bytes", "gauge", "The most bytes that were in use.", |t| t.peak_bytes as u64),
-    ("memory_pool_requests_total", "counter", "Requests for memory.", |t| t.taken),
-    ("memory_pool_source_requests_total", "counter", "Requests that only the system could serve.", |t| {
-        t.source_requests
-    }),
+    ("bytes", "gauge", "Bytes in use, by what they are for", |t| t.asked_bytes as u64),
+    ("peak_bytes", "gauge", "The most bytes that were in use", |t| t.peak_bytes as u64),
+    ("requests_total", "counter", "Requests", |t| t.taken),
+    ("source_requests_total", "counter", "Requests that only the system could serve", |t| t.source_requests),
 ];
 
 /// What the pools of loaded models have counted.
 fn of_pools(out: &mut String, models: &[Counted]) {
-    let snapshots =
-        models.iter().filter_map(|(id, _, served)| Some((id, served.as_ref()?.memory.snapshot())));
-    let snapshots: Vec<_> = snapshots.collect();
-    head(out, "memory_pool_held_bytes", "gauge", "Bytes that the model's memory has of the system.");
-    for (id, snapshot) in &snapshots {
-        let _ = writeln!(out, "bitnet_memory_pool_held_bytes{{{}}} {}", labels(id), snapshot.held_bytes);
-    }
-    for (name, kind, help, value) in OF_TAG {
-        head(out, name, kind, help);
+    for (prefix, whose, counted) in POOLS {
+        let snapshots: Vec<_> =
+            models.iter().filter_map(|(id, _, served)| Some((id, counted(served.as_ref()?)?))).collect();
+        if snapshots.is_empty() {
+            continue;
+        }
+        let name = format!("{prefix}_held_bytes");
+        head(out, &name, "gauge", &format!("Bytes that {whose} has of the system."));
         for (id, snapshot) in &snapshots {
-            for tag in &snapshot.tags {
-                let (labels, value) = (labels(id), value(tag));
-                let _ = writeln!(out, "bitnet_{name}{{{labels},tag=\"{}\"}} {value}", tag.tag);
+            let _ = writeln!(out, "bitnet_{name}{{{}}} {}", labels(id), snapshot.held_bytes);
+        }
+        for (suffix, kind, help, value) in OF_TAG {
+            let name = format!("{prefix}_{suffix}");
+            head(out, &name, kind, &format!("{help}: {whose}."));
+            for (id, snapshot) in &snapshots {
+                for tag in &snapshot.tags {
+                    let (labels, value) = (labels(id), value(tag));
+                    let _ = writeln!(out, "bitnet_{name}{{{labels},tag=\"{}\"}} {value}", tag.tag);
+                }
             }
         }
     }

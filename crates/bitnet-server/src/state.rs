@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use bitnet_inference::engine::{AdapterUse, Request};
 use bitnet_inference::{Constraint, Form, Forms, ModelFiles, Pooling};
-use bitnet_memory::{Monitor, Pool};
+use bitnet_memory::{Counted, Monitor, Pool};
 use bitnet_tokenizer::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -63,6 +63,8 @@ pub(crate) struct Served {
     forms: Option<Arc<Forms>>,
     /// Where its memory comes from.
     pub memory: Arc<Pool>,
+    /// What counts the memory of a device that has its own.
+    pub device_memory: Option<Arc<dyn Counted>>,
 }
 
 impl Served {
@@ -137,6 +139,7 @@ impl Server {
             let (vocab, width) = (engine.config().vocab, engine.config().hidden);
             let (capacity, pooling) = (engine.capacity(), engine.pooling());
             let (adapters, memory) = (engine.adapters().to_vec(), Arc::clone(engine.memory()));
+            let device_memory = engine.device_memory();
             let files = engine.files();
             let worker = Worker::start(engine, metrics, Arc::clone(&self.ending))?;
             let served = Served {
@@ -153,6 +156,7 @@ impl Server {
                 files,
                 forms,
                 memory,
+                device_memory,
             };
             Ok(Served { adapters: Arc::new(Adapters::new(&served, &adapters)), ..served })
         })

@@ -29,7 +29,7 @@ use crate::prepared::{Files, Weights};
 use crate::{DeviceInfo, FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
 use adapters::{Adapters, Chosen};
 use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
-use bitnet_memory::{Level, Monitor, Need, Pool, Pressure};
+use bitnet_memory::{Counted, Level, Monitor, Need, Pool, Pressure};
 use bitnet_model::{Adapter, Decoder, ModelConfig, ModelError, Span};
 use bitnet_tokenizer::Tokenizer;
 use blocks::Prefix;
@@ -288,6 +288,11 @@ impl Engine {
     /// Where memory of the host comes from; on the processor that is all of the model's.
     pub fn memory(&self) -> &Arc<Pool> {
         self.cache.decoder.memory()
+    }
+
+    /// What counts the memory of a device that has its own.
+    pub fn device_memory(&self) -> Option<Arc<dyn Counted>> {
+        self.cache.decoder.device_memory()
     }
 
     /// The tokenizer.

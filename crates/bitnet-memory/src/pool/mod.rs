@@ -152,6 +152,18 @@ impl<S: Source> Pool<S> {
     }
 }
 
+/// Whatever counts memory: a pool, of whichever source.
+pub trait Counted: Send + Sync {
+    /// What was counted.
+    fn snapshot(&self) -> Snapshot;
+}
+
+impl<S: Source> Counted for Pool<S> {
+    fn snapshot(&self) -> Snapshot {
+        Self::snapshot(self)
+    }
+}
+
 impl<S: Source> Drop for Pool<S> {
     fn drop(&mut self) {
         self.home.close();

@@ -39,9 +39,10 @@ struct Line {
 }
 
 /// What a pool has counted, as far as it was to.
-pub(super) fn write(memory: &Snapshot, out: &mut impl Write) -> Result<()> {
+pub(super) fn write(whose: &str, memory: &Snapshot, out: &mut impl Write) -> Result<()> {
     let total = |bytes: usize| size(bytes as u64);
-    write!(out, "\nmemory: {} held, {} at most", total(memory.held_bytes), total(memory.held_peak_bytes))?;
+    let (held, peak) = (total(memory.held_bytes), total(memory.held_peak_bytes));
+    write!(out, "\n{whose}: {held} held, {peak} at most")?;
     if memory.used_peak_bytes > 0 {
         write!(out, "; {} in use, {} at most", total(memory.used_bytes), total(memory.used_peak_bytes))?;
     }

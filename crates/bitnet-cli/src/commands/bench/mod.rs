@@ -19,6 +19,7 @@ use bitnet_cpu::{Isa, Kernel};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::engine::EngineOptions;
 use bitnet_inference::{Device, DeviceOptions, LoadOptions, Model, OpenOptions};
+use bitnet_memory::{Counted, Pool, Snapshot};
 use bitnet_model::ModelConfig;
 use clap::Args;
 use counts::{Counts, Pair};
@@ -75,8 +76,8 @@ pub struct Bench {
     /// Between the repetitions, measure what memory and the best int8 instruction allow, and print each row's share of it
     #[arg(long)]
     roofline: bool,
-    /// Print what the model's memory was asked for, by what it is for and by size; LEVEL says how much is counted on the way: off,
-    /// minimal, standard, detailed or debug [default: standard]
+    /// Print what the model's memory was asked for, by what it is for and by size, and a GPU's; LEVEL says how much is counted of the
+    /// former on the way: off, minimal, standard, detailed or debug [default: standard]
     #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_missing_value = "standard")]
     memory: Option<Level>,
     /// Tokens of one prefill step are the smaller of this ...
@@ -177,13 +178,22 @@ impl Bench {
                         done += 1;
                         progress.at(done, all);
                     })?;
-                    row.memory = self.memory.map(|_| model.memory().snapshot());
+                    (row.memory, row.device_memory) =
+                        self.counted(model.memory(), model.device_memory().as_deref());
                     report.row(row)?;
                 }
             }
         }
         progress.finish();
         report.finish()
+    }
+
+    /// What pools have counted, if that is asked for: the host's and a device's.
+    fn counted(&self, host: &Pool, device: Option<&dyn Counted>) -> (Option<Snapshot>, Option<Snapshot>) {
+        match self.memory {
+            Some(_) => (Some(host.snapshot()), device.map(Counted::snapshot)),
+            None => (None, None),
+        }
     }
 
     fn options(&self, setup: Setup, context: usize, cache: Option<usize>) -> OpenOptions {
@@ -243,7 +253,7 @@ impl Bench {
                 let test = Test { prompt: load.prompt, answer: load.answer, depth: 0 };
                 let time = jiff::Timestamp::now();
                 let mut row = Row::new((&model, start), (*setup, *sizes, test), time, Vec::new(), None);
-                let memory = Arc::clone(model.memory());
+                let (memory, device_memory) = (Arc::clone(model.memory()), model.device_memory());
                 let mut engine = model.into_engine(EngineOptions {
                     budget: sizes.step().max(load.requests),
                     seats: load.requests,
@@ -261,7 +271,7 @@ impl Bench {
                     progress.at(done, all);
                 }
                 row.answered(together);
-                row.memory = self.memory.map(|_| memory.snapshot());
+                (row.memory, row.device_memory) = self.counted(&memory, device_memory.as_deref());
                 report.row(row)?;
             }
         }

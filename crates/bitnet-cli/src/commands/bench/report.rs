@@ -45,6 +45,8 @@ pub struct Row {
     pub(super) limit: Option<Limit>,
     /// What the model's pool had counted behind the row.
     pub(super) memory: Option<Snapshot>,
+    /// The same of a device that has its own memory.
+    pub(super) device_memory: Option<Snapshot>,
 }
 
 /// Mean and sample standard deviation.
@@ -80,6 +82,7 @@ impl Row {
             peak_bytes: memory::peak_bytes().map(|peak| peak.saturating_sub(probes)),
             limit,
             memory: None,
+            device_memory: None,
         }
     }
 
@@ -243,6 +246,9 @@ impl Report {
         }
         if let Some(memory) = &row.memory {
             object.insert("memory".to_owned(), json!(memory));
+        }
+        if let Some(memory) = &row.device_memory {
+            object.insert("device_memory".to_owned(), json!(memory));
         }
         Value::Object(object)
     }

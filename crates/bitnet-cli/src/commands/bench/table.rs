@@ -75,8 +75,12 @@ pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl
     starts(rows, out)?;
     limits(rows, out)?;
     // Each model's, once all of its rows are measured.
-    let last = rows.chunk_by(|a, b| a.start == b.start).filter_map(|rows| rows.last()?.memory.as_ref());
-    last.into_iter().try_for_each(|of_model| memory::write(of_model, out))
+    for last in rows.chunk_by(|a, b| a.start == b.start).filter_map(<[Row]>::last) {
+        for (whose, memory) in [("memory", &last.memory), ("memory of the device", &last.device_memory)] {
+            memory.iter().try_for_each(|memory| memory::write(whose, memory, out))?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn lines(columns: &[Column], rows: usize, out: &mut impl Write) -> Result<()> {
