@@ -36,6 +36,12 @@ done
 cmp target/answer-cpu target/answer-wgpu
 
 echo
+echo "== what the device's memory is for"
+$bitnet bench $model -p 8 -n 8 -r 1 --device wgpu:0 --memory | sed -n '/memory of the device/,$p' | tee target/answer-memory
+grep -q '^| weights ' target/answer-memory
+grep -q '^| kv ' target/answer-memory
+
+echo
 echo "== a device that is not there"
 code=0
 $bitnet run $model "ships at night" --device wgpu:99 || code=$?

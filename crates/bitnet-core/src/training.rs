@@ -1,6 +1,7 @@
 //! The operations of training on a device with memory of its own.
 
 use crate::{Activation, AttentionShape, BackendError};
+use bitnet_memory::Tag;
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;
@@ -233,11 +234,11 @@ pub trait TrainingDevice: Send + Sync + fmt::Debug {
     /// `cuda:0` or the like.
     fn name(&self) -> &str;
 
-    /// Memory without meaning in it. Its size may be 0.
+    /// Memory without meaning in it, for this. Its size may be 0.
     ///
     /// # Errors
     /// There is not enough.
-    fn memory(&self, bytes: usize) -> Result<Memory, BackendError>;
+    fn memory(&self, bytes: usize, tag: Tag) -> Result<Memory, BackendError>;
 
     /// Copies bytes to the device, `from` bytes behind the memory's beginning; `from` and the length are multiples of 4.
     fn upload(&self, memory: &Memory, from: usize, bytes: &[u8]);

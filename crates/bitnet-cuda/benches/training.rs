@@ -10,6 +10,7 @@ use bitnet_core::{
     Sequences, Terms, TrainingDevice,
 };
 use bitnet_cuda::{CudaTraining, devices};
+use bitnet_memory::Tag;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -48,7 +49,7 @@ fn told(name: &str, seconds: f64, operations: f64) {
 
 /// Memory of so many numbers, all of them small.
 fn floats(device: &dyn TrainingDevice, len: usize) -> Memory {
-    let memory = device.memory(len * 4).unwrap();
+    let memory = device.memory(len * 4, Tag::Activations).unwrap();
     device.fill(At::start(&memory), len, 0.01);
     memory
 }
@@ -103,7 +104,7 @@ fn attention(device: &dyn TrainingDevice, shape: AttentionShape, length: usize) 
 
 fn rows(device: &dyn TrainingDevice, (m, n): (usize, usize)) {
     let [x, y, w, dw, d] = [m * n, m * n, n, n, m].map(|len| floats(device, len));
-    let codes = device.memory(m * n).unwrap();
+    let codes = device.memory(m * n, Tag::Activations).unwrap();
     let at = At::start;
     let norm = DeviceNorm { x: at(&x), w: at(&w), sizes: (m, n), eps: 1e-5 };
     let each = |name: &str, bytes: f64, operation: &dyn Fn()| {

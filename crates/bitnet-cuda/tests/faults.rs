@@ -8,6 +8,7 @@ use bitnet_core::{
     Matrix, Memory, Purpose, TrainingDevice,
 };
 use bitnet_cuda::{CudaBackend, CudaError, CudaTraining, devices};
+use bitnet_memory::Tag;
 
 fn table(b: &CudaBackend) -> <CudaBackend as Backend>::Weight {
     let bytes: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -71,7 +72,7 @@ fn a_fault_is_an_error_that_says_what_it_is() {
         }
         Ok("failed launch of training") => {
             let device = CudaTraining::new(0).unwrap();
-            let memory = device.memory(16).unwrap();
+            let memory = device.memory(16, Tag::Activations).unwrap();
             (0..8).for_each(|_| device.fill(At::start(&memory), 4, 1.0));
             // A launch fails when something waits for it; that is told once, and all that follows fails anew.
             let outcome = device.download(&memory, 0, &mut [0; 16]);
@@ -79,21 +80,21 @@ fn a_fault_is_an_error_that_says_what_it_is() {
             assert!(device.failure().is_none());
             device.fill(At::start(&memory), 4, 1.0);
             assert!(device.failure().is_some() && device.failure().is_none());
-            assert!(device.memory(1 << 20).is_err());
+            assert!(device.memory(1 << 20, Tag::Activations).is_err());
         }
         Ok("little memory for training") => {
             let device = CudaTraining::new(0).unwrap();
             let told = |outcome: Result<Memory, BackendError>| {
                 matches!(outcome, Err(BackendError::OutOfMemory { .. }))
             };
-            let [one, two] = [0; 2].map(|_| device.memory(9 << 20).unwrap());
-            assert!(told(device.memory(9 << 20)));
+            let [one, two] = [0; 2].map(|_| device.memory(9 << 20, Tag::Activations).unwrap());
+            assert!(told(device.memory(9 << 20, Tag::Activations)));
             // What went back is of no size that is asked for next, and makes room for it.
             drop(two);
-            let other = device.memory(7 << 20).unwrap();
+            let other = device.memory(7 << 20, Tag::Activations).unwrap();
             assert!(device.failure().is_none());
             // An operation that finds no room for itself fails, and with it what is read; nothing else does.
-            let room = device.memory(2 << 20).unwrap();
+            let room = device.memory(2 << 20, Tag::Activations).unwrap();
             let ids = vec![0; 1 << 20];
             device.gather(At::start(&one), &ids, 1, At::start(&other));
             let outcome = device.download(&other, 0, &mut [0; 4]);

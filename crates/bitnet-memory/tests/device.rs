@@ -18,6 +18,8 @@ type Ranges = Arc<Mutex<BTreeMap<usize, usize>>>;
 struct Device {
     ranges: Ranges,
     capacity: usize,
+    /// Whether what it gives are objects that are used whole.
+    whole: bool,
 }
 
 struct Range {
@@ -35,6 +37,10 @@ impl Source for Device {
 
     fn align(&self) -> usize {
         ALIGN
+    }
+
+    fn shares_blocks(&self) -> bool {
+        !self.whole
     }
 
     fn allocate(&self, bytes: usize) -> Option<Range> {
@@ -75,7 +81,9 @@ fn address(piece: &Piece<Device>) -> usize {
 fn a_devices_memory_is_pooled_without_being_touched() {
     for profile in [Profile::Inference, Profile::Training, Profile::Balanced, Profile::Adaptive] {
         for tracking in [Tracking::Off, Tracking::Standard, Tracking::Debug] {
-            let device = Device { capacity: 256 << 20, ..Device::default() };
+            // Each profile meets both kinds of device.
+            let whole = (tracking as usize + profile as usize).is_multiple_of(2);
+            let device = Device { capacity: 256 << 20, whole, ..Device::default() };
             let pool = Pool::with(device.clone(), Config { tracking, ..profile.into() });
             let mut held: Vec<Piece<Device>> = Vec::new();
             let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
@@ -91,6 +99,7 @@ fn a_devices_memory_is_pooled_without_being_touched() {
                 let (start, end) = (address(&piece), address(&piece) + piece.capacity_bytes());
                 assert!(start.is_multiple_of(ALIGN) && piece.capacity_bytes() >= bytes);
                 assert!(end <= piece.block().address + piece.block().len_bytes());
+                assert!(!whole || piece.offset() == 0);
                 let below = taken.range(..end).next_back();
                 assert!(below.is_none_or(|(_, end)| *end <= start));
                 taken.insert(start, end);

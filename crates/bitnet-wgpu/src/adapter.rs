@@ -58,6 +58,12 @@ pub enum WgpuError {
         /// How many there are.
         found: usize,
     },
+    /// There is none left for anything.
+    #[error("{name} has no memory left")]
+    NoMemory {
+        /// The adapter.
+        name: String,
+    },
     /// The driver refuses.
     #[error("{name} cannot be opened")]
     Open {

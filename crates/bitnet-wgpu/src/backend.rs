@@ -4,18 +4,18 @@ use crate::adapter::{AdapterDetails, WgpuError};
 use crate::gpu::Gpu;
 use crate::kernel::Kernel;
 use crate::kv::WgpuKv;
+use crate::memory::Part;
 use crate::product::word;
 use crate::tensor::WgpuTensor;
-use crate::weight::WgpuWeight;
+use crate::weight::{WgpuVector, WgpuWeight};
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
     Matrix, Purpose, RopeRows,
 };
-use bitnet_memory::{Pool, Profile};
+use bitnet_memory::{Config, DeviceMemory, Pool, Profile, Tag};
 use bitnet_quant::spec::SEGMENT;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use wgpu::Buffer;
 
 /// Tokens of a step; a dispatch has no more workgroups in one dimension.
 const MAX_TOKENS: usize = 65_535;
@@ -50,8 +50,12 @@ impl WgpuBackend {
     /// # Errors
     /// There is none, or its driver refuses.
     pub fn new(number: usize) -> Result<Self, WgpuError> {
+        Self::with(number, Profile::Inference.into())
+    }
+
+    fn with(number: usize, config: Config) -> Result<Self, WgpuError> {
         let memory = Arc::new(Pool::new(Profile::Inference));
-        Ok(Self { gpu: Gpu::open(number)?, memory, scratch: Mutex::default() })
+        Ok(Self { gpu: Gpu::open(number, config)?, memory, scratch: Mutex::default() })
     }
 
     /// The adapter in use.
@@ -79,11 +83,11 @@ impl WgpuBackend {
     }
 
     /// Records an operation on `n` single elements.
-    fn elementwise(&self, kernel: Kernel, buffers: &[&Buffer], params: [usize; 5], factor: f32) {
+    fn elementwise(&self, kernel: Kernel, parts: &[Part<'_>], params: [usize; 5], factor: f32) {
         let n = params[0];
         let params: Vec<u32> = params.into_iter().map(word).chain([factor.to_bits()]).collect();
         // Threads take elements in strides: what no dispatch has room for, it does in rounds.
-        self.gpu.run(kernel, buffers, &params, [n.div_ceil(64).min(MAX_TOKENS), 1, 1]);
+        self.gpu.run(kernel, parts, &params, [n.div_ceil(64).min(MAX_TOKENS), 1, 1]);
     }
 }
 
@@ -121,7 +125,7 @@ fn extend_floats(out: &mut Vec<f32>, bytes: &[u8]) {
 
 impl Backend for WgpuBackend {
     type Tensor = WgpuTensor;
-    type Vector = (Buffer, usize);
+    type Vector = WgpuVector;
     type Weight = WgpuWeight;
     type Kv = WgpuKv;
 
@@ -129,16 +133,21 @@ impl Backend for WgpuBackend {
         &self.memory
     }
 
+    fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
+        vec![self.gpu.memory().clone()]
+    }
+
     fn tensor(&self) -> WgpuTensor {
         WgpuTensor::default()
     }
 
-    fn vector(&self, values: &[f32]) -> Result<(Buffer, usize), BackendError> {
+    fn vector(&self, values: &[f32]) -> Result<WgpuVector, BackendError> {
         if let Some(value) = values.iter().find(|v| !v.is_finite()) {
             return Err(BackendError::NotFinite { value: *value });
         }
-        let put = bytes_of_floats(values);
-        Ok((self.gpu.filled(put.len(), "a norm", |out| out(&put))?, values.len()))
+        let data = self.gpu.storage(Tag::Weights, 4 * values.len(), "a norm")?;
+        self.gpu.write(&data, 0, &bytes_of_floats(values))?;
+        Ok(WgpuVector { data, len: values.len() })
     }
 
     fn prepare(
@@ -160,7 +169,7 @@ impl Backend for WgpuBackend {
 
     fn copy_block(&self, kv: &mut WgpuKv, from: u32, to: u32) {
         // No copy has one buffer on both sides.
-        let moving = match self.gpu.storage(kv.block_bytes(), "a block of the cache") {
+        let moving = match self.gpu.large(Tag::Scratch, kv.block_bytes(), "a block of the cache") {
             Ok(moving) => moving,
             Err(e) => return self.gpu.fail(e),
         };
@@ -191,7 +200,9 @@ impl Backend for WgpuBackend {
         let mut rest = bytes;
         for (buffer, bytes) in kv.buffers() {
             let (own, behind) = rest.split_at(bytes);
-            self.gpu.write(buffer, block as usize * bytes, own);
+            if let Err(e) = self.gpu.write(buffer, block as usize * bytes, own) {
+                return self.gpu.fail(e);
+            }
             rest = behind;
         }
     }
@@ -204,16 +215,16 @@ impl Backend for WgpuBackend {
             return Err(BackendError::IdOutOfRange { id: *id, rows: w.rows });
         }
         out.shape(gpu, ids.len(), w.cols);
-        self.embed_rows(w, &gpu.upload(&bytes_of(ids)), ids.len(), out);
+        self.embed_rows(w, gpu.give(&bytes_of(ids)).part(), ids.len(), out);
         Ok(())
     }
 
-    fn rms_norm(&self, x: &WgpuTensor, (w, n): &(Buffer, usize), eps: f32, out: &mut WgpuTensor) {
-        assert_eq!(x.cols, *n, "norm weight");
+    fn rms_norm(&self, x: &WgpuTensor, w: &WgpuVector, eps: f32, out: &mut WgpuTensor) {
+        assert_eq!(x.cols, w.len, "norm weight");
         let gpu = &self.gpu;
         out.shape(gpu, x.rows, x.cols);
         let params = [word(x.cols), word(x.cols), 0, eps.to_bits()];
-        gpu.run(Kernel::Norm, &[w, x.buffer(gpu), out.buffer(gpu)], &params, [x.rows, 1, 1]);
+        gpu.run(Kernel::Norm, &[w.data.all(), x.part(gpu), out.part(gpu)], &params, [x.rows, 1, 1]);
     }
 
     fn rms_norm_heads(
@@ -222,12 +233,12 @@ impl Backend for WgpuBackend {
         first: usize,
         count: usize,
         head_dim: usize,
-        (w, n): &(Buffer, usize),
+        w: &WgpuVector,
         eps: f32,
     ) {
-        assert_eq!(*n, head_dim, "norm weight");
+        assert_eq!(w.len, head_dim, "norm weight");
         let params = [word(head_dim), word(x.cols), word(first * head_dim), eps.to_bits()];
-        self.gpu.run(Kernel::NormHeads, &[w, x.buffer(&self.gpu)], &params, [count, x.rows, 1]);
+        self.gpu.run(Kernel::NormHeads, &[w.data.all(), x.part(&self.gpu)], &params, [count, x.rows, 1]);
     }
 
     fn linear(&self, x: &WgpuTensor, w: &WgpuWeight, out: &mut WgpuTensor) {
@@ -249,7 +260,7 @@ impl Backend for WgpuBackend {
         let (m, row) = (rows.len(), rows.start);
         self.linear_rows(x, rows, a, int8, inner);
         self.linear_rows(inner, 0..m, b, int8, sum);
-        let buffers = [y.buffer(&self.gpu), sum.buffer(&self.gpu)];
+        let buffers = [y.part(&self.gpu), sum.part(&self.gpu)];
         self.elementwise(Kernel::AddScaled, &buffers, [sum.len(), sum.cols, y.cols, row, first], scale);
     }
 
@@ -270,14 +281,15 @@ impl Backend for WgpuBackend {
                 return Err(BackendError::CacheFull { capacity: capacity.min(kv.spec.capacity), need });
             }
         }
-        let (cos, sin) = (gpu.upload(&bytes_of_floats(rope.cos)), gpu.upload(&bytes_of_floats(rope.sin)));
-        let spans = gpu.upload(&describe(spans));
-        let buffers = [qkv.buffer(gpu), &cos, &sin, &spans, &kv.keys[layer], &kv.values[layer]];
+        let (cos, sin) = (gpu.give(&bytes_of_floats(rope.cos)), gpu.give(&bytes_of_floats(rope.sin)));
+        let spans = gpu.give(&describe(spans));
+        let (keys, values) = (kv.keys[layer].all(), kv.values[layer].all());
+        let parts = [qkv.part(gpu), cos.part(), sin.part(), spans.part(), keys, values];
         let params = [shape.heads, shape.kv_heads, shape.head_dim].map(word);
         // A thread takes a pair of a query, or a word of the cache, which is one element at least.
         let threads = shape.heads * shape.head_dim / 2 + 2 * shape.kv_heads * shape.head_dim;
         let kernel = Kernel::RopeAppend(kv.spec.key, kv.spec.value);
-        gpu.run(kernel, &buffers, &params, [threads.div_ceil(64), qkv.rows, 1]);
+        gpu.run(kernel, &parts, &params, [threads.div_ceil(64), qkv.rows, 1]);
         Ok(())
     }
 
@@ -295,7 +307,8 @@ impl Backend for WgpuBackend {
         assert_eq!(qkv.rows, spans.iter().map(|s| s.len).sum::<usize>(), "tokens of the spans");
         out.shape(gpu, qkv.rows, shape.heads * shape.head_dim);
         let segments = spans.iter().map(|s| s.end().div_ceil(SEGMENT)).max().unwrap_or(0);
-        let spans = gpu.upload(&describe(spans));
+        let spans = gpu.give(&describe(spans));
+        let (keys, values) = (kv.keys[layer].all(), kv.values[layer].all());
         let each = shape.heads * segments * (shape.head_dim + 2);
         let at_once = (PARTIAL_BYTES / (4 * each).max(1)).max(1);
         let mut scratch = self.scratch();
@@ -306,11 +319,11 @@ impl Backend for WgpuBackend {
             let m = at_once.min(qkv.rows - token);
             let sizes = [shape.heads, shape.kv_heads, shape.head_dim, token, segments].map(word);
             let params: Vec<u32> = sizes.into_iter().chain([window, scale.to_bits()]).collect();
-            let buffers = [qkv.buffer(gpu), &spans, &kv.keys[layer], &kv.values[layer], partials.buffer(gpu)];
+            let parts = [qkv.part(gpu), spans.part(), keys, values, partials.part(gpu)];
             let kernel = Kernel::Attend(kv.spec.key, kv.spec.value);
-            gpu.run(kernel, &buffers, &params, [segments, shape.heads, m]);
+            gpu.run(kernel, &parts, &params, [segments, shape.heads, m]);
             let params = [shape.heads, shape.head_dim, token, segments].map(word);
-            gpu.run(Kernel::Merge, &[partials.buffer(gpu), out.buffer(gpu)], &params, [shape.heads, m, 1]);
+            gpu.run(Kernel::Merge, &[partials.part(gpu), out.part(gpu)], &params, [shape.heads, m, 1]);
         }
     }
 
@@ -319,7 +332,7 @@ impl Backend for WgpuBackend {
         out.shape(gpu, gate_up.rows, gate_up.cols / 2);
         let params = [out.len(), out.cols].map(word);
         let groups = [out.len().div_ceil(64).min(MAX_TOKENS), 1, 1];
-        gpu.run(Kernel::Gate(act), &[out.buffer(gpu), gate_up.buffer(gpu)], &params, groups);
+        gpu.run(Kernel::Gate(act), &[out.part(gpu), gate_up.part(gpu)], &params, groups);
     }
 
     fn join(&self, parts: &[WgpuTensor], out: &mut WgpuTensor) {
@@ -328,19 +341,19 @@ impl Backend for WgpuBackend {
         out.shape(&self.gpu, m, cols);
         let mut first = 0;
         for part in parts {
-            let buffers = [out.buffer(&self.gpu), part.buffer(&self.gpu)];
+            let buffers = [out.part(&self.gpu), part.part(&self.gpu)];
             self.elementwise(Kernel::Place, &buffers, [part.len(), part.cols, cols, 0, first], 0.0);
             first += part.cols;
         }
     }
 
     fn scale(&self, x: &mut WgpuTensor, factor: f32) {
-        self.elementwise(Kernel::Scale, &[x.buffer(&self.gpu)], [x.len(), 0, 0, 0, 0], factor);
+        self.elementwise(Kernel::Scale, &[x.part(&self.gpu)], [x.len(), 0, 0, 0, 0], factor);
     }
 
     fn add(&self, x: &mut WgpuTensor, y: &WgpuTensor) {
         assert_eq!((x.rows, x.cols), (y.rows, y.cols), "sum of tensors");
-        let buffers = [x.buffer(&self.gpu), y.buffer(&self.gpu)];
+        let buffers = [x.part(&self.gpu), y.part(&self.gpu)];
         self.elementwise(Kernel::Add, &buffers, [x.len(), 0, 0, 0, 0], 0.0);
     }
 
@@ -361,7 +374,7 @@ impl Backend for WgpuBackend {
         for first in (0..x.rows).step_by(at_once) {
             let rows = first..x.rows.min(first + at_once);
             self.linear_rows(x, rows, w, int8, logits);
-            let piece = (logits.buffer(&self.gpu), 0, 4 * logits.len());
+            let piece = (logits.part(&self.gpu).buffer, 0, 4 * logits.len());
             self.gpu.read(&[piece], |bytes| at += put_floats(&mut out.values[at..], bytes))?;
         }
         out.push_full(needs.len());
@@ -374,8 +387,8 @@ impl Backend for WgpuBackend {
             let next = &mut self.scratch().next;
             next.shape(&self.gpu, rows.len(), x.cols);
             let numbers: Vec<u32> = rows.iter().copied().map(word).collect();
-            let numbers = self.gpu.upload(&bytes_of(&numbers));
-            let buffers = [next.buffer(&self.gpu), x.buffer(&self.gpu), &numbers];
+            let numbers = self.gpu.give(&bytes_of(&numbers));
+            let buffers = [next.part(&self.gpu), x.part(&self.gpu), numbers.part()];
             self.elementwise(Kernel::Gather, &buffers, [next.len(), x.cols, 0, 0, 0], 0.0);
             std::mem::swap(x, next);
         }
@@ -385,16 +398,15 @@ impl Backend for WgpuBackend {
     fn upload(&self, values: &[f32], cols: usize, out: &mut WgpuTensor) -> Result<(), BackendError> {
         let rows = self.begin(values.len() / cols)?;
         out.shape(&self.gpu, rows, cols);
-        // What is uploaded for a step is gone with it, and the tensor is not.
-        let from = self.gpu.upload(&bytes_of_floats(values));
-        let buffers = [out.buffer(&self.gpu), &from];
-        self.elementwise(Kernel::Place, &buffers, [values.len(), cols, cols, 0, 0], 0.0);
-        Ok(())
+        self.gpu.write(out.part(&self.gpu).buffer, 0, &bytes_of_floats(values))
     }
 
     fn download(&self, x: &WgpuTensor, out: &mut Vec<f32>) -> Result<(), BackendError> {
         out.clear();
-        let piece = (x.buffer(&self.gpu), 0, 4 * x.len());
+        let piece = (x.part(&self.gpu).buffer, 0, 4 * x.len());
         self.gpu.read(&[piece], |bytes| extend_floats(out, bytes))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,24 @@
 //! A device: its memory, its pipelines, and the commands of a step, which are recorded until somebody wants to read.
 
+mod transfer;
+
 use crate::adapter::{self, AdapterDetails, WgpuError};
 use crate::kernel::Kernel;
+use crate::memory::{Buffer, Kind, Part, DevicePool, WgpuSource};
 use bitnet_core::BackendError;
+use bitnet_memory::{Config, Piece, Pool, Tag};
 use pollster::block_on;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use transfer::{Gifts, Written};
 use wgpu::{
-    BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferDescriptor,
-    BufferUsages, CommandEncoder, ComputePass, ComputePipeline, ComputePipelineDescriptor, Device,
-    DeviceDescriptor, Features, MapMode, PollType, Queue, ShaderModuleDescriptor, ShaderSource,
+    BindGroupDescriptor, CommandEncoder, ComputePass, ComputePipeline, ComputePipelineDescriptor, Device,
+    DeviceDescriptor, Features, PollType, Queue, ShaderModuleDescriptor, ShaderSource,
 };
+
+/// What places of bindings are multiples of at least: a vector of words.
+const MIN_ALIGNMENT: usize = 16;
 
 /// What went wrong.
 #[derive(Default)]
@@ -27,11 +35,15 @@ pub(crate) struct Gpu {
     device: Device,
     queue: Queue,
     max_binding: usize,
-    max_buffer: usize,
     /// What places of bindings are multiples of.
     alignment: usize,
+    /// Tells its buffers from those of other devices.
+    number: u64,
+    storage: Arc<DevicePool>,
+    uploads: Arc<Pool<WgpuSource>>,
+    downloads: Arc<Pool<WgpuSource>>,
     /// Stands for a buffer that could not be had.
-    nothing: Buffer,
+    nothing: Arc<Buffer>,
     failure: Arc<Mutex<Failure>>,
     state: Mutex<State>,
 }
@@ -43,28 +55,39 @@ struct State {
     /// The open pass of `encoder`, which ends before it.
     pass: Option<ComputePass<'static>>,
     encoder: Option<CommandEncoder>,
-    /// What the host gives to the recorded commands: each content once.
-    uploads: Vec<(Vec<u8>, Buffer)>,
-    /// Buffers for the next uploads.
-    spare_uploads: Vec<Buffer>,
-    /// What the host reads from.
-    staging: Option<Buffer>,
+    /// What is done before the commands of `encoder`: copies of what the host gives, which would otherwise end passes.
+    before: Option<CommandEncoder>,
+    /// Submissions so far.
+    submissions: u64,
+    gifts: Gifts,
+    written: Written,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+impl State {
+    /// The one whose commands are recorded now.
+    fn submission(&self) -> u64 {
+        self.submissions + 1
+    }
+}
+
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Gpu {
-    pub(crate) fn open(number: usize) -> Result<Self, WgpuError> {
+    /// Opens the adapter of this number, with pools of its memory.
+    pub(crate) fn open(number: usize, config: Config) -> Result<Self, WgpuError> {
         let mut adapters = adapter::usable();
         if number >= adapters.len() {
             return Err(WgpuError::NoSuchAdapter { number, found: adapters.len() });
         }
         let adapter = adapters.swap_remove(number);
         let (details, limits) = (adapter::details(&adapter), adapter.limits());
-        let (max_buffer, alignment) = (limits.max_buffer_size, limits.min_storage_buffer_offset_alignment);
-        let max_binding = limits.max_storage_buffer_binding_size.min(max_buffer);
+        let most = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let max_buffer = most(limits.max_buffer_size);
+        let max_binding = most(limits.max_storage_buffer_binding_size).min(max_buffer);
+        let max_binding = max_binding / MIN_ALIGNMENT * MIN_ALIGNMENT;
+        let alignment = (limits.min_storage_buffer_offset_alignment as usize).max(MIN_ALIGNMENT);
         let (device, queue) = block_on(adapter.request_device(&DeviceDescriptor {
             required_features: Features::IMMEDIATES,
             required_limits: limits,
@@ -74,39 +97,52 @@ impl Gpu {
 
         let failure = Arc::<Mutex<Failure>>::default();
         let name = format!("wgpu:{number}");
-        let (device_name, first) = (name.clone(), Arc::clone(&failure));
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            let one_line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            locked(&first).first.get_or_insert(match error {
-                wgpu::Error::OutOfMemory { .. } => {
-                    BackendError::OutOfMemory { bytes: 0, what: "a step on the GPU" }
-                }
-                _ => BackendError::Device { device: device_name.clone(), why: one_line },
-            });
-        }));
-        let lost = Arc::clone(&failure);
-        device.set_device_lost_callback(move |reason, why| {
-            locked(&lost)
-                .lost
-                .get_or_insert(format!("the device is lost ({reason:?}) {why}").trim_end().to_owned());
-        });
-        let nothing = device.create_buffer(&BufferDescriptor {
-            label: None,
-            size: 16,
-            usage: BufferUsages::STORAGE,
-            mapped_at_creation: false,
-        });
-        let state = Mutex::default();
-        let [max_binding, max_buffer] =
-            [max_binding, max_buffer].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-        let alignment = alignment as usize;
-        Ok(Self { name, details, device, queue, max_binding, max_buffer, alignment, nothing, failure, state })
+        watch(&device, &name, &failure);
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Relaxed);
+        let source = WgpuSource::new(&device, number, max_buffer);
+        let [uploads, downloads] =
+            [Kind::Upload, Kind::Download].map(|kind| Arc::new(Pool::with(source.of(kind), config)));
+        let storage = Arc::new(DevicePool { name: name.clone(), pool: Pool::with(source, config) });
+        let nothing = storage
+            .pool
+            .piece(MIN_ALIGNMENT, Tag::Other)
+            .map_err(|_| WgpuError::NoMemory { name: details.name.clone() })?;
+        Ok(Self {
+            name,
+            details,
+            device,
+            queue,
+            max_binding,
+            alignment,
+            number,
+            storage,
+            uploads,
+            downloads,
+            nothing: Arc::new(Buffer::new(nothing)),
+            failure,
+            state: Mutex::default(),
+        })
     }
 
     /// Bindings are no larger than this, as on an adapter that allows no more.
     #[cfg(test)]
     pub(crate) fn limit_bindings(&mut self, bytes: usize) {
         self.max_binding = bytes;
+    }
+
+    /// After so many requests for memory there is none; with `usize::MAX` there is.
+    #[cfg(test)]
+    pub(crate) fn serve(&self, requests: usize) {
+        self.storage.pool.source().serve(requests);
+    }
+
+    /// Requests for memory that met the driver, and submissions.
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let pools = [&self.storage.pool, &*self.uploads, &*self.downloads];
+        let requests = pools.map(|pool| pool.snapshot().source_requests);
+        (requests.iter().sum(), locked(&self.state).submissions)
     }
 
     /// Takes the device away.
@@ -124,6 +160,11 @@ impl Gpu {
         &self.name
     }
 
+    /// Tells its buffers from those of other devices.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Bytes that a buffer may have of which a shader sees all.
     pub(crate) fn max_binding(&self) -> usize {
         self.max_binding
@@ -134,8 +175,13 @@ impl Gpu {
         self.alignment
     }
 
-    pub(crate) fn nothing(&self) -> &Buffer {
-        &self.nothing
+    pub(crate) fn nothing(&self) -> Part<'_> {
+        self.nothing.all()
+    }
+
+    /// The device's memory that shaders see.
+    pub(crate) fn memory(&self) -> &Arc<DevicePool> {
+        &self.storage
     }
 
     /// Makes the step fail. What is recorded from here on is not run.
@@ -157,88 +203,58 @@ impl Gpu {
         }
     }
 
-    /// Memory for shaders, zeroed.
-    pub(crate) fn storage(&self, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
-        self.buffer(
-            bytes,
-            what,
-            BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-            false,
-        )
+    /// Memory for shaders, all of which one may see; what it holds is undefined.
+    pub(crate) fn storage(&self, tag: Tag, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
+        self.fits(bytes, what)?;
+        self.large(tag, bytes, what)
     }
 
-    /// Memory of which shaders see parts, and a word more, so that there is one even where it ends.
-    pub(crate) fn large(&self, bytes: usize) -> Result<Buffer, BackendError> {
-        let what = "a buffer of the GPU";
-        let none = BackendError::OutOfMemory { bytes, what };
-        if bytes > self.max_buffer - 8 {
-            return Err(none);
+    /// Refuses what no binding has.
+    fn fits(&self, bytes: usize, what: &str) -> Result<(), BackendError> {
+        if bytes <= self.max_binding {
+            return Ok(());
         }
-        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-        self.create(bytes.next_multiple_of(4) + 4, what, usage, false).map_err(|e| match e {
-            BackendError::OutOfMemory { .. } => none,
-            e => e,
+        Err(BackendError::Unsupported {
+            backend: "wgpu",
+            what: format!("{what} of {bytes} bytes in one piece: {} are the most", self.max_binding),
+            hint: "a smaller --ctx-size or --batch-size, or --device cpu, would do",
         })
     }
 
-    /// Memory for shaders with what `fill` puts into it, one behind the other.
-    pub(crate) fn filled(
-        &self,
-        bytes: usize,
-        what: &'static str,
-        fill: impl FnOnce(&mut dyn FnMut(&[u8])),
-    ) -> Result<Buffer, BackendError> {
-        let buffer = self.buffer(bytes, what, BufferUsages::STORAGE, true)?;
-        let mut view = buffer.get_mapped_range_mut(..).map_err(|e| self.broken(&e))?;
-        let mut at = 0;
-        fill(&mut |bytes| {
-            view.slice(at..at + bytes.len()).copy_from_slice(bytes);
-            at += bytes.len();
-        });
-        drop(view);
-        buffer.unmap();
-        Ok(buffer)
+    /// Memory of which shaders see parts.
+    pub(crate) fn large(&self, tag: Tag, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
+        self.take(&mut locked(&self.state), &self.storage.pool, tag, bytes, what).map(Buffer::new)
     }
 
-    fn buffer(
-        &self,
-        bytes: usize,
-        what: &'static str,
-        usage: BufferUsages,
-        mapped_at_creation: bool,
-    ) -> Result<Buffer, BackendError> {
-        if bytes > self.max_binding {
-            return Err(BackendError::Unsupported {
-                backend: "wgpu",
-                what: format!("{what} of {bytes} bytes in one piece: {} are the most", self.max_binding),
-                hint: "a smaller --ctx-size or --batch-size, or --device cpu, would do",
-            });
+    /// Memory for shaders with zeros in it.
+    pub(crate) fn zeroed(&self, tag: Tag, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
+        let buffer = self.storage(tag, bytes, what)?;
+        if !buffer.is_fresh() {
+            let mut state = locked(&self.state);
+            buffer.record(state.submission());
+            self.encoder(&mut state).clear_buffer(buffer.handle(), 0, None);
         }
-        self.create(bytes, what, usage, mapped_at_creation)
-    }
-
-    fn create(
-        &self,
-        bytes: usize,
-        what: &'static str,
-        usage: BufferUsages,
-        mapped_at_creation: bool,
-    ) -> Result<Buffer, BackendError> {
-        let size = bytes.next_multiple_of(4).max(16) as u64;
-        let buffer =
-            self.device.create_buffer(&BufferDescriptor { label: None, size, usage, mapped_at_creation });
-        self.check().map_err(|e| match e {
-            BackendError::OutOfMemory { .. } => BackendError::OutOfMemory { bytes, what },
-            e => e,
-        })?;
         Ok(buffer)
     }
 
-    /// Has what was uploaded taken over, so that it is not held twice, and gives what went wrong.
-    pub(crate) fn settle(&self) -> Result<(), BackendError> {
-        self.queue.submit([]);
-        self.wait()?;
-        self.check()
+    fn take(
+        &self,
+        state: &mut State,
+        pool: &Pool<WgpuSource>,
+        tag: Tag,
+        bytes: usize,
+        what: &'static str,
+    ) -> Result<Piece<WgpuSource>, BackendError> {
+        if let Some(why) = &locked(&self.failure).lost {
+            return Err(self.device_error(why.clone()));
+        }
+        if let Ok(piece) = pool.piece(bytes, tag) {
+            return Ok(piece);
+        }
+        // The driver gets back what the pool gave up when the commands that use it have run.
+        self.submit_locked(state);
+        self.wait(state)?;
+        pool.piece(bytes, tag).map_err(|_| BackendError::OutOfMemory { bytes, what })
     }
 
     /// Sends the recorded commands off.
@@ -248,11 +264,15 @@ impl Gpu {
 
     fn submit_locked(&self, state: &mut State) {
         state.pass = None;
-        if let Some(encoder) = state.encoder.take().filter(|_| !self.has_failed()) {
-            self.queue.submit([encoder.finish()]);
+        self.send_gifts(state);
+        let commands = [state.before.take(), state.encoder.take()];
+        if commands.iter().any(Option::is_some) {
+            if !self.has_failed() {
+                self.queue.submit(commands.into_iter().flatten().map(CommandEncoder::finish));
+            }
+            state.submissions += 1;
         }
-        let State { uploads, spare_uploads, .. } = state;
-        spare_uploads.extend(uploads.drain(..).map(|(_, buffer)| buffer));
+        state.written.sent();
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -260,65 +280,39 @@ impl Gpu {
         failure.first.is_some() || failure.lost.is_some()
     }
 
-    /// A buffer with these words for the commands that are recorded next.
-    pub(crate) fn upload(&self, bytes: &[u8]) -> Buffer {
-        let mut state = locked(&self.state);
-        let known = state.uploads.iter().find(|(content, _)| content == bytes);
-        if let Some((_, buffer)) = known {
-            return buffer.clone();
-        }
-        let fits = |b: &Buffer| b.size() >= bytes.len() as u64;
-        let buffer = match state.spare_uploads.iter().position(fits) {
-            Some(at) => state.spare_uploads.swap_remove(at),
-            None => match self.storage(bytes.len().next_power_of_two(), "what a step is given") {
-                Ok(buffer) => buffer,
-                Err(e) => {
-                    self.fail(e);
-                    return self.nothing.clone();
-                }
-            },
-        };
-        self.queue.write_buffer(&buffer, 0, bytes);
-        state.uploads.push((bytes.to_vec(), buffer.clone()));
-        buffer
+    /// Records a kernel on `groups` workgroups, with what it sees in the order of its bindings and parameters as it declares them.
+    pub(crate) fn run(&self, kernel: Kernel, parts: &[Part<'_>], params: &[u32], groups: [usize; 3]) {
+        let bindings: Vec<_> = (0..).zip(parts.iter().copied()).collect();
+        self.run_bound(kernel, &bindings, params, groups);
     }
 
-    /// Records a kernel on `groups` workgroups, with buffers in the order of their bindings and parameters as it declares them.
-    pub(crate) fn run(&self, kernel: Kernel, buffers: &[&Buffer], params: &[u32], groups: [usize; 3]) {
-        let whole = |buffer| BufferBinding { buffer, offset: 0, size: None };
-        let bindings: Vec<_> = (0..).zip(buffers.iter().map(|buffer| whole(*buffer))).collect();
-        self.run_on(kernel, &bindings, params, groups);
-    }
-
-    /// The same with parts of buffers, each with its binding.
-    pub(crate) fn run_on(
+    /// The same with the number of each part's binding.
+    pub(crate) fn run_bound(
         &self,
         kernel: Kernel,
-        bindings: &[(u32, BufferBinding<'_>)],
+        bindings: &[(u32, Part<'_>)],
         params: &[u32],
         groups: [usize; 3],
     ) {
         if self.has_failed() || groups.contains(&0) {
             return;
         }
-        let shared = bindings.iter().enumerate().any(|(i, (_, one))| {
-            one.buffer != &self.nothing && bindings[..i].iter().any(|(_, other)| other.buffer == one.buffer)
-        });
+        let is_same = |one: &Part<'_>, other: &Part<'_>| std::ptr::eq(one.buffer, other.buffer);
+        // Any number of bindings may read what the host gave, and nobody reads what stands for nothing.
+        let counts = |part: &Part<'_>| !part.is_given && !is_same(part, &self.nothing());
+        let shared = bindings
+            .iter()
+            .enumerate()
+            .any(|(i, (_, one))| counts(one) && bindings[..i].iter().any(|(_, other)| is_same(one, other)));
         let mut state = locked(&self.state);
+        let submission = state.submission();
+        bindings.iter().for_each(|(_, part)| part.buffer.record(submission));
         let State { pipelines, pass, encoder, .. } = &mut *state;
         let pipeline = pipelines.entry((kernel, shared)).or_insert_with(|| self.pipeline(kernel, shared));
-        let entries: Vec<BindGroupEntry<'_>> = bindings
-            .iter()
-            .map(|(binding, part)| BindGroupEntry {
-                binding: *binding,
-                resource: BindingResource::Buffer(part.clone()),
-            })
-            .collect();
-        let layout = pipeline.get_bind_group_layout(0);
         let bind_group = self.device.create_bind_group(&BindGroupDescriptor {
             label: None,
-            layout: &layout,
-            entries: &entries,
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &bindings.iter().map(|(binding, part)| part.entry(*binding)).collect::<Vec<_>>(),
         });
         let encoder = encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
         let pass =
@@ -345,7 +339,13 @@ impl Gpu {
         })
     }
 
-    /// Records copies of bytes: from a buffer and an offset to a buffer and an offset.
+    /// Commands outside of a pass, behind all that are recorded.
+    fn encoder<'s>(&self, state: &'s mut State) -> &'s mut CommandEncoder {
+        state.pass = None;
+        state.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()))
+    }
+
+    /// Records a copy of bytes: from a buffer and an offset to another buffer and an offset.
     pub(crate) fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
         if !self.has_failed() {
             self.copy_locked(&mut locked(&self.state), from, to, bytes);
@@ -353,67 +353,18 @@ impl Gpu {
     }
 
     fn copy_locked(&self, state: &mut State, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
-        state.pass = None;
-        let encoder =
-            state.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        encoder.copy_buffer_to_buffer(from.0, from.1 as u64, to.0, to.1 as u64, bytes as u64);
+        let submission = state.submission();
+        from.0.record(submission);
+        to.0.record(submission);
+        let (source, target) = (from.0.handle(), to.0.handle());
+        self.encoder(state).copy_buffer_to_buffer(source, from.1 as u64, target, to.1 as u64, bytes as u64);
     }
 
-    /// Writes bytes behind the commands that are recorded.
-    pub(crate) fn write(&self, buffer: &Buffer, at: usize, bytes: &[u8]) {
-        self.submit();
-        self.queue.write_buffer(buffer, at as u64, bytes);
-    }
-
-    /// Runs what is recorded, and reads so many bytes at an offset of each buffer, one behind the other.
-    pub(crate) fn read(
-        &self,
-        from: &[(&Buffer, usize, usize)],
-        take: impl FnOnce(&[u8]),
-    ) -> Result<(), BackendError> {
-        let bytes: usize = from.iter().map(|(_, _, bytes)| bytes).sum();
-        let mut state = locked(&self.state);
-        if self.has_failed() {
-            // Nothing that is recorded runs; what it would have made may be of any size.
-            self.submit_locked(&mut state);
-            return self.check();
-        }
-        let staging = match state.staging.take().filter(|b| b.size() >= bytes as u64) {
-            Some(staging) => staging,
-            None => {
-                let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
-                self.create(bytes, "what is read back", usage, false)?
-            }
-        };
-        let mut at = 0;
-        for (buffer, offset, bytes) in from {
-            if !self.has_failed() {
-                self.copy_locked(&mut state, (buffer, *offset), (&staging, at), *bytes);
-            }
-            at += bytes;
-        }
-        self.submit_locked(&mut state);
-        self.check()?;
-        if bytes > 0 {
-            let outcome = Arc::new(Mutex::new(None));
-            let mapped = Arc::clone(&outcome);
-            staging.map_async(MapMode::Read, ..bytes as u64, move |result| *locked(&mapped) = Some(result));
-            self.wait()?;
-            self.check()?;
-            match locked(&outcome).take() {
-                Some(Ok(())) => {}
-                Some(Err(e)) => return Err(self.broken(&e)),
-                None => return Err(self.device_error("what was computed cannot be read".to_owned())),
-            }
-            take(&staging.get_mapped_range(..bytes as u64).map_err(|e| self.broken(&e))?);
-            staging.unmap();
-        }
-        state.staging = Some(staging);
-        Ok(())
-    }
-
-    fn wait(&self) -> Result<(), BackendError> {
-        self.device.poll(PollType::wait_indefinitely()).map(drop).map_err(|e| self.broken(&e))
+    /// Waits for all that was sent off.
+    fn wait(&self, state: &mut State) -> Result<(), BackendError> {
+        let waited = self.device.poll(PollType::wait_indefinitely()).map(drop).map_err(|e| self.broken(&e));
+        state.written.reap();
+        waited
     }
 
     fn broken(&self, error: &dyn std::error::Error) -> BackendError {
@@ -424,3 +375,26 @@ impl Gpu {
         BackendError::Device { device: self.name.clone(), why }
     }
 }
+
+/// Has what goes wrong with a device kept.
+fn watch(device: &Device, name: &str, failure: &Arc<Mutex<Failure>>) {
+    let (name, first) = (name.to_owned(), Arc::clone(failure));
+    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+        let one_line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        locked(&first).first.get_or_insert(match error {
+            wgpu::Error::OutOfMemory { .. } => {
+                BackendError::OutOfMemory { bytes: 0, what: "a step on the GPU" }
+            }
+            _ => BackendError::Device { device: name.clone(), why: one_line },
+        });
+    }));
+    let lost = Arc::clone(failure);
+    device.set_device_lost_callback(move |reason, why| {
+        locked(&lost)
+            .lost
+            .get_or_insert(format!("the device is lost ({reason:?}) {why}").trim_end().to_owned());
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,9 @@
 
 use crate::gpu::Gpu;
 use crate::kernel::{MAX_HEAD_DIM, values_a_word};
+use crate::memory::Buffer;
 use bitnet_core::{BackendError, KV_BLOCK, KvSpec, KvType};
-use wgpu::Buffer;
+use bitnet_memory::Tag;
 
 /// Keys and values of all blocks, all layers.
 pub struct WgpuKv {
@@ -32,7 +33,7 @@ impl WgpuKv {
         let block = (block_bytes(spec.key), block_bytes(spec.value));
         let layer = |bytes: usize| {
             let layers = (0..spec.layers)
-                .map(|_| gpu.storage(spec.blocks().saturating_mul(bytes), "the key-value cache"));
+                .map(|_| gpu.zeroed(Tag::Kv, spec.blocks().saturating_mul(bytes), "the key-value cache"));
             layers.collect::<Result<Vec<_>, _>>()
         };
         Ok(Self { spec, keys: layer(block.0)?, values: layer(block.1)?, block })

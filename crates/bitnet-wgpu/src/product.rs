@@ -2,11 +2,11 @@
 
 use crate::WgpuBackend;
 use crate::kernel::{DenseTokens, Kernel};
+use crate::memory::Part;
 use crate::tensor::WgpuTensor;
 use crate::weight::{DENSE_ROWS, Form, TILE_ROWS, VECTOR_CODES, WgpuWeight};
 use bitnet_core::{ActivationPrecision, TernaryMatrix};
 use std::ops::Range;
-use wgpu::Buffer;
 
 /// Up to so many tokens, a ternary product reads the weights anew for each.
 const GEMV_TOKENS: usize = 4;
@@ -20,7 +20,7 @@ pub(crate) fn word(n: usize) -> u32 {
 
 impl WgpuBackend {
     /// `out [m, cols]` from the rows with these ids.
-    pub(crate) fn embed_rows(&self, w: &WgpuWeight, ids: &Buffer, m: usize, out: &WgpuTensor) {
+    pub(crate) fn embed_rows(&self, w: &WgpuWeight, ids: Part<'_>, m: usize, out: &WgpuTensor) {
         let gpu = &self.gpu;
         let groups = [w.cols.div_ceil(64), m, 1];
         for part in &w.parts {
@@ -32,12 +32,12 @@ impl WgpuBackend {
                     let shape = [w.cols, blocks, part.rows, m, w.cols, part.first];
                     let params: Vec<u32> =
                         shape.into_iter().chain([group_words, padded, 0]).map(word).collect();
-                    let buffers = [ids, &part.data, scales, out.buffer(gpu)];
+                    let buffers = [ids, part.data.all(), scales.all(), out.part(gpu)];
                     gpu.run(Kernel::EmbedTernary, &buffers, &params, groups);
                 }
                 Form::Dense { dtype, row_words } => {
                     let params = [w.cols, *row_words, part.rows, m, 0, w.cols, part.first].map(word);
-                    let buffers = [ids, &part.data, out.buffer(gpu)];
+                    let buffers = [ids, part.data.all(), out.part(gpu)];
                     gpu.run(Kernel::EmbedDense(*dtype), &buffers, &params, groups);
                 }
             }
@@ -61,7 +61,7 @@ impl WgpuBackend {
         if int8 && w.parts.iter().any(|part| matches!(part.form, Form::Ternary { .. })) {
             quantized.shape(gpu, m, words);
             tokens.shape(gpu, m, 2);
-            let buffers = [x.buffer(gpu), quantized.buffer(gpu), tokens.buffer(gpu)];
+            let buffers = [x.part(gpu), quantized.part(gpu), tokens.part(gpu)];
             gpu.run(Kernel::Quantize, &buffers, &[w.cols, words, rows.start].map(word), [m, 1, 1]);
         }
         out.shape(gpu, m, w.rows);
@@ -75,10 +75,10 @@ impl WgpuBackend {
                         (true, None) if m <= GEMV_TOKENS => Kernel::Gemv,
                         (true, None) => Kernel::Gemm,
                     };
-                    let input = if int8 { quantized.buffer(gpu) } else { x.buffer(gpu) };
-                    let mut buffers = vec![input, &part.data, scales, out.buffer(gpu)];
+                    let input = if int8 { quantized.part(gpu) } else { x.part(gpu) };
+                    let mut buffers = vec![input, part.data.all(), scales.all(), out.part(gpu)];
                     if int8 {
-                        buffers.push(tokens.buffer(gpu));
+                        buffers.push(tokens.part(gpu));
                     }
                     let blocks = 4 * words / VECTOR_CODES;
                     let group_words = group_words.unwrap_or(4 * blocks).max(1);
@@ -90,7 +90,7 @@ impl WgpuBackend {
                 }
                 Form::Dense { dtype, row_words } => {
                     let tokens = if m == 1 { DenseTokens::One } else { DenseTokens::Four };
-                    let buffers = [x.buffer(gpu), &part.data, out.buffer(gpu)];
+                    let buffers = [x.part(gpu), part.data.all(), out.part(gpu)];
                     let params = [w.cols, *row_words, part.rows, m, rows.start, w.rows, part.first].map(word);
                     let groups = [part.rows.div_ceil(DENSE_ROWS), m.div_ceil(tokens as usize), 1];
                     gpu.run(Kernel::Dense(*dtype, tokens), &buffers, &params, groups);

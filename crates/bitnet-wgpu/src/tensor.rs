@@ -1,7 +1,8 @@
 //! Activations on the GPU.
 
 use crate::gpu::Gpu;
-use wgpu::Buffer;
+use crate::memory::{Buffer, Part};
+use bitnet_memory::Tag;
 
 /// Activations `[rows, cols]`, row-major. The buffer is as large as the largest shape so far.
 #[derive(Default)]
@@ -19,16 +20,16 @@ impl WgpuTensor {
     /// Gives the tensor a shape; what it held is undefined. Where there is no memory, the step fails.
     pub(crate) fn shape(&mut self, gpu: &Gpu, rows: usize, cols: usize) {
         let bytes = rows * cols * size_of::<f32>();
-        if self.buffer.as_ref().is_none_or(|b| b.size() < bytes as u64) {
+        if self.buffer.as_ref().is_none_or(|b| b.bytes() < bytes) {
             // The old one is given back first; commands that use it still hold it.
             self.buffer = None;
-            self.buffer = gpu.storage(bytes, "activations").map_err(|e| gpu.fail(e)).ok();
+            self.buffer = gpu.storage(Tag::Activations, bytes, "activations").map_err(|e| gpu.fail(e)).ok();
         }
         (self.rows, self.cols) = (rows, cols);
     }
 
-    /// Where the elements lie; a buffer of nothing where the step has failed.
-    pub(crate) fn buffer<'a>(&'a self, gpu: &'a Gpu) -> &'a Buffer {
-        self.buffer.as_ref().unwrap_or(gpu.nothing())
+    /// Where the elements lie; nothing where the step has failed.
+    pub(crate) fn part<'a>(&'a self, gpu: &'a Gpu) -> Part<'a> {
+        self.buffer.as_ref().map_or(gpu.nothing(), Buffer::all)
     }
 }

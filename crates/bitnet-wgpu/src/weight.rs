@@ -1,9 +1,10 @@
 //! Prepared weights: stacked matrices, cut where an adapter's bindings end.
 
 use crate::gpu::Gpu;
+use crate::memory::Buffer;
 use bitnet_core::{ActivationPrecision, BackendError, DenseMatrix, DenseType, Matrix, Scale, TernaryMatrix};
+use bitnet_memory::Tag;
 use bitnet_quant::dense::{first_not_finite, widened};
-use wgpu::Buffer;
 
 /// Rows of a tile of ternary weights.
 pub(crate) const TILE_ROWS: usize = 32;
@@ -34,6 +35,12 @@ pub(crate) enum Form {
     Dense { dtype: DenseType, row_words: usize },
 }
 
+/// A norm's weight.
+pub struct WgpuVector {
+    pub(crate) data: Buffer,
+    pub(crate) len: usize,
+}
+
 /// Matrices stacked by rows, `[rows, cols]`.
 pub struct WgpuWeight {
     pub(crate) rows: usize,
@@ -59,17 +66,17 @@ impl WgpuWeight {
             }
             rest = behind;
         }
-        gpu.settle()?;
+        gpu.check()?;
         Ok(weight)
     }
 
     /// Bytes on the GPU.
     pub(crate) fn bytes(&self) -> usize {
         let bytes = self.parts.iter().map(|part| match &part.form {
-            Form::Ternary { scales, .. } => part.data.size() + scales.size(),
-            Form::Dense { .. } => part.data.size(),
+            Form::Ternary { scales, .. } => part.data.bytes() + scales.bytes(),
+            Form::Dense { .. } => part.data.bytes(),
         });
-        bytes.sum::<u64>() as usize
+        bytes.sum()
     }
 
     fn push(&mut self, rows: usize, data: Buffer, form: Form) {
@@ -100,7 +107,9 @@ impl WgpuWeight {
         }
         for rows in rows.chunks(most) {
             let tiles = rows.chunks(TILE_ROWS);
-            let data = gpu.filled(tiles.len() * TILE_ROWS * row_bytes, "ternary weights", |put| {
+            let bytes = tiles.len() * TILE_ROWS * row_bytes;
+            let data = gpu.storage(Tag::Weights, bytes, "ternary weights")?;
+            gpu.fill(&data, |put| {
                 let mut tile = vec![0u8; TILE_ROWS * row_bytes];
                 for rows in tiles.clone() {
                     // Rows that a last tile lacks are zeros.
@@ -112,20 +121,23 @@ impl WgpuWeight {
                             out[lane * VECTOR_CODES / 4..][..VECTOR_CODES / 4].copy_from_slice(vector);
                         }
                     }
-                    put(&tile);
+                    put(&tile)?;
                 }
+                Ok(())
             })?;
             let padded = tiles.len() * TILE_ROWS;
             let groups = group.map_or(1, |size| self.cols.div_ceil(size).max(1));
-            let scales = gpu.filled(4 * groups * padded, "scales", |put| {
+            let on_gpu = gpu.storage(Tag::Weights, 4 * groups * padded, "scales")?;
+            gpu.fill(&on_gpu, |put| {
                 for g in 0..groups {
                     let scale = |(m, row): &(&TernaryMatrix, usize)| m.scale_at(*row, g * group.unwrap_or(0));
                     let mut scales: Vec<u8> = rows.iter().flat_map(|row| scale(row).to_le_bytes()).collect();
                     scales.resize(4 * padded, 0);
-                    put(&scales);
+                    put(&scales)?;
                 }
+                Ok(())
             })?;
-            self.push(rows.len(), data, Form::Ternary { scales, group_words });
+            self.push(rows.len(), data, Form::Ternary { scales: on_gpu, group_words });
         }
         Ok(())
     }
@@ -152,7 +164,8 @@ impl WgpuWeight {
         }
         for first in (0..m.rows()).step_by(most) {
             let rows = most.min(m.rows() - first);
-            let data = gpu.filled(rows * row_bytes, "dense weights", |put| {
+            let data = gpu.storage(Tag::Weights, rows * row_bytes, "dense weights")?;
+            gpu.fill(&data, |put| {
                 let mut out = Vec::with_capacity(row_bytes);
                 for row in first..first + rows {
                     out.clear();
@@ -166,8 +179,9 @@ impl WgpuWeight {
                         }),
                     }
                     out.resize(row_bytes, 0);
-                    put(&out);
+                    put(&out)?;
                 }
+                Ok(())
             })?;
             self.push(rows, data, Form::Dense { dtype, row_words: row_bytes / 4 });
         }

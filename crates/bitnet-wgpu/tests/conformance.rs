@@ -10,6 +10,7 @@ use bitnet_core::{
 };
 use bitnet_core::{AttentionShape, Scale, TernaryMatrix};
 use bitnet_cpu::{CpuBackend, CpuOptions};
+use bitnet_memory::Tag;
 use bitnet_testkit::conformance::{answers, compare};
 
 const CACHES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::BF16];
@@ -95,6 +96,36 @@ fn what_cannot_be_is_refused() {
     // More than any adapter has in one piece.
     assert!(refused(KvSpec { capacity: usize::MAX / 1024, ..spec }));
     assert!(gpu.kv(spec).is_ok());
+}
+
+#[test]
+fn memory_is_counted_by_what_it_is_for_and_used_again() {
+    let Some(gpu) = common::backend() else { return };
+    let counted = gpu.device_memory().remove(0);
+    let used = |tag: Tag| counted.snapshot().tags.iter().find(|t| t.tag == tag).map_or(0, |t| t.asked_bytes);
+    let bytes: Vec<u8> = (0..64 * 500).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let table = Matrix::Dense(DenseMatrix::new(500, 64, DenseType::F32, bytes.into()).unwrap());
+    let w = gpu.prepare(&[table], ActivationPrecision::Float, Purpose::Product).unwrap();
+    let norm = gpu.vector(&[1.0; 64]).unwrap();
+    assert_eq!(used(Tag::Weights), gpu.weight_bytes(&w).0 + 4 * 64);
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 32 };
+    let spec = KvSpec { layers: 3, shape, capacity: 256, key: KvType::F16, value: KvType::F32 };
+    let kv = gpu.kv(spec).unwrap();
+    assert_eq!(used(Tag::Kv), 4 * gpu.block_bytes(&kv));
+    let step = || {
+        let (mut x, mut y, mut out) = (gpu.tensor(), gpu.tensor(), Vec::new());
+        gpu.embed(&w, &[0, 5, 9], &mut x).unwrap();
+        gpu.rms_norm(&x, &norm, 1e-5, &mut y);
+        assert_eq!(used(Tag::Activations), 2 * 4 * 3 * 64);
+        gpu.download(&y, &mut out).unwrap();
+        out
+    };
+    let want = step();
+    let asked = counted.snapshot().source_requests;
+    (0..5).for_each(|_| assert_eq!(step(), want));
+    assert_eq!(counted.snapshot().source_requests, asked, "what was dropped is used again");
+    drop((w, norm, kv));
+    assert_eq!([Tag::Weights, Tag::Kv, Tag::Activations].map(used), [0; 3]);
 }
 
 /// What an operation cannot have fails the step that asked for it, and no later one.

@@ -70,8 +70,8 @@ impl TrainingDevice for CudaTraining {
         self.stream.name()
     }
 
-    fn memory(&self, bytes: usize) -> Result<Memory, BackendError> {
-        Ok(Memory::new(bytes, self.stream.take(bytes, Tag::Other, "training")?))
+    fn memory(&self, bytes: usize, tag: Tag) -> Result<Memory, BackendError> {
+        Ok(Memory::new(bytes, self.stream.take(bytes, tag, "training")?))
     }
 
     fn upload(&self, memory: &Memory, from: usize, bytes: &[u8]) {

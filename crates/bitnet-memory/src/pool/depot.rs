@@ -31,6 +31,8 @@ pub(super) struct Depot<S: Source> {
     collected: u64,
     /// Collections so far.
     epoch: u32,
+    /// Whether the source's blocks are cut.
+    shares_blocks: bool,
     /// Sizes of pieces with blocks of their own that were not kept.
     gone: VecDeque<usize>,
     /// Pieces of a class that were given back for their age.
@@ -66,7 +68,7 @@ fn queue(release: Release) -> usize {
 }
 
 impl<S: Source> Depot<S> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(shares_blocks: bool) -> Self {
         Self {
             classes: Box::new(std::array::from_fn(|_| Default::default())),
             seen: Box::new([Dealt::default(); CLASSES]),
@@ -75,10 +77,16 @@ impl<S: Source> Depot<S> {
             tick: 0,
             collected: 0,
             epoch: 0,
+            shares_blocks,
             gone: VecDeque::new(),
             aged: Box::new([0; CLASSES]),
             closed: false,
         }
+    }
+
+    /// Whether a block has several pieces of this class.
+    pub(super) fn shares_blocks(&self, class: usize) -> bool {
+        self.shares_blocks && Tier::of(class).shares_blocks()
     }
 
     /// Keeps a piece.
@@ -143,7 +151,7 @@ impl<S: Source> Depot<S> {
         for release in 0..if all { 4 } else { 3 } {
             while self.bytes > limit {
                 let oldest = (0..CLASSES)
-                    .filter(|class| !Tier::of(*class).shares_blocks())
+                    .filter(|class| !self.shares_blocks(*class))
                     .filter_map(|class| Some((self.classes[class][release].front()?.tick, class)))
                     .min();
                 let Some((_, class)) = oldest else { break };
@@ -153,7 +161,7 @@ impl<S: Source> Depot<S> {
         }
         // Larger pieces first: fewer of them make a block.
         for class in (0..CLASSES).rev() {
-            if self.bytes > limit && Tier::of(class).shares_blocks() {
+            if self.bytes > limit && self.shares_blocks(class) {
                 self.whole_blocks(class, |_| true, out);
             }
         }
@@ -179,7 +187,7 @@ impl<S: Source> Depot<S> {
         let (epoch, patience) = (self.epoch, plan.patience[class]);
         let cut = if class == OWN { 0 } else { plan.cut[class] };
         let old = |kept: &Kept<S>| epoch - kept.epoch > patience || kept.free.bytes < cut;
-        if Tier::of(class).shares_blocks() {
+        if self.shares_blocks(class) {
             let [high, rest @ ..] = &self.classes[class];
             let is_news = |kept: &Kept<S>| kept.free.discarded == 0 && old(kept);
             if !high.is_empty() || rest.iter().flatten().any(is_news) {

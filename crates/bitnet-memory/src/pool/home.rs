@@ -1,6 +1,6 @@
 //! Where pieces come from and go back to: at hand of the thread, else from the depot, else from the source.
 
-use super::class::{CLASSES, OWN, Tier, class_of};
+use super::class::{CLASSES, OWN, class_of};
 use super::config::{Config, Release};
 use super::depot::Depot;
 use super::learn::{LearnedClass, Learner};
@@ -34,6 +34,7 @@ pub(super) struct Home<S: Source> {
 impl<S: Source> Home<S> {
     pub(super) fn new(source: S, config: Config) -> Arc<Self> {
         let gauges = Arc::new(Gauges::new());
+        let depot = Mutex::new(Depot::new(source.shares_blocks()));
         let plan = Plan::new(&config);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let local = || Local::new(&plan, config.at_hand_bytes, config.tracking, config.learn, &gauges);
@@ -46,7 +47,7 @@ impl<S: Source> Home<S> {
             source,
             config,
             slots,
-            depot: Mutex::new(Depot::new()),
+            depot,
             learner: Mutex::new(Learner::new(plan)),
             gauges,
             live: Live::default(),
@@ -144,7 +145,7 @@ impl<S: Source> Home<S> {
     fn chunk(&self, learner: &mut Learner, class: usize, bytes: usize, held: usize) -> (usize, usize) {
         let (piece, block) = learner.chunk(class, bytes, held, self.source.granule());
         let piece = piece.checked_next_multiple_of(self.source.align()).unwrap_or(usize::MAX);
-        (piece, block.max(piece))
+        (piece, if self.source.shares_blocks() { block.max(piece) } else { piece })
     }
 
     /// Has as many pieces of a class ready as there once were, if the budget allows it.
@@ -174,7 +175,7 @@ impl<S: Source> Home<S> {
 
     /// Cuts a block into pieces of a class, and leaves all but one in the depot.
     fn cut(self: &Arc<Self>, block: S::Block, class: usize, piece: usize) -> Free<S> {
-        let pieces = block.len_bytes() / piece;
+        let pieces = if self.source.shares_blocks() { block.len_bytes() / piece } else { 1 };
         let chunk = Arc::new(Chunk { block, pieces, gauges: Arc::clone(&self.gauges) });
         let free = |index: usize| {
             Box::new(Cut {
@@ -247,7 +248,7 @@ impl<S: Source> Home<S> {
     #[inline(never)]
     fn put_elsewhere(free: Free<S>) {
         let home = Arc::clone(&free.home);
-        let (class, shares) = (free.class as usize, Tier::of(free.class as usize).shares_blocks());
+        let class = free.class as usize;
         let mut out = Vec::new();
         let mut left = Some(free);
         home.at_hand(|local| {
@@ -257,6 +258,7 @@ impl<S: Source> Home<S> {
             local.spill(class);
             let release = std::mem::take(&mut free.release);
             let mut depot = home.depot();
+            let shares = depot.shares_blocks(class);
             let kept = class != OWN || local.keep_own || release >= Release::Low;
             if depot.closed || !kept || (release == Release::Immediate && !shares) {
                 depot.dismiss(free, &mut out);

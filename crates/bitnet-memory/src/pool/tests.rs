@@ -102,6 +102,7 @@ fn run<S: Source<Block: HostBlock> + Clone>(source: Failing<S>, config: Config, 
                 let at = range(&piece);
                 assert!(at.start.is_multiple_of(64));
                 assert!(piece.offset() + piece.capacity_bytes() <= piece.block().len_bytes());
+                assert!(source.shares_blocks() || piece.offset() == 0);
                 // Nobody else has these addresses.
                 let below = taken.range(..at.end).next_back();
                 assert!(below.is_none_or(|(_, end)| *end <= at.start), "{at:?} overlaps {below:?}");
@@ -167,6 +168,59 @@ proptest! {
     fn a_source_with_little_refuses_and_goes_on(config in configs(), acts in acts(), limit in 0..4_000_000usize) {
         run(Failing::above(Heap, limit), config, &acts, true);
     }
+
+    #[test]
+    fn a_source_whose_blocks_stay_whole_is_pooled_as_others_are(config in configs(), acts in acts(), limit in any::<u32>()) {
+        let limit = limit as usize % 64_000_000;
+        run(Failing::above(Whole, usize::MAX), config, &acts, false);
+        run(Failing::above(Whole, limit), config, &acts, true);
+    }
+}
+
+/// Memory whose blocks are not cut.
+#[derive(Clone, Copy, Debug)]
+struct Whole;
+
+impl Source for Whole {
+    type Block = <Heap as Source>::Block;
+
+    fn granule(&self) -> usize {
+        Heap.granule()
+    }
+
+    fn shares_blocks(&self) -> bool {
+        false
+    }
+
+    fn allocate(&self, bytes: usize) -> Option<Self::Block> {
+        Heap.allocate(bytes)
+    }
+}
+
+/// Where each piece is a block, small ones go back one by one too, and of them those that were used least recently.
+#[test]
+fn blocks_that_stay_whole_go_back_by_age() {
+    const KIB: usize = 1 << 10;
+    let source = Failing::above(Whole, usize::MAX);
+    let config = Config { at_hand_bytes: 0, keep_bytes: 64 * KIB, ..Profile::Balanced.into() };
+    let pool = Pool::with(source.clone(), config);
+    let pieces: Vec<_> = (0..16).map(|_| pool.piece(4 * KIB, Tag::Scratch).unwrap()).collect();
+    let places: Vec<_> = pieces.iter().map(range).collect();
+    assert_eq!((source.requests(), source.held_bytes()), (16, 64 * KIB), "a block each, of just its size");
+    drop(pieces);
+    assert_eq!(source.held_bytes(), 64 * KIB);
+    // What is too much for the budget is taken from what has waited longest.
+    drop(pool.piece(8 * KIB, Tag::Scratch).unwrap());
+    assert_eq!(source.held_bytes(), 56 * KIB);
+    let again: Vec<_> = (0..12).map(|_| pool.piece(4 * KIB, Tag::Scratch).unwrap()).collect();
+    assert!(
+        again.iter().map(range).rev().eq(places[4..].iter().cloned()),
+        "the newest of them are still there"
+    );
+    assert_eq!(source.requests(), 17);
+    drop(again);
+    (0..4).for_each(|_| _ = pool.collect());
+    assert_eq!(source.held_bytes(), 0, "and nobody asked for them");
 }
 
 #[test]

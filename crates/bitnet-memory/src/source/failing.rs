@@ -73,6 +73,10 @@ impl<S: Source> Source for Failing<S> {
         self.inner.align()
     }
 
+    fn shares_blocks(&self) -> bool {
+        self.inner.shares_blocks()
+    }
+
     fn allocate(&self, bytes: usize) -> Option<Self::Block> {
         let request = self.counts.requests.fetch_add(1, Relaxed);
         if self.fails.contains(&request) && !self.counts.healed.load(Relaxed) {

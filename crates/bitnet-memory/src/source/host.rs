@@ -18,12 +18,17 @@ pub struct AnyBlock {
 /// A [`Source`] whose blocks are all of one type.
 trait Give: Send + Sync {
     fn granule(&self) -> usize;
+    fn shares_blocks(&self) -> bool;
     fn give(&self, bytes: usize) -> Option<AnyBlock>;
 }
 
 impl<S: Source<Block: HostBlock>> Give for S {
     fn granule(&self) -> usize {
         Source::granule(self)
+    }
+
+    fn shares_blocks(&self) -> bool {
+        Source::shares_blocks(self)
     }
 
     fn give(&self, bytes: usize) -> Option<AnyBlock> {
@@ -51,6 +56,10 @@ impl Source for Host {
 
     fn granule(&self) -> usize {
         self.0.granule()
+    }
+
+    fn shares_blocks(&self) -> bool {
+        self.0.shares_blocks()
     }
 
     fn allocate(&self, bytes: usize) -> Option<AnyBlock> {

@@ -35,6 +35,12 @@ pub trait Source: Send + Sync + 'static {
         ALIGN
     }
 
+    /// Whether pieces of a pool may share a block. Not where a block is an object that is only used whole: then each piece has one of its
+    /// own, at offset 0, by which it is known.
+    fn shares_blocks(&self) -> bool {
+        true
+    }
+
     /// A block of at least `bytes` bytes, which are not zero; `None` when there is no such memory.
     fn allocate(&self, bytes: usize) -> Option<Self::Block>;
 }

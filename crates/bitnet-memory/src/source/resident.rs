@@ -18,6 +18,10 @@ impl<S: Source> Source for Resident<S> {
         self.0.align()
     }
 
+    fn shares_blocks(&self) -> bool {
+        self.0.shares_blocks()
+    }
+
     fn allocate(&self, bytes: usize) -> Option<Self::Block> {
         let mut block = self.0.allocate(bytes)?;
         block.populate();

@@ -10,6 +10,7 @@ pub use plain::Plain;
 
 use crate::tensors::Noise;
 use bitnet_core::{BackendError, Memory, TrainingDevice};
+use bitnet_memory::Tag;
 
 /// How far results may be off, of the largest magnitude in what an operation gives; 0 asks for the same numbers.
 ///
@@ -126,14 +127,14 @@ impl Asked<'_> {
     /// Memory is given, may be empty, and where there is not enough that is an error and nothing more.
     fn memory(&mut self) {
         let device = self.device;
-        let empty = device.memory(0).unwrap();
+        let empty = device.memory(0, Tag::Activations).unwrap();
         assert_eq!(empty.bytes(), 0);
         device.upload(&empty, 0, &[]);
         device.download(&empty, 0, &mut []).unwrap();
-        let outcome = device.memory(1 << 50);
+        let outcome = device.memory(1 << 50, Tag::Activations);
         assert!(matches!(outcome, Err(BackendError::OutOfMemory { bytes, .. }) if bytes == 1 << 50));
         assert!(device.failure().is_none(), "what was told is told again");
-        let memory = device.memory(24).unwrap();
+        let memory = device.memory(24, Tag::Activations).unwrap();
         device.upload(&memory, 0, &[7; 24]);
         device.upload(&memory, 8, &[1, 2, 3, 4, 5, 6, 7, 8]);
         let mut got = [0; 16];
@@ -141,10 +142,10 @@ impl Asked<'_> {
         assert_eq!(got, [7, 7, 7, 7, 1, 2, 3, 4, 5, 6, 7, 8, 7, 7, 7, 7]);
         // What went back may be given again, once nobody needs what was in it.
         for _ in 0..40 {
-            let memory = device.memory(1 << 16).unwrap();
+            let memory = device.memory(1 << 16, Tag::Activations).unwrap();
             device.upload(&memory, 0, &[1; 16]);
         }
-        let many: Vec<Memory> = (1..20).map(|i| device.memory(i * 100).unwrap()).collect();
+        let many: Vec<Memory> = (1..20).map(|i| device.memory(i * 100, Tag::Activations).unwrap()).collect();
         many.iter().enumerate().for_each(|(i, memory)| device.upload(memory, 0, &[i as u8; 4]));
         for (i, memory) in many.iter().enumerate() {
             let mut got = [0; 4];
@@ -164,7 +165,7 @@ const TAIL: usize = 5;
 /// Numbers on a device, with others before and behind.
 fn floats(device: &dyn TrainingDevice, values: &[f32]) -> Memory {
     let all: Vec<f32> = [&[7.0; LEAD], values, &[-9.0; TAIL]].concat();
-    let memory = device.memory(all.len() * 4).unwrap();
+    let memory = device.memory(all.len() * 4, Tag::Activations).unwrap();
     device.upload(&memory, 0, &all.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
     memory
 }
@@ -173,7 +174,7 @@ fn floats(device: &dyn TrainingDevice, values: &[f32]) -> Memory {
 fn bytes(device: &dyn TrainingDevice, values: &[u8]) -> Memory {
     let mut all: Vec<u8> = [&[0x55; LEAD_BYTES], values, &[0x55; 16]].concat();
     all.resize(all.len().next_multiple_of(4), 0x55);
-    let memory = device.memory(all.len()).unwrap();
+    let memory = device.memory(all.len(), Tag::Activations).unwrap();
     device.upload(&memory, 0, &all);
     memory
 }

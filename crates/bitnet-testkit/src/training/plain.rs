@@ -5,6 +5,7 @@ use bitnet_core::{
     Activation, AdamStep, At, AttentionShape, BackendError, ColumnsOf, DeviceNorm, DeviceSide, DeviceStore,
     DeviceValues, Factor, Memory, Product, Sequences, SgdStep, Terms, TrainingDevice,
 };
+use bitnet_memory::Tag;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Positions of a part of a softmax.
@@ -124,7 +125,7 @@ impl TrainingDevice for Plain {
         "plain"
     }
 
-    fn memory(&self, bytes: usize) -> Result<Memory, BackendError> {
+    fn memory(&self, bytes: usize, _tag: Tag) -> Result<Memory, BackendError> {
         let mut left = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if bytes > 1 << 40 || *left == Some(0) {
             return Err(BackendError::OutOfMemory { bytes, what: "training" });

@@ -19,7 +19,7 @@ pub struct Array<T: Pod = f32> {
     /// Where it is on neither side, its numbers have no meaning.
     host: OnceLock<Buffer<T>>,
     device: OnceLock<(Arc<Device>, Memory)>,
-    /// What its memory on the host is for.
+    /// What its memory is for.
     tag: Tag,
     /// Elements of a row, and how far apart rows are on the device.
     rows: Option<(usize, usize)>,
@@ -140,7 +140,7 @@ impl<T: Pod> Array<T> {
             });
         }
         if self.device.get().is_none() {
-            let memory = device.memory(self.bytes())?;
+            let memory = device.memory(self.bytes(), self.tag)?;
             // Where it is nowhere, there is nothing to bring.
             if let Some(host) = self.host.get() {
                 match self.rows.filter(|(cols, stride)| cols != stride) {

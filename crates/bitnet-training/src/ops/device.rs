@@ -1,6 +1,7 @@
 //! The device that operations run on, and what went wrong there.
 
 use bitnet_core::{BackendError, Memory, TrainingDevice};
+use bitnet_memory::Tag;
 use std::sync::{Mutex, PoisonError};
 
 /// A device that keeps the first thing that goes wrong until somebody asks. What is computed from there on has no meaning.
@@ -35,8 +36,8 @@ impl Device {
         kept.or_else(|| self.operations.failure())
     }
 
-    pub(super) fn memory(&self, bytes: usize) -> Result<Memory, BackendError> {
-        self.operations.memory(bytes)
+    pub(super) fn memory(&self, bytes: usize, tag: Tag) -> Result<Memory, BackendError> {
+        self.operations.memory(bytes, tag)
     }
 
     /// `bytes` go to the beginning of the memory.

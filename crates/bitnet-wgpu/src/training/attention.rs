@@ -51,9 +51,9 @@ pub(super) fn attend(
     let work = work(s);
     let lists = blocks(s, work);
     for list in &lists {
-        let blocks = r.upload(list);
+        let blocks = r.give(list);
         let groups = [list.len() / 4, heads, d.div_ceil(CHUNK)];
-        r.run(Shader::Attend, &[&qkv, &Operand::all(&blocks), &out, &sums], &params, groups);
+        r.run(Shader::Attend, &[&qkv, &Operand::given(&blocks), &out, &sums], &params, groups);
         *r.work += work / lists.len();
         r.send_when_much();
     }
@@ -76,7 +76,7 @@ pub(super) fn attend_backward(
     let (out, dout) = (r.floats(out, m * heads * d)?, r.floats(dout, m * heads * d)?);
     let sums = r.floats(sums, 2 * m * heads)?;
     let means = r.scratch(4 * m * heads)?;
-    let means = Operand::all(&means.buffer);
+    let means = Operand::all(&means);
     let sizes = [word(m * heads), word(d), out.first, dout.first];
     r.run(Shader::AttendMeans, &[&out, &dout, &means], &sizes, strided(m * heads));
 
@@ -85,8 +85,8 @@ pub(super) fn attend_backward(
     let work = 3 * work(s);
     let lists = blocks(s, work);
     for list in &lists {
-        let (blocks, count) = (r.upload(list), list.len() / 4);
-        let operands = [&qkv, &Operand::all(&blocks), &dout, &sums, &means, &dqkv];
+        let (blocks, count) = (r.give(list), list.len() / 4);
+        let operands = [&qkv, &Operand::given(&blocks), &dout, &sums, &means, &dqkv];
         r.run(Shader::AttendQueries(bf16), &operands, &params, [count, heads, chunks]);
         r.run(Shader::AttendKeys(bf16), &operands, &params, [count, s.shape.kv_heads, chunks]);
         *r.work += work / lists.len();

@@ -89,9 +89,9 @@ pub(super) fn gather(
     }
     let (table, lowest) = rows_of(r, table, ids, n)?;
     let to = r.floats(to, len)?;
-    let list = r.upload(&ids.iter().map(|id| id - lowest).collect::<Vec<_>>());
+    let list = r.give(&ids.iter().map(|id| id - lowest).collect::<Vec<_>>());
     let params = [word(len), word(n), to.first, word(n), table.first, word(n), 0];
-    r.run(Shader::Gather, &[&to, &table, &Operand::all(&list)], &params, strided(len));
+    r.run(Shader::Gather, &[&to, &table, &Operand::given(&list)], &params, strided(len));
     Ok(())
 }
 
@@ -119,10 +119,10 @@ pub(super) fn scatter(
     }
     list.push(begin);
     list.extend(rows.values().flatten());
-    let list = r.upload(&list);
+    let list = r.give(&list);
     let len = rows.len() * n;
     let params = [word(len), word(n), table.first, word(n), from.first, word(n), word(rows.len())];
-    r.run(Shader::Scatter, &[&table, &from, &Operand::all(&list)], &params, strided(len));
+    r.run(Shader::Scatter, &[&table, &from, &Operand::given(&list)], &params, strided(len));
     Ok(())
 }
 
@@ -142,7 +142,7 @@ pub(super) fn rotate(
     let angles = (positions.iter().max().map_or(0, |p| *p as usize) + 1) * half;
     let qkv = r.floats(qkv, positions.len() * shape.qkv_cols())?;
     let (cos, sin) = (r.floats(cos, angles)?, r.floats(sin, angles)?);
-    let positions = r.upload(positions);
+    let positions = r.give(positions);
     let sense = if back { -1.0f32 } else { 1.0 };
     let params = [
         word(n),
@@ -154,7 +154,7 @@ pub(super) fn rotate(
         sin.first,
         sense.to_bits(),
     ];
-    r.run(Shader::Rotate, &[&qkv, &cos, &sin, &Operand::all(&positions)], &params, strided(n));
+    r.run(Shader::Rotate, &[&qkv, &cos, &sin, &Operand::given(&positions)], &params, strided(n));
     Ok(())
 }
 

@@ -2,28 +2,24 @@
 
 mod attention;
 mod elementwise;
-mod memory;
 mod product;
 mod recording;
 mod rows;
 mod shader;
 
 use crate::adapter::{AdapterDetails, WgpuError};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, locked};
 use bitnet_core::{
     Activation, AdamStep, At, AttentionShape, BackendError, ColumnsOf, DeviceNorm, Memory, Product,
     Sequences, SgdStep, Terms, TrainingDevice,
 };
+use bitnet_memory::{Config, Profile, Snapshot, Tag};
 use elementwise::Mix;
-use memory::Pool;
 use recording::Recording;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 pub(crate) use shader::Shader;
-
-/// Bytes that are copied to or from the device at once.
-const COPY: usize = 64 << 20;
 
 /// An adapter that trains.
 ///
@@ -31,13 +27,8 @@ const COPY: usize = 64 << 20;
 /// but where elements or rows can be taken one after the other, and there it is.
 pub struct WgpuTraining {
     gpu: Gpu,
-    pool: Arc<Pool>,
     /// Dispatches that are recorded. It is held as long as an operation is recorded.
     work: Mutex<usize>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl WgpuTraining {
@@ -46,7 +37,16 @@ impl WgpuTraining {
     /// # Errors
     /// There is none, or its driver refuses.
     pub fn new(number: usize) -> Result<Self, WgpuError> {
-        Ok(Self { gpu: Gpu::open(number)?, pool: Arc::default(), work: Mutex::default() })
+        Self::with(number, Profile::Training.into())
+    }
+
+    fn with(number: usize, config: Config) -> Result<Self, WgpuError> {
+        Ok(Self { gpu: Gpu::open(number, config)?, work: Mutex::default() })
+    }
+
+    /// What was counted of the adapter's memory: all buffers that shaders see are pieces of one pool.
+    pub fn device_memory(&self) -> Snapshot {
+        self.gpu.memory().pool.snapshot()
     }
 
     /// The adapter in use.
@@ -60,7 +60,7 @@ impl WgpuTraining {
         if self.gpu.has_failed() {
             return;
         }
-        let mut recording = Recording { gpu: &self.gpu, pool: &self.pool, work: &mut work };
+        let mut recording = Recording { gpu: &self.gpu, work: &mut work };
         match operation(&mut recording) {
             Ok(()) => recording.send_when_much(),
             Err(e) => self.gpu.fail(e),
@@ -79,34 +79,28 @@ impl TrainingDevice for WgpuTraining {
         self.gpu.name()
     }
 
-    fn memory(&self, bytes: usize) -> Result<Memory, BackendError> {
-        let _order = locked(&self.work);
-        Ok(Memory::new(bytes, self.pool.take(&self.gpu, bytes)?))
+    fn memory(&self, bytes: usize, tag: Tag) -> Result<Memory, BackendError> {
+        // A word more, so that there is one even where it ends.
+        let held = self.gpu.large(tag, bytes.saturating_add(4), "training")?;
+        Ok(Memory::new(bytes, held))
     }
 
     fn upload(&self, memory: &Memory, from: usize, bytes: &[u8]) {
         self.record(|r| {
-            for (first, bytes) in (from..).step_by(COPY).zip(bytes.chunks(COPY)) {
-                let to = r.buffer(memory, first, bytes.len())?;
-                r.gpu.write(to, first, bytes);
-                if bytes.len() == COPY {
-                    // So that not all of it is held twice.
-                    r.gpu.settle()?;
-                }
-            }
-            Ok(())
+            let to = r.buffer(memory, from, bytes.len())?;
+            r.gpu.write(to, from, bytes)
         });
     }
 
     fn download(&self, memory: &Memory, from: usize, bytes: &mut [u8]) -> Result<(), BackendError> {
         let mut work = locked(&self.work);
-        let r = Recording { gpu: &self.gpu, pool: &self.pool, work: &mut work };
+        let r = Recording { gpu: &self.gpu, work: &mut work };
         let source = r.buffer(memory, from, bytes.len())?;
-        // What went wrong is told even where nothing is asked for.
-        r.gpu.read(&[], |_| {})?;
-        for (first, bytes) in (from..).step_by(COPY).zip(bytes.chunks_mut(COPY)) {
-            r.gpu.read(&[(source, first, bytes.len())], |read| bytes.copy_from_slice(read))?;
-        }
+        let mut at = 0;
+        r.gpu.read(&[(source, from, bytes.len())], |read| {
+            bytes[at..][..read.len()].copy_from_slice(read);
+            at += read.len();
+        })?;
         *work = 0;
         Ok(())
     }
@@ -203,7 +197,7 @@ impl TrainingDevice for WgpuTraining {
 
     fn length(&self, x: At<'_>, len: usize) -> Result<f64, BackendError> {
         let mut work = locked(&self.work);
-        let mut r = Recording { gpu: &self.gpu, pool: &self.pool, work: &mut work };
+        let mut r = Recording { gpu: &self.gpu, work: &mut work };
         let length = rows::length(&mut r, x, len)?;
         *work = 0;
         Ok(length)

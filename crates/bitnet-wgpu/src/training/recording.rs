@@ -1,13 +1,12 @@
 //! What an operation is recorded with: its operands as parts of buffers, and its kernels.
 
-use super::memory::{Held, Pool};
 use super::shader::{Shader, THREADS};
 use crate::gpu::Gpu;
 use crate::kernel::Kernel;
+use crate::memory::{Buffer, Given, Part};
 use crate::product::word;
 use bitnet_core::{At, BackendError, Memory};
-use std::sync::Arc;
-use wgpu::{Buffer, BufferBinding, BufferSize};
+use bitnet_memory::Tag;
 
 /// Workgroups that a dispatch may have in one dimension.
 pub(super) const MAX_GROUPS: usize = 65_535;
@@ -18,7 +17,6 @@ pub(super) const SUBMISSION: usize = 256;
 /// One operation.
 pub(super) struct Recording<'a> {
     pub(super) gpu: &'a Gpu,
-    pub(super) pool: &'a Arc<Pool>,
     /// Dispatches since commands were last sent off; those that take long count for several.
     pub(super) work: &'a mut usize,
 }
@@ -26,14 +24,19 @@ pub(super) struct Recording<'a> {
 /// What a kernel sees of a buffer, and the first element of it that is meant.
 #[derive(Clone)]
 pub(super) struct Operand<'m> {
-    pub(super) part: BufferBinding<'m>,
+    pub(super) part: Part<'m>,
     pub(super) first: u32,
 }
 
 impl<'m> Operand<'m> {
     /// All of a buffer.
     pub(super) fn all(buffer: &'m Buffer) -> Self {
-        Self { part: BufferBinding { buffer, offset: 0, size: None }, first: 0 }
+        Self { part: buffer.all(), first: 0 }
+    }
+
+    /// What the host gives.
+    pub(super) fn given(given: &'m Given) -> Self {
+        Self { part: given.part(), first: 0 }
     }
 }
 
@@ -48,8 +51,7 @@ impl<'a> Recording<'a> {
     pub(super) fn bytes<'m>(&self, at: At<'m>, len: usize) -> Result<Operand<'m>, BackendError> {
         let buffer = self.buffer(at.memory, at.first, len)?;
         let offset = at.first / self.gpu.alignment() * self.gpu.alignment();
-        // Whole words, and one where there is nothing: no binding is empty.
-        let size = (at.first + len - offset).next_multiple_of(4).max(4);
+        let size = at.first + len - offset;
         if size > self.gpu.max_binding() {
             return Err(BackendError::Unsupported {
                 backend: "wgpu",
@@ -57,8 +59,7 @@ impl<'a> Recording<'a> {
                 hint: "a smaller batch, or a smaller model, would do",
             });
         }
-        let part = BufferBinding { buffer, offset: offset as u64, size: BufferSize::new(size as u64) };
-        Ok(Operand { part, first: word(at.first - offset) })
+        Ok(Operand { part: buffer.part(offset, size), first: word(at.first - offset) })
     }
 
     /// The buffer of this memory, which has these bytes.
@@ -73,7 +74,8 @@ impl<'a> Recording<'a> {
             let what = format!("bytes {first} to {end} of a memory of {}", memory.bytes());
             return Err(self.wrong(&what));
         }
-        self.pool.buffer(memory).ok_or_else(|| self.wrong("the memory of another device"))
+        let own = memory.held::<Buffer>().filter(|buffer| buffer.is_of(self.gpu.number()));
+        own.ok_or_else(|| self.wrong("the memory of another device"))
     }
 
     fn wrong(&self, what: &str) -> BackendError {
@@ -95,8 +97,8 @@ impl<'a> Recording<'a> {
     }
 
     /// Memory for what one kernel leaves for the next.
-    pub(super) fn scratch(&self, bytes: usize) -> Result<Held, BackendError> {
-        self.pool.take(self.gpu, bytes)
+    pub(super) fn scratch(&self, bytes: usize) -> Result<Buffer, BackendError> {
+        self.gpu.large(Tag::Scratch, bytes, "an operation of training")
     }
 
     /// Sends off what is recorded when that is much. Whoever calls it is done with what it uploaded.
@@ -108,14 +110,14 @@ impl<'a> Recording<'a> {
     }
 
     /// Words that the host gives to a kernel.
-    pub(super) fn upload(&self, words: &[u32]) -> Buffer {
+    pub(super) fn give(&self, words: &[u32]) -> Given {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.gpu.upload(&bytes)
+        self.gpu.give(&bytes)
     }
 
     /// Stands for an operand that there is none of.
     pub(super) fn nothing(&self) -> Operand<'a> {
-        Operand::all(self.gpu.nothing())
+        Operand { part: self.gpu.nothing(), first: 0 }
     }
 
     /// Records a kernel whose operands are bound in their order.
@@ -138,8 +140,8 @@ impl<'a> Recording<'a> {
         params: &[u32],
         groups: [usize; 3],
     ) {
-        let bindings: Vec<_> = operands.iter().map(|(at, operand)| (*at, operand.part.clone())).collect();
-        self.gpu.run_on(Kernel::Training(shader), &bindings, params, groups);
+        let bindings: Vec<_> = operands.iter().map(|(at, operand)| (*at, operand.part)).collect();
+        self.gpu.run_bound(Kernel::Training(shader), &bindings, params, groups);
         *self.work += 1;
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn norm_backward(
     let (x, w) = (r.floats(norm.x, m * n)?, r.floats(norm.w, n)?);
     let (dy, dx) = (r.floats(dy, m * n)?, r.floats(dx, m * n)?);
     let (factors, pieces) = (r.scratch(4 * m)?, m.div_ceil(NORM_ROWS));
-    let factors = Operand::all(&factors.buffer);
+    let factors = Operand::all(&factors);
     let params = |to: &Operand<'_>| {
         [word(m), word(n), x.first, w.first, to.first, dy.first, norm.eps.to_bits(), u32::from(add)]
     };
@@ -39,7 +39,7 @@ pub(super) fn norm_backward(
     if let Some(dw) = dw {
         let dw = r.floats(dw, n)?;
         let parts = r.scratch(4 * pieces * n)?;
-        let parts = Operand::all(&parts.buffer);
+        let parts = Operand::all(&parts);
         let across = n.div_ceil(THREADS);
         let bound = [(0, &x), (3, &dy), (4, &factors), (5, &parts)];
         r.run_bound(Shader::NormWeightParts, &bound, &params(&dw), [across, pieces, 1]);
@@ -90,7 +90,7 @@ pub(super) fn absmean(
     let (codes, words) = codes(r, to, rows, stride)?;
     let pieces = n.div_ceil(PART);
     let parts = r.scratch(8 * (pieces + 1))?;
-    let parts = Operand::all(&parts.buffer);
+    let parts = Operand::all(&parts);
     let params =
         [word(rows), word(cols), word(n), masters.first, codes.first, word(words), scale.first, word(pieces)];
     r.run_bound(Shader::Magnitudes, &[(0, &masters), (1, &parts)], &params, [pieces, 1, 1]);
@@ -116,9 +116,9 @@ pub(super) fn cross_entropy(
         let count = most.min(m - first);
         let logits = r.floats(logits.skip(first * vocab), count * vocab)?;
         let parts = r.floats(parts.skip(3 * first), 3 * count)?;
-        let list = r.upload(&pairs[2 * first..2 * (first + count)]);
+        let list = r.give(&pairs[2 * first..2 * (first + count)]);
         let params = [word(count), word(vocab), logits.first, parts.first];
-        r.run(Shader::CrossEntropy, &[&logits, &parts, &Operand::all(&list)], &params, a_row_each(count));
+        r.run(Shader::CrossEntropy, &[&logits, &parts, &Operand::given(&list)], &params, a_row_each(count));
     }
     Ok(())
 }
@@ -130,10 +130,10 @@ pub(super) fn length(r: &mut Recording<'_>, x: At<'_>, len: usize) -> Result<f64
         let x = r.floats(x.skip(first), n)?;
         let (pieces, most) = (n.div_ceil(PART), x.first);
         let parts = r.scratch(8 * pieces)?;
-        r.run(Shader::Squares, &[&x, &Operand::all(&parts.buffer)], &[word(n), most], [pieces, 1, 1]);
+        r.run(Shader::Squares, &[&x, &Operand::all(&parts)], &[word(n), most], [pieces, 1, 1]);
         held.push((parts, 8 * pieces));
     }
-    let from: Vec<_> = held.iter().map(|(parts, bytes)| (&parts.buffer, 0, *bytes)).collect();
+    let from: Vec<_> = held.iter().map(|(parts, bytes)| (parts, 0, *bytes)).collect();
     let mut sum = 0.0;
     r.gpu.read(&from, |bytes| {
         for [most, squares] in bytes.as_chunks::<8>().0.iter().map(|part| {

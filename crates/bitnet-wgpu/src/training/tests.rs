@@ -2,6 +2,7 @@
 
 use super::*;
 use bitnet_core::{DeviceSide, DeviceStore, DeviceValues, Factor};
+use bitnet_memory::Tag;
 use bitnet_testkit::tensors::Noise;
 
 /// The first adapter; says so where there is none.
@@ -27,7 +28,7 @@ fn floats(seed: u64, len: usize) -> Vec<f32> {
 }
 
 fn put(device: &WgpuTraining, values: &[f32]) -> Memory {
-    let memory = device.memory(4 * values.len()).unwrap();
+    let memory = device.memory(4 * values.len(), Tag::Activations).unwrap();
     put_at(device, &memory, 0, values);
     memory
 }
@@ -69,7 +70,7 @@ fn pieces_give_what_the_whole_gives() {
             first: 0,
         };
         device.product(&product(DeviceStore::Add { scale: Factor::Columns(At::start(&columns)) }, &c));
-        let d = device.memory(4 * m * n).unwrap();
+        let d = device.memory(4 * m * n, Tag::Activations).unwrap();
         let rows = Some(At::start(&rows));
         device.product(&product(DeviceStore::Set { rows, scale: Factor::Value(0.5) }, &d));
         let len = m * n;
@@ -89,7 +90,7 @@ fn pieces_give_what_the_whole_gives() {
             second: (0.99, 0.01),
             eps: 1e-8,
         });
-        let parts = device.memory(12 * m).unwrap();
+        let parts = device.memory(12 * m, Tag::Activations).unwrap();
         let ids: Vec<u32> = (0..m as u32).map(|i| i % n as u32).collect();
         device.cross_entropy(At::start(&d), n, &ids, &floats(7, m), At::start(&parts));
         let length = device.length(At::start(&c), len).unwrap();
@@ -110,7 +111,7 @@ fn operands_may_be_parts_of_one_memory() {
     let (m, n, far) = (5, 70, 100_003);
     let (x, w) = (floats(1, m * n), floats(2, n));
     let norm = |x, w| DeviceNorm { x, w, sizes: (m, n), eps: 1e-5 };
-    let alone = [put(&device, &x), put(&device, &w), device.memory(4 * m * n).unwrap()];
+    let alone = [put(&device, &x), put(&device, &w), device.memory(4 * m * n, Tag::Activations).unwrap()];
     device.norm(norm(At::start(&alone[0]), At::start(&alone[1])), At::start(&alone[2]));
 
     let all = put(&device, &vec![0.0; far + 2 * m * n + n]);
@@ -128,8 +129,8 @@ fn operands_may_be_parts_of_one_memory() {
 #[test]
 fn what_cannot_be_is_told_and_no_panic() {
     let (Some(device), Some(stranger)) = (narrow(), device()) else { return };
-    let (large, small) = (device.memory(1 << 20).unwrap(), put(&device, &[1.0; 4]));
-    let to = device.memory(4 * 20_000).unwrap();
+    let (large, small) = (device.memory(1 << 20, Tag::Activations).unwrap(), put(&device, &[1.0; 4]));
+    let to = device.memory(4 * 20_000, Tag::Activations).unwrap();
     // Rows of a table that lie too far apart to be seen together.
     device.gather(At::start(&large), &[0, 2], 10_000, At::start(&to));
     device.fill(At::start(&small), 4, 2.0);
@@ -146,7 +147,7 @@ fn what_cannot_be_is_told_and_no_panic() {
     );
     assert!(device.failure().is_none());
 
-    let theirs = stranger.memory(16).unwrap();
+    let theirs = stranger.memory(16, Tag::Activations).unwrap();
     device.fill(At::start(&theirs), 4, 2.0);
     let outcome = device.length(At::start(&small), 4);
     assert!(
@@ -165,26 +166,8 @@ fn a_device_that_is_lost_is_told_and_no_panic() {
     device.upload(&memory, 0, &[0; 16]);
     let outcome = device.download(&memory, 0, &mut [0; 16]);
     assert!(matches!(outcome, Err(BackendError::Device { .. })), "{outcome:?}");
-    assert!(device.memory(1 << 20).is_err() && device.failure().is_some());
+    assert!(device.memory(1 << 20, Tag::Activations).is_err() && device.failure().is_some());
     assert!(device.length(At::start(&memory), 4).is_err());
-}
-
-/// Memory that went back is given again, and no more of it is kept than was in use at once.
-#[test]
-fn memory_that_is_given_back_is_given_again() {
-    let Some(device) = device() else { return };
-    let (a, b) = (device.memory(100_000).unwrap(), device.memory(50_000).unwrap());
-    let buffer = |memory: &Memory| device.pool.buffer(memory).unwrap().clone();
-    let first = buffer(&a);
-    drop(a);
-    let (smaller, same) = (device.memory(20_000).unwrap(), device.memory(99_000).unwrap());
-    assert!(buffer(&same) == first && buffer(&smaller) != first);
-    drop((b, smaller, same));
-    for size in 1..100 {
-        drop(device.memory(size * 2_000).unwrap());
-    }
-    let (spare, most) = device.pool.spare_and_most_used();
-    assert!(spare <= most && most < 300_000, "{spare} {most}");
 }
 
 /// Squares of these are no numbers, or nothing.
@@ -204,4 +187,84 @@ fn lengths_of_what_is_very_large_or_small_are_right() {
     }
     assert_eq!(device.length(At::start(&put(&device, &[0.0; 9])), 9).unwrap(), 0.0);
     assert_eq!(device.length(At::start(&put(&device, &[])), 0).unwrap(), 0.0);
+}
+
+/// Memory that went back is given again, and counted by what it is for.
+#[test]
+fn memory_that_is_given_back_is_given_again() {
+    let Some(device) = device() else { return };
+    let used =
+        |tag: Tag| device.device_memory().tags.iter().find(|t| t.tag == tag).map_or(0, |t| t.asked_bytes);
+    let optimizer = device.memory(100_000, Tag::Optimizer).unwrap();
+    assert_eq!(used(Tag::Optimizer), 100_004);
+    let step = || {
+        let (x, w, y) =
+            (put(&device, &floats(1, 6400)), put(&device, &floats(2, 64)), put(&device, &[0.0; 6400]));
+        let norm = DeviceNorm { x: At::start(&x), w: At::start(&w), sizes: (100, 64), eps: 1e-5 };
+        device.norm(norm, At::start(&y));
+        let dx = device.memory(4 * 6400, Tag::Activations).unwrap();
+        device.norm_backward(norm, At::start(&y), false, At::start(&dx), Some(At::start(&w)));
+        device.gather(At::start(&x), &[3, 1, 2], 64, At::start(&y));
+        device.length(At::start(&dx), 6400).unwrap()
+    };
+    let want = step();
+    step();
+    let (requests, _) = device.gpu.counts();
+    (0..5).for_each(|_| assert_eq!(step(), want));
+    assert_eq!(device.gpu.counts().0, requests, "a step like others asks for nothing");
+    drop(optimizer);
+    assert_eq!((used(Tag::Optimizer), used(Tag::Activations)), (0, 0));
+}
+
+/// Every request for memory may be refused: that is told, and the next step is right.
+#[test]
+fn whatever_is_refused_is_told_and_the_next_step_is_right() {
+    if device().is_none() {
+        return;
+    }
+    let keeps_nothing = Config { keep_bytes: 0, at_hand_bytes: 0, ..Profile::Training.into() };
+    let device = WgpuTraining::with(0, keeps_nothing).unwrap();
+    let step = || -> Result<Vec<u8>, BackendError> {
+        let memory = |len: usize| device.memory(4 * len, Tag::Activations);
+        let (x, w, y, dx, dw) = (memory(6400)?, memory(64)?, memory(6400)?, memory(6400)?, memory(64)?);
+        put_at(&device, &x, 0, &floats(1, 6400));
+        put_at(&device, &w, 0, &floats(2, 64));
+        device.fill(At::start(&dw), 64, 0.0);
+        let norm = DeviceNorm { x: At::start(&x), w: At::start(&w), sizes: (100, 64), eps: 1e-5 };
+        device.norm(norm, At::start(&y));
+        device.norm_backward(norm, At::start(&y), false, At::start(&dx), Some(At::start(&dw)));
+        device.gather(At::start(&dx), &[3, 1, 2], 64, At::start(&y));
+        let length = device.length(At::start(&dw), 64)?;
+        let mut out = vec![0; y.bytes()];
+        device.download(&y, 0, &mut out)?;
+        out.extend(length.to_le_bytes());
+        Ok(out)
+    };
+    let want = step().unwrap();
+    let mut refusals = 0;
+    for nth in 0.. {
+        device.gpu.serve(nth);
+        let outcome = step();
+        device.gpu.serve(usize::MAX);
+        let is_done = match outcome {
+            Ok(got) => {
+                assert!(got == want, "request {nth}");
+                true
+            }
+            Err(e) => {
+                assert!(matches!(e, BackendError::OutOfMemory { .. }), "request {nth}: {e}");
+                false
+            }
+        };
+        // What was kept from a step that nobody asked about is told once.
+        let kept = device.failure();
+        assert!(kept.is_none_or(|e| matches!(e, BackendError::OutOfMemory { .. })));
+        assert!(step().unwrap() == want, "after request {nth}");
+        if is_done {
+            break;
+        }
+        refusals += 1;
+    }
+    println!("{refusals} requests were refused");
+    assert!(refusals > 8, "{refusals}");
 }
