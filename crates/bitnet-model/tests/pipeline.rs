@@ -157,9 +157,9 @@ fn sizes_are_those_of_what_is_loaded() {
         let cache = (model.blocks() * model.block_bytes()) as u64;
         assert_eq!(sizes.cache * config.layers as u64, cache, "{name}");
         assert_eq!(model.blocks() * KV_BLOCK, 512);
-        // Norms are not in the report, and layouts fill rows up.
+        // Norms are not in the report, layouts fill rows up, and not every type of head has a copy beside it.
         let (got, want) = (sizes.total() - cache, model.report().weight_bytes as u64);
-        assert!(got.abs_diff(want) < want / 3, "{name}: {got}, and {want} were loaded");
+        assert!(got > want * 3 / 4 && got < want * 3 / 2, "{name}: {got}, and {want} were loaded");
         let halves = LoadOptions { layers: Some(1), cache: Some(64), ..OPTIONS };
         let half = Sizes::of(&checkpoint, &config, &halves).unwrap();
         assert_eq!((half.layers.len(), half.cache), (1, sizes.cache / 8));
