@@ -175,8 +175,7 @@ mod tests {
     fn what_fits_on_no_gpu_is_put_on_several() {
         const GB: u64 = 1_000_000_000;
         let cpu = candidate(Device::Cpu, None, Some(64 * GB), Some(90e9));
-        let cuda =
-            |n, gb: u64| candidate(Device::Cuda(n), Some(AdapterKind::Discrete), Some(gb * GB), Some(1e12));
+        let cuda = |n, gb: u64| candidate(Device::Cuda(n), Some(AdapterKind::Discrete), Some(gb * GB), None);
         let wgpu = candidate(Device::Wgpu(0), Some(AdapterKind::Discrete), None, None);
         for (candidates, gb, place) in [
             (vec![cpu.clone(), cuda(0, 8), cuda(1, 8)], 7, "cuda:0"),

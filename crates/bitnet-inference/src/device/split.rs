@@ -119,14 +119,13 @@ mod tests {
             (vec![cuda(0, 16), cuda(1, 16)], vec![5, 5]),
             // 2 GB and 2 layers to 6 layers and 2 GB.
             (vec![cuda(0, 8), cuda(1, 16)], vec![3, 7]),
-            (vec![cuda(0, 16), cuda(1, 16), cuda(2, 16)], vec![3, 4, 3]),
+            (vec![cuda(0, 16), cuda(1, 24), cuda(2, 16)], vec![2, 6, 2]),
             // One device that is named twice has half the memory each time.
             (vec![cuda(0, 16), cuda(0, 16)], vec![5, 5]),
-            (vec![cuda(0, 16), cuda(0, 16), cuda(1, 32)], vec![2, 4, 4]),
             // The processor gets what has no room.
             (vec![cuda(0, 8), cpu], vec![5, 5]),
             (vec![cuda(0, 64), cpu], vec![9, 1]),
-            (vec![cuda(0, 4), cuda(1, 4), cpu], vec![2, 3, 5]),
+            (vec![cuda(0, 10), cuda(1, 4), cpu], vec![6, 3, 1]),
             (vec![cpu, cuda(0, 8)], vec![5, 5]),
             // Nobody knows.
             (vec![wgpu, cpu], vec![5, 5]),
@@ -154,6 +153,9 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let small = of(&[cuda(0, 4), cuda(1, 4)], &[]);
         assert!(matches!(small, Err(OpenError::NoRoom { free: 4_000_000_000, .. })), "{small:?}");
+        // Named twice, it has half its memory each time.
+        let twice = of(&[cuda(0, 12), cuda(0, 12)], &[]);
+        assert!(matches!(twice, Err(OpenError::NoRoom { free: 6_000_000_000, .. })), "{twice:?}");
         let lopsided = of(&[cuda(0, 4), cuda(1, 32)], &[1.0, 1.0]);
         let told = lopsided.unwrap_err().to_string();
         assert!(told.starts_with("5 of the layers take 7.0 GB, and cuda:0 has 4.0 GB free"), "{told}");
