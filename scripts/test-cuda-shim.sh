@@ -49,18 +49,24 @@ ln -sf libcuda.so.1 "$out/libcuda.so"
 export LD_LIBRARY_PATH=$out${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 REQUIRE_DEVICE=1 cargo test --locked -p bitnet-cuda "$@"
 [ $# = 0 ] || exit 0
-fault() { # name, the variable that makes it
-    env "$2" BITNET_FAULT="$1" cargo test --quiet --locked -p bitnet-cuda --test faults
+fault() { # name, the variables that make it
+    env "${@:2}" BITNET_FAULT="$1" cargo test --quiet --locked -p bitnet-cuda --test faults
 }
 fault "no device" BITNET_SHIM_DEVICES=0
 fault "old driver" BITNET_SHIM_VERSION=12040
 fault "two devices" BITNET_SHIM_DEVICES=2
 fault "little memory" BITNET_SHIM_MEMORY=$((20 << 20))
 fault "failed launch" BITNET_SHIM_FAIL_LAUNCH=3
+fault "failed launch on another device" BITNET_SHIM_FAIL_LAUNCH=3 BITNET_SHIM_DEVICES=2
 fault "failed launch of training" BITNET_SHIM_FAIL_LAUNCH=3
 fault "little memory for training" BITNET_SHIM_MEMORY=$((20 << 20))
 
 echo
+echo "== a model on two GPUs"
+BITNET_SHIM_DEVICES=2 REQUIRE_DEVICE=1 cargo test --quiet --locked -p bitnet-cuda --test pipeline
+
+echo
 echo "== a model moves between the processor and the GPU under threads that generate"
-REQUIRE_DEVICE=1 cargo test --quiet --locked -p bitnet-inference --test devices
+BITNET_SHIM_DEVICES=2 REQUIRE_DEVICE=1 cargo test --quiet --locked -p bitnet-inference --test devices
 scripts/check-fallback.sh
+scripts/check-split.sh

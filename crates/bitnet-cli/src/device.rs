@@ -3,16 +3,28 @@
 use crate::failure::Failure;
 use crate::tuning::TuningFlag;
 use bitnet_formats::Checkpoint;
-use bitnet_inference::Device;
+use bitnet_inference::{Device, LoadOptions, ModelConfig, Placement};
+use bitnet_model::Sizes;
 use clap::Args;
 
 #[derive(Args, Clone, Debug)]
 pub struct DeviceFlag {
-    /// Where it runs: cpu; cuda:N, an NVIDIA GPU; wgpu:N, a GPU through Vulkan, Metal or DirectX 12 (`doctor` lists them); auto: the
-    /// one that reads weights fastest and has room for them, by what `doctor --measure` found, else the first NVIDIA GPU, else the
-    /// first discrete GPU, else the first integrated one, else the cpu; it says which and why
+    /// Where it runs: cpu; cuda:N, an NVIDIA GPU; wgpu:N, a GPU through Vulkan, Metal or DirectX 12 (`doctor` lists them); a list, as
+    /// cuda:0,cuda:1 or cuda:0,cpu: layers are shared out among these in their order, by the memory that each has free, and the cpu gets
+    /// what the others have no room for; auto: the one that reads weights fastest and has room for the model, by what `doctor --measure`
+    /// found, else the first NVIDIA GPU, else several of them, else the first discrete GPU, else the first integrated one, else the cpu; it
+    /// says which and why
     #[arg(long, default_value = "cpu", env = "BITNET_DEVICE", help_heading = "Device")]
     device: String,
+    /// In which proportion the devices of a list share the layers, as 3,1 or 20,10 (also -ts) [default: by their memory]
+    #[arg(
+        long,
+        value_name = "N,N,...",
+        value_delimiter = ',',
+        env = "BITNET_TENSOR_SPLIT",
+        help_heading = "Device"
+    )]
+    tensor_split: Vec<f64>,
     /// With --device auto: fail rather than run on the cpu because there is no GPU that can be used, or because it fails, be it in the
     /// middle of an answer
     #[arg(long, env = "BITNET_REQUIRE_DEVICE", help_heading = "Device")]
@@ -20,23 +32,26 @@ pub struct DeviceFlag {
 }
 
 /// What `--device` comes to for a model.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settled {
-    pub device: Device,
+    pub device: Placement,
+    /// In which proportion several devices share the layers, where that was said.
+    pub shares: Vec<f64>,
     /// Whether the cpu may take over when the device fails.
     pub may_fall_back: bool,
 }
 
 impl DeviceFlag {
     /// Whether the cpu may take over where another device fails, at the beginning or later.
-    pub fn may_fall_back(&self, device: Device) -> bool {
-        self.device == "auto" && !self.require_device && device != Device::Cpu
+    pub fn may_fall_back(&self, device: &Placement) -> bool {
+        self.device == "auto" && !self.require_device && !device.has(Device::Cpu)
     }
 
-    /// The device for a model; `kernels` says whether flags name kernels of the processor.
+    /// The device for a model that is to be loaded so; `kernels` says whether flags name kernels of the processor.
     pub fn settle(
         &self,
         checkpoint: &Checkpoint,
+        load: &LoadOptions,
         tuning: &TuningFlag,
         kernels: bool,
         quiet: bool,
@@ -44,32 +59,49 @@ impl DeviceFlag {
         let name = &*self.device;
         if name != "auto" {
             let unknown = |_| Failure::Usage(format!("--device {name}: there are {}; auto", Device::list()));
-            let device: Device = name.parse().map_err(unknown)?;
-            return match kernels && device != Device::Cpu {
-                true => Err(Failure::Usage(format!(
+            let device: Placement = name.parse().map_err(unknown)?;
+            if kernels && !device.has(Device::Cpu) {
+                return Err(Failure::Usage(format!(
                     "--isa and --kernel choose among kernels of the cpu; --device {device} has its own"
-                ))),
-                false => Ok(Settled { device, may_fall_back: false }),
-            };
+                )));
+            }
+            let (shares, devices) = (self.tensor_split.clone(), device.devices().len());
+            if !shares.is_empty() && (devices == 1 || shares.len() != devices) {
+                return Err(self.no_split());
+            }
+            return Ok(Settled { device, shares, may_fall_back: false });
+        }
+        if !self.tensor_split.is_empty() {
+            return Err(self.no_split());
         }
         let (device, why) = match kernels {
-            true => (Device::Cpu, "--isa and --kernel choose among its kernels".to_owned()),
+            true => (Device::Cpu.into(), "--isa and --kernel choose among its kernels".to_owned()),
             false => {
-                let bytes = checkpoint.tensors().iter().map(|tensor| tensor.data.len() as u64).sum();
+                let sizes = ModelConfig::read(checkpoint).and_then(|c| Sizes::of(checkpoint, &c, load));
+                // What is wrong with the files is told when they are loaded.
+                let bytes = sizes.map_or(0, |sizes| sizes.total());
                 let speeds = tuning.speeds();
                 let measured = |device: Device, name: &str| {
                     let measured = speeds.get(&device.to_string())?;
                     (measured.name == name).then_some(measured.speed)
                 };
-                Device::auto(bytes, &measured)
+                Placement::auto(bytes, &measured)
             }
         };
-        if self.require_device && device == Device::Cpu {
+        if self.require_device && device.is(Device::Cpu) {
             return Err(Failure::Runtime(format!("--require-device: {device} would be taken ({why})")));
         }
         if !quiet {
             eprintln!("device: {device} ({why})");
         }
-        Ok(Settled { device, may_fall_back: self.may_fall_back(device) })
+        let may_fall_back = self.may_fall_back(&device);
+        Ok(Settled { device, shares: Vec::new(), may_fall_back })
+    }
+
+    fn no_split(&self) -> Failure {
+        Failure::Usage(format!(
+            "--tensor-split takes a number for each device of a list, and --device is {}",
+            self.device
+        ))
     }
 }

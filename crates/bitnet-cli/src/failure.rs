@@ -159,7 +159,12 @@ impl From<OpenError> for Failure {
                     | CudaError::TooOld { .. }
                     | CudaError::Capability { .. }),
             } => Self::Usage(format!("--device cuda:{number}: {e}; there are {}; auto", Device::list())),
-            e @ OpenError::DraftVocabulary { .. } => Self::Usage(chain(&e)),
+            e @ OpenError::NoRoom { .. } => {
+                Self::Usage(format!("{}; there are {}; auto", chain(&e), Device::list()))
+            }
+            e @ (OpenError::DraftVocabulary { .. }
+            | OpenError::MoreDevices { .. }
+            | OpenError::Shares { .. }) => Self::Usage(chain(&e)),
             e => Self::Runtime(chain(&e)),
         }
     }

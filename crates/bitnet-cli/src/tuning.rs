@@ -135,7 +135,7 @@ impl TuningFlag {
     /// Fills in what the command line leaves open; true where the file had something to say.
     pub fn settle(&self, options: &mut OpenOptions, config: &ModelConfig) -> bool {
         // Whoever names kernels does not want others, and these are the processor's.
-        if options.device.device != Device::Cpu
+        if !options.device.device.is(Device::Cpu)
             || options.device.isa.is_some()
             || options.device.kernel.is_some()
         {
@@ -147,12 +147,11 @@ impl TuningFlag {
         let choice = choices.and_then(|choices| choices.iter().find(fits));
         if let Some(choice) = choice {
             options.device = DeviceOptions {
-                device: Device::Cpu,
-                isa: None,
                 threads: Some(choice.threads),
                 kernel: choice.kernel.parse().ok(),
                 skip: Some(choice.skip),
                 memory: options.device.memory.take(),
+                ..DeviceOptions::default()
             };
         }
         choice.is_some()

@@ -629,6 +629,19 @@ fn a_device_that_was_left_open_is_told() {
 }
 
 #[test]
+fn layers_lie_on_the_devices_of_a_list() {
+    let path = fixture("bitnet-packed");
+    let args = ["run", &path, "--tokens", "1,2,3", "-n", "9", "--temp", "0", "--ignore-eos", "-t", "1"];
+    let one = bitnet_with(&args, "", &[]);
+    let two = bitnet_with(&[&args[..], &["--device", "cpu,cpu", "-ts", "1,1"]].concat(), "", &[]);
+    assert_eq!((two.code, &two.stdout), (Some(0), &one.stdout), "{two:?}");
+    assert!(two.stderr.contains("cpu (1 of 2 layers), cpu (1 of 2 layers)"), "{two:?}");
+    let bench =
+        ["bench", &path, "-p", "4", "-n", "2", "-r", "1", "-t", "1", "-o", "jsonl", "--device", "cpu,cpu"];
+    assert!(output(&bench).lines().all(|row| parse(row)["backends"] == "CPU,CPU"));
+}
+
+#[test]
 fn chat_answers_line_by_line() {
     let path = fixture("bitnet-packed");
     let args = ["chat", &path, "--temp", "0", "-n", "6", "--system", "Be brief."];

@@ -23,6 +23,12 @@ fn flags_that_make_no_sense_are_usage() {
     run(&["--device", "cuda:0"], &["cuda:0", "cpu", "auto"]);
     run(&["--device", "wgpu:99"], &["wgpu:99", "cpu"]);
     run(&["--device", "wgpu:0", "--isa", "scalar"], &["wgpu:0", "--isa"]);
+    run(&["--device", "cpu,cuda:99"], &["cuda:99", "cpu", "auto"]);
+    run(&["--device", "cpu,auto"], &["cpu,auto", "there are cpu"]);
+    run(&["--device", "cpu,cpu"], &["too few layers (1)", "2 devices"]);
+    run(&["--tensor-split", "1,1"], &["--tensor-split", "--device is cpu"]);
+    run(&["--device", "cpu,cpu", "--tensor-split", "1"], &["--tensor-split", "--device is cpu,cpu"]);
+    run(&["--device", "auto", "--tensor-split", "1"], &["--tensor-split", "--device is auto"]);
     run(&["--top-p", "2"], &["top-p"]);
     run(&["--temp", "NaN"], &["temp"]);
     run(&["-l", "3*1"], &["--logit-bias"]);

@@ -262,4 +262,14 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Copies a tensor to the host, row-major. With [`Backend::upload`], that is how a tensor moves to another backend: not one bit of
     /// it changes.
     fn download(&self, x: &Self::Tensor, out: &mut Vec<f32>) -> Result<(), BackendError>;
+    /// Copies a tensor of another backend of the same kind without the host, and begins a step, as [`Backend::upload`] does; false, and
+    /// nothing is done, where there is no such way. What goes wrong on the other device until results are read is an error there or here.
+    fn receive(
+        &self,
+        _from: &Self,
+        _x: &Self::Tensor,
+        _out: &mut Self::Tensor,
+    ) -> Result<bool, BackendError> {
+        Ok(false)
+    }
 }

@@ -38,11 +38,26 @@ bool capture_forbids_waiting() {
     return forbidden;
 }
 
+void run_next(CUstream_st &stream) {
+    Operation operation = std::move(stream.queue.front());
+    stream.queue.pop_front();
+    if (!stream.context->error) operation(*stream.context);
+}
+
 void run(CUstream_st &stream) {
-    std::vector<Operation> queue = std::move(stream.queue);
-    stream.queue.clear();
-    for (Operation &operation : queue)
-        if (!stream.context->error) operation(*stream.context);
+    while (!stream.queue.empty()) run_next(stream);
+}
+
+// Runs no more than what an event is behind: what comes next may wait for whoever waits here.
+void run_up_to(CUevent_st &event, uint64_t record) {
+    while (event.stream && event.done < record && !event.stream->queue.empty()) run_next(*event.stream);
+}
+
+// The context of an event, which may be another one than the calling thread's.
+CUctx_st *context_of(CUevent event) {
+    for (CUctx_st &context : contexts)
+        if (context.events.find(event)) return &context;
+    return nullptr;
 }
 
 // What a call on the null stream waits for.
@@ -147,6 +162,7 @@ static const struct {
     ERROR(CUDA_ERROR_ILLEGAL_STATE, "the operation cannot be performed in the present state"),
     ERROR(CUDA_ERROR_NOT_FOUND, "named symbol not found"),
     ERROR(CUDA_ERROR_NOT_READY, "device not ready"),
+    ERROR(CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED, "peer access is already enabled"),
     ERROR(CUDA_ERROR_CONTEXT_IS_DESTROYED, "context is destroyed"),
     ERROR(CUDA_ERROR_LAUNCH_FAILED, "unspecified launch failure"),
     ERROR(CUDA_ERROR_NOT_SUPPORTED, "operation not supported"),
@@ -253,6 +269,23 @@ CUresult cuCtxGetCurrent(CUcontext *context) {
     return CUDA_SUCCESS;
 }
 
+CUresult cuDeviceCanAccessPeer(int *can, CUdevice device, CUdevice peer) {
+    return with_device(device, [&](CUctx_st &) {
+        if (peer < 0 || peer >= settings.devices) return CUDA_ERROR_INVALID_DEVICE;
+        return *can = peer != device, CUDA_SUCCESS;
+    });
+}
+CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned flags) {
+    return in_context([&](CUctx_st &context) {
+        if (flags || peer == &context) return CUDA_ERROR_INVALID_VALUE;
+        if (!peer || !peer->retained) return CUDA_ERROR_INVALID_CONTEXT;
+        unsigned bit = 1u << (peer - contexts);
+        if (context.peers & bit) return CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
+        context.peers |= bit;
+        return CUDA_SUCCESS;
+    });
+}
+
 // ---- memory
 
 CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes) {
@@ -331,6 +364,16 @@ CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CU
         return on_device_memory(stream, to, bytes, [=](CUctx_st &) { memmove(to_host(to), to_host(from), bytes); });
     });
 }
+CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr from, CUcontext from_context, size_t bytes,
+                           CUstream stream) {
+    return in_context([&](CUctx_st &) {
+        for (CUcontext context : {to_context, from_context})
+            if (!context || !context->retained) return CUDA_ERROR_INVALID_CONTEXT;
+        if (!is_of(to_host(to), to_context - contexts) || !is_of(to_host(from), from_context - contexts)) return CUDA_ERROR_INVALID_VALUE;
+        if (!is_inside(to_host(from), bytes, false)) return CUDA_ERROR_INVALID_VALUE;
+        return on_device_memory(stream, to, bytes, [=](CUctx_st &) { memmove(to_host(to), to_host(from), bytes); });
+    });
+}
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, CUstream stream) {
     return in_context([&](CUctx_st &) {
         return on_device_memory(stream, to, count, [=](CUctx_st &) { memset(to_host(to), value, count); });
@@ -378,6 +421,17 @@ CUresult cuStreamSynchronize(CUstream handle) {
         }
         run(*stream);
         return CUDA_SUCCESS;
+    });
+}
+CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags) {
+    return in_context([&](CUctx_st &context) {
+        CUctx_st *other = context_of(event);
+        if (!other) return CUDA_ERROR_INVALID_HANDLE;
+        if (flags) return CUDA_ERROR_INVALID_VALUE;
+        if (event->captured) return CUDA_ERROR_CAPTURED_EVENT;
+        return enqueue(context, handle, [=, record = event->records](CUctx_st &) {
+            if (other->events.find(event)) run_up_to(*event, record);
+        });
     });
 }
 CUresult cuStreamBeginCapture_v2(CUstream handle, int mode) {
@@ -439,12 +493,11 @@ CUresult cuEventRecord(CUevent event, CUstream handle) {
         CUstream_st *stream = context.streams.find(handle);
         if (stream && stream->capture) return event->captured = true, CUDA_SUCCESS;
         event->captured = false;
-        event->recorded = true;
         event->stream = stream;
-        event->pending++;
+        event->records++;
         return enqueue(context, handle, [event](CUctx_st &context) {
             if (!context.events.find(event)) return;
-            event->pending--;
+            event->done++;
             event->time_ms = now_ms();
         });
     });
@@ -460,8 +513,8 @@ CUresult cuEventSynchronize(CUevent event) {
 CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent start, CUevent end) {
     return in_context([&](CUctx_st &context) {
         for (CUevent event : {start, end})
-            if (!context.events.find(event) || !event->recorded) return CUDA_ERROR_INVALID_HANDLE;
-        if (start->pending || end->pending) return CUDA_ERROR_NOT_READY;
+            if (!context.events.find(event) || !event->records) return CUDA_ERROR_INVALID_HANDLE;
+        if (start->done < start->records || end->done < end->records) return CUDA_ERROR_NOT_READY;
         *milliseconds = end->time_ms - start->time_ms;
         return CUDA_SUCCESS;
     });

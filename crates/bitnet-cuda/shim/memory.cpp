@@ -79,13 +79,23 @@ void release_all(int device) {
     }
 }
 
+// The allocation that begins last of those that begin at or before an address.
+static std::map<char *, Allocation>::iterator at_or_before(const void *address) {
+    auto after = allocations.upper_bound(static_cast<char *>(const_cast<void *>(address)));
+    return after == allocations.begin() ? allocations.end() : std::prev(after);
+}
+
 bool is_inside(const void *start, size_t bytes, bool pinned_host) {
-    char *address = static_cast<char *>(const_cast<void *>(start));
-    auto after = allocations.upper_bound(address);
-    if (after == allocations.begin()) return false;
-    auto &[base, allocation] = *std::prev(after);
-    size_t offset = address - base;
+    auto at = at_or_before(start);
+    if (at == allocations.end()) return false;
+    auto &[base, allocation] = *at;
+    size_t offset = static_cast<const char *>(start) - base;
     return allocation.pinned_host == pinned_host && offset <= allocation.bytes && bytes <= allocation.bytes - offset;
+}
+
+bool is_of(const void *address, int device) {
+    auto at = at_or_before(address);
+    return at != allocations.end() && at->second.device == device && is_inside(address, 0, false);
 }
 
 void check_guards(const char *culprit) {

@@ -31,6 +31,8 @@ size_t release(char *base, bool pinned_host);
 void release_all(int device);
 // Whether [start, start + bytes) lies inside one allocation.
 bool is_inside(const void *start, size_t bytes, bool pinned_host);
+// Whether an address is of device memory of this device.
+bool is_of(const void *address, int device);
 // Fails, naming `culprit`, where guard bytes are overwritten.
 void check_guards(const char *culprit);
 // Writes where `address` lies with respect to the allocations.

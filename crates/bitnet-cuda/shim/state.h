@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -55,7 +56,7 @@ struct Capture {
 struct CUstream_st {
     CUctx_st *context;
     bool blocking; // the null stream waits for it
-    std::vector<shim::Operation> queue;
+    std::deque<shim::Operation> queue;
     std::unique_ptr<shim::Capture> capture; // null unless the stream is being captured
 };
 struct CUgraph_st {
@@ -66,8 +67,8 @@ struct CUgraphExec_st {
 };
 struct CUevent_st {
     CUstream_st *stream = nullptr;
-    bool recorded = false, captured = false;
-    int pending = 0; // records that are still in a queue
+    bool captured = false;
+    uint64_t records = 0, done = 0; // asked for so far, and how many of them the stream is past
     double time_ms = 0;
 };
 struct CUfunc_st {
@@ -79,6 +80,7 @@ struct CUmod_st {
 };
 struct CUctx_st {
     int retained = 0;
+    unsigned peers = 0; // bits of the devices whose memory it reaches
     CUresult error = CUDA_SUCCESS; // after a failed launch, the answer to every call
     size_t used_bytes = 0;
     shim::Handles<CUstream_st> streams;

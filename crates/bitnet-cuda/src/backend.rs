@@ -60,6 +60,14 @@ impl CudaBackend {
         })
     }
 
+    /// Bytes of the GPU's memory that nobody uses.
+    ///
+    /// # Errors
+    /// The GPU has failed.
+    pub fn free_memory(&self) -> Result<usize, CudaError> {
+        Ok(self.gpu.driver.memory()?.0)
+    }
+
     /// The GPU in use.
     pub fn device(&self) -> &DeviceDetails {
         self.gpu.driver.details()
@@ -423,6 +431,17 @@ impl Backend for CudaBackend {
         out.clear();
         let Some(buffer) = x.buffer() else { return self.gpu.check() };
         self.gpu.read(&[(buffer, 0, 4 * x.len())], |bytes| extend_floats(out, bytes))
+    }
+
+    fn receive(&self, from: &Self, x: &CudaTensor, out: &mut CudaTensor) -> Result<bool, BackendError> {
+        from.gpu.hand_over()?;
+        self.begin(x.rows)?;
+        out.shape(&self.gpu, x.rows, x.cols);
+        // Where there is no memory, the step has failed.
+        if let (Some(x_buffer), Some(buffer)) = (x.buffer(), out.buffer()) {
+            self.gpu.receive(&from.gpu, x_buffer, buffer, 4 * x.len())?;
+        }
+        Ok(true)
     }
 }
 

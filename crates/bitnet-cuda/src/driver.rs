@@ -3,6 +3,8 @@
 //! [`Driver`] owns a device's context, one stream and the module of kernels. Nothing here is linked: the driver's library is
 //! looked for when somebody asks for a device.
 
+mod peers;
+
 use crate::error::CudaError;
 use crate::memory::Buffer;
 use cudarc::driver::sys::{self, CUresult};
@@ -81,6 +83,8 @@ pub(crate) struct Driver {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    /// What other devices wait for.
+    mark: sys::CUevent,
     module: sys::CUmodule,
     /// Bytes that the threads of a block may share.
     max_shared: i32,
@@ -198,6 +202,7 @@ impl Driver {
             device,
             context: std::ptr::null_mut(),
             stream: std::ptr::null_mut(),
+            mark: std::ptr::null_mut(),
             module: std::ptr::null_mut(),
             max_shared,
             staging: Mutex::default(),
@@ -210,6 +215,10 @@ impl Driver {
         // SAFETY: the context is current, and `stream` is where the handle goes.
         check("cuStreamCreate", unsafe {
             sys::cuStreamCreate(&mut driver.stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32)
+        })?;
+        // SAFETY: as above, of `mark`.
+        check("cuEventCreate", unsafe {
+            sys::cuEventCreate(&mut driver.mark, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
         })?;
         // SAFETY: the image is one that the compiler made, which knows its own length.
         let loaded = unsafe { sys::cuModuleLoadData(&mut driver.module, image.as_ptr().cast()) };
@@ -492,6 +501,10 @@ impl Drop for Driver {
         if !self.module.is_null() {
             // SAFETY: nothing runs any more.
             unsafe { sys::cuModuleUnload(self.module) };
+        }
+        if !self.mark.is_null() {
+            // SAFETY: nothing here runs any more, and who waited for it waited for what has run.
+            unsafe { sys::cuEventDestroy_v2(self.mark) };
         }
         if !self.stream.is_null() {
             // SAFETY: nothing runs on it any more.

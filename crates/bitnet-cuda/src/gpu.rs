@@ -37,6 +37,15 @@ pub(crate) struct Gpu {
     retired: Arc<Retired>,
     failure: Mutex<Option<BackendError>>,
     state: Mutex<State>,
+    /// Devices whose work goes into what is read here next.
+    peers: Mutex<Vec<Peer>>,
+}
+
+/// Another device, by its name.
+#[derive(Clone)]
+struct Peer {
+    name: String,
+    driver: Arc<Driver>,
 }
 
 /// Where a sum of so many elements goes, and of what it is.
@@ -93,8 +102,8 @@ impl Gpu {
         let kernels = Kernels::load(&driver)?;
         let name = format!("cuda:{number}");
         let memory = Arc::new(DevicePool::new(name.clone(), Arc::clone(&driver)));
-        let (retired, failure, state) = Default::default();
-        Ok(Self { name, driver, kernels, memory, retired, failure, state })
+        let (retired, failure, state, peers) = Default::default();
+        Ok(Self { name, driver, kernels, memory, retired, failure, state, peers })
     }
 
     /// Makes the step fail. What is recorded from here on is not run.
@@ -429,6 +438,45 @@ impl Gpu {
         }
     }
 
+    /// Sends off what is recorded, for another device to go on with; gives what went wrong.
+    pub(crate) fn hand_over(&self) -> Result<(), BackendError> {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        self.send(&mut state);
+        if self.has_failed() {
+            let _ = self.synchronize();
+            return self.check();
+        }
+        self.driver.mark().map_err(|e| self.error(e, 0, "a copy"))
+    }
+
+    /// Has the beginning of a buffer of another device copied, up to which that one has handed over. What is recorded there next waits
+    /// until it is.
+    pub(crate) fn receive(
+        &self,
+        other: &Self,
+        from: &Buffer,
+        to: &Buffer,
+        bytes: usize,
+    ) -> Result<(), BackendError> {
+        let mut peers = locked(&self.peers);
+        let before = std::mem::take(&mut *locked(&other.peers));
+        let itself = Peer { name: other.name.clone(), driver: Arc::clone(&other.driver) };
+        for peer in before.into_iter().chain([itself]) {
+            if !peers.iter().any(|known| Arc::ptr_eq(&known.driver, &peer.driver)) {
+                peers.push(peer);
+            }
+        }
+        let copied = self
+            .driver
+            .reach(&other.driver)
+            .and_then(|()| self.driver.wait_for(&other.driver))
+            .and_then(|()| self.driver.copy_from(&other.driver, from, to, bytes))
+            .and_then(|()| self.driver.mark());
+        copied.map_err(|e| self.error(e, bytes, "a copy"))?;
+        other.driver.wait_for(&self.driver).map_err(|e| other.error(e, bytes, "a copy"))
+    }
+
     /// Runs what is recorded, and reads so many bytes at an offset of each buffer, one behind the other.
     pub(crate) fn read(
         &self,
@@ -446,6 +494,11 @@ impl Gpu {
             // What ran of the step must not be met by the next one.
             let _ = self.synchronize();
             return self.check();
+        }
+        // What they failed to do is not seen here; by the time that this device is done, they are.
+        for Peer { name, driver } in std::mem::take(&mut *locked(&self.peers)) {
+            let failed = |e: CudaError| BackendError::Device { device: name, why: e.to_string() };
+            driver.synchronize().map_err(failed)?;
         }
         let retired = take_retired(&self.retired);
         let outcome = self.driver.read(from, take);

@@ -70,6 +70,29 @@ fn a_fault_is_an_error_that_says_what_it_is() {
             assert!(step(&b, &w).is_err());
             assert!(CudaTraining::new(0).is_err());
         }
+        Ok("failed launch on another device") => {
+            let [first, second] = [0, 1].map(|number| CudaBackend::new(number).unwrap());
+            let w = table(&first);
+            let (mut x, mut y, mut out) = (first.tensor(), second.tensor(), Vec::new());
+            // All launches are the first one's, and all that is read is of the second.
+            let mut pass = || -> Result<Vec<f32>, BackendError> {
+                first.embed(&w, &[0, 0], &mut x)?;
+                first.scale(&mut x, 2.0);
+                assert!(second.receive(&first, &x, &mut y)?);
+                second.download(&y, &mut out)?;
+                Ok(out.clone())
+            };
+            let outcome = (0..8).map(|_| pass()).find(|outcome| match outcome {
+                Ok(values) => {
+                    assert_eq!(*values, [2.0, 4.0, 6.0, 2.0, 4.0, 6.0]);
+                    false
+                }
+                Err(_) => true,
+            });
+            let Some(Err(BackendError::Device { device, .. })) = &outcome else { panic!("{outcome:?}") };
+            assert_eq!(device, "cuda:0");
+            assert!(step(&second, &table(&second)).is_ok(), "the other one goes on");
+        }
         Ok("failed launch of training") => {
             let device = CudaTraining::new(0).unwrap();
             let memory = device.memory(16, Tag::Activations).unwrap();

@@ -1,23 +1,27 @@
 //! The device table: the one place that names concrete backends.
 
 mod choice;
+mod opened;
+mod placement;
 mod speed;
+mod split;
 mod training;
 
 use crate::OpenError;
-use bitnet_core::{Activation, ActivationPrecision};
-use bitnet_cpu::{CpuBackend, CpuOptions, Isa, Kernel};
-use bitnet_cuda::{CudaBackend, CudaError};
+use bitnet_cpu::{Isa, Kernel};
+use bitnet_cuda::CudaError;
 use bitnet_formats::Checkpoint;
 use bitnet_memory::Pool;
-use bitnet_model::{Decoder, LoadOptions, ModelConfig, load_as};
-use bitnet_wgpu::{AdapterKind, WgpuBackend};
+use bitnet_model::{Decoder, LoadOptions, ModelConfig, Pipeline, Sizes};
+use bitnet_wgpu::AdapterKind;
+use opened::Opened;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 pub use bitnet_cpu::memory;
 pub use choice::{Candidate, choose};
+pub use placement::Placement;
 pub use speed::Speed;
 
 /// A device.
@@ -52,30 +56,10 @@ pub struct GpuDetails {
 }
 
 impl Device {
-    /// The best device here for so many bytes of weights, and why it is ([`choose`]); `speed` is what was measured of a device of that name.
-    pub fn auto(bytes: u64, speed: &dyn Fn(Self, &str) -> Option<Speed>) -> (Self, String) {
-        let cpu = Candidate {
-            device: Self::Cpu,
-            name: bitnet_cpu::processor_name(),
-            kind: None,
-            memory: bitnet_memory::System::default()
-                .read()
-                .limits
-                .iter()
-                .map(bitnet_memory::Limit::left_bytes)
-                .min(),
-            speed: None,
-        };
-        let gpus = gpus().into_iter().map(|gpu| Candidate {
-            device: gpu.device,
-            name: gpu.name,
-            kind: Some(gpu.made_by),
-            memory: gpu.memory,
-            speed: None,
-        });
-        let mut all: Vec<Candidate> = std::iter::once(cpu).chain(gpus).collect();
-        all.iter_mut().for_each(|c| c.speed = speed(c.device, &c.name));
-        choose(&all, bytes)
+    /// Bytes of the processor's memory that are left, where that is known.
+    fn processor_memory() -> Option<u64> {
+        let readings = bitnet_memory::System::default().read();
+        readings.limits.iter().map(bitnet_memory::Limit::left_bytes).min()
     }
 
     /// The names of all devices here, each with what it is.
@@ -156,8 +140,12 @@ impl FromStr for Device {
 /// What a model is to run on.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
-    /// The device; what follows is for the processor alone.
-    pub device: Device,
+    /// The device, or several that have some of the layers each.
+    pub device: Placement,
+    /// In which proportion several devices share the layers; when empty, what each holds goes by the memory it has free, and the processor
+    /// gets what does not fit on the others.
+    pub shares: Vec<f64>,
+    // What follows is for the processor alone.
     /// Instruction set; the fastest one there is when `None`.
     pub isa: Option<Isa>,
     /// Threads; one a physical core when `None`.
@@ -170,14 +158,28 @@ pub struct DeviceOptions {
     pub memory: Option<Arc<Pool>>,
 }
 
+impl DeviceOptions {
+    /// The same on another device.
+    pub fn on(&self, device: impl Into<Placement>) -> Self {
+        Self { device: device.into(), shares: Vec::new(), ..self.clone() }
+    }
+
+    /// Where a model is best put that guesses for one here: whole, on the device that has the results.
+    pub fn for_draft(&self) -> Self {
+        self.on(self.device.last())
+    }
+}
+
 /// What a model runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// The device.
-    pub device: Device,
-    /// Instruction set of its kernels; of a GPU, the interface that it is reached by.
-    pub isa: &'static str,
-    /// Its ternary kernel; of a GPU, its name.
+    /// The device, or several.
+    pub device: Placement,
+    /// How many of the layers each of them has.
+    pub layers: Vec<usize>,
+    /// Instruction set of its kernels; of a GPU, the interface that it is reached by; of several devices, each that they have.
+    pub isa: String,
+    /// Its ternary kernel; of a GPU, its name; of several devices, each that they have.
     pub kernel: String,
     /// Whether products leave out what a ReLU-squared gate makes zero.
     pub skips: bool,
@@ -185,38 +187,42 @@ pub struct DeviceInfo {
     pub threads: usize,
 }
 
-/// Prepares the weights of a checkpoint, whose configuration has been read, on a device.
+/// Prepares the weights of a checkpoint, whose configuration has been read, on a device or on several.
 pub(crate) fn decoder(
     (checkpoint, config): (&Checkpoint, &ModelConfig),
     options: &DeviceOptions,
     load: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(Box<dyn Decoder>, DeviceInfo), OpenError> {
-    let DeviceOptions { device, isa, threads, kernel, skip, ref memory } = *options;
-    let config = config.clone();
-    match device {
-        Device::Cpu => {
-            let backend = CpuBackend::new(CpuOptions { isa, threads, kernel, skip, memory: memory.clone() })?;
-            let (isa, kernel) = (backend.isa().name(), backend.kernel().name().to_owned());
-            let (skips, threads) = (backend.skips(), backend.threads());
-            let model = load_as(Arc::new(backend), checkpoint, config, load, progress)?;
-            let gated = model.config().activation == Activation::Relu2;
-            let skips = skips && gated && model.report().act == ActivationPrecision::Int8;
-            Ok((Box::new(model), DeviceInfo { device, isa, kernel, skips, threads }))
+    let devices = options.device.devices();
+    let opened = devices.iter().map(|d| Opened::new(*d, options)).collect::<Result<Vec<_>, _>>()?;
+    let layers = match devices {
+        [_] => vec![load.layers_of(config)],
+        several => {
+            let sizes = Sizes::of(checkpoint, config, load)?;
+            let free: Vec<_> = several.iter().copied().zip(opened.iter().map(Opened::free)).collect();
+            split::layers(&sizes, &free, &options.shares)?
         }
-        Device::Cuda(number) => {
-            let backend = CudaBackend::new(number).map_err(|source| OpenError::Cuda { number, source })?;
-            let kernel = backend.device().name.clone();
-            let model = load_as(Arc::new(backend), checkpoint, config, load, progress)?;
-            Ok((Box::new(model), DeviceInfo { device, isa: "cuda", kernel, skips: false, threads: 1 }))
-        }
-        Device::Wgpu(number) => {
-            let backend = WgpuBackend::new(number)?;
-            let (isa, kernel) = (backend.adapter().api, backend.adapter().name.clone());
-            let model = load_as(Arc::new(backend), checkpoint, config, load, progress)?;
-            Ok((Box::new(model), DeviceInfo { device, isa, kernel, skips: false, threads: 1 }))
-        }
+    };
+    let mut info = DeviceInfo {
+        device: options.device.clone(),
+        layers: layers.clone(),
+        isa: String::new(),
+        kernel: String::new(),
+        skips: false,
+        threads: 1,
+    };
+    let (mut stages, mut first) = (Vec::new(), 0);
+    for (opened, layers) in opened.into_iter().zip(layers) {
+        let range = first..first + layers;
+        first = range.end;
+        stages.push(opened.load((checkpoint, config), load, range, &mut info, progress)?);
     }
+    let decoder: Box<dyn Decoder> = match stages.len() {
+        1 => stages.remove(0),
+        _ => Box::new(Pipeline::new(stages)),
+    };
+    Ok((decoder, info))
 }
 
 #[cfg(test)]

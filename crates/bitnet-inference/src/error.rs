@@ -1,5 +1,6 @@
 //! What can go wrong on the way to text.
 
+use crate::Device;
 use crate::sample::{OptionError, SampleError};
 use bitnet_cpu::CpuError;
 use bitnet_cuda::CudaError;
@@ -42,6 +43,37 @@ pub enum OpenError {
     /// Another GPU.
     #[error(transparent)]
     Gpu(#[from] WgpuError),
+    /// More devices than the model has layers.
+    #[error("the model has too few layers ({layers}) for {devices} devices; each has at least one")]
+    MoreDevices {
+        /// How many were named.
+        devices: usize,
+        /// Layers of the model.
+        layers: usize,
+    },
+    /// Shares of devices that say nothing.
+    #[error("shares of the layers are {shares:?}; each of the {devices} devices has one, a positive number")]
+    Shares {
+        /// What was asked for.
+        shares: Vec<f64>,
+        /// How many devices there are.
+        devices: usize,
+    },
+    /// One of several devices has not the memory for its layers.
+    #[error(
+        "{layers} of the layers take {:.1} GB, and {device} has {:.1} GB free; fewer of them, a smaller cache or one more device would do",
+        *need as f64 / 1e9, *free as f64 / 1e9
+    )]
+    NoRoom {
+        /// The device.
+        device: Device,
+        /// How many layers it was to have.
+        layers: usize,
+        /// Bytes of their weights and their cache.
+        need: u64,
+        /// Bytes that it has free.
+        free: u64,
+    },
     /// Weights that an engine is to go on with were made of other files than its own.
     #[error("the weights are those of another model")]
     OtherModel,
@@ -60,7 +92,7 @@ impl OpenError {
     /// Whether another device might do: this one is not there, fails, or has too little memory.
     pub fn is_of_device(&self) -> bool {
         match self {
-            Self::Cuda { .. } | Self::Gpu(_) => true,
+            Self::Cuda { .. } | Self::Gpu(_) | Self::NoRoom { .. } => true,
             Self::Model(e) => e.is_of_device() || e.is_unsupported(),
             _ => false,
         }

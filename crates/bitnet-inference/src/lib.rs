@@ -40,8 +40,8 @@ pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use bitnet_wgpu::AdapterKind;
 pub use bitnet_wgpu::WgpuError;
 pub use device::{
-    Candidate, Device, DeviceInfo, DeviceOptions, GpuDetails, Speed, UnknownDevice, choose, cuda_trouble,
-    gpus, memory,
+    Candidate, Device, DeviceInfo, DeviceOptions, GpuDetails, Placement, Speed, UnknownDevice, choose,
+    cuda_trouble, gpus, memory,
 };
 pub use embed::{EmbedOptions, Pooling};
 pub use error::{GenerateError, OpenError};

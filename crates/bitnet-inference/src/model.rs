@@ -59,7 +59,7 @@ impl Model {
     /// ```no_run
     /// # use bitnet_inference::{Device, DeviceOptions, Model};
     /// # fn example(model: &mut Model) -> Result<(), Box<dyn std::error::Error>> {
-    /// model.move_to(&DeviceOptions { device: Device::Cuda(0), ..Default::default() }, &mut |_, _| {})?;
+    /// model.move_to(&DeviceOptions { device: Device::Cuda(0).into(), ..Default::default() }, &mut |_, _| {})?;
     /// # Ok(())
     /// # }
     /// ```

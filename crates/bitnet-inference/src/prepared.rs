@@ -26,7 +26,7 @@ impl Files {
     ) -> Result<Weights, OpenError> {
         let load = &self.options.load;
         let (decoder, device) = decoder((&self.checkpoint, &self.config), device, load, progress)?;
-        let of = (load, device.device);
+        let of = (load, &device);
         let identity = session::identity(&self.checkpoint, decoder.config(), decoder.report(), of);
         Ok(Weights { decoder, device, identity, files: Arc::clone(self) })
     }
@@ -65,7 +65,8 @@ impl ModelFiles {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Prepared, OpenError> {
         let model = self.model.prepare(device, progress)?;
-        let draft = self.draft.as_ref().map(|draft| draft.prepare(device, &mut |_, _| {})).transpose()?;
+        let of_draft = device.for_draft();
+        let draft = self.draft.as_ref().map(|draft| draft.prepare(&of_draft, &mut |_, _| {})).transpose()?;
         Ok(Prepared { model, draft })
     }
 }

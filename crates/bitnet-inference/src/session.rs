@@ -5,7 +5,7 @@
 //! blocks belong to; with another model, or other settings of the cache, they would mean nothing.
 
 use crate::engine::Engine;
-use crate::{Device, GenerateError, Model};
+use crate::{Device, DeviceInfo, GenerateError, Model};
 use bitnet_core::KV_BLOCK;
 use bitnet_formats::{AtomicFile, Checkpoint, FormatError};
 use bitnet_model::{AdapterUse, LoadOptions, LoadReport, ModelConfig};
@@ -73,18 +73,25 @@ pub(crate) fn identity(
     checkpoint: &Checkpoint,
     c: &ModelConfig,
     report: &LoadReport,
-    (load, device): (&LoadOptions, Device),
+    (load, device): (&LoadOptions, &DeviceInfo),
 ) -> [u8; 32] {
     let mut hash = Sha256::new();
     let settings = (c.arch.name, c.hidden, c.ffn, c.layers, c.shape, c.vocab, c.eps.to_bits(), c.activation);
     let more = (&c.rope, &c.local, c.projection_norms, report.act, load.key, load.value);
     hash.update(format!("{settings:?} {more:?}"));
-    // Each backend has an order of its own in the blocks of its cache.
-    hash.update(match device {
+    // Each backend has an order of its own in the blocks of its cache, of the layers that it has.
+    let kinds = device.device.devices().iter().map(|device| match device {
         Device::Cpu => "cpu",
         Device::Cuda(_) => "cuda",
         Device::Wgpu(_) => "wgpu",
     });
+    let kinds: Vec<&str> = kinds.collect();
+    match kinds.as_slice() {
+        [kind] => hash.update(kind),
+        // Layer by layer, however many GPUs there are.
+        kinds if kinds.iter().all(|kind| *kind == "cuda") => hash.update("cuda"),
+        kinds => hash.update(format!("{kinds:?} {:?}", device.layers)),
+    }
     for tensor in checkpoint.tensors() {
         hash.update(format!("{:?} {} {:?}", tensor.name, tensor.ttype.name(), tensor.shape));
         let data = tensor.bytes();

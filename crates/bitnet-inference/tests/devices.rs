@@ -6,14 +6,15 @@ use bitnet_cpu::Isa;
 use bitnet_inference::engine::EngineOptions;
 use bitnet_inference::sample::SamplerOptions;
 use bitnet_inference::{
-    Device, DeviceOptions, GenerateOptions, LoadOptions, Model, OpenError, OpenOptions, SharedModel, gpus,
+    Device, DeviceOptions, GenerateOptions, LoadOptions, Model, OpenError, OpenOptions, Placement,
+    SharedModel, gpus,
 };
 use bitnet_testkit::golden::fixtures;
 use futures_util::StreamExt;
 use std::sync::mpsc::channel;
 
-fn on(device: Device) -> DeviceOptions {
-    DeviceOptions { device, threads: Some(1), ..DeviceOptions::default() }
+fn on(device: impl Into<Placement>) -> DeviceOptions {
+    DeviceOptions { device: device.into(), threads: Some(1), ..DeviceOptions::default() }
 }
 
 fn model(device: &DeviceOptions) -> Model {
@@ -81,18 +82,42 @@ fn threads_generate_while_the_model_moves_between_kernels() {
     let other = Isa::available().into_iter().rfind(|isa| *isa != Isa::detect());
     let (kernels, threads) =
         (DeviceOptions { isa: other, ..cpu.clone() }, DeviceOptions { threads: Some(2), ..cpu.clone() });
-    moves_among(&[cpu, kernels, threads]);
+    let two = Placement::of(vec![Device::Cpu; 2]).unwrap();
+    moves_among(&[cpu, kernels.clone(), kernels.on(two), threads]);
+}
+
+#[test]
+fn a_model_says_where_its_layers_are() {
+    let two: Placement = "cpu,cpu".parse().unwrap();
+    let model = model(&on(two.clone()));
+    assert_eq!((&model.device().device, &*model.device().layers), (&two, &[1, 1][..]));
+    assert!(model.device().threads == 1 && !model.device().kernel.contains(','));
+    let open = |device: DeviceOptions| {
+        let open = OpenOptions { device, load: LoadOptions::default() };
+        Model::open(&fixtures().join("bitnet-packed"), &open, &mut |_, _| {}).map(drop)
+    };
+    let many: Placement = "cpu,cpu,cpu".parse().unwrap();
+    let refused = open(on(many));
+    assert!(matches!(refused, Err(OpenError::MoreDevices { devices: 3, layers: 2 })), "{refused:?}");
+    let missing: Placement = "cpu,cuda:99".parse().unwrap();
+    assert!(matches!(open(on(missing)), Err(OpenError::Cuda { number: 99, .. })));
+    let refused = open(DeviceOptions { shares: vec![1.0, -1.0], ..on(two) });
+    assert!(matches!(refused, Err(OpenError::Shares { .. })), "{refused:?}");
 }
 
 #[test]
 fn threads_generate_while_the_model_moves_to_a_gpu_and_back() {
-    match gpus().iter().find(|gpu| matches!(gpu.device, Device::Cuda(_))) {
-        Some(gpu) => moves_among(&[on(Device::Cpu), on(gpu.device)]),
-        None => {
-            assert!(std::env::var("REQUIRE_DEVICE").as_deref() != Ok("1"), "there is no NVIDIA GPU");
-            println!("not run: there is no NVIDIA GPU");
-        }
-    }
+    let gpus = gpus();
+    let cuda: Vec<Device> =
+        gpus.iter().map(|gpu| gpu.device).filter(|device| matches!(device, Device::Cuda(_))).collect();
+    let Some((&first, &last)) = cuda.first().zip(cuda.last()) else {
+        assert!(std::env::var("REQUIRE_DEVICE").as_deref() != Ok("1"), "there is no NVIDIA GPU");
+        println!("not run: there is no NVIDIA GPU");
+        return;
+    };
+    let several = |devices: &[Device]| on(Placement::of(devices.to_vec()).unwrap());
+    // The same GPU twice, where there is but one.
+    moves_among(&[on(Device::Cpu), on(first), several(&[first, last]), several(&[last, Device::Cpu])]);
 }
 
 #[test]
@@ -100,6 +125,6 @@ fn a_model_stays_where_it_is_when_there_is_nowhere_to_go() {
     let mut model = model(&on(Device::Cpu));
     let refused = model.move_to(&on(Device::Cuda(99)), &mut |_, _| {});
     assert!(matches!(refused, Err(OpenError::Cuda { number: 99, .. })));
-    assert_eq!(model.device().device, Device::Cpu);
+    assert!(model.device().device.is(Device::Cpu));
     assert_eq!(model.generate(&prompt(1), options(1)).unwrap().count(), 40);
 }

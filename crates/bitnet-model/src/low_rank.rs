@@ -23,7 +23,7 @@ struct Part<B: Backend> {
     scale: f64,
 }
 
-/// The parts of an adapter by layer.
+/// The parts of an adapter by layer, of which only those have any that are here.
 type Layers<B> = Vec<Vec<Part<B>>>;
 
 /// Adapters by their numbers.
@@ -43,14 +43,14 @@ impl<B: Backend> Adapters<B> {
         b: &B,
         id: u32,
         adapter: &Adapter,
-        layers: usize,
+        layers: Range<usize>,
     ) -> Result<(), ModelError> {
         if adapter.parts.iter().any(|part| part.magnitude.is_some()) {
             let need = "DoRA rescales rows of the sum, which is not done beside the weights; `bitnet merge` makes it a part of them";
             return Err(bad("use_dora", true, need));
         }
-        let mut held: Layers<B> = (0..layers).map(|_| Vec::new()).collect();
-        for part in adapter.parts.iter().filter(|part| part.layer < layers) {
+        let mut held: Layers<B> = (0..layers.end).map(|_| Vec::new()).collect();
+        for part in adapter.parts.iter().filter(|part| layers.contains(&part.layer)) {
             let prepare = |m: &bitnet_core::DenseMatrix| {
                 b.prepare(&[Matrix::Dense(m.clone())], ActivationPrecision::Float, Purpose::Product)
             };

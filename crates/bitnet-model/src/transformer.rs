@@ -1,12 +1,13 @@
 //! The transformer.
 
 use crate::low_rank::Adapters;
+use crate::rope_table::RopeTable;
 use crate::{
-    Adapter, AdapterUse, Decoder, LoadReport, ModelConfig, ModelError, Role, Rope, Rows, Span, StepOutput,
+    Adapter, AdapterUse, Decoder, LoadReport, ModelConfig, ModelError, Role, Rows, Span, Stage, StepOutput,
 };
-use bitnet_core::{Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed, RopeRows};
-use bitnet_memory::{Buffer, DeviceMemory, OutOfMemory, Pool, Tag};
-use bitnet_quant::spec::rope_angles;
+use bitnet_core::{Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed};
+use bitnet_memory::{DeviceMemory, Pool};
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -55,13 +56,22 @@ pub(crate) struct Layer<B: Backend> {
     pub(crate) ffn_post_norm: Option<B::Vector>,
 }
 
-/// Weights of a whole model.
-pub(crate) struct Weights<B: Backend> {
-    pub(crate) embedding: B::Weight,
-    pub(crate) layers: Vec<Layer<B>>,
-    pub(crate) final_norm: B::Vector,
+/// What is behind the last layer.
+pub(crate) struct End<B: Backend> {
+    pub(crate) norm: B::Vector,
     /// `None`: the embedding is the head.
     pub(crate) head: Option<B::Weight>,
+}
+
+/// Weights of a model, or of some of its layers.
+pub(crate) struct Weights<B: Backend> {
+    /// With the first layer.
+    pub(crate) embedding: Option<B::Weight>,
+    /// Which of the model's layers these are.
+    pub(crate) range: Range<usize>,
+    pub(crate) layers: Vec<Layer<B>>,
+    /// With the last layer.
+    pub(crate) end: Option<End<B>>,
 }
 
 /// Activations of a step.
@@ -75,68 +85,6 @@ struct Activations<B: Backend> {
     /// A wide product: stacked q, k, v or gate and up.
     wide: B::Tensor,
     room: Room<B>,
-}
-
-/// Cosines and sines of all positions, `[positions, head_dim/2]`, as far as they were seen, and those of a step.
-struct RopeTable {
-    inverse: Vec<f32>,
-    /// What cosines and sines are multiplied with.
-    factor: f32,
-    cos: Buffer<f32>,
-    sin: Buffer<f32>,
-    /// Positions that are filled in.
-    seen: usize,
-    /// Room for one position.
-    row: (Vec<f32>, Vec<f32>),
-    step: (Buffer<f32>, Buffer<f32>),
-}
-
-impl RopeTable {
-    fn new(memory: &Pool, rope: &Rope, head_dim: usize, positions: usize) -> Result<Self, OutOfMemory> {
-        let inverse = rope.inverse_frequencies(head_dim);
-        let half = inverse.len();
-        // Pages of positions that are not seen are not touched.
-        let table = || memory.buffer(positions * half, Tag::Other);
-        Ok(Self {
-            factor: rope.attention_factor(),
-            cos: table()?,
-            sin: table()?,
-            seen: 0,
-            row: (Vec::with_capacity(half), Vec::with_capacity(half)),
-            step: Default::default(),
-            inverse,
-        })
-    }
-
-    fn rows(&mut self, memory: &Pool, spans: &[KvSpan<'_>]) -> Result<RopeRows<'_>, OutOfMemory> {
-        let half = self.inverse.len();
-        let end = spans.iter().map(KvSpan::end).max().unwrap_or(0);
-        while self.seen < end {
-            let (cos, sin) = &mut self.row;
-            cos.clear();
-            sin.clear();
-            rope_angles(self.seen as u32, &self.inverse, self.factor, cos, sin);
-            self.cos[self.seen * half..][..half].copy_from_slice(cos);
-            self.sin[self.seen * half..][..half].copy_from_slice(sin);
-            self.seen += 1;
-        }
-        let range = |span: &KvSpan<'_>| span.start * half..span.end() * half;
-        if let [span] = spans {
-            return Ok(RopeRows { cos: &self.cos[range(span)], sin: &self.sin[range(span)] });
-        }
-        let (cos, sin) = &mut self.step;
-        let tokens: usize = spans.iter().map(|span| span.len).sum();
-        memory.fit(cos, tokens * half)?;
-        memory.fit(sin, tokens * half)?;
-        let mut at = 0;
-        for span in spans {
-            let (from, to) = (range(span), at..at + span.len * half);
-            cos[to.clone()].copy_from_slice(&self.cos[from.clone()]);
-            sin[to.clone()].copy_from_slice(&self.sin[from]);
-            at = to.end;
-        }
-        Ok(RopeRows { cos, sin })
-    }
 }
 
 /// What a forward pass is asked for besides filling the cache, and where it goes.
@@ -153,7 +101,7 @@ struct Wanted<'a> {
     hidden: &'a mut [Vec<f32>],
 }
 
-/// A model on a backend, with its cache.
+/// A model on a backend, with its cache; or some of its layers, as a [`Stage`] of a [`crate::Pipeline`].
 pub struct Transformer<B: Backend> {
     backend: Arc<B>,
     config: ModelConfig,
@@ -247,12 +195,16 @@ impl<B: Backend> Transformer<B> {
         let keep = |stage: usize, h: &B::Tensor, wanted: &mut Wanted<'_>| {
             wanted.hidden.get_mut(stage).map_or(Ok(()), |out| b.download(h, out))
         };
-        b.embed(&self.weights.embedding, ids, h)?;
-        if let Some(scale) = c.embedding_scale() {
-            b.scale(h, scale);
+        // Without an embedding, the stage before has given what `h` holds.
+        if let Some(embedding) = &self.weights.embedding {
+            b.embed(embedding, ids, h)?;
+            if let Some(scale) = c.embedding_scale() {
+                b.scale(h, scale);
+            }
+            keep(0, h, wanted)?;
         }
-        keep(0, h, wanted)?;
-        for (l, layer) in self.weights.layers.iter().enumerate() {
+        for (own, layer) in self.weights.layers.iter().enumerate() {
+            let l = self.weights.range.start + own;
             b.rms_norm(h, &layer.attn_norm, c.eps, x);
             layer.qkv.apply(b, x, room, wide);
             adapters.add(b, l, &[(Role::Q, 0), (Role::K, q), (Role::V, q + k)], x, wide);
@@ -262,8 +214,8 @@ impl<B: Backend> Transformer<B> {
             }
             let window = c.window(l);
             let rope = if window.is_some() { local_rope } else { rope };
-            b.rope_append(wide, rope, &mut self.kv, l, spans)?;
-            b.attend(wide, &self.kv, l, spans, window, y);
+            b.rope_append(wide, rope, &mut self.kv, own, spans)?;
+            b.attend(wide, &self.kv, own, spans, window, y);
             let o = sub_norm(b, layer.attn_sub_norm.as_ref(), c.eps, y, x);
             layer.o.apply(b, o, room, wide);
             adapters.add(b, l, &[(Role::O, 0)], o, wide);
@@ -286,6 +238,7 @@ impl<B: Backend> Transformer<B> {
             b.add(h, sub_norm(b, layer.ffn_post_norm.as_ref(), c.eps, wide, &mut room.normed));
             keep(l + 1, h, wanted)?;
         }
+        let Some(end) = &self.weights.end else { return Ok(()) };
         if wanted.hidden.is_empty() {
             let (rows, places) = &mut self.left;
             rows.clear();
@@ -296,7 +249,7 @@ impl<B: Backend> Transformer<B> {
                 return Ok(());
             }
             b.keep_rows(h, rows);
-            b.rms_norm(h, &self.weights.final_norm, c.eps, x);
+            b.rms_norm(h, &end.norm, c.eps, x);
             let place = |row: &usize| rows.binary_search(row).expect("it is among those that are kept");
             if !wanted.state_rows.is_empty() {
                 b.download(x, &mut self.states)?;
@@ -308,7 +261,7 @@ impl<B: Backend> Transformer<B> {
             places.extend(wanted.rows.iter().map(place));
             b.keep_rows(x, places);
         } else {
-            b.rms_norm(h, &self.weights.final_norm, c.eps, x);
+            b.rms_norm(h, &end.norm, c.eps, x);
             keep(c.layers + 1, x, wanted)?;
             b.keep_rows(x, wanted.rows);
         }
@@ -316,7 +269,7 @@ impl<B: Backend> Transformer<B> {
         if rows.is_empty() {
             return Ok(());
         }
-        let head = self.weights.head.as_ref().unwrap_or(&self.weights.embedding);
+        let head = end.head.as_ref().or(self.weights.embedding.as_ref()).expect("one of them is the head");
         Ok(b.head(x, head, wanted.needs, wanted.logits)?)
     }
 
@@ -389,7 +342,7 @@ impl<B: Backend> Decoder for Transformer<B> {
     }
 
     fn load_adapter(&mut self, id: u32, adapter: &Adapter) -> Result<(), ModelError> {
-        self.adapters.load(&self.backend, id, adapter, self.config.layers)
+        self.adapters.load(&self.backend, id, adapter, self.weights.range.clone())
     }
     fn unload_adapter(&mut self, id: u32) {
         self.adapters.unload(id);
@@ -468,5 +421,27 @@ impl<B: Backend> Decoder for Transformer<B> {
         ran?;
         self.position = end;
         Ok(())
+    }
+}
+
+impl<B: Backend> Stage for Transformer<B> {
+    fn layers(&self) -> Range<usize> {
+        self.weights.range.clone()
+    }
+
+    fn send(&self, out: &mut Vec<f32>) -> Result<(), ModelError> {
+        Ok(self.backend.download(&self.act.h, out)?)
+    }
+
+    fn receive(&mut self, before: &dyn Stage) -> Result<(), ModelError> {
+        let (b, h) = (&self.backend, &mut self.act.h);
+        // Between devices of one kind there may be a shorter way than over the host.
+        if let Some(before) = (before as &dyn Any).downcast_ref::<Self>()
+            && b.receive(&before.backend, &before.act.h, h)?
+        {
+            return Ok(());
+        }
+        before.send(&mut self.states)?;
+        Ok(b.upload(&self.states, self.config.hidden, h)?)
     }
 }

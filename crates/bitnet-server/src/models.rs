@@ -8,7 +8,7 @@ use crate::{ApiError, Server};
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
-use bitnet_inference::{Device, DeviceOptions};
+use bitnet_inference::Placement;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, PoisonError, RwLock};
 use utoipa::ToSchema;
@@ -278,7 +278,7 @@ impl Server {
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct LoadRequest {
     model: String,
-    /// Where it is to run: `cpu`, `cuda:0`, `wgpu:0`. One that is loaded moves there, and goes on answering meanwhile.
+    /// Where it is to run: `cpu`, `cuda:0`, `wgpu:0`, or some of its layers on each of several, `cuda:0,cuda:1`. One that is loaded moves there, and goes on answering meanwhile.
     device: Option<String>,
 }
 
@@ -320,13 +320,14 @@ pub(crate) async fn load(
 ) -> Result<Json<Success>, ApiError> {
     let _open = server.ticket(None)?;
     let wrong = |why: String| ApiError::field("device", why);
-    let device = device.as_deref().map(str::parse::<Device>).transpose().map_err(|e| wrong(e.to_string()))?;
+    let device =
+        device.as_deref().map(str::parse::<Placement>).transpose().map_err(|e| wrong(e.to_string()))?;
     let (asked, id) = (Arc::clone(&server), model.clone());
     aside(move || asked.load_again(&id)).await?;
     if let Some(device) = device {
         let served = server.named(Some(&model))?;
         let files = served.files.clone();
-        let to = DeviceOptions { device, ..files.opened_on() };
+        let to = files.opened_on().on(device);
         let prepared =
             aside(move || files.prepare(&to, &mut |_, _| {}).map_err(|e| wrong(chain(&e)))).await?;
         // What goes on the engine's thread is done to its end, whether or not the client is still there.

@@ -11,7 +11,7 @@ use bitnet_core::{ActivationPrecision, KvType};
 use bitnet_cpu::{Isa, Kernel};
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_inference::engine::Takeover;
-use bitnet_inference::{Device, DeviceInfo, DeviceOptions, LoadOptions, Model, OpenOptions};
+use bitnet_inference::{Device, DeviceInfo, DeviceOptions, LoadOptions, Model, OpenOptions, Placement};
 use bitnet_model::ModelConfig;
 use clap::{Args, ValueEnum};
 use std::path::Path;
@@ -111,12 +111,14 @@ impl ModelFlags {
     /// How a model is opened; unless it is quiet, a device that was left open is told.
     pub fn options(&self, checkpoint: &Checkpoint, quiet: bool) -> Result<Opening, Failure> {
         let kernels = self.isa.is_some() || self.kernel.is_some();
-        let Settled { device, may_fall_back } =
-            self.device.settle(checkpoint, &self.tuning, kernels, quiet)?;
-        Ok(Opening { options: OpenOptions { device: self.on(device), load: self.load()? }, may_fall_back })
+        let load = self.load()?;
+        let Settled { device, shares, may_fall_back } =
+            self.device.settle(checkpoint, &load, &self.tuning, kernels, quiet)?;
+        let device = DeviceOptions { shares, ..self.on(device) };
+        Ok(Opening { options: OpenOptions { device, load }, may_fall_back })
     }
 
-    fn on(&self, device: Device) -> DeviceOptions {
+    fn on(&self, device: Placement) -> DeviceOptions {
         let Self { isa, kernel, threads, .. } = *self;
         DeviceOptions { device, isa, threads, kernel, ..DeviceOptions::default() }
     }
@@ -164,9 +166,9 @@ impl ModelFlags {
         quiet: bool,
     ) -> Result<(), Failure> {
         let load_options = LoadOptions { cache, ..self.load()? };
-        let device = model.device().device;
-        let options = OpenOptions { device: self.on(device), load: load_options };
-        let opening = Opening { options, may_fall_back: self.device.may_fall_back(device) };
+        let device = self.on(model.device().device.clone()).for_draft();
+        let may_fall_back = self.device.may_fall_back(&device.device);
+        let opening = Opening { options: OpenOptions { device, load: load_options }, may_fall_back };
         let (draft, _) = load(path, &shipped::open(path)?, opening, &self.tuning, quiet)?;
         model.set_draft(draft).map_err(Failure::at(path))
     }
@@ -211,17 +213,18 @@ pub fn load(
     // Also where nothing else is told: answers will be slow.
     let warn = |takeover: &Takeover| eprintln!("warning: {takeover}");
     let mut on_cpu = options.clone();
-    on_cpu.device.device = Device::Cpu;
+    on_cpu.device = on_cpu.device.on(Device::Cpu);
     let model = match open(&options) {
         Err(e) if may_fall_back && e.is_of_device() => {
-            warn(&Takeover { from: options.device.device, to: Device::Cpu, why: chain(&e) });
+            let (from, to) = (options.device.device.clone(), Device::Cpu.into());
+            warn(&Takeover { from, to, why: chain(&e) });
             tuned = tuning.settle(&mut on_cpu, &config);
             open(&on_cpu)
         }
         opened => opened,
     };
     let mut model = model.map_err(Failure::at(path))?;
-    if may_fall_back && model.device().device != Device::Cpu {
+    if may_fall_back && !model.device().device.is(Device::Cpu) {
         tuning.settle(&mut on_cpu, &config);
         model.set_fallback(on_cpu.device, warn);
     }
@@ -265,12 +268,21 @@ fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model, tuned: bool) 
     )
 }
 
-/// The device with its kernels.
+/// The device with its kernels, or each of several with its layers.
 fn runs_on(info: &DeviceInfo) -> String {
-    let DeviceInfo { device, isa, kernel, threads, .. } = info;
-    match device {
-        Device::Cpu => format!("{device} {kernel}, {threads} threads"),
-        Device::Cuda(_) => format!("{device} {kernel}"),
-        Device::Wgpu(_) => format!("{device} {kernel} ({isa})"),
+    let DeviceInfo { device, layers, isa, kernel, threads, .. } = info;
+    match device.devices() {
+        [Device::Cpu] => format!("{device} {kernel}, {threads} threads"),
+        [Device::Cuda(_)] => format!("{device} {kernel}"),
+        [Device::Wgpu(_)] => format!("{device} {kernel} ({isa})"),
+        several => {
+            let all: usize = layers.iter().sum();
+            let each = several.iter().zip(layers);
+            let each = each.map(|(device, layers)| format!("{device} ({layers} of {all} layers)"));
+            let each = each.collect::<Vec<_>>().join(", ");
+            let threads =
+                if device.has(Device::Cpu) { format!(", {threads} threads") } else { String::new() };
+            format!("{each} {kernel}{threads}")
+        }
     }
 }

@@ -20,6 +20,7 @@ Examples:
   bitnet run model.gguf \"The capital of France is\"
   bitnet run microsoft/bitnet-b1.58-2B-4T-gguf \"Once upon a time\"
   echo \"Once upon a time\" | bitnet run model.gguf -n 100
+  bitnet run model.gguf \"Once upon a time\" --device cuda:0,cuda:1
   bitnet run model.gguf --tokens 128000,791,6864 --temp 0 --json
   BITNET_MODEL=model.gguf bitnet run \"The capital of France is\"")]
 pub struct Run {

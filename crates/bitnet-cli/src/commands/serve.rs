@@ -30,6 +30,7 @@ Examples:
   bitnet serve model.gguf
   bitnet serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --parallel 32
   bitnet serve model.gguf --lora sql/ --lora-dir adapters/
+  bitnet serve model.gguf --device cuda:0,cpu --tensor-split 20,10
   bitnet serve small.gguf large.gguf --alias small,large --tls-cert cert.pem --tls-key key.pem
   curl localhost:8080/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": true}'")]

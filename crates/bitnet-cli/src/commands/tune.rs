@@ -9,7 +9,7 @@ use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{Isa, Kernel, physical_cores};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::sample::{Sampler, SamplerOptions};
-use bitnet_inference::{Device, DeviceOptions, GenerateError, LoadOptions, Model, OpenOptions};
+use bitnet_inference::{DeviceOptions, GenerateError, LoadOptions, Model, OpenOptions};
 use bitnet_model::{ModelConfig, StepOutput};
 use clap::Args;
 use serde_json::json;
@@ -240,7 +240,6 @@ impl Tuner<'_> {
         }
         let Candidate { kernel, skip, threads } = candidate;
         let device = DeviceOptions {
-            device: Device::Cpu,
             threads: Some(threads),
             kernel: Some(kernel),
             skip: Some(skip),

@@ -1,6 +1,6 @@
-//! Which device a model is best run on.
+//! Which device a model is best run on, or which several.
 
-use super::{Device, Speed};
+use super::{Device, Placement, Speed};
 use bitnet_wgpu::AdapterKind;
 
 /// A device, and what decides whether it is taken.
@@ -31,18 +31,24 @@ impl Candidate {
         }
     }
 
-    /// Whether `bytes` of weights fit, with an eighth more for the cache and what is computed.
+    /// Whether a model of `bytes` fits.
     fn holds(&self, bytes: u64) -> bool {
-        self.memory.is_none_or(|memory| bytes.saturating_add(bytes / 8) <= memory)
+        self.memory.is_none_or(|memory| with_room(bytes) <= memory)
     }
 }
 
-/// Chooses among devices, the processor being one of them, for so many bytes of weights; and says why.
+/// With an eighth more, for what is computed.
+fn with_room(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 8)
+}
+
+/// Chooses among devices, the processor being one of them, for a model of so many bytes; and says why.
 ///
 /// What is too small is left out. Of the rest the one that reads weights fastest is taken where all were measured, else the first of its
-/// kind: NVIDIA's, discrete, integrated, the processor. Nothing too large for every device is run on another than the processor, which
-/// reads weights from their file.
-pub fn choose(candidates: &[Candidate], bytes: u64) -> (Device, String) {
+/// kind: NVIDIA's, discrete, integrated, the processor. Where none of NVIDIA's GPUs has room alone, the fewest that have it together are
+/// taken, rather than the processor or a GPU that does not tell how much memory it has. Nothing too large for all of them is run on another
+/// than the processor, which reads weights from their file.
+pub fn choose(candidates: &[Candidate], bytes: u64) -> (Placement, String) {
     let ranked: Vec<(&Candidate, usize)> = candidates.iter().filter_map(|c| Some((c, c.rank()?))).collect();
     let (fits, small): (Vec<_>, Vec<_>) = ranked
         .into_iter()
@@ -58,17 +64,40 @@ pub fn choose(candidates: &[Candidate], bytes: u64) -> (Device, String) {
         }
         None => fits.iter().min_by_key(|(_, rank)| *rank).map(|(c, _)| *c),
     };
-    let device = best.map_or(Device::Cpu, |best| best.device);
-    match best.filter(|best| best.device != Device::Cpu) {
+    let best = best.filter(|best| best.device != Device::Cpu);
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    if best.is_none_or(|best| best.memory.is_none())
+        && let Some(several) = together(&small, bytes)
+    {
+        let each = several.iter().map(|c| format!("{} with {:.1} GB", c.device, gb(c.memory.unwrap_or(0))));
+        let each = each.collect::<Vec<_>>().join(", ");
+        let place = Placement::of(several.iter().map(|c| c.device).collect()).unwrap_or_default();
+        return (place, format!("{each}: the model takes {:.1}", gb(bytes)));
+    }
+    match best {
         Some(best) => why.insert(0, best.name.clone()),
         None if fits.len() <= 1 && small.is_empty() => why.push("there is no GPU".to_owned()),
         None => {}
     }
     for (c, _) in &small {
-        let (need, memory) = (bytes as f64 / 1e9, c.memory.unwrap_or(0) as f64 / 1e9);
-        why.push(format!("{} has {memory:.1} GB, and the weights alone {need:.1}", c.device));
+        let memory = gb(c.memory.unwrap_or(0));
+        why.push(format!("{} has {memory:.1} GB, and the model takes {:.1}", c.device, gb(bytes)));
     }
-    (device, why.join("; "))
+    (best.map_or(Device::Cpu, |best| best.device).into(), why.join("; "))
+}
+
+/// The fewest of NVIDIA's GPUs that have room for a model together, in their order.
+fn together<'a>(small: &[(&'a Candidate, usize)], bytes: u64) -> Option<Vec<&'a Candidate>> {
+    let mut gpus: Vec<_> = small.iter().filter(|(c, _)| matches!(c.device, Device::Cuda(_))).collect();
+    gpus.sort_by_key(|(c, _)| std::cmp::Reverse(c.memory));
+    let mut room = 0u64;
+    let enough = gpus.iter().position(|(c, _)| {
+        room = room.saturating_add(c.memory.unwrap_or(0));
+        with_room(bytes) <= room
+    })?;
+    let mut several: Vec<&Candidate> = gpus[..=enough].iter().map(|(c, _)| *c).collect();
+    several.sort_by_key(|c| small.iter().position(|(other, _)| other.device == c.device));
+    Some(several)
 }
 
 #[cfg(test)]
@@ -122,23 +151,46 @@ mod tests {
                 vec![cpu(None), cuda(0, None)],
                 9_000_000_000,
                 Device::Cpu,
-                "cuda:0 has 8.0 GB, and the weights alone 9.0",
+                "cuda:0 has 8.0 GB, and the model takes 9.0",
             ),
             (
                 vec![cpu(None), cuda(0, Some(1e12)), wgpu(AdapterKind::Integrated, None)],
                 7_500_000_000,
                 Device::Wgpu(0),
-                "the wgpu:0; cuda:0 has 8.0 GB, and the weights alone 7.5",
+                "the wgpu:0; cuda:0 has 8.0 GB, and the model takes 7.5",
             ),
             (
                 vec![cpu(None), cuda(0, None)],
                 u64::MAX,
                 Device::Cpu,
-                "cuda:0 has 8.0 GB, and the weights alone 18446744073.7",
+                "cuda:0 has 8.0 GB, and the model takes 18446744073.7",
             ),
         ] {
-            assert_eq!(choose(&candidates, bytes), (device, why.to_owned()));
+            assert_eq!(choose(&candidates, bytes), (device.into(), why.to_owned()));
         }
-        assert_eq!(choose(&[], 1).0, Device::Cpu);
+        assert!(choose(&[], 1).0.is(Device::Cpu));
+    }
+
+    #[test]
+    fn what_fits_on_no_gpu_is_put_on_several() {
+        const GB: u64 = 1_000_000_000;
+        let cpu = candidate(Device::Cpu, None, Some(64 * GB), Some(90e9));
+        let cuda = |n, gb: u64| candidate(Device::Cuda(n), Some(AdapterKind::Discrete), Some(gb * GB), None);
+        let wgpu = candidate(Device::Wgpu(0), Some(AdapterKind::Discrete), None, None);
+        for (candidates, gb, place) in [
+            (vec![cpu.clone(), cuda(0, 8), cuda(1, 8)], 7, "cuda:0"),
+            (vec![cpu.clone(), cuda(0, 8), cuda(1, 8)], 14, "cuda:0,cuda:1"),
+            // The fewest, and no more than there are.
+            (vec![cpu.clone(), cuda(0, 8), cuda(1, 12), cuda(2, 8), cuda(3, 12)], 20, "cuda:1,cuda:3"),
+            (vec![cpu.clone(), cuda(0, 8), cuda(1, 12), cuda(2, 8)], 22, "cuda:0,cuda:1,cuda:2"),
+            (vec![cpu.clone(), cuda(0, 8), cuda(1, 8)], 15, "cpu"),
+            // The same GPU under another name, of which nobody knows how much memory it has.
+            (vec![cpu.clone(), cuda(0, 8), cuda(1, 8), wgpu.clone()], 14, "cuda:0,cuda:1"),
+            (vec![cpu.clone(), cuda(0, 8), wgpu], 14, "wgpu:0"),
+        ] {
+            assert_eq!(choose(&candidates, gb * GB).0.to_string(), place, "{gb} GB");
+        }
+        let (_, why) = choose(&[cpu, cuda(0, 8), cuda(1, 8)], 14 * GB);
+        assert_eq!(why, "cuda:0 with 8.0 GB, cuda:1 with 8.0 GB: the model takes 14.0");
     }
 }

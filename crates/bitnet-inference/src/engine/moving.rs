@@ -8,7 +8,7 @@ use super::cache::{Cache, Place};
 use super::draft::Draft;
 use super::sequence::Sequence;
 use crate::prepared::{ModelFiles, Prepared};
-use crate::{Device, DeviceInfo, DeviceOptions, GenerateError, OpenError};
+use crate::{DeviceInfo, DeviceOptions, GenerateError, OpenError, Placement};
 use bitnet_model::ModelError;
 use std::fmt;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ pub(super) struct Fallback {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Takeover {
     /// The one that failed.
-    pub from: Device,
+    pub from: Placement,
     /// The one that goes on.
-    pub to: Device,
+    pub to: Placement,
     /// How it failed.
     pub why: String,
 }
@@ -110,7 +110,8 @@ impl Engine {
 
     fn take_over(&mut self, mut fallback: Fallback, error: ModelError) -> Result<(), GenerateError> {
         let why = error.to_string();
-        (fallback.tell)(&Takeover { from: self.device.device, to: fallback.device.device, why: why.clone() });
+        let (from, to) = (self.device.device.clone(), fallback.device.device.clone());
+        (fallback.tell)(&Takeover { from, to, why: why.clone() });
         let prepared = self.files().prepare(&fallback.device, &mut |_, _| {});
         let moved = prepared.and_then(|prepared| self.move_to(prepared));
         moved.map_err(|source| GenerateError::Takeover { why, source: Box::new(source) })?;

@@ -2,17 +2,20 @@
 
 mod masters;
 mod matrix;
+mod sizes;
 mod tensors;
 
 pub(crate) use matrix::dense_values;
 pub use matrix::{absmean_of, in_file_order, trits_of};
+pub use sizes::Sizes;
 pub use tensors::ModelTensors;
 
 use crate::config::ModelConfig;
-use crate::transformer::{Layer, Projections, Transformer, Weights};
+use crate::transformer::{End, Layer, Projections, Transformer, Weights};
 use crate::{ModelError, Role};
 use bitnet_core::{ActivationPrecision, Backend, KV_BLOCK, KvSpec, KvType, Matrix, Purpose};
 use bitnet_formats::{Checkpoint, TensorType};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How a model is to be loaded.
@@ -36,6 +39,28 @@ pub struct LoadOptions {
 impl LoadOptions {
     /// The largest context that is taken without being asked for.
     pub const DEFAULT_CONTEXT: usize = 4096;
+
+    /// How many layers of a model are loaded.
+    pub fn layers_of(&self, config: &ModelConfig) -> usize {
+        self.layers.unwrap_or(config.layers).min(config.layers)
+    }
+
+    /// Positions of a sequence.
+    fn context_of(&self, config: &ModelConfig) -> Result<usize, ModelError> {
+        match self.context {
+            None => Ok(config.context.min(Self::DEFAULT_CONTEXT)),
+            Some(asked) if asked == 0 || asked > config.context => {
+                Err(ModelError::Context { asked, context: config.context })
+            }
+            Some(asked) => Ok(asked),
+        }
+    }
+
+    /// A cache of `layers` layers.
+    fn cache_of(&self, config: &ModelConfig, layers: usize) -> Result<KvSpec, ModelError> {
+        let capacity = self.cache.map_or_else(|| self.context_of(config), Ok)?;
+        Ok(KvSpec { layers, shape: config.shape, capacity, key: self.key, value: self.value })
+    }
 }
 
 impl Default for LoadOptions {
@@ -75,19 +100,26 @@ pub fn load<B: Backend>(
 pub fn load_as<B: Backend>(
     backend: Arc<B>,
     checkpoint: &Checkpoint,
-    mut config: ModelConfig,
+    config: ModelConfig,
     options: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Transformer<B>, ModelError> {
+    let layers = 0..options.layers_of(&config);
+    load_stage(backend, checkpoint, config, options, layers, progress)
+}
+
+/// Loads some of the layers, for a [`crate::Pipeline`]: the first one brings the embedding along, the last one what is behind it.
+pub fn load_stage<B: Backend>(
+    backend: Arc<B>,
+    checkpoint: &Checkpoint,
+    mut config: ModelConfig,
+    options: &LoadOptions,
+    layers: Range<usize>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Transformer<B>, ModelError> {
     let all_layers = config.layers;
-    config.layers = options.layers.unwrap_or(all_layers).min(all_layers);
-    let capacity = match options.context {
-        None => config.context.min(LoadOptions::DEFAULT_CONTEXT),
-        Some(asked) if asked == 0 || asked > config.context => {
-            return Err(ModelError::Context { asked, context: config.context });
-        }
-        Some(asked) => asked,
-    };
+    config.layers = options.layers_of(&config);
+    let capacity = options.context_of(&config)?;
     let act = options.act.unwrap_or_else(|| trained_for(checkpoint));
     let report = LoadReport {
         act,
@@ -98,17 +130,11 @@ pub fn load_as<B: Backend>(
         dense_weights: 0,
     };
     let tensors = ModelTensors::new(checkpoint, &config);
-    let mut loader =
-        Loader { backend: &*backend, tensors, config: &config, report, whole: config.layers == all_layers };
-    let weights = loader.weights(progress)?;
+    let whole = config.layers == all_layers;
+    let mut loader = Loader { backend: &*backend, tensors, config: &config, report, whole };
+    let weights = loader.weights(layers, progress)?;
     let report = loader.report;
-    let spec = KvSpec {
-        layers: config.layers,
-        shape: config.shape,
-        capacity: options.cache.unwrap_or(capacity),
-        key: options.key,
-        value: options.value,
-    };
+    let spec = options.cache_of(&config, weights.range.len())?;
     // A sequence never has more positions than there are.
     let capacity = capacity.min(spec.blocks() * KV_BLOCK);
     Transformer::new(backend, config, report, weights, spec, capacity)
@@ -133,31 +159,44 @@ struct Loader<'a, B: Backend> {
 }
 
 impl<B: Backend> Loader<'_, B> {
-    fn weights(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<Weights<B>, ModelError> {
+    fn weights(
+        &mut self,
+        range: Range<usize>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Weights<B>, ModelError> {
         let c = self.config;
-        // Whatever the type, the head sees activations as they are: BitNet models are trained so.
+        let (first, last) = (range.start == 0, range.end == c.layers);
+        // Whatever the type, the head sees activations as they are: BitNet models are trained so. Where the embedding is the head too,
+        // both ends have one.
         let own_head = self.tensors.own_head();
-        let table = if own_head { Purpose::Product } else { Purpose::Head };
-        let embedding = self.stack(&[Role::Embedding], 0, table)?;
+        let is_head = last && !own_head;
+        let table = if is_head { Purpose::Head } else { Purpose::Product };
+        let embedding = first.then(|| self.stack(&[Role::Embedding], 0, table)).transpose()?;
         // One row of an embedding that is not the head too.
-        if own_head {
+        if !is_head {
             self.report.step_bytes = 0;
         }
         let mut layers = Vec::new();
-        for l in 0..c.layers {
+        for l in range.clone() {
             progress(l, c.layers);
             layers.push(self.layer(l)?);
         }
-        progress(c.layers, c.layers);
-        let final_norm = self.norm(Role::FinalNorm, 0)?;
-        let head = match own_head {
-            true => Some(self.stack(&[Role::Head], 0, Purpose::Head)?),
-            false => None,
-        };
+        progress(range.end, c.layers);
+        let end = last.then(|| {
+            let norm = self.norm(Role::FinalNorm, 0)?;
+            let head = match (own_head, first) {
+                (true, _) => Some(Role::Head),
+                (false, true) => None,
+                (false, false) => Some(Role::Embedding),
+            };
+            let head = head.map(|role| self.stack(&[role], 0, Purpose::Head)).transpose()?;
+            Ok::<_, ModelError>(End { norm, head })
+        });
+        let end = end.transpose()?;
         if self.whole {
             self.tensors.check()?;
         }
-        Ok(Weights { embedding, layers, final_norm, head })
+        Ok(Weights { embedding, range, layers, end })
     }
 
     fn layer(&mut self, l: usize) -> Result<Layer<B>, ModelError> {

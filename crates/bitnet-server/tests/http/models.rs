@@ -111,8 +111,8 @@ fn a_model_moves_to_another_device_while_it_answers() {
     let asked = client.clone();
     let answers =
         std::thread::spawn(move || (0..6).map(|_| text(asked.json("/v1/completions", &prompt))).collect());
-    for _ in 0..4 {
-        let moved = client.json("/models/load", &json!({"model": "one", "device": "cpu"}));
+    for device in ["cpu", "cpu,cpu", "cpu", "cpu,cpu"] {
+        let moved = client.json("/models/load", &json!({"model": "one", "device": device}));
         assert_eq!(moved["success"], true);
     }
     let answers: Vec<String> = answers.join().unwrap();
@@ -125,7 +125,7 @@ fn a_model_moves_to_another_device_while_it_answers() {
     }
     let metrics = client.get("/metrics").text();
     assert!(
-        metrics.contains("device=\"cpu\"")
+        metrics.contains("device=\"cpu,cpu\"")
             && client.metric("bitnet_device_takeovers_total{model_name=\"one\"}") == 0.0
     );
 }

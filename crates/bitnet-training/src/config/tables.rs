@@ -9,7 +9,7 @@ use crate::run::Kind;
 use crate::schedule::{Schedule, Shape};
 use crate::{Activations, Bits, ExtraNorms, Objectives, Precision, Ramp, WeightQuantizer};
 use bitnet_cpu::Terms;
-use bitnet_inference::Device;
+use bitnet_inference::{Device, Placement};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -399,8 +399,8 @@ pub(super) fn devices(s: &mut Section<'_>) -> Result<(Vec<Device>, Option<String
     let names = s.texts("device")?;
     if names == ["auto"] {
         // What was measured of devices is about products of inference.
-        let (device, why) = Device::auto(0, &|_, _| None);
-        return Ok((vec![device], Some(why)));
+        let (place, why) = Placement::auto(0, &|_, _| None);
+        return Ok((place.devices().to_vec(), Some(why)));
     }
     let read = |name: &String| {
         name.parse()

@@ -49,7 +49,7 @@ impl Probes {
         Rates { read_bytes, int8_ops: self.0.int8_ops() }
     }
 
-    pub fn limit(&self, model: &Model, test: Test, sizes: Sizes, setup: Setup, rates: Vec<Rates>) -> Limit {
+    pub fn limit(&self, model: &Model, test: Test, sizes: Sizes, setup: &Setup, rates: Vec<Rates>) -> Limit {
         let (config, report) = (model.config(), model.report());
         let size = |t: super::CacheType| KvType::from(t).head_bytes(config.shape.head_dim);
         let heads = config.layers * config.shape.kv_heads;

@@ -9,7 +9,7 @@ mod test;
 mod together;
 
 use crate::args::{self, Act, CacheType, ModelPath};
-use crate::device::DeviceFlag;
+use crate::device::{DeviceFlag, Settled};
 use crate::failure::Failure;
 use crate::shipped;
 use crate::terminal::Progress;
@@ -126,9 +126,9 @@ pub struct Bench {
 }
 
 /// What a model is opened with.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Setup {
-    device: Device,
+    place: Settled,
     threads: Option<usize>,
     kernel: Option<Kernel>,
     key: CacheType,
@@ -162,7 +162,7 @@ impl Bench {
         let all = setups.len() * sizes.len() * tests.len() * self.repetitions as usize;
         let mut report = Report::new(self.form(), path, &checkpoint);
         for (done, setup) in setups.iter().enumerate() {
-            let options = self.options(*setup, context, None);
+            let options = self.options(setup, context, None);
             memory::forget_peak();
             let begin = Instant::now();
             let (mut model, tuned) = args::load(path, &checkpoint, options.into(), &self.tuning, quiet)?;
@@ -171,7 +171,7 @@ impl Bench {
             let mut done = done * sizes.len() * tests.len() * self.repetitions as usize;
             for sizes in &sizes {
                 for test in &tests {
-                    let what = (*setup, *sizes, *test);
+                    let what = (setup, *sizes, *test);
                     let mut row = self.measure((&mut model, start), what, probes.as_ref(), &mut || {
                         done += 1;
                         progress.at(done, all);
@@ -185,10 +185,18 @@ impl Bench {
         report.finish()
     }
 
-    fn options(&self, setup: Setup, context: usize, cache: Option<usize>) -> OpenOptions {
-        let (isa, Setup { device, threads, kernel, .. }) = (self.isa, setup);
+    fn options(&self, setup: &Setup, context: usize, cache: Option<usize>) -> OpenOptions {
+        let (isa, Setup { place, threads, kernel, .. }) = (self.isa, setup);
         OpenOptions {
-            device: DeviceOptions { device, isa, threads, kernel, skip: None, memory: self.memory.map(pool) },
+            device: DeviceOptions {
+                device: place.device.clone(),
+                shares: place.shares.clone(),
+                isa,
+                threads: *threads,
+                kernel: *kernel,
+                skip: None,
+                memory: self.memory.map(pool),
+            },
             load: LoadOptions {
                 act: self.act.map(Into::into),
                 context: Some(context),
@@ -234,14 +242,15 @@ impl Bench {
         let mut done = 0;
         for setup in &setups {
             for (sizes, load) in sizes.iter().flat_map(|sizes| loads.iter().map(move |load| (sizes, load))) {
-                let options = self.options(*setup, longest, Some(load.positions(KV_BLOCK)));
+                let options = self.options(setup, longest, Some(load.positions(KV_BLOCK)));
                 memory::forget_peak();
                 let begin = Instant::now();
                 let (model, tuned) = args::load(path, checkpoint, options.into(), &self.tuning, quiet)?;
                 let start = Start { load: opening + begin.elapsed(), tuned };
                 let test = Test { prompt: load.prompt, answer: load.answer, depth: 0 };
                 let time = jiff::Timestamp::now();
-                let mut row = Row::new((&model, start), (*setup, *sizes, test), time, Vec::new(), None);
+                let mut row =
+                    Row::new((&model, start), (setup.clone(), *sizes, test), time, Vec::new(), None);
                 let pools = model.pools();
                 let mut engine = model.into_engine(EngineOptions {
                     budget: sizes.step().max(load.requests),
@@ -273,7 +282,7 @@ impl Bench {
     fn measure(
         &self,
         (model, start): (&mut Model, Start),
-        (setup, sizes, test): (Setup, Sizes, Test),
+        (setup, sizes, test): (&Setup, Sizes, Test),
         probes: Option<&Probes>,
         done: &mut dyn FnMut(),
     ) -> Result<Row, Failure> {
@@ -289,7 +298,7 @@ impl Bench {
             done();
         }
         let limit = probes.map(|p| p.limit(model, test, sizes, setup, rates));
-        Ok(Row::new((model, start), (setup, sizes, test), begin, samples, limit))
+        Ok(Row::new((model, start), (setup.clone(), sizes, test), begin, samples, limit))
     }
 
     fn form(&self) -> Form {
@@ -335,9 +344,10 @@ impl Bench {
     fn setups(&self, checkpoint: &Checkpoint, quiet: bool) -> Result<Vec<Setup>, Failure> {
         let kernels = self.isa.is_some() || !self.kernel.is_empty();
         // What is measured does not change on the way.
-        let device = self.device.settle(checkpoint, &self.tuning, kernels, quiet)?.device;
-        if self.roofline && device != Device::Cpu {
-            let hint = format!("leave it out with --device {device}");
+        let load = LoadOptions::default();
+        let place = self.device.settle(checkpoint, &load, &self.tuning, kernels, quiet)?;
+        if self.roofline && !place.device.is(Device::Cpu) {
+            let hint = format!("leave it out with --device {}", place.device);
             return Err(Failure::Usage(format!("--roofline measures the cpu; {hint}")));
         }
         let mut threads: Vec<Option<usize>> = Counts::all(&self.threads).map(Some).collect();
@@ -351,7 +361,7 @@ impl Bench {
         let mut setups = Vec::new();
         for &threads in &threads {
             for &kernel in &kernels {
-                let setup = |(key, value)| Setup { device, threads, kernel, key, value };
+                let setup = |(key, value)| Setup { place: place.clone(), threads, kernel, key, value };
                 setups.extend(self.cache_types().into_iter().map(setup));
             }
         }

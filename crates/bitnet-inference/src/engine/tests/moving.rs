@@ -1,7 +1,7 @@
 //! Devices that fail and engines that move: no request is lost, and no token is another one.
 
 use super::*;
-use crate::{Device, ModelFiles};
+use crate::{Device, ModelFiles, Placement, SessionError};
 use bitnet_core::BackendError;
 use bitnet_cpu::Isa;
 use bitnet_memory::{DeviceMemory, Pool};
@@ -215,7 +215,7 @@ fn without_another_device_running_requests_end_with_the_error_and_later_ones_are
 #[test]
 fn a_device_that_cannot_take_over_is_told_with_the_error() {
     let mut engine = failing(engine(8192, TOGETHER, None), 3, gone());
-    let missing = DeviceOptions { device: Device::Cuda(99), ..DeviceOptions::default() };
+    let missing = DeviceOptions { device: Device::Cuda(99).into(), ..DeviceOptions::default() };
     engine.set_fallback(missing, |_| {});
     let (forms, want) = undisturbed(12);
     let asked = requests(&forms, 12, 0);
@@ -263,7 +263,8 @@ fn an_engine_moves_in_the_middle_of_answers() {
             steps += 1;
             assert!(steps < 10_000, "it goes on for ever");
             if steps % 11 == 0 {
-                let to = if steps % 2 == 0 { home.clone() } else { elsewhere() };
+                let two = || elsewhere().on(Placement::of(vec![Device::Cpu; 2]).unwrap());
+                let to = vec![home.clone(), elsewhere(), two()].swap_remove(steps / 11 % 3);
                 let prepared = engine.files().prepare(&to, &mut |_, _| {}).unwrap();
                 assert_eq!(prepared.device().threads, to.threads.unwrap());
                 engine.move_to(prepared).unwrap();
@@ -289,14 +290,23 @@ fn weights_of_another_model_are_refused() {
 
 #[test]
 fn a_session_is_one_of_the_device_that_the_model_has_moved_to() {
-    let mut moved = model("bitnet-packed", 512);
-    moved.move_to(&elsewhere(), &mut |_, _| {}).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let (path, ids) = (dir.path().join("session"), (3..80).collect::<Vec<u32>>());
-    moved
-        .generate(&ids, GenerateOptions { max_tokens: Some(1), ..Default::default() })
-        .unwrap()
-        .for_each(drop);
-    moved.save_session(&path, &ids).unwrap();
-    assert_eq!(model("bitnet-packed", 512).load_session(&path).unwrap(), ids);
+    let ids = (3..80).collect::<Vec<u32>>();
+    let saved = |name: &str, to: &DeviceOptions| {
+        let mut moved = model("bitnet-packed", 512);
+        moved.move_to(to, &mut |_, _| {}).unwrap();
+        let options = GenerateOptions { max_tokens: Some(1), ..Default::default() };
+        moved.generate(&ids, options).unwrap().for_each(drop);
+        let path = dir.path().join(name);
+        moved.save_session(&path, &ids).unwrap();
+        (moved, path)
+    };
+    let (mut one, of_one) = saved("one", &elsewhere());
+    let two = elsewhere().on(Placement::of(vec![Device::Cpu; 2]).unwrap());
+    let (mut two, of_two) = saved("two", &two);
+    assert_eq!(model("bitnet-packed", 512).load_session(&of_one).unwrap(), ids);
+    // Two caches of the processor's have an order of their own.
+    assert_eq!(two.load_session(&of_two).unwrap(), ids);
+    assert!(matches!(one.load_session(&of_two), Err(SessionError::Other { .. })));
+    assert!(matches!(two.load_session(&of_one), Err(SessionError::Other { .. })));
 }
