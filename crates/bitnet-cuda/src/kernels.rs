@@ -123,8 +123,7 @@ pub(crate) struct CacheKernels {
 }
 
 impl CacheKernels {
-    /// `None`: there are none for these types.
-    pub(crate) fn load(driver: &Driver, key: KvType, value: KvType) -> Option<Result<Self, CudaError>> {
+    pub(crate) fn load(driver: &Driver, key: KvType, value: KvType) -> Result<Self, CudaError> {
         macro_rules! of {
             ($key:ident $value:ident) => {
                 (|| {
@@ -161,7 +160,7 @@ impl CacheKernels {
                 })()
             };
         }
-        Some(match (key, value) {
+        match (key, value) {
             (KvType::F32, KvType::F32) => of!(f32),
             (KvType::F32, KvType::F16) => of!(f32 f16),
             (KvType::F32, KvType::BF16) => of!(f32 bf16),
@@ -171,7 +170,13 @@ impl CacheKernels {
             (KvType::BF16, KvType::F32) => of!(bf16 f32),
             (KvType::BF16, KvType::F16) => of!(bf16 f16),
             (KvType::BF16, KvType::BF16) => of!(bf16),
-            (KvType::Q8_0, _) | (_, KvType::Q8_0) => return None,
-        })
+            (KvType::F32, KvType::Q8_0) => of!(f32 q8_0),
+            (KvType::F16, KvType::Q8_0) => of!(f16 q8_0),
+            (KvType::BF16, KvType::Q8_0) => of!(bf16 q8_0),
+            (KvType::Q8_0, KvType::F32) => of!(q8_0 f32),
+            (KvType::Q8_0, KvType::F16) => of!(q8_0 f16),
+            (KvType::Q8_0, KvType::BF16) => of!(q8_0 bf16),
+            (KvType::Q8_0, KvType::Q8_0) => of!(q8_0),
+        }
     }
 }

@@ -13,7 +13,7 @@ use bitnet_memory::Tag;
 use bitnet_testkit::conformance::{Answer, answers};
 use bitnet_testkit::tensors::Noise;
 
-const CACHES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::BF16];
+const CACHES: [KvType; 4] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0];
 
 fn cpu() -> CpuBackend {
     CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap()
@@ -145,9 +145,15 @@ fn answers_so_far(answers: &[([usize; 2], Vec<f32>)], _: AttentionShape) -> [usi
 fn attention_over_long_sequences_gives_the_bits_of_the_processor() {
     let Some(gpu) = common::backend() else { return };
     let cpu = cpu();
-    for (heads, kv_heads, head_dim) in [(4, 1, 128), (3, 3, 64), (10, 2, 32)] {
+    for (heads, kv_heads, head_dim) in [(4, 1, 128), (3, 3, 64), (10, 2, 32), (2, 1, 80)] {
         let shape = AttentionShape { heads, kv_heads, head_dim };
-        for (ty, window) in [(KvType::F16, None), (KvType::F16, Some(70)), (KvType::F32, None)] {
+        for (ty, window) in [
+            (KvType::F16, None),
+            (KvType::F16, Some(70)),
+            (KvType::F32, None),
+            (KvType::Q8_0, None),
+            (KvType::Q8_0, Some(70)),
+        ] {
             let (got, want) = (attention(&gpu, shape, ty, window), attention(&cpu, shape, ty, window));
             for (step, (got, want)) in got.iter().zip(&want).enumerate() {
                 assert_same_bits(&format!("{shape:?}, {ty:?}, {window:?}, step {step}"), got, want);
@@ -237,7 +243,8 @@ fn what_cannot_be_is_refused() {
     let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 64 };
     let spec = KvSpec { layers: 1, shape, capacity: 64, key: KvType::F16, value: KvType::F16 };
     let of = |spec: KvSpec| gpu.kv(spec).map(drop);
-    assert!(matches!(of(KvSpec { value: KvType::Q8_0, ..spec }), Err(BackendError::Unsupported { .. })));
+    let odd = AttentionShape { head_dim: 66, ..shape };
+    assert!(matches!(of(KvSpec { shape: odd, ..spec }), Err(BackendError::Unsupported { .. })));
     // More than any GPU has.
     assert!(matches!(of(KvSpec { capacity: 1 << 40, ..spec }), Err(BackendError::OutOfMemory { .. })));
     assert!(of(spec).is_ok());
