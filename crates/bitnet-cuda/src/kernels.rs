@@ -31,7 +31,7 @@ kernels! {
     dense_f32 dense_f16 dense_f16_many dense_bf16 dense_bf16_many dense_q8_0 dense_q4_0 dense_q6_k spread_lanes
     embed_f32 embed_f16 embed_bf16 embed_q8_0 embed_q4_0 embed_q6_k
     merge
-    clear select_count select_take select_also
+    clear select_count select_also select_take select_best
     screen_query screen_8 screen_64
     screen_rows_f32 screen_rows_f16 screen_rows_bf16 screen_rows_q8_0 screen_rows_q4_0 screen_rows_q6_k
     screen_exact_f32 screen_exact_f16 screen_exact_bf16 screen_exact_q8_0 screen_exact_q4_0 screen_exact_q6_k
