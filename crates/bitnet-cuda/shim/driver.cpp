@@ -38,11 +38,19 @@ bool capture_forbids_waiting() {
     return forbidden;
 }
 
+void run_one(CUstream_st &stream) {
+    Operation operation = std::move(stream.queue.front());
+    stream.queue.pop_front();
+    if (!stream.context->error) operation(*stream.context);
+}
+
 void run(CUstream_st &stream) {
-    std::vector<Operation> queue = std::move(stream.queue);
-    stream.queue.clear();
-    for (Operation &operation : queue)
-        if (!stream.context->error) operation(*stream.context);
+    while (!stream.queue.empty()) run_one(stream);
+}
+
+// Runs what is before a record of an event, and no more.
+void run_until(CUevent_st &event, uint64_t record) {
+    while (event.reached < record && event.stream && !event.stream->queue.empty()) run_one(*event.stream);
 }
 
 // What a call on the null stream waits for.
@@ -380,6 +388,18 @@ CUresult cuStreamSynchronize(CUstream handle) {
         return CUDA_SUCCESS;
     });
 }
+// What is put on the stream from here on comes behind the event's last record, on whichever stream that is.
+CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags) {
+    return in_context([&](CUctx_st &context) {
+        if (flags) return CUDA_ERROR_INVALID_VALUE;
+        CUstream_st *stream = context.streams.find(handle);
+        if (!stream || !context.events.find(event)) return CUDA_ERROR_INVALID_HANDLE;
+        if (stream->capture || event->captured) return CUDA_ERROR_NOT_SUPPORTED;
+        return enqueue(context, handle, [event, record = event->records](CUctx_st &context) {
+            if (context.events.find(event)) run_until(*event, record);
+        });
+    });
+}
 CUresult cuStreamBeginCapture_v2(CUstream handle, int mode) {
     return in_context([&](CUctx_st &context) {
         if (mode < 0 || mode > CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_INVALID_VALUE;
@@ -441,10 +461,10 @@ CUresult cuEventRecord(CUevent event, CUstream handle) {
         event->captured = false;
         event->recorded = true;
         event->stream = stream;
-        event->pending++;
-        return enqueue(context, handle, [event](CUctx_st &context) {
+        uint64_t record = ++event->records;
+        return enqueue(context, handle, [event, record](CUctx_st &context) {
             if (!context.events.find(event)) return;
-            event->pending--;
+            event->reached = record;
             event->time_ms = now_ms();
         });
     });
@@ -453,7 +473,7 @@ CUresult cuEventSynchronize(CUevent event) {
     return in_context([&](CUctx_st &context) {
         if (!context.events.find(event)) return CUDA_ERROR_INVALID_HANDLE;
         if (event->captured) return CUDA_ERROR_CAPTURED_EVENT;
-        if (event->stream) run(*event->stream);
+        run_until(*event, event->records);
         return CUDA_SUCCESS;
     });
 }
@@ -461,12 +481,18 @@ CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent start, CUevent end) 
     return in_context([&](CUctx_st &context) {
         for (CUevent event : {start, end})
             if (!context.events.find(event) || !event->recorded) return CUDA_ERROR_INVALID_HANDLE;
-        if (start->pending || end->pending) return CUDA_ERROR_NOT_READY;
+        if (start->reached < start->records || end->reached < end->records) return CUDA_ERROR_NOT_READY;
         *milliseconds = end->time_ms - start->time_ms;
         return CUDA_SUCCESS;
     });
 }
 CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end) { return cuEventElapsedTime_v2(milliseconds, start, end); }
 CUresult cuEventDestroy_v2(CUevent event) {
-    return in_context([&](CUctx_st &context) { return context.events.remove(event) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE; });
+    return in_context([&](CUctx_st &context) {
+        if (!context.events.find(event)) return CUDA_ERROR_INVALID_HANDLE;
+        // Whoever waits for it still does.
+        run_until(*event, event->records);
+        context.events.remove(event);
+        return CUDA_SUCCESS;
+    });
 }

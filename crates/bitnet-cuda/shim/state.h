@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -55,7 +56,7 @@ struct Capture {
 struct CUstream_st {
     CUctx_st *context;
     bool blocking; // the null stream waits for it
-    std::vector<shim::Operation> queue;
+    std::deque<shim::Operation> queue;
     std::unique_ptr<shim::Capture> capture; // null unless the stream is being captured
 };
 struct CUgraph_st {
@@ -67,7 +68,7 @@ struct CUgraphExec_st {
 struct CUevent_st {
     CUstream_st *stream = nullptr;
     bool recorded = false, captured = false;
-    int pending = 0; // records that are still in a queue
+    uint64_t records = 0, reached = 0; // how often it was recorded, and which record was reached last
     double time_ms = 0;
 };
 struct CUfunc_st {

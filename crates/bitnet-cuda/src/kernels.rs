@@ -27,7 +27,7 @@ kernels! {
     gemv gemv_gated norm_gemv norm_gemv_gated few_8 few_8_gated few_16 few_16_gated
     gemm_32x32 gemm_32x64 gemm_64x64 gemm_64x128 gemm_128x128 gemm_128x128_wide
     gemm_32x32_gated gemm_32x64_gated gemm_32x128_gated gemm_64x128_gated gemm_64x128_gated_wide
-    grouped ternary_floats embed_ternary tile_codes
+    grouped ternary_floats embed_ternary tile_codes gemv_interleaved interleave_codes
     dense_f32 dense_f16 dense_f16_many dense_bf16 dense_bf16_many dense_q8_0 dense_q4_0 dense_q6_k spread_lanes
     embed_f32 embed_f16 embed_bf16 embed_q8_0 embed_q4_0 embed_q6_k
     merge
