@@ -62,6 +62,6 @@ else
 fi
 
 bench() { "$dir/bitnet" bench "$model" --device cuda:0 -o jsonl "$@" 2>>"$out/bench.err" | tee -a "$record"; }
-bench -p 512 -n 128 -r 3 || failed=1
+bench -p 512 -n 128 -r 3 --cache-type f16,q8_0 || failed=1
 bench -p 1 -n 128 --concurrency 64 -r 1 || failed=1
 exit $failed
