@@ -53,7 +53,7 @@ timed models 100 "$dir/models" --test-threads 1
 timed training-conformance 100 "$dir/training-conformance" --nocapture
 wait $synth || { cat "$out/synth.log"; failed=1; }
 
-timed kernels 100 "$dir/kernels" --bench
+timed kernels 140 "$dir/kernels" --bench
 timed training 100 "$dir/training" --bench
 if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
     timed cublas 100 python3 crates/bitnet-cuda/benches/cublas.py
