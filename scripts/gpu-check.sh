@@ -55,7 +55,7 @@ timed pipeline 60 "$dir/pipeline" --test-threads 1
 timed training-conformance 100 "$dir/training-conformance" --nocapture
 wait $synth || { cat "$out/synth.log"; failed=1; }
 
-timed kernels 100 "$dir/kernels" --bench
+timed kernels 140 "$dir/kernels" --bench
 timed training 100 "$dir/training" --bench
 if python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
     timed cublas 100 python3 crates/bitnet-cuda/benches/cublas.py
@@ -64,6 +64,6 @@ else
 fi
 
 bench() { "$dir/bitnet" bench "$model" --device cuda:0 -o jsonl "$@" 2>>"$out/bench.err" | tee -a "$record"; }
-bench -p 512 -n 128 -r 3 || failed=1
+bench -p 512 -n 128 -r 3 --cache-type f16,q8_0 || failed=1
 bench -p 1 -n 128 --concurrency 64 -r 1 || failed=1
 exit $failed

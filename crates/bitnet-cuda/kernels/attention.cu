@@ -1,8 +1,9 @@
 // Rules 8 and 10 to 12 of docs/numerics.md: the rotary embedding, the cache, and causal attention over it.
 //
 // The cache of a layer is in words of PACK neighbouring elements of a head, keys [block][head][word][position in the block] and
-// values [block][head][position in the block][word]. Scores are computed by a thread a position, outputs by a thread a word:
-// in both, neighbouring threads read neighbouring words.
+// values [block][head][position in the block][word]. Scores are computed by a thread a position, outputs by a thread a word, or a part
+// of one: in both, neighbouring threads read neighbouring words. Scales of q8_0 are words too, two f16 each, behind all others of a head
+// in a block, in the same order.
 #include "device.cuh"
 
 constexpr u32 BLOCK = 64;
@@ -11,10 +12,24 @@ constexpr int ATTEND_THREADS = 256;
 // The score of a position that is not seen; less than any that is.
 constexpr float UNSEEN = -3.4028234e38f;
 
-enum Cache { CACHE_F32, CACHE_F16, CACHE_BF16 };
+enum Cache { CACHE_F32, CACHE_F16, CACHE_BF16, CACHE_Q8_0 };
 
 template <Cache T>
-constexpr u32 PACK = T == CACHE_F32 ? 1 : 2;
+constexpr u32 PACK = T == CACHE_F32 ? 1 : T == CACHE_Q8_0 ? 4 : 2;
+
+// Elements that share a scale, and words of elements whose scales share a word.
+constexpr u32 SCALED = 32;
+constexpr u32 SCALED_WORDS = 2 * SCALED / PACK<CACHE_Q8_0>;
+
+// Words of a head's elements, and of its scales.
+template <Cache T>
+__device__ __forceinline__ u32 element_words(u32 head_dim) {
+    return head_dim / PACK<T>;
+}
+template <Cache T>
+__device__ __forceinline__ u32 scale_words(u32 head_dim) {
+    return T == CACHE_Q8_0 ? (head_dim + 2 * SCALED - 1) / (2 * SCALED) : 0;
+}
 
 template <Cache T>
 __device__ __forceinline__ u32 packed(float x) {
@@ -29,16 +44,64 @@ __device__ __forceinline__ u32 packed(float x) {
     }
 }
 
-// The element of a word: its first one, or its second one where it has two.
+// Element i of a word; those of q8_0 without their scale.
 template <Cache T>
-__device__ __forceinline__ float unpacked(u32 word, int i) {
+__device__ __forceinline__ float unpacked(u32 word, u32 i) {
     if constexpr (T == CACHE_F32) {
         return __uint_as_float(word);
+    } else if constexpr (T == CACHE_Q8_0) {
+        return static_cast<float>(static_cast<signed char>(word >> (8 * i)));
     } else if constexpr (T == CACHE_F16) {
         return half_to_float(static_cast<u16>(i == 0 ? word : word >> 16));
     } else {
         return __uint_as_float(i == 0 ? word << 16 : word & 0xffff0000u);
     }
+}
+
+// The scale of elements in word `word` of a head, out of the word that has it.
+__device__ __forceinline__ float scale_of(u32 scales, u32 word) {
+    return half_to_float(static_cast<u16>(scales >> (word % SCALED_WORDS / (SCALED_WORDS / 2) * 16)));
+}
+
+// The scale of elements begin .. end of a head, as f16.
+template <class F>
+__device__ __forceinline__ u16 scale_bits(F element, u32 begin, u32 end) {
+    float most = 0.0f;
+#pragma unroll 8
+    for (u32 e = begin; e < end; ++e) {
+        most = fmaxf(most, fabsf(element(e)));
+    }
+    return float_to_half(fminf(__fdiv_rn(most, 127.0f), 65504.0f));
+}
+
+// Word `word` of a head of `n` elements, which are element(0), element(1) and so on: elements, or behind them scales.
+template <Cache T, class F>
+__device__ __forceinline__ u32 cache_word(F element, u32 n, u32 word) {
+    u32 bits = 0;
+    if constexpr (T == CACHE_Q8_0) {
+        // Each word asks for the largest of all elements that share its scale: to compute those again is cheaper than to wait for others.
+        auto scale = [&](u32 block) { return scale_bits(element, min(block * SCALED, n), min((block + 1) * SCALED, n)); };
+        if (word >= element_words<T>(n)) {
+            const u32 pair = word - element_words<T>(n);
+            return scale(2 * pair) | static_cast<u32>(scale(2 * pair + 1)) << 16;
+        }
+        const float d = half_to_float(scale(word * PACK<T> / SCALED));
+        const float inverse = d > 0.0f ? __fdiv_rn(1.0f, d) : 0.0f;
+#pragma unroll
+        for (u32 j = 0; j < PACK<T>; ++j) {
+            float q = d > 0.0f ? rintf(__fmul_rn(element(word * PACK<T> + j), inverse)) : 0.0f;
+            q = q < -127.0f ? -127.0f : q;
+            q = q > 127.0f ? 127.0f : q;
+            // What is not a number is 0, as a conversion in Rust has it.
+            bits |= static_cast<u32>(q == q ? static_cast<int>(q) & 0xff : 0) << (8 * j);
+        }
+    } else {
+#pragma unroll
+        for (u32 j = 0; j < PACK<T>; ++j) {
+            bits |= packed<T>(element(word * PACK<T> + j)) << (16 * j);
+        }
+    }
+    return bits;
 }
 
 struct Heads {
@@ -58,22 +121,23 @@ __device__ __forceinline__ float rotated(const float *head, const float *cosine,
 // A word of a rotated key, and of a value.
 template <Cache K>
 __device__ __forceinline__ u32 key_word(const float *head, const float *cosine, const float *sine, u32 half, u32 word) {
-    u32 bits = 0;
-#pragma unroll
-    for (u32 j = 0; j < PACK<K>; ++j) {
-        bits |= packed<K>(rotated(head, cosine, sine, half, word * PACK<K> + j)) << (16 * j);
-    }
-    return bits;
+    return cache_word<K>([=](u32 e) { return rotated(head, cosine, sine, half, e); }, 2 * half, word);
 }
 
 template <Cache V>
-__device__ __forceinline__ u32 value_word(const float *head, u32 word) {
-    u32 bits = 0;
-#pragma unroll
-    for (u32 j = 0; j < PACK<V>; ++j) {
-        bits |= packed<V>(head[word * PACK<V> + j]) << (16 * j);
+__device__ __forceinline__ u32 value_word(const float *head, u32 n, u32 word) {
+    return cache_word<V>([=](u32 e) { return head[e]; }, n, word);
+}
+
+// Where word `word` of a value lies, of the head whose words in a block begin at `head`.
+template <Cache V>
+__device__ __forceinline__ size_t value_place(size_t head, u32 head_dim, u32 position, u32 word) {
+    const u32 elements = element_words<V>(head_dim);
+    const u32 scales = scale_words<V>(head_dim);
+    if (scales == 0 || word < elements) {
+        return head + position * elements + word;
     }
-    return bits;
+    return head + BLOCK * elements + position * scales + word - elements;
 }
 
 // Rotates queries in place, and writes rotated keys and values into the cache. qkv [m, (heads + 2 kv_heads) * head_dim], cosines and
@@ -110,16 +174,16 @@ __device__ __forceinline__ void rope_append(float *qkv, const float *cosines, co
     const u32 block = tables[place.y + place.x / BLOCK];
     const u32 position = place.x % BLOCK;
     if (head < shape.heads + shape.kv_heads) {
-        const u32 key_words = d / PACK<K>;
+        const u32 key_words = element_words<K>(d) + scale_words<K>(d);
         const size_t at = static_cast<size_t>(block) * shape.kv_heads + head - shape.heads;
         for (u32 word = e; word < key_words; word += half) {
             keys[(at * key_words + word) * BLOCK + position] = key_word<K>(row + head * d, cosine, sine, half, word);
         }
     } else {
-        const u32 value_words = d / PACK<V>;
+        const u32 value_words = element_words<V>(d) + scale_words<V>(d);
         const size_t at = static_cast<size_t>(block) * shape.kv_heads + head - shape.heads - shape.kv_heads;
         for (u32 word = e; word < value_words; word += half) {
-            values[(at * BLOCK + position) * value_words + word] = value_word<V>(row + head * d, word);
+            values[value_place<V>(at * BLOCK * value_words, d, position, word)] = value_word<V>(row + head * d, d, word);
         }
     }
 }
@@ -152,14 +216,17 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
     __shared__ u32 row_head[ROWS];
     __shared__ u32 row_position[ROWS];
     const u32 d = shape.head_dim;
-    const u32 value_words = d / PACK<V>;
-    const u32 key_words = d / PACK<K>;
+    const u32 value_words = element_words<V>(d);
+    const u32 key_words = element_words<K>(d);
+    const u32 value_scales = scale_words<V>(d);
+    const u32 key_scales = scale_words<K>(d);
     float *queries = room;                                     // [head_dim][ROWS]
     float *weights = queries + d * ROWS;                       // [ROWS][SEGMENT]
     u32 *new_key = reinterpret_cast<u32 *>(weights + ROWS * SEGMENT); // [head_dim]
     float *sums = reinterpret_cast<float *>(new_key + d);      // [ROWS], as many as fill up 16 bytes
     float *largest = sums + (ROWS + 3) / 4 * 4;
-    u32 *cached = reinterpret_cast<u32 *>(largest + (ROWS + 3) / 4 * 4); // [SEGMENT][words]
+    u32 *cached = reinterpret_cast<u32 *>(largest + (ROWS + 3) / 4 * 4); // [SEGMENT][words of elements]
+    u32 *cached_scales = cached + SEGMENT * value_words;                 // [SEGMENT][words of scales]
     let_next_begin();
     // What the host sent is there before any kernel of the step begins.
     const Tile tile = tiles[blockIdx.z];
@@ -180,6 +247,11 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
     const bool fresh = ROPE && last_position - begin < SEGMENT;
     const u32 old = fresh ? to - 1 : to;
     const u32 *blocks = tables + tile.table + begin / BLOCK;
+    // Where a position's key head begins, in heads.
+    auto head_of = [&](u32 p) { return static_cast<size_t>(blocks[p / BLOCK]) * shape.kv_heads + kv_head; };
+    auto value_at = [&](u32 p, u32 word) {
+        return value_place<V>(head_of(p) * BLOCK * (value_words + value_scales), d, p % BLOCK, word);
+    };
     if (threadIdx.x < ROWS) {
         const u32 row = tile.row + threadIdx.x;
         row_token[threadIdx.x] = tile.token + row / group;
@@ -200,18 +272,20 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
         const u32 vector = threadIdx.x % vectors;
         if (threadIdx.x < step * vectors) {
             for (u32 p = from + threadIdx.x / vectors; p < old; p += step) {
-                const size_t head = static_cast<size_t>(blocks[p / BLOCK]) * shape.kv_heads + kv_head;
-                copy_async16(cached + p * value_words + vector * 4, values + (head * BLOCK + p % BLOCK) * value_words + vector * 4);
+                copy_async16(cached + p * value_words + vector * 4, values + value_at(p, vector * 4));
             }
         }
     } else {
         for (u32 i = from * value_words + threadIdx.x; i < old * value_words; i += ATTEND_THREADS) {
-            const u32 p = i / value_words;
-            const size_t head = static_cast<size_t>(blocks[p / BLOCK]) * shape.kv_heads + kv_head;
-            cached[i] = values[(head * BLOCK + p % BLOCK) * value_words + i % value_words];
+            cached[i] = values[value_at(i / value_words, i % value_words)];
         }
     }
     copy_async_commit();
+    if constexpr (V == CACHE_Q8_0) {
+        for (u32 i = from * value_scales + threadIdx.x; staged != 0 && i < old * value_scales; i += ATTEND_THREADS) {
+            cached_scales[i] = values[value_at(i / value_scales, value_words + i % value_scales)];
+        }
+    }
     const u32 row_step = d < ATTEND_THREADS ? ATTEND_THREADS / d : 1;
     for (u32 e = d < ATTEND_THREADS ? threadIdx.x % d : threadIdx.x; e < d; e += ATTEND_THREADS) {
         for (u32 row = d < ATTEND_THREADS ? threadIdx.x / d : 0; row < ROWS; row += row_step) {
@@ -227,23 +301,27 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
     }
     if constexpr (ROPE) {
         if (fresh) {
-            const size_t head = static_cast<size_t>(blocks[old / BLOCK]) * shape.kv_heads + kv_head;
             const float *row = qkv + static_cast<size_t>(tile.token) * stride;
             const float *cosine = cosines + static_cast<size_t>(tile.token) * half;
             const float *sine = sines + static_cast<size_t>(tile.token) * half;
-            for (u32 i = threadIdx.x; i < key_words + value_words; i += ATTEND_THREADS) {
-                if (i < key_words) {
+            const u32 all_key_words = key_words + key_scales;
+            for (u32 i = threadIdx.x; i < all_key_words + value_words + value_scales; i += ATTEND_THREADS) {
+                if (i < all_key_words) {
                     const u32 bits = key_word<K>(row + (shape.heads + kv_head) * d, cosine, sine, half, i);
                     new_key[i] = bits;
                     if (tile.row == 0) {
-                        keys[(head * key_words + i) * BLOCK + old % BLOCK] = bits;
+                        keys[(head_of(old) * all_key_words + i) * BLOCK + old % BLOCK] = bits;
                     }
                 } else {
-                    const u32 word = i - key_words;
-                    const u32 bits = value_word<V>(row + (shape.heads + shape.kv_heads + kv_head) * d, word);
-                    cached[old * value_words + word] = bits;
+                    const u32 word = i - all_key_words;
+                    const u32 bits = value_word<V>(row + (shape.heads + shape.kv_heads + kv_head) * d, d, word);
+                    if (word < value_words) {
+                        cached[old * value_words + word] = bits;
+                    } else {
+                        cached_scales[old * value_scales + word - value_words] = bits;
+                    }
                     if (tile.row == 0) {
-                        values[(head * BLOCK + old % BLOCK) * value_words + word] = bits;
+                        values[value_at(old, word)] = bits;
                     }
                 }
             }
@@ -266,20 +344,24 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
         const u32 p = threadIdx.x % APART + e * APART;
         used[e] = p >= from && p < to;
         any |= used[e];
-        const size_t head = static_cast<size_t>(blocks[p / BLOCK]) * shape.kv_heads + kv_head;
         const bool own = fresh && p == old;
-        key[e] = own ? new_key : keys + head * key_words * BLOCK + p % BLOCK;
+        key[e] = own ? new_key : keys + head_of(p) * (key_words + key_scales) * BLOCK + p % BLOCK;
         apart[e] = own ? 1 : BLOCK;
     }
     if (any) {
         constexpr u32 AHEAD = ROWS == 1 ? 64 : 32 / EACH;
         for (u32 first = 0; first < key_words; first += AHEAD) {
             u32 bits[AHEAD][EACH];
+            u32 scales[AHEAD / SCALED_WORDS][EACH];
 #pragma unroll
             for (u32 i = 0; i < AHEAD; ++i) {
 #pragma unroll
                 for (u32 e = 0; e < EACH; ++e) {
                     bits[i][e] = used[e] && first + i < key_words ? key[e][(first + i) * apart[e]] : 0;
+                    if (K == CACHE_Q8_0 && i % SCALED_WORDS == 0) {
+                        const u32 word = key_words + (first + i) / SCALED_WORDS;
+                        scales[i / SCALED_WORDS][e] = used[e] && first + i < key_words ? key[e][word * apart[e]] : 0;
+                    }
                 }
             }
 #pragma unroll
@@ -304,7 +386,10 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
                         }
 #pragma unroll
                         for (u32 e = 0; e < EACH; ++e) {
-                            const float k = unpacked<K>(bits[i][e], j);
+                            float k = unpacked<K>(bits[i][e], j);
+                            if constexpr (K == CACHE_Q8_0) {
+                                k = __fmul_rn(k, scale_of(scales[i / SCALED_WORDS][e], i));
+                            }
 #pragma unroll
                             for (u32 r = 0; r < OWN_ROWS; ++r) {
                                 scores[e][r] = __fmaf_rn(four[r], k, scores[e][r]);
@@ -360,26 +445,35 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
     copy_async_wait<0>();
     __syncthreads();
 
-    // A thread a word of the output, for a group of rows.
-    for (u32 item = threadIdx.x; item < GROUPS * value_words; item += ATTEND_THREADS) {
-        const u32 word = item % value_words;
-        const u32 r0 = item / value_words * OWN;
+    // A thread a word of the output, or two elements of it, for a group of rows.
+    constexpr u32 WIDE = PACK<V> < 2 ? PACK<V> : 2;
+    constexpr u32 PARTS = PACK<V> / WIDE;
+    for (u32 item = threadIdx.x; item < GROUPS * value_words * PARTS; item += ATTEND_THREADS) {
+        const u32 word = item / PARTS % value_words;
+        const u32 part = item % PARTS * WIDE;
+        const u32 r0 = item / PARTS / value_words * OWN;
         if (r0 >= rows) {
             continue;
         }
-        float acc[OWN][PACK<V>] = {};
+        float acc[OWN][WIDE] = {};
         const float *weight = weights + r0 * SEGMENT;
-        auto read = [&](u32 p) {
-            const size_t head = static_cast<size_t>(blocks[p / BLOCK]) * shape.kv_heads + kv_head;
-            return staged != 0 ? cached[p * value_words + word] : values[(head * BLOCK + p % BLOCK) * value_words + word];
+        auto read = [&](u32 p) { return staged != 0 ? cached[p * value_words + word] : values[value_at(p, word)]; };
+        const u32 scale_word = word / SCALED_WORDS;
+        auto read_scale = [&](u32 p) {
+            return staged != 0 ? cached_scales[p * value_scales + scale_word] : values[value_at(p, value_words + scale_word)];
+        };
+        auto widened = [&](u32 bits, u32 scales, u32 j) {
+            const float v = unpacked<V>(bits, part + j);
+            return V == CACHE_Q8_0 ? __fmul_rn(v, scale_of(scales, word)) : v;
         };
         auto one = [&](u32 p) {
             const u32 bits = read(p);
+            const u32 scales = V == CACHE_Q8_0 ? read_scale(p) : 0;
 #pragma unroll
             for (int r = 0; r < OWN; ++r) {
 #pragma unroll
-                for (u32 j = 0; j < PACK<V>; ++j) {
-                    acc[r][j] = __fmaf_rn(weight[r * SEGMENT + p], unpacked<V>(bits, j), acc[r][j]);
+                for (u32 j = 0; j < WIDE; ++j) {
+                    acc[r][j] = __fmaf_rn(weight[r * SEGMENT + p], widened(bits, scales, j), acc[r][j]);
                 }
             }
         };
@@ -390,10 +484,12 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
         // What is read at once is added in order: its latency is paid once.
         auto several = [&]<u32 N>() {
             u32 bits[N];
+            u32 scales[N];
             float4 a[OWN][N / 4];
 #pragma unroll
             for (u32 i = 0; i < N; ++i) {
                 bits[i] = read(p + i);
+                scales[i] = V == CACHE_Q8_0 ? read_scale(p + i) : 0;
             }
 #pragma unroll
             for (int r = 0; r < OWN; ++r) {
@@ -409,8 +505,8 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
                     const float4 four = a[r][i / 4];
                     const float one_weight = i % 4 == 0 ? four.x : i % 4 == 1 ? four.y : i % 4 == 2 ? four.z : four.w;
 #pragma unroll
-                    for (u32 j = 0; j < PACK<V>; ++j) {
-                        acc[r][j] = __fmaf_rn(one_weight, unpacked<V>(bits[i], j), acc[r][j]);
+                    for (u32 j = 0; j < WIDE; ++j) {
+                        acc[r][j] = __fmaf_rn(one_weight, widened(bits[i], scales[i], j), acc[r][j]);
                     }
                 }
             }
@@ -442,20 +538,20 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
             }
             if (first_segment == last_segment) {
 #pragma unroll
-                for (u32 j = 0; j < PACK<V>; ++j) {
-                    out[owner * d + word * PACK<V> + j] = __fdiv_rn(acc[r][j], sums[r0 + r]);
+                for (u32 j = 0; j < WIDE; ++j) {
+                    out[owner * d + word * PACK<V> + part + j] = __fdiv_rn(acc[r][j], sums[r0 + r]);
                 }
                 continue;
             }
             const size_t place = static_cast<size_t>(token - base) * shape.heads + head;
-            float *part = parts + (place * segments + blockIdx.x) * (d + 2);
+            float *segment = parts + (place * segments + blockIdx.x) * (d + 2);
 #pragma unroll
-            for (u32 j = 0; j < PACK<V>; ++j) {
-                part[2 + word * PACK<V> + j] = acc[r][j];
+            for (u32 j = 0; j < WIDE; ++j) {
+                segment[2 + word * PACK<V> + part + j] = acc[r][j];
             }
-            if (word == 0) {
-                part[0] = largest[r0 + r];
-                part[1] = sums[r0 + r];
+            if (word == 0 && part == 0) {
+                segment[0] = largest[r0 + r];
+                segment[1] = sums[r0 + r];
             }
         }
     }
@@ -496,9 +592,17 @@ ATTENTION(f16, bf16, CACHE_F16, CACHE_BF16)
 ATTENTION(bf16, f32, CACHE_BF16, CACHE_F32)
 ATTENTION(bf16, f16, CACHE_BF16, CACHE_F16)
 ATTENTION(bf16, bf16, CACHE_BF16, CACHE_BF16)
+ATTENTION(f32, q8_0, CACHE_F32, CACHE_Q8_0)
+ATTENTION(f16, q8_0, CACHE_F16, CACHE_Q8_0)
+ATTENTION(bf16, q8_0, CACHE_BF16, CACHE_Q8_0)
+ATTENTION(q8_0, f32, CACHE_Q8_0, CACHE_F32)
+ATTENTION(q8_0, f16, CACHE_Q8_0, CACHE_F16)
+ATTENTION(q8_0, bf16, CACHE_Q8_0, CACHE_BF16)
+ATTENTION(q8_0, q8_0, CACHE_Q8_0, CACHE_Q8_0)
 MORE_ATTENTION(f32, CACHE_F32)
 MORE_ATTENTION(f16, CACHE_F16)
 MORE_ATTENTION(bf16, CACHE_BF16)
+MORE_ATTENTION(q8_0, CACHE_Q8_0)
 
 // Rule 11: segments of attention become one output, a warp a head of a token.
 extern "C" __global__ void __launch_bounds__(ATTEND_THREADS)

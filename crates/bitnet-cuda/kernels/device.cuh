@@ -8,6 +8,7 @@
 using u8 = unsigned char;
 using u16 = unsigned short;
 using u32 = unsigned;
+using u64 = unsigned long long;
 
 #ifdef __CUDACC__
 

@@ -1,6 +1,6 @@
 // The largest logits of a token, so that the others stay on the device: a histogram of the upper bits of numbers, and from it all
 // that lie in the bin of the k-th largest or above it, which are k or more. Where rows are screened (screen.cu), what is counted is
-// the least that a logit can be, and what is taken the most.
+// the least that a logit can be, and what is taken the most. Of those that were taken the k largest are given, each at its rank.
 #pragma once
 #include "device.cuh"
 
@@ -48,9 +48,9 @@ struct Found {
 };
 
 // Takes those of `numbers` [m, n] that no bin above the one of the k-th largest that was counted, or that bin, leaves out.
-// As many as there is room for are written down, in any order; counts are zeros before.
+// As many as there is room for are written down, in any order, behind what there is in the list. wanted [m]: k, and how many there are.
 extern "C" __global__ void __launch_bounds__(SELECT_THREADS)
-    select_take(const float *numbers, const u32 *bins, const u32 *wanted, u32 *found, u32 n, u32 room) {
+    select_take(const float *numbers, const u32 *bins, const uint2 *wanted, u32 *found, u32 n, u32 room) {
     __shared__ u32 warps[SELECT_THREADS / 32];
     __shared__ u32 least;
     let_next_begin();
@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(SELECT_THREADS)
     for (u32 i = 0; i < threadIdx.x / 32; ++i) {
         above += warps[i];
     }
-    const u32 k = wanted[blockIdx.y];
+    const u32 k = wanted[blockIdx.y].x;
     // One thread has the bin where the k-th largest lies.
 #pragma unroll
     for (u32 i = 0; i < EACH; ++i) {
@@ -109,7 +109,8 @@ extern "C" __global__ void __launch_bounds__(SELECT_THREADS)
 }
 EXPORT_KERNEL(select_take)
 
-// Adds ids that are wanted besides: n pairs of a token and an id; their logits come from `logits` [.., vocab], or later.
+// Begins lists with ids that are wanted besides: n pairs of a token and an id; their logits come from `logits` [.., vocab], or later.
+// Counts are zeros before.
 extern "C" __global__ void select_also(const uint2 *pairs, const float *logits, u32 *found, u32 n, u32 vocab, u32 room, u32 m) {
     let_next_begin();
     wait_for_previous();
@@ -127,6 +128,56 @@ extern "C" __global__ void select_also(const uint2 *pairs, const float *logits, 
     }
 }
 EXPORT_KERNEL(select_also)
+
+// Larger logits first, both zeros alike, and of equal ones the lower id.
+__device__ __forceinline__ u64 order_of(const u32 *pair) {
+    const u32 bits = __float_as_uint(__fadd_rn(__uint_as_float(pair[1]), 0.0f));
+    const u32 key = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+    return static_cast<u64>(key) << 32 | (0xffffffffu - pair[0]);
+}
+
+// Of each token's list, a block for each SELECT_THREADS of it, what was wanted besides, and behind it the k largest of the others, best
+// first: best [m] counts of lists, filled up to an even number, then pairs [m][each]. wanted [m]: k, and how many were wanted besides.
+extern "C" __global__ void __launch_bounds__(SELECT_THREADS)
+    select_best(u32 *found, const uint2 *wanted, u32 *best, u32 room, u32 each) {
+    __shared__ u64 orders[SELECT_THREADS];
+    let_next_begin();
+    wait_for_previous();
+    const u32 token = blockIdx.y;
+    const Found list{found, gridDim.y};
+    const u32 count = min(*list.count(token), room);
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        best[token] = *list.count(token);
+    }
+    if (blockIdx.x * SELECT_THREADS >= count) {
+        return;
+    }
+    const uint2 want = wanted[token];
+    const u32 own = blockIdx.x * SELECT_THREADS + threadIdx.x;
+    const u32 *pair = list.pair(token, min(own, count - 1));
+    const u64 order = order_of(pair);
+    // How many of the others come before it: no two are alike, because an id is taken once.
+    u32 rank = 0;
+    for (u32 begin = want.y; begin < count; begin += SELECT_THREADS) {
+        __syncthreads();
+        if (begin + threadIdx.x < count) {
+            orders[threadIdx.x] = order_of(list.pair(token, begin + threadIdx.x));
+        }
+        __syncthreads();
+        const u32 n = min(count - begin, static_cast<u32>(SELECT_THREADS));
+#pragma unroll 4
+        for (u32 i = 0; i < n; ++i) {
+            rank += orders[i] > order ? 1 : 0;
+        }
+    }
+    const bool besides = own < want.y;
+    if (own < count && (besides || rank < want.x)) {
+        u32 *out = best + (gridDim.y + gridDim.y % 2) + 2 * (static_cast<size_t>(token) * each + (besides ? own : want.y + rank));
+        out[0] = pair[0];
+        out[1] = pair[1];
+    }
+}
+EXPORT_KERNEL(select_best)
 
 // Zeros, [n].
 extern "C" __global__ void clear(u32 *words, size_t n) {

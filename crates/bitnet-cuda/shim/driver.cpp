@@ -506,7 +506,7 @@ CUresult cuEventSynchronize(CUevent event) {
     return in_context([&](CUctx_st &context) {
         if (!context.events.find(event)) return CUDA_ERROR_INVALID_HANDLE;
         if (event->captured) return CUDA_ERROR_CAPTURED_EVENT;
-        if (event->stream) run(*event->stream);
+        run_up_to(*event, event->records);
         return CUDA_SUCCESS;
     });
 }
@@ -521,5 +521,11 @@ CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent start, CUevent end) 
 }
 CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end) { return cuEventElapsedTime_v2(milliseconds, start, end); }
 CUresult cuEventDestroy_v2(CUevent event) {
-    return in_context([&](CUctx_st &context) { return context.events.remove(event) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE; });
+    return in_context([&](CUctx_st &context) {
+        if (!context.events.find(event)) return CUDA_ERROR_INVALID_HANDLE;
+        // Whoever waits for it still does.
+        run_up_to(*event, event->records);
+        context.events.remove(event);
+        return CUDA_SUCCESS;
+    });
 }

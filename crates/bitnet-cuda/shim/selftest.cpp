@@ -246,6 +246,34 @@ void streams_and_graphs() {
     OK(cuMemFreeHost(host));
 }
 
+// A stream that waits for another one's event gets what is before its record, and nothing that is behind it.
+void waits_between_streams() {
+    CUstream copies;
+    CUevent copied;
+    OK(cuStreamCreate(&copies, CU_STREAM_NON_BLOCKING));
+    OK(cuEventCreate(&copied, 0));
+    int *host;
+    OK(cuMemAllocHost_v2(reinterpret_cast<void **>(&host), 4));
+    Buffer<int> in(1);
+    *host = 7;
+    OK(cuStreamWaitEvent(copies, copied, 0)); // never recorded: no wait
+    OK(cuMemcpyHtoDAsync_v2(in.pointer, host, 4, copies));
+    OK(cuEventRecord(copied, copies));
+    OK(cuStreamWaitEvent(stream, copied, 0));
+    launch("add", {1}, {1}, 0, in.pointer, 1);
+    OK(cuMemsetD32Async(in.pointer, 100, 1, copies));
+    CHECK(in.read()[0] == 8);
+    *host = 20;
+    OK(cuMemcpyHtoDAsync_v2(in.pointer, host, 4, copies));
+    CHECK(in.read()[0] == 8); // nobody waits
+    OK(cuStreamDestroy_v2(copies));
+    CHECK(in.read()[0] == 20);
+    CHECK(cuStreamWaitEvent(stream, copied, 1) == CUDA_ERROR_INVALID_VALUE);
+    OK(cuEventDestroy_v2(copied));
+    CHECK(cuStreamWaitEvent(stream, copied, 0) == CUDA_ERROR_INVALID_HANDLE);
+    OK(cuMemFreeHost(host));
+}
+
 void refusals() {
     CUfunction found;
     CUmodule other;
@@ -406,6 +434,7 @@ int main() {
     atomics();
     numbers();
     streams_and_graphs();
+    waits_between_streams();
     refusals();
     misuse();
     OK(cuStreamDestroy_v2(stream));

@@ -5,7 +5,7 @@ use crate::backend::bytes_of_floats;
 use crate::driver::Launch;
 use crate::gpu::Gpu;
 use crate::kernels::CacheKernels;
-use crate::kv::CudaKv;
+use crate::kv::{CudaKv, head_bytes};
 use crate::tensor::CudaTensor;
 use bitnet_core::{KV_BLOCK, KvSpan, RopeRows};
 use bitnet_quant::spec::SEGMENT;
@@ -146,7 +146,7 @@ fn send_tiles(gpu: &Gpu, kv: &CudaKv, pieces: &[Piece], segments: usize) -> Tile
 fn shared(kv: &CudaKv, rows: usize) -> (usize, usize) {
     let d = kv.spec.shape.head_dim;
     let own = 4 * (rows * (d + SEGMENT) + d + 2 * rows.next_multiple_of(4));
-    (own, own + SEGMENT * kv.spec.value.head_bytes(d))
+    (own, own + SEGMENT * head_bytes(kv.spec.value, d))
 }
 
 /// Neighbouring tokens of a sequence: the first one in the step, its position, their number, and where the table begins.

@@ -9,7 +9,7 @@ use crate::kv::CudaKv;
 use crate::memory::Buffer;
 use crate::product::{Tuned, number};
 use crate::tensor::{CudaTensor, Int8, int8_words};
-use crate::weight::CudaWeight;
+use crate::weight::{CudaWeight, OneToken};
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
     Matrix, Purpose, RopeRows,
@@ -28,6 +28,7 @@ pub struct CudaBackend {
     scratch: Mutex<Scratch>,
     /// The best of the kernels that do the same, found out when a shape is met for the first time.
     pub(crate) tuned: Mutex<Tuned>,
+    one_token: OneToken,
 }
 
 /// Memory that operations use and leave behind for the next one.
@@ -52,11 +53,20 @@ impl CudaBackend {
     /// # Errors
     /// There is no such GPU, no driver, or one that is too old.
     pub fn new(number: usize) -> Result<Self, CudaError> {
+        Self::with(number, OneToken::default())
+    }
+
+    /// The same, with a choice of what products of one token read.
+    ///
+    /// # Errors
+    /// As of [`CudaBackend::new`].
+    pub fn with(number: usize, one_token: OneToken) -> Result<Self, CudaError> {
         Ok(Self {
             gpu: Gpu::open(number)?,
             memory: Arc::new(Pool::new(Profile::Inference)),
             scratch: Mutex::default(),
             tuned: Mutex::default(),
+            one_token,
         })
     }
 
@@ -146,7 +156,7 @@ impl Backend for CudaBackend {
         act: ActivationPrecision,
         purpose: Purpose,
     ) -> Result<CudaWeight, BackendError> {
-        let w = CudaWeight::new(&self.gpu, stacked, act, purpose)?;
+        let w = CudaWeight::new(&self.gpu, stacked, act, purpose, self.one_token)?;
         // A row of activations must fit into what a block shares.
         let most = self.gpu.driver.max_shared().saturating_sub(1024) / 4;
         if row_bytes(w.cols) > 4 * most {

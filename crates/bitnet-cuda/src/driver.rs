@@ -4,12 +4,15 @@
 //! looked for when somebody asks for a device.
 
 mod peers;
+mod staging;
 
 use crate::error::CudaError;
 use crate::memory::Buffer;
 use cudarc::driver::sys::{self, CUresult};
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
+
+pub(crate) use staging::Staging;
 
 /// The version of the driver's interface that the kernels were compiled for: 1000 times its major number.
 const NEEDED: i32 = 13_000;

@@ -3,7 +3,7 @@
 //! A step that launches what an earlier one did, with the same addresses and numbers, is a graph that the device already has:
 //! what differs from step to step (ids, positions, blocks of the cache) is data in memory that the launches read.
 
-use crate::driver::{Driver, Function, Graph, KERNELS, Launch};
+use crate::driver::{Driver, Function, Graph, KERNELS, Launch, Staging};
 use crate::error::CudaError;
 use crate::kernels::Kernels;
 use crate::memory::{Buffer, DevicePool, Retired, take_retired};
@@ -26,6 +26,10 @@ pub(crate) const NORM_PARAMS: usize = 10;
 const TIMED: usize = 6;
 /// How often, each.
 const ROUNDS: usize = 5;
+/// Bytes of a weight that are uploaded at once, where a row has no more.
+pub(crate) const STAGED: usize = 16 << 20;
+/// The least that there is room for of a weight.
+const LEAST_STAGED: usize = 1 << 16;
 /// Bytes of uploads that there is room for in the beginning.
 const UPLOADS: usize = 1 << 20;
 
@@ -70,6 +74,8 @@ struct State {
     contents: Vec<(usize, usize)>,
     sent: usize,
     room: Option<Buffer>,
+    /// For weights, until the next step begins.
+    staging: Option<Staging>,
     /// Changes whenever what was uploaded is forgotten.
     generation: u64,
     /// A sum that is not recorded yet. A norm of it takes it along.
@@ -128,11 +134,6 @@ impl Gpu {
     }
 
     /// Memory for kernels; what it holds is undefined.
-    pub(crate) fn storage(&self, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
-        self.storage_for(Tag::Scratch, bytes, what)
-    }
-
-    /// The same for something that memory is tracked by.
     pub(crate) fn storage_for(
         &self,
         tag: Tag,
@@ -181,6 +182,55 @@ impl Gpu {
         self.driver.upload(buffer, at, bytes).map_err(|e| self.error(e, bytes.len(), "an upload"))
     }
 
+    /// Has a piece of a weight copied to the device, where launches, made for its address there, put it where kernels want it. The device
+    /// copies the next piece meanwhile. The bytes are copied before this returns; what goes wrong later is told when something waits.
+    pub(crate) fn load(
+        &self,
+        bytes: &[u8],
+        launches: impl FnOnce(u64) -> Vec<Launch>,
+    ) -> Result<(), BackendError> {
+        self.staged(bytes, |staging| {
+            let launches = launches(staging.put(bytes)?);
+            // SAFETY: as in `send_launches`; the piece stays where it is until they have run.
+            unsafe { self.driver.launch(&launches) }?;
+            staging.release()
+        })
+    }
+
+    /// Has a piece of a weight copied into a buffer that nothing has used yet, as [`Gpu::load`] does it.
+    pub(crate) fn load_into(&self, buffer: &Buffer, at: usize, bytes: &[u8]) -> Result<(), BackendError> {
+        self.staged(bytes, |staging| staging.put_into(bytes, buffer, at))
+    }
+
+    fn staged(
+        &self,
+        bytes: &[u8],
+        put: impl FnOnce(&mut Staging) -> Result<(), CudaError>,
+    ) -> Result<(), BackendError> {
+        let mut state = locked(&self.state);
+        self.settle(&mut state);
+        self.send(&mut state);
+        if self.has_failed() {
+            return self.check();
+        }
+        let outcome = self.staging(&mut state, bytes.len()).and_then(put);
+        outcome.map_err(|e| self.error(e, bytes.len(), "weights on their way"))
+    }
+
+    /// What uploads of so many bytes go through.
+    fn staging<'a>(&self, state: &'a mut State, bytes: usize) -> Result<&'a mut Staging, CudaError> {
+        let staging = match state.staging.take() {
+            Some(staging) if staging.bytes() >= bytes => staging,
+            smaller => {
+                drop(smaller);
+                let size = bytes.next_power_of_two().max(LEAST_STAGED);
+                let buffers = [self.take(state, Tag::Scratch, size)?, self.take(state, Tag::Scratch, size)?];
+                Staging::new(&self.driver, buffers, size)?
+            }
+        };
+        Ok(state.staging.insert(staging))
+    }
+
     /// Begins a step of so many tokens: what an earlier one left recorded is sent off.
     pub(crate) fn begin(&self, tokens: usize) {
         let mut state = locked(&self.state);
@@ -188,6 +238,7 @@ impl Gpu {
         self.send(&mut state);
         state.eager = tokens > 16;
         state.done = None;
+        state.staging = None;
         state.forget_uploads();
     }
 

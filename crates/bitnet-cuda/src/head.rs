@@ -1,5 +1,5 @@
 //! Logits: all of them, or the largest ones with the others left on the device (`kernels/select.cu`), where that can be proven
-//! without computing them all (`kernels/screen.cu`).
+//! without computing them all (`kernels/screen.cu`). Of a greedy step an id and its logit are read, of top-k sampling `k` of both.
 
 use crate::CudaBackend;
 use crate::attention::{bytes_of, word};
@@ -16,9 +16,10 @@ use bitnet_memory::Tag;
 const HEAD_TOKENS: usize = 128;
 /// The most logits of a token that are looked for on the device; for more, all are copied.
 const MAX_TOP: usize = 1024;
-/// Logits of a token that there is room for, and those of all tokens that are copied in any case.
+/// Logits of a token that there is room for.
 const ROOM: usize = 8192;
-const FIRST: usize = 4096;
+/// Logits of a token that a block ranks.
+const RANKED: usize = 256;
 /// Bins of the histogram by which the largest are found.
 const BINS: usize = 8192;
 /// Heads of fewer rows are not screened.
@@ -70,15 +71,16 @@ pub(crate) struct HeadScratch {
     upper: CudaTensor,
     queries: CudaTensor,
     digits: CudaTensor,
-    /// Bins of the histogram, and the logits that were found.
+    /// Bins of the histogram, the logits that were found, and the best of them.
     bins: CudaTensor,
     found: CudaTensor,
+    best: CudaTensor,
 }
 
 /// The largest logits of some tokens, and some besides.
 pub(crate) struct Asked {
-    /// How many of the largest, for each token.
-    ks: Vec<u32>,
+    /// For each token how many of the largest, and how many ids besides.
+    wanted: Vec<[u32; 2]>,
     /// Pairs of a token and an id.
     also: Vec<u32>,
 }
@@ -86,30 +88,21 @@ pub(crate) struct Asked {
 impl Asked {
     /// `None`: a token needs all of them, or so many that all may as well be copied.
     pub(crate) fn new(needs: &[LogitsNeed]) -> Option<Self> {
-        let mut asked = Self { ks: Vec::new(), also: Vec::new() };
+        let mut asked = Self { wanted: Vec::new(), also: Vec::new() };
         for (t, need) in needs.iter().enumerate() {
             let LogitsNeed::Top { k, also } = need else { return None };
             if *k > MAX_TOP || also.len() > MAX_TOP {
                 return None;
             }
-            asked.ks.push(word(*k).max(1));
+            asked.wanted.push([word(*k).max(1), word(also.len())]);
             asked.also.extend(also.iter().flat_map(|id| [word(t), *id]));
         }
         (needs.len() <= HEAD_TOKENS).then_some(asked)
     }
 
-    /// Drops entries of a token that are not among the largest; what was asked for besides stays with all others.
-    fn trim(&self, token: usize, entries: &mut Vec<(u32, f32)>) {
-        let k = self.ks[token] as usize;
-        if !self.also.is_empty() || entries.len() <= 2 * k {
-            return;
-        }
-        // Of equal ones, the lower ids are larger.
-        // Both zeros are equal.
-        let value = |e: &(u32, f32)| e.1 + 0.0;
-        entries.select_nth_unstable_by(k - 1, |a, b| value(b).total_cmp(&value(a)).then(a.0.cmp(&b.0)));
-        entries.truncate(k);
-        entries.sort_unstable_by_key(|(id, _)| *id);
+    /// Logits that a token gets, at most.
+    fn each(&self) -> usize {
+        self.wanted.iter().map(|[k, also]| (k + also) as usize).max().unwrap_or(0)
     }
 }
 
@@ -149,7 +142,7 @@ impl CudaBackend {
         if asked.also.as_chunks::<2>().0.iter().any(|[_, id]| *id as usize >= vocab) {
             return Ok(false);
         }
-        let HeadScratch { int8, logits, lower, upper, queries, digits, bins, found } = scratch;
+        let HeadScratch { int8, logits, lower, upper, queries, digits, bins, found, best } = scratch;
         bins.shape(gpu, m, BINS);
         // Counts and pairs; a word more where the number of tokens is odd.
         found.shape(gpu, m, 2 + 2 * ROOM);
@@ -209,9 +202,6 @@ impl CudaBackend {
         // Each block reads or writes all bins: fewer of them where there are many tokens.
         let grid = [vocab.div_ceil(2048).min((512 / m).max(4)), m, 1];
         gpu.run(gpu.kernels.select_count, grid, 256, 0, &[counted, bins.address(), vocab as u64]);
-        let wanted = gpu.upload(&bytes_of(&asked.ks));
-        let params = [taken, bins.address(), wanted, found.address(), vocab as u64, ROOM as u64];
-        gpu.run(gpu.kernels.select_take, grid, 256, 0, &params);
         let pairs = asked.also.len() / 2;
         if pairs > 0 {
             let logits = if screen.is_some() { 0 } else { logits.address() };
@@ -220,6 +210,9 @@ impl CudaBackend {
             let params: Vec<u64> = [also, logits, found.address()].into_iter().chain(sizes).collect();
             gpu.run(gpu.kernels.select_also, [pairs.div_ceil(128), 1, 1], 128, 0, &params);
         }
+        let wanted = gpu.upload(&bytes_of(asked.wanted.as_flattened()));
+        let params = [taken, bins.address(), wanted, found.address(), vocab as u64, ROOM as u64];
+        gpu.run(gpu.kernels.select_take, grid, 256, 0, &params);
         if let (Some(screen), [part]) = (screen, &w.parts[..]) {
             let addresses = [x.address(), part.data.address(), found.address()];
             let sizes = [screen.row_words, x.cols, ROOM].map(|n| n as u64);
@@ -228,39 +221,34 @@ impl CudaBackend {
             let blocks = (256 / m).max(8);
             gpu.run(screen.exact, [blocks, m, 1], 256, 0, &params);
         }
-        self.lists(found, asked, out)
+        let each = asked.each();
+        best.shape(gpu, m, 2 + 2 * each);
+        let params = [found.address(), wanted, best.address(), ROOM as u64, each as u64];
+        gpu.run(gpu.kernels.select_best, [ROOM / RANKED, m, 1], word(RANKED), 0, &params);
+        self.lists(best, asked, out)
     }
 
-    /// Reads what was found of some tokens; `false` where there was no room for all of one.
-    fn lists(&self, found: &CudaTensor, asked: &Asked, out: &mut Logits) -> Result<bool, BackendError> {
-        let Some(buffer) = found.buffer() else { return self.gpu.check().map(|()| false) };
-        let m = asked.ks.len();
+    /// Reads the best of what was found of some tokens; `false` where there was no room for all of one.
+    fn lists(&self, best: &CudaTensor, asked: &Asked, out: &mut Logits) -> Result<bool, BackendError> {
+        let Some(buffer) = best.buffer() else { return self.gpu.check().map(|()| false) };
+        let (m, each) = (asked.wanted.len(), asked.each());
         let head = m.next_multiple_of(2);
-        let first = (FIRST / m).max(16);
         let mut words = Vec::new();
-        let read = |at: usize, n: usize, words: &mut Vec<u32>| {
-            self.gpu.read(&[(buffer, 4 * at, 4 * n)], |bytes| {
-                words.extend(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)));
-            })
-        };
-        read(0, head + 2 * first * m, &mut words)?;
-        let most = words[..m].iter().copied().max().unwrap_or(0) as usize;
-        if most > ROOM {
+        self.gpu.read(&[(buffer, 0, 4 * (head + 2 * m * each))], |bytes| {
+            words.extend(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)));
+        })?;
+        let (counts, pairs) = words.split_at(head);
+        if counts[..m].iter().any(|count| *count as usize > ROOM) {
             return Ok(false);
         }
-        if most > first {
-            let at = words.len();
-            read(at, 2 * (most - first) * m, &mut words)?;
-        }
-        let pairs = words[head..].as_chunks::<2>().0;
+        let pairs = pairs.as_chunks::<2>().0;
         let mut entries = Vec::new();
-        for (t, count) in words[..m].iter().enumerate() {
-            let own = pairs.iter().skip(t).step_by(m).take(*count as usize);
+        for ((pairs, count), [k, also]) in pairs.chunks(each).zip(counts).zip(&asked.wanted) {
+            let own = &pairs[..(*count).min(k + also) as usize];
             entries.clear();
-            entries.extend(own.map(|[id, bits]| (*id, f32::from_bits(*bits))));
+            entries.extend(own.iter().map(|[id, bits]| (*id, f32::from_bits(*bits))));
             entries.sort_unstable_by_key(|(id, _)| *id);
             entries.dedup_by_key(|(id, _)| *id);
-            asked.trim(t, &mut entries);
             let (ids, values) = (out.ids.len(), out.values.len());
             self.memory.grow(&mut out.ids, ids + entries.len())?;
             self.memory.grow(&mut out.values, values + entries.len())?;

@@ -27,11 +27,11 @@ kernels! {
     gemv gemv_gated norm_gemv norm_gemv_gated few_8 few_8_gated few_16 few_16_gated
     gemm_32x32 gemm_32x64 gemm_64x64 gemm_64x128 gemm_128x128 gemm_128x128_wide
     gemm_32x32_gated gemm_32x64_gated gemm_32x128_gated gemm_64x128_gated gemm_64x128_gated_wide
-    grouped ternary_floats embed_ternary tile_codes
+    grouped ternary_floats embed_ternary tile_codes gemv_interleaved interleave_codes
     dense_f32 dense_f16 dense_f16_many dense_bf16 dense_bf16_many dense_q8_0 dense_q4_0 dense_q6_k spread_lanes
     embed_f32 embed_f16 embed_bf16 embed_q8_0 embed_q4_0 embed_q6_k
     merge
-    clear select_count select_take select_also
+    clear select_count select_also select_take select_best
     screen_query screen_8 screen_64
     screen_rows_f32 screen_rows_f16 screen_rows_bf16 screen_rows_q8_0 screen_rows_q4_0 screen_rows_q6_k
     screen_exact_f32 screen_exact_f16 screen_exact_bf16 screen_exact_q8_0 screen_exact_q4_0 screen_exact_q6_k
@@ -123,8 +123,7 @@ pub(crate) struct CacheKernels {
 }
 
 impl CacheKernels {
-    /// `None`: there are none for these types.
-    pub(crate) fn load(driver: &Driver, key: KvType, value: KvType) -> Option<Result<Self, CudaError>> {
+    pub(crate) fn load(driver: &Driver, key: KvType, value: KvType) -> Result<Self, CudaError> {
         macro_rules! of {
             ($key:ident $value:ident) => {
                 (|| {
@@ -161,7 +160,7 @@ impl CacheKernels {
                 })()
             };
         }
-        Some(match (key, value) {
+        match (key, value) {
             (KvType::F32, KvType::F32) => of!(f32),
             (KvType::F32, KvType::F16) => of!(f32 f16),
             (KvType::F32, KvType::BF16) => of!(f32 bf16),
@@ -171,7 +170,13 @@ impl CacheKernels {
             (KvType::BF16, KvType::F32) => of!(bf16 f32),
             (KvType::BF16, KvType::F16) => of!(bf16 f16),
             (KvType::BF16, KvType::BF16) => of!(bf16),
-            (KvType::Q8_0, _) | (_, KvType::Q8_0) => return None,
-        })
+            (KvType::F32, KvType::Q8_0) => of!(f32 q8_0),
+            (KvType::F16, KvType::Q8_0) => of!(f16 q8_0),
+            (KvType::BF16, KvType::Q8_0) => of!(bf16 q8_0),
+            (KvType::Q8_0, KvType::F32) => of!(q8_0 f32),
+            (KvType::Q8_0, KvType::F16) => of!(q8_0 f16),
+            (KvType::Q8_0, KvType::BF16) => of!(q8_0 bf16),
+            (KvType::Q8_0, KvType::Q8_0) => of!(q8_0),
+        }
     }
 }

@@ -4,8 +4,13 @@
 use crate::gpu::Gpu;
 use crate::kernels::CacheKernels;
 use crate::memory::Buffer;
-use bitnet_core::{BackendError, KV_BLOCK, KvSpec};
+use bitnet_core::{BackendError, KV_BLOCK, KvSpec, KvType};
 use bitnet_memory::Tag;
+
+/// Bytes that a head takes: whole words of elements, and of scales.
+pub(crate) fn head_bytes(ty: KvType, head_dim: usize) -> usize {
+    ty.head_bytes(head_dim).next_multiple_of(4)
+}
 
 /// Keys and values of all blocks, all layers.
 pub struct CudaKv {
@@ -20,20 +25,17 @@ pub struct CudaKv {
 
 impl CudaKv {
     pub(crate) fn new(gpu: &Gpu, spec: KvSpec) -> Result<Self, BackendError> {
-        let unsupported = |what: String, hint| BackendError::Unsupported { backend: "cuda", what, hint };
-        let Some(kernels) = CacheKernels::load(&gpu.driver, spec.key, spec.value) else {
-            return Err(unsupported(
-                "a cache of q8_0".to_owned(),
-                "--cache-type f16, or --device cpu, would do",
-            ));
-        };
-        let kernels = kernels.map_err(|e| gpu.error(e, 0, "kernels"))?;
         let d = spec.shape.head_dim;
         if !d.is_multiple_of(4) {
-            let what = format!("heads of {d} elements, no multiple of four");
-            return Err(unsupported(what, "--device cpu would do"));
+            return Err(BackendError::Unsupported {
+                backend: "cuda",
+                what: format!("heads of {d} elements, no multiple of four"),
+                hint: "--device cpu would do",
+            });
         }
-        let bytes = |ty: bitnet_core::KvType| spec.shape.kv_heads * KV_BLOCK * ty.head_bytes(d);
+        let kernels = CacheKernels::load(&gpu.driver, spec.key, spec.value);
+        let kernels = kernels.map_err(|e| gpu.error(e, 0, "kernels"))?;
+        let bytes = |ty: KvType| spec.shape.kv_heads * KV_BLOCK * head_bytes(ty, d);
         let block = (bytes(spec.key), bytes(spec.value));
         let layers = |bytes: usize| {
             let layer = |_| gpu.zeroed(Tag::Kv, spec.blocks().saturating_mul(bytes), "the key-value cache");

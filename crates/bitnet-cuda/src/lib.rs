@@ -38,4 +38,4 @@ pub use error::CudaError;
 pub use kv::CudaKv;
 pub use tensor::CudaTensor;
 pub use training::CudaTraining;
-pub use weight::CudaWeight;
+pub use weight::{CudaWeight, OneToken};

@@ -103,7 +103,7 @@ impl CudaBackend {
             let [rows, first, cols] = [part.rows, part.first, w.cols].map(|n| n as u64);
             let (data, y) = (part.data.address(), out.address());
             match &part.form {
-                Form::Ternary { scales, group_words } => {
+                Form::Ternary { scales, group_words, .. } => {
                     let tiles = w.cols.div_ceil(TILE_COLS);
                     let group_words = group_words.unwrap_or(tiles * 8).max(1);
                     let scale_rows = part.rows.next_multiple_of(TILE_ROWS);
@@ -135,7 +135,7 @@ impl CudaBackend {
         out.shape(gpu, rows.len(), w.rows);
         for part in &w.parts {
             match &part.form {
-                Form::Ternary { scales, group_words } => {
+                Form::Ternary { scales, group_words, .. } => {
                     let scales = scales.address();
                     match (int8, group_words) {
                         (Some(int8), None) => self.ternary(int8, w, (part, scales), rows.len(), None, out),
@@ -166,8 +166,10 @@ impl CudaBackend {
     ) -> bool {
         let half = w.rows / 2;
         let [part] = &w.parts[..] else { return false };
-        let Form::Ternary { scales, group_words: None } = &part.form else { return false };
-        if w.act != ActivationPrecision::Int8 || !half.is_multiple_of(TILE_ROWS) {
+        let Form::Ternary { scales, group_words: None, interleaved } = &part.form else { return false };
+        // There is no such kernel over the other layout, which one token is to read where it is there.
+        let other = x.rows == 1 && interleaved.is_some();
+        if w.act != ActivationPrecision::Int8 || !half.is_multiple_of(TILE_ROWS) || other {
             return false;
         }
         assert_eq!(x.cols, w.cols, "input features");
@@ -188,6 +190,14 @@ impl CudaBackend {
         out: &CudaTensor,
     ) {
         let (gpu, gated) = (&self.gpu, act.is_some());
+        if let (1, Form::Ternary { interleaved: Some(data), .. }) = (m, &part.form) {
+            let tiles = w.cols.div_ceil(TILE_COLS);
+            let sizes = [part.rows, out.cols, part.first, tiles].map(|n| n as u64);
+            let addresses = [q, data.address(), tokens, scales, out.address()];
+            let params: Vec<u64> = addresses.into_iter().chain(sizes).collect();
+            let grid = [part.rows.div_ceil(TILE_ROWS), 1, 1];
+            return gpu.run(gpu.kernels.gemv_interleaved, grid, 256, tiles * TILE_COLS, &params);
+        }
         let rows = if gated { part.rows / 2 } else { part.rows };
         let up = if gated { rows } else { 0 };
         let sizes = [rows, out.cols, part.first, w.cols.div_ceil(TILE_COLS), m, up].map(|n| n as u64);

@@ -1,6 +1,7 @@
 //! Prepared weights: stacked matrices, each run of one kind as one part.
 
-use crate::gpu::{Gpu, elements};
+use crate::driver::Launch;
+use crate::gpu::{Gpu, STAGED, elements};
 use crate::head::Screen;
 use crate::memory::Buffer;
 use bitnet_core::{
@@ -14,8 +15,17 @@ pub(crate) const TILE_ROWS: usize = 16;
 pub(crate) const TILE_COLS: usize = 128;
 /// Codes of a word.
 const WORD_CODES: usize = 16;
-/// Bytes that are uploaded at once and then put where kernels want them.
-const UPLOAD: usize = 64 << 20;
+
+/// How products of one token with int8 activations read ternary weights; they give the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OneToken {
+    /// Tiles of 16 rows by 128 columns, which products of several tokens read too.
+    #[default]
+    Tiles,
+    /// Blocks of 16 rows by 32 columns, codes interleaved, as Microsoft's BitNet kernels have them: for comparison. Weights whose rows have
+    /// one scale are there a second time.
+    Interleaved,
+}
 
 /// Neighbouring rows of a weight that one launch computes.
 pub(crate) struct Part {
@@ -32,6 +42,8 @@ pub(crate) enum Form {
         scales: Buffer,
         /// Words of a row that share a scale; `None`, a row has one.
         group_words: Option<usize>,
+        /// The weights as `kernels/interleaved.cu` has them, where one token reads those.
+        interleaved: Option<Buffer>,
     },
     /// As `kernels/dense.cu` has it.
     Dense { dtype: DenseType, row_words: usize },
@@ -53,6 +65,7 @@ impl CudaWeight {
         stacked: &[Matrix],
         act: ActivationPrecision,
         purpose: Purpose,
+        one_token: OneToken,
     ) -> Result<Self, BackendError> {
         let cols = stacked.first().map_or(0, Matrix::cols);
         if let Some(odd) = stacked.iter().find(|m| m.cols() != cols) {
@@ -64,7 +77,7 @@ impl CudaWeight {
             let run = rest.iter().take_while(|m| group(m).is_some() && group(m) == group(first)).count();
             let (run, behind) = rest.split_at(run.max(1));
             match first {
-                Matrix::Ternary(_) => weight.push_ternary(gpu, run, group(first).flatten())?,
+                Matrix::Ternary(_) => weight.push_ternary(gpu, run, group(first).flatten(), one_token)?,
                 Matrix::Dense(m) => weight.push_dense(gpu, m)?,
             }
             rest = behind;
@@ -78,7 +91,9 @@ impl CudaWeight {
     /// Bytes on the GPU.
     pub(crate) fn bytes(&self) -> usize {
         let bytes = self.parts.iter().map(|part| match &part.form {
-            Form::Ternary { scales, .. } => part.data.bytes() + scales.bytes(),
+            Form::Ternary { scales, interleaved, .. } => {
+                part.data.bytes() + scales.bytes() + interleaved.as_ref().map_or(0, Buffer::bytes)
+            }
             Form::Dense { .. } => part.data.bytes(),
         });
         bytes.sum::<usize>() + self.screen.as_ref().map_or(0, Screen::bytes)
@@ -90,7 +105,13 @@ impl CudaWeight {
     }
 
     /// Ternary matrices of one kind of scale become one.
-    fn push_ternary(&mut self, gpu: &Gpu, run: &[Matrix], group: Option<usize>) -> Result<(), BackendError> {
+    fn push_ternary(
+        &mut self,
+        gpu: &Gpu,
+        run: &[Matrix],
+        group: Option<usize>,
+        one_token: OneToken,
+    ) -> Result<(), BackendError> {
         let group_words = group.map(|size| size / WORD_CODES);
         if let Some(size) = group.filter(|size| !size.is_multiple_of(WORD_CODES)) {
             return Err(BackendError::Unsupported {
@@ -109,31 +130,37 @@ impl CudaWeight {
         let rows: usize = matrices.iter().map(|m| m.rows()).sum();
         let padded = rows.next_multiple_of(TILE_ROWS);
         let row_bytes = TernaryMatrix::row_bytes(self.cols);
-        let data = gpu.storage_for(Tag::Weights, padded * row_bytes, "ternary weights")?;
+        let storage = || gpu.storage_for(Tag::Weights, padded * row_bytes, "ternary weights");
+        let data = storage()?;
+        let interleaved = match (one_token, group) {
+            (OneToken::Interleaved, None) => Some(storage()?),
+            _ => None,
+        };
         let tiles = self.cols.div_ceil(TILE_COLS);
         let mut first = 0;
         for (number, m) in matrices.iter().enumerate() {
-            let at_once = (UPLOAD / row_bytes.max(1)).max(1);
+            let at_once = (STAGED / row_bytes.max(1)).max(1);
             for from in (0..m.rows()).step_by(at_once) {
                 let own = from..m.rows().min(from + at_once);
                 let codes = m.rows_codes(own.clone());
-                let staging = gpu.storage(codes.len(), "ternary weights on their way")?;
-                gpu.write(&staging, 0, &codes)?;
                 // The last rows bring the padding along.
                 let last = number + 1 == matrices.len() && own.end == m.rows();
                 let with_padding = if last { padded - first } else { own.len() };
-                let params = [
-                    staging.address(),
-                    data.address(),
-                    own.len() as u64,
-                    with_padding as u64,
-                    first as u64,
-                    tiles as u64,
-                ];
+                let sizes = [own.len(), with_padding, first, tiles].map(|n| n as u64);
                 let grid = elements(with_padding * tiles * (TILE_COLS / WORD_CODES));
-                gpu.run(gpu.kernels.tile_codes, grid, 256, 0, &params);
-                gpu.read(&[], |_| ())?;
                 first += own.len();
+                if codes.is_empty() {
+                    continue;
+                }
+                gpu.load(&codes, |from| {
+                    let put = |kernel, to: &Buffer| {
+                        let params: Vec<u64> = [from, to.address()].into_iter().chain(sizes).collect();
+                        Launch::new(kernel, grid, 256, 0, &params)
+                    };
+                    let tiles = put(gpu.kernels.tile_codes, &data);
+                    let blocks = interleaved.as_ref().map(|to| put(gpu.kernels.interleave_codes, to));
+                    [tiles].into_iter().chain(blocks).collect()
+                })?;
             }
             m.release();
         }
@@ -148,7 +175,7 @@ impl CudaWeight {
         }
         let on_gpu = gpu.storage_for(Tag::Weights, scales.len(), "scales")?;
         gpu.write(&on_gpu, 0, &scales)?;
-        self.push(rows, data, Form::Ternary { scales: on_gpu, group_words });
+        self.push(rows, data, Form::Ternary { scales: on_gpu, group_words, interleaved });
         Ok(())
     }
 
@@ -174,22 +201,29 @@ impl CudaWeight {
             (m.cols() / values * (block_bytes + padding)).next_multiple_of(4)
         };
         let data = gpu.storage_for(Tag::Weights, m.rows() * row_bytes, "dense weights")?;
-        let at_once = (UPLOAD / row_bytes.max(1)).max(1);
+        let at_once = (STAGED / row_bytes.max(1)).max(1);
+        let stride = m.data().len() / m.rows().max(1);
         for first in (0..m.rows()).step_by(at_once) {
             let own = first..m.rows().min(first + at_once);
-            let stride = m.data().len() / m.rows();
             let stored = &m.data()[own.start * stride..own.end * stride];
+            if stored.is_empty() {
+                continue;
+            }
             if spread {
-                let staging = gpu.storage(stored.len(), "dense weights on their way")?;
-                gpu.write(&staging, 0, stored)?;
                 let sizes = [own.len(), first, m.cols(), row_bytes / 2].map(|n| n as u64);
-                let params: Vec<u64> = [staging.address(), data.address()].into_iter().chain(sizes).collect();
-                gpu.run(gpu.kernels.spread_lanes, elements(own.len() * row_bytes / 2), 256, 0, &params);
-                gpu.read(&[], |_| ())?;
+                let grid = elements(own.len() * row_bytes / 2);
+                gpu.load(stored, |from| {
+                    let params: Vec<u64> = [from, data.address()].into_iter().chain(sizes).collect();
+                    vec![Launch::new(gpu.kernels.spread_lanes, grid, 256, 0, &params)]
+                })?;
+                continue;
+            }
+            if row_bytes == stride {
+                gpu.load_into(&data, first * row_bytes, stored)?;
                 continue;
             }
             let mut out = Vec::with_capacity(own.len() * row_bytes);
-            for row in stored.chunks_exact(stride.max(1)) {
+            for row in stored.chunks_exact(stride) {
                 let end = out.len() + row_bytes;
                 for block in row.chunks_exact(block_bytes) {
                     let (scale, rest) = block.split_at(head);
@@ -199,7 +233,7 @@ impl CudaWeight {
                 }
                 out.resize(end, 0);
             }
-            gpu.write(&data, first * row_bytes, &out)?;
+            gpu.load_into(&data, first * row_bytes, &out)?;
         }
         self.push(m.rows(), data, Form::Dense { dtype, row_words: row_bytes / 4 });
         stored.data().release();

@@ -66,7 +66,9 @@ fn logits_have_the_bits_of_the_processor() {
     for name in MODELS.iter().copied().chain(["gguf/bitnet-packed-k256-tq1_0.gguf"]) {
         let prompts = golden::prompts(if name.contains('/') { "bitnet-packed-k256" } else { name });
         let prompt = prompts.iter().max_by_key(|p| p.ids.len()).unwrap();
-        for (kv, cache) in [(KvType::F32, "f32"), (KvType::F16, "f16"), (KvType::BF16, "bf16")] {
+        for (kv, cache) in
+            [(KvType::F32, "f32"), (KvType::F16, "f16"), (KvType::BF16, "bf16"), (KvType::Q8_0, "q8_0")]
+        {
             let options = LoadOptions { key: kv, value: kv, ..EXACT };
             let mut model = open(&gpu, &golden::fixtures().join(name), options);
             for chunk in [usize::MAX, 1, 2, 5, 13] {
