@@ -7,8 +7,9 @@ use crate::gpu::{Gpu, Sum, elements};
 use crate::head::{Asked, HeadScratch};
 use crate::kv::CudaKv;
 use crate::memory::Buffer;
-use crate::product::{Tuned, number};
+use crate::product::number;
 use crate::tensor::{CudaTensor, Int8, int8_words};
+use crate::tuning::Tuning;
 use crate::weight::CudaWeight;
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
@@ -26,8 +27,6 @@ pub struct CudaBackend {
     /// Memory of the host.
     pub(crate) memory: Arc<Pool>,
     scratch: Mutex<Scratch>,
-    /// The best of the kernels that do the same, found out when a shape is met for the first time.
-    pub(crate) tuned: Mutex<Tuned>,
 }
 
 /// Memory that operations use and leave behind for the next one.
@@ -52,11 +51,18 @@ impl CudaBackend {
     /// # Errors
     /// There is no such GPU, no driver, or one that is too old.
     pub fn new(number: usize) -> Result<Self, CudaError> {
+        Self::with(number, Arc::default())
+    }
+
+    /// The same, with what is known of the speed of its kernels. What is found out on the way is added.
+    ///
+    /// # Errors
+    /// As [`CudaBackend::new`].
+    pub fn with(number: usize, tuning: Arc<Tuning>) -> Result<Self, CudaError> {
         Ok(Self {
-            gpu: Gpu::open(number)?,
+            gpu: Gpu::open(number, tuning)?,
             memory: Arc::new(Pool::new(Profile::Inference)),
             scratch: Mutex::default(),
-            tuned: Mutex::default(),
         })
     }
 

@@ -5,8 +5,10 @@
 
 use crate::driver::{Driver, Function, Graph, KERNELS, Launch};
 use crate::error::CudaError;
+use crate::fixed::Loaded;
 use crate::kernels::Kernels;
 use crate::memory::{Buffer, CudaSource, Retired, take_retired};
+use crate::tuning::Tuning;
 use bitnet_core::BackendError;
 use bitnet_memory::{Pool, Profile, Snapshot, Tag};
 use std::collections::HashSet;
@@ -33,6 +35,8 @@ pub(crate) struct Gpu {
     name: String,
     pub(crate) driver: Arc<Driver>,
     pub(crate) kernels: Kernels,
+    /// The best of the kernels that do the same.
+    pub(crate) tuning: Arc<Tuning>,
     pool: Pool<CudaSource>,
     retired: Arc<Retired>,
     failure: Mutex<Option<BackendError>>,
@@ -72,6 +76,7 @@ struct State {
     graphs: Vec<(Vec<Launch>, Graph)>,
     /// Steps that were run once, by their hash.
     seen: HashSet<u64>,
+    fixed: Loaded,
 }
 
 impl State {
@@ -88,12 +93,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gpu {
-    pub(crate) fn open(number: usize) -> Result<Self, CudaError> {
+    pub(crate) fn open(number: usize, tuning: Arc<Tuning>) -> Result<Self, CudaError> {
         let driver = Arc::new(Driver::open(number, KERNELS)?);
+        tuning.open(driver.details());
         let kernels = Kernels::load(&driver)?;
         let pool = Pool::with(CudaSource::new(Arc::clone(&driver)), Profile::Inference.into());
         let (retired, failure, state) = Default::default();
-        Ok(Self { name: format!("cuda:{number}"), driver, kernels, pool, retired, failure, state })
+        Ok(Self { name: format!("cuda:{number}"), driver, kernels, tuning, pool, retired, failure, state })
     }
 
     /// What was counted of the device's memory.
@@ -387,15 +393,24 @@ impl Gpu {
 
     fn send_launches(&self, state: &mut State, launches: &[Launch]) -> Result<(), CudaError> {
         self.send_uploads(state)?;
+        if state.fixed.refresh(&self.driver, &self.tuning) {
+            for (_, graph) in state.graphs.drain(..) {
+                self.driver.forget(graph)?;
+            }
+        }
+        if self.tuning.observes() {
+            self.tuning.note(state.fixed.candidates(&self.driver, launches));
+        }
         // SAFETY: here and below: the operations of `backend.rs` and `weight.rs` record launches with the parameters of their
         // kernels and with addresses of buffers that hold what the shapes ask for. A buffer is given back only when the stream
         // was waited for with nothing recorded before it went. A graph is run where the very launches are recorded that it
-        // was made of, so that its addresses are those of buffers that live now.
-        let now = || unsafe { self.driver.launch(launches) };
+        // was made of, so that its addresses are those of buffers that live now. A kernel for fixed sizes has the parameters of the one
+        // that it stands for, and is launched with the sizes that it was compiled for.
+        let now = |fixed: &mut Loaded| unsafe { self.driver.launch(&fixed.of(&self.driver, launches)) };
         // SAFETY: as above.
         let again = |graph: &Graph| unsafe { self.driver.run(graph) };
         if state.eager || launches.len() < GRAPH_LAUNCHES {
-            return now();
+            return now(&mut state.fixed);
         }
         if let Some(at) = state.graphs.iter().position(|(known, _)| known == launches) {
             let found = state.graphs.remove(at);
@@ -409,14 +424,14 @@ impl Gpu {
             state.seen.clear();
         }
         if state.seen.insert(hasher.finish()) {
-            return now();
+            return now(&mut state.fixed);
         }
         if state.graphs.len() == GRAPHS {
             let (_, oldest) = state.graphs.remove(0);
             self.driver.forget(oldest)?;
         }
         // SAFETY: as above.
-        let graph = unsafe { self.driver.capture(launches) }?;
+        let graph = unsafe { self.driver.capture(&state.fixed.of(&self.driver, launches)) }?;
         let run = again(&graph);
         state.graphs.push((launches.to_vec(), graph));
         run
