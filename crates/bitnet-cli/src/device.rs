@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::tuning::TuningFlag;
 use bitnet_formats::Checkpoint;
-use bitnet_inference::Device;
+use bitnet_inference::{Device, cuda_trouble};
 use clap::Args;
 
 #[derive(Args, Clone, Debug)]
@@ -64,6 +64,8 @@ impl DeviceFlag {
                 Device::auto(bytes, &measured)
             }
         };
+        let trouble = cuda_trouble().filter(|_| device == Device::Cpu && !kernels);
+        let why = trouble.map_or(why.clone(), |trouble| format!("{why}; cuda cannot be used: {trouble}"));
         if self.require_device && device == Device::Cpu {
             return Err(Failure::Runtime(format!("--require-device: {device} would be taken ({why})")));
         }

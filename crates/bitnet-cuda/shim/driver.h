@@ -77,6 +77,8 @@ struct CUlaunchConfig {
 extern "C" {
 CUresult cuInit(unsigned flags);
 CUresult cuDriverGetVersion(int *version);
+// NVRTC asks the driver it finds for a cache, and takes a missing function for one that succeeds.
+CUresult cuGetExportTable(const void **table, const CUuuid *id);
 CUresult cuGetErrorName(CUresult error, const char **name);
 CUresult cuGetErrorString(CUresult error, const char **text);
 

@@ -156,16 +156,18 @@ impl FromStr for Device {
 /// What a model is to run on.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
-    /// The device; what follows is for the processor alone.
+    /// The device.
     pub device: Device,
-    /// Instruction set; the fastest one there is when `None`.
+    /// Of the processor, the instruction set; the fastest one there is when `None`.
     pub isa: Option<Isa>,
-    /// Threads; one a physical core when `None`.
+    /// Threads of the processor; one a physical core when `None`.
     pub threads: Option<usize>,
-    /// Ternary kernel; the best one of the instruction set when `None`.
+    /// Of the processor, the ternary kernel; the best one of the instruction set when `None`.
     pub kernel: Option<Kernel>,
-    /// Whether products leave out what a ReLU-squared gate makes zero; when `None`, unless a kernel is named.
+    /// Whether the processor's products leave out what a ReLU-squared gate makes zero; when `None`, unless a kernel is named.
     pub skip: Option<bool>,
+    /// Of NVIDIA's GPUs, what is known of their kernels; what is found out on the way is added. Nothing is known when `None`.
+    pub kernels: Option<Arc<crate::cuda::Tuning>>,
     /// Where all memory comes from, for models that are to have one pool; one for the model alone ([`memory()`], for inference) when `None`.
     pub memory: Option<Arc<Pool>>,
 }
@@ -192,7 +194,7 @@ pub(crate) fn decoder(
     load: &LoadOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(Box<dyn Decoder>, DeviceInfo), OpenError> {
-    let DeviceOptions { device, isa, threads, kernel, skip, ref memory } = *options;
+    let DeviceOptions { device, isa, threads, kernel, skip, ref kernels, ref memory } = *options;
     let config = config.clone();
     match device {
         Device::Cpu => {
@@ -205,7 +207,9 @@ pub(crate) fn decoder(
             Ok((Box::new(model), DeviceInfo { device, isa, kernel, skips, threads }))
         }
         Device::Cuda(number) => {
-            let backend = CudaBackend::new(number).map_err(|source| OpenError::Cuda { number, source })?;
+            let kernels = kernels.clone().unwrap_or_default();
+            let backend =
+                CudaBackend::with(number, kernels).map_err(|source| OpenError::Cuda { number, source })?;
             let kernel = backend.device().name.clone();
             let model = load_as(Arc::new(backend), checkpoint, config, load, progress)?;
             Ok((Box::new(model), DeviceInfo { device, isa: "cuda", kernel, skips: false, threads: 1 }))

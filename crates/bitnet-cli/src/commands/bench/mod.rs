@@ -164,6 +164,7 @@ impl Bench {
         let mut report = Report::new(self.form(), path, &checkpoint);
         for (done, setup) in setups.iter().enumerate() {
             let options = self.options(*setup, context, None);
+            let kernels = options.device.kernels.clone();
             memory::forget_peak();
             let begin = Instant::now();
             let (mut model, tuned) = args::load(path, &checkpoint, options.into(), &self.tuning, quiet)?;
@@ -178,6 +179,7 @@ impl Bench {
                         progress.at(done, all);
                     })?;
                     row.memory = self.memory.map(|_| model.memory().snapshot());
+                    row.kernels = kernels.as_ref().map(|kernels| kernels.choices());
                     report.row(row)?;
                 }
             }
@@ -189,7 +191,15 @@ impl Bench {
     fn options(&self, setup: Setup, context: usize, cache: Option<usize>) -> OpenOptions {
         let (isa, Setup { device, threads, kernel, .. }) = (self.isa, setup);
         OpenOptions {
-            device: DeviceOptions { device, isa, threads, kernel, skip: None, memory: self.memory.map(pool) },
+            device: DeviceOptions {
+                device,
+                isa,
+                threads,
+                kernel,
+                skip: None,
+                kernels: self.tuning.kernels(device),
+                memory: self.memory.map(pool),
+            },
             load: LoadOptions {
                 act: self.act.map(Into::into),
                 context: Some(context),
@@ -236,6 +246,7 @@ impl Bench {
         for setup in &setups {
             for (sizes, load) in sizes.iter().flat_map(|sizes| loads.iter().map(move |load| (sizes, load))) {
                 let options = self.options(*setup, longest, Some(load.positions(KV_BLOCK)));
+                let kernels = options.device.kernels.clone();
                 memory::forget_peak();
                 let begin = Instant::now();
                 let (model, tuned) = args::load(path, checkpoint, options.into(), &self.tuning, quiet)?;
@@ -262,6 +273,7 @@ impl Bench {
                 }
                 row.answered(together);
                 row.memory = self.memory.map(|_| memory.snapshot());
+                row.kernels = kernels.as_ref().map(|kernels| kernels.choices());
                 report.row(row)?;
             }
         }
