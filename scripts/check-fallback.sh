@@ -128,8 +128,9 @@ code=$(curl -sS -o "$dir/answer" -w '%{http_code}' "$url/models/load" -d '{"mode
 stop
 # While another process has the GPU's memory, requests get an error that says so; all others are answered.
 failed=0
-for ((at = before + 1; at <= before + 12; at += 3)); do
-    taken="BITNET_SHIM_TAKEN=$((4 << 30)) BITNET_SHIM_TAKEN_FROM=$at BITNET_SHIM_TAKEN_UNTIL=$((at + 3))"
+for ((at = before + 1; at <= before + 13; at += 3)); do
+    # Whoever needs memory asks some more times before that is an error.
+    taken="BITNET_SHIM_TAKEN=$((4 << 30)) BITNET_SHIM_TAKEN_FROM=$at BITNET_SHIM_TAKEN_UNTIL=$((at + 9))"
     # It may come while the model is opened.
     if ! begin "$taken" --device cuda:0; then
         told "could not allocate" || fail "$taken: the server has ended"

@@ -53,7 +53,7 @@ bitnet "$shim" bench "$model" --device cuda:0 -p 24 -n 0 -r 1 -o json >"$dir/ben
 echo "== with NVRTC"
 bitnet "$shim:$nvrtc" tune "$model" --device cuda:0 --seconds 120 --json >"$dir/tuned" || fail "tune"
 compared=$(of "$dir/tuned" 'len(found["fixed"])')
-[ "$compared" -ge 4 ] && [ "$(files)" = "$compared" ] || fail "$compared compared, $(files) kept: $(<"$dir/tuned")"
+[ "$compared" -ge 2 ] && [ "$(files)" = "$compared" ] || fail "$compared compared, $(files) kept: $(<"$dir/tuned")"
 [ "$(of "$dir/tuned" 'found["compiler"]')" = None ] || fail "all were compiled"
 bitnet "$shim:$nvrtc" doctor --offline >"$dir/page"
 grep -q '^NVRTC  *13.0' "$dir/page" || fail "doctor says which it is"
