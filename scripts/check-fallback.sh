@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the command line makes of a CUDA device that fails, when it is opened and in the middle of answers: with --device auto the
-# cpu takes over, which is said, and no answer changes; with --require-device the error is told. scripts/test-cuda-shim.sh runs this
-# with its stand-in for the driver's library, which makes devices fail (needs curl).
+# What the command line makes of a CUDA device that fails or that others use, when it is opened and in the middle of answers: with
+# --device auto the cpu takes over, which is said, and no answer changes; with --require-device the error is told.
+# scripts/test-cuda-shim.sh runs this with its stand-in for the driver's library, which makes devices fail (needs curl).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --quiet --locked -p bitnet-cli
@@ -44,14 +44,14 @@ each() { # name, variable, how far from one to the next
     local at=1 opened=0
     while answers "$2=$at"; right "$1 $at"; told "$takes_over"; do
         # The line that says where it runs comes before anything is answered.
-        if told "; cuda:0"; then opened=$((opened + 1)) last=$at; fi
+        if told "; cuda:0"; then opened=$((opened + 1)) last=$at; else loading=$at; fi
         at=$((at + $3 + at / 20 * ($3 > 1)))
     done
     ((opened > 0)) || fail "$1: $opened of $at in the middle of an answer"
     echo "$1: $at, $opened of them in the middle of an answer"
 }
 each "requests for memory" BITNET_SHIM_FAIL_ALLOC 1
-alloc=$last
+alloc=$last before=$loading
 each "launches" BITNET_SHIM_FAIL_LAUNCH 13
 launch=$last
 
@@ -61,6 +61,27 @@ for fault in BITNET_SHIM_FAIL_ALLOC=$alloc BITNET_SHIM_FAIL_LAUNCH=$launch; do
     answers $fault --require-device || code=$?
     [ $code = 1 ] && told "; cuda:0" && ! told "$takes_over" || fail "$fault --require-device ($code)"
 done
+
+echo "== another process has the GPU to itself, or nobody may use it; the driver is too old"
+refused() { # variable, exit code, what the error says
+    answers "$1"
+    right "$1 --device auto"
+    told "$3" || fail "$1 --device auto says why"
+    code=0
+    env "$1" "$bitnet" "${prompt[@]}" --device cuda:0 >"$dir/answer" 2>"$dir/told" || code=$?
+    [ $code = "$2" ] && told "$3" || fail "$1 --device cuda:0 ($code)"
+    code=0
+    answers "$1" --require-device || code=$?
+    [ $code != 0 ] && told "$3" || fail "$1 --require-device ($code)"
+}
+refused BITNET_SHIM_COMPUTE_MODE=3 1 "another process has shim to itself.*nvidia-smi -c DEFAULT"
+refused BITNET_SHIM_COMPUTE_MODE=2 2 "shim is closed to all processes.*nvidia-smi -c DEFAULT"
+refused BITNET_SHIM_VERSION=12040 2 "version 580 or newer"
+env BITNET_SHIM_VERSION=12040 "$bitnet" doctor --offline >"$dir/told"
+told "cuda .*cannot be used: .*version 580 or newer" || fail "doctor tells of the old driver"
+code=0
+BITNET_SHIM_FAIL_ALLOC=$alloc "$bitnet" "${prompt[@]}" --device cuda:0 >"$dir/answer" 2>"$dir/told" || code=$?
+[ $code = 1 ] && told "could not allocate.*nvidia-smi.*--device auto" || fail "no memory in the middle of an answer ($code)"
 
 echo "== chat"
 "$bitnet" chat "$model" --device cpu -n 24 --temp 0 -c 256 <<<"ships at night" >"$dir/want" 2>/dev/null
@@ -73,16 +94,17 @@ ask() { # file, which gets the answer's text, and what came as a whole beside it
     curl -sS "$url/v1/completions" -o "$1.json" -d '{"prompt": "ships at night", "max_tokens": 24, "temperature": 0, "ignore_eos": true}'
     grep -o '"text":"[^"]*"' "$1.json" >"$1" || true
 }
-start() { # variable, flags
+begin() { # variables, flags; false where the server ends
     : >"$dir/told"
-    env "$1" "$bitnet" serve "$model" --port 0 -c 256 "${@:2}" 2>"$dir/told" &
+    env $1 "$bitnet" serve "$model" --port 0 -c 256 "${@:2}" 2>"$dir/told" &
     server=$!
     until told "^ready"; do
-        kill -0 "$server" || fail "the server has ended"
+        kill -0 "$server" 2>/dev/null || return 1
         sleep 0.1
     done
     url=$(sed -n 's/^listening on //p' "$dir/told")
 }
+start() { begin "$@" || fail "the server has ended"; }
 stop() {
     kill "$server" && wait "$server" || fail "an orderly end"
     server=
@@ -104,6 +126,29 @@ grep -q '^bitnet_build_info{.*device="cpu"' "$dir/metrics" || fail "the device i
 code=$(curl -sS -o "$dir/answer" -w '%{http_code}' "$url/models/load" -d '{"model": "bitnet-packed", "device": "cuda:7"}')
 [ "$code" = 422 ] || fail "a device that is not there: $code"
 stop
+# While another process has the GPU's memory, requests get an error that says so; all others are answered.
+failed=0
+for ((at = before + 1; at <= before + 13; at += 3)); do
+    # Whoever needs memory asks some more times before that is an error.
+    taken="BITNET_SHIM_TAKEN=$((4 << 30)) BITNET_SHIM_TAKEN_FROM=$at BITNET_SHIM_TAKEN_UNTIL=$((at + 9))"
+    # It may come while the model is opened.
+    if ! begin "$taken" --device cuda:0; then
+        told "could not allocate" || fail "$taken: the server has ended"
+        server=
+        continue
+    fi
+    for n in 1 2 3 4 5; do
+        ask "$dir/answer"
+        cmp -s "$dir/answer" "$dir/want" && continue
+        grep -q '"message":"[^"]*could not allocate.*"code":"device_failed"' "$dir/answer.json" || fail "$taken: $(<"$dir/answer.json")"
+        failed=$((failed + 1))
+    done
+    cmp -s "$dir/answer" "$dir/want" || fail "$taken: no answer when the memory is back"
+    stop
+done
+((failed > 0)) || fail "no request met the other process"
+echo "another process takes memory and gives it back: $failed requests were told so"
+
 start BITNET_SHIM_FAIL_LAUNCH=$launch --device auto --require-device
 ask "$dir/answer"
 until grep -q '"code":"device_failed"' "$dir/answer.json"; do

@@ -17,13 +17,14 @@ if [ "${1:-}" = --build ]; then
     }
     cargo test --locked --no-run -p bitnet-cuda 2>&1 | tee "$dir/build.log"
     for name in conformance models pipeline; do cp "$(built $name)" "$dir/$name"; done
+    cp "$(built bitnet_cuda)" "$dir/choices"
     # The name of a test and of a benchmark.
     cp "$(built training)" "$dir/training-conformance"
     cargo bench --locked --no-run -p bitnet-cuda --benches 2>&1 | tee "$dir/build.log"
     for name in kernels training; do cp "$(built $name)" "$dir/$name"; done
     cargo build --locked --release -p bitnet-cli -p xtask
     cp target/release/{bitnet,xtask} "$dir"
-    strip "$dir"/{conformance,models,pipeline,training-conformance,kernels,training,bitnet,xtask}
+    strip "$dir"/{conformance,models,pipeline,choices,training-conformance,kernels,training,bitnet,xtask}
     exit
 fi
 dir=$(realpath "${1:?the directory that --build filled}")
@@ -52,6 +53,8 @@ timed conformance 100 "$dir/conformance" --test-threads 1
 timed models 100 "$dir/models" --test-threads 1
 # Two stages on one GPU, where there is but one.
 timed pipeline 60 "$dir/pipeline" --test-threads 1
+# Kernels that do the same: those for many tokens, and where NVRTC is found those that are compiled for fixed sizes.
+timed choices 100 "$dir/choices" --nocapture
 timed training-conformance 100 "$dir/training-conformance" --nocapture
 wait $synth || { cat "$out/synth.log"; failed=1; }
 
@@ -66,4 +69,7 @@ fi
 bench() { "$dir/bitnet" bench "$model" --device cuda:0 -o jsonl "$@" 2>>"$out/bench.err" | tee -a "$record"; }
 bench -p 512 -n 128 -r 3 --cache-type f16,q8_0 || failed=1
 bench -p 1 -n 128 --concurrency 64 -r 1 || failed=1
+# What kernels for fixed sizes are worth here; the tuning is an error where logits are others with them.
+"$dir/bitnet" tune "$model" --device cuda:0 --tuning "$out/tuning.json" --json 2>"$out/tune.err" | tee -a "$record" || failed=1
+bench -p 512 -n 128 -r 3 --tuning "$out/tuning.json" || failed=1
 exit $failed

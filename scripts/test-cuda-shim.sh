@@ -56,6 +56,9 @@ fault "no device" BITNET_SHIM_DEVICES=0
 fault "old driver" BITNET_SHIM_VERSION=12040
 fault "two devices" BITNET_SHIM_DEVICES=2
 fault "little memory" BITNET_SHIM_MEMORY=$((20 << 20))
+fault "exclusive" BITNET_SHIM_COMPUTE_MODE=3
+fault "prohibited" BITNET_SHIM_COMPUTE_MODE=2
+fault "another process" BITNET_SHIM_MEMORY=$((64 << 20)) BITNET_SHIM_TAKEN=$((64 << 20)) BITNET_SHIM_TAKEN_FROM=4 BITNET_SHIM_TAKEN_UNTIL=9
 fault "failed launch" BITNET_SHIM_FAIL_LAUNCH=3
 fault "failed launch on another device" BITNET_SHIM_FAIL_LAUNCH=3 BITNET_SHIM_DEVICES=2
 fault "failed launch of training" BITNET_SHIM_FAIL_LAUNCH=3

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::tuning::TuningFlag;
 use bitnet_formats::Checkpoint;
-use bitnet_inference::{Device, LoadOptions, ModelConfig, Placement};
+use bitnet_inference::{Device, LoadOptions, ModelConfig, Placement, cuda_trouble};
 use bitnet_model::Sizes;
 use clap::Args;
 
@@ -88,6 +88,8 @@ impl DeviceFlag {
                 Placement::auto(bytes, &measured)
             }
         };
+        let trouble = cuda_trouble().filter(|_| device.is(Device::Cpu) && !kernels);
+        let why = trouble.map_or(why.clone(), |trouble| format!("{why}; cuda cannot be used: {trouble}"));
         if self.require_device && device.is(Device::Cpu) {
             return Err(Failure::Runtime(format!("--require-device: {device} would be taken ({why})")));
         }

@@ -1,5 +1,6 @@
 //! What went wrong, and the exit code that says so.
 
+use bitnet_core::BackendError;
 use bitnet_formats::FormatError;
 use bitnet_hub::HubError;
 use bitnet_inference::{CudaError, Device, GenerateError, OpenError, SessionError, WgpuError};
@@ -11,6 +12,10 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+
+/// What helps where memory ran out.
+const LESS_MEMORY: &str = "a smaller --ctx-size or --batch-size needs less; on a GPU others may hold it (`nvidia-smi` lists them), and \
+    --device auto goes on with the cpu";
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -118,6 +123,10 @@ impl From<ModelError> for Failure {
             ModelError::UnknownId { .. } | ModelError::ContextFull { .. } | ModelError::NoTokens => {
                 Self::Usage(chain(&e))
             }
+            ModelError::Backend(BackendError::OutOfMemory { .. })
+            | ModelError::Prepare { source: BackendError::OutOfMemory { .. }, .. } => {
+                Self::Runtime(format!("{}; {LESS_MEMORY}", chain(&e)))
+            }
             e if e.is_of_device() => Self::Runtime(chain(&e)),
             ModelError::Backend(_) => Self::Runtime(chain(&e)),
             e => Self::Model(chain(&e)),
@@ -157,7 +166,8 @@ impl From<OpenError> for Failure {
                     | CudaError::NoDevice
                     | CudaError::NoSuchDevice { .. }
                     | CudaError::TooOld { .. }
-                    | CudaError::Capability { .. }),
+                    | CudaError::Capability { .. }
+                    | CudaError::Closed { .. }),
             } => Self::Usage(format!("--device cuda:{number}: {e}; there are {}; auto", Device::list())),
             e @ OpenError::NoRoom { .. } => {
                 Self::Usage(format!("{}; there are {}; auto", chain(&e), Device::list()))

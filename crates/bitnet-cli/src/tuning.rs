@@ -1,4 +1,7 @@
-//! What `bitnet tune` found to be fastest on this machine: one file a machine, an entry a shape of model.
+//! What `bitnet tune` found to be fastest on this machine: one file a machine, an entry a shape of model; and of GPUs an entry for each
+//! kind, driver and state of the kernels (`tuning/gpu.rs`).
+
+mod gpu;
 
 use crate::failure::Failure;
 use crate::folders;
@@ -7,6 +10,7 @@ use bitnet_cpu::{Isa, Kernel, physical_cores, processor_name};
 use bitnet_inference::{Device, DeviceOptions, OpenOptions, Speed};
 use bitnet_model::ModelConfig;
 use clap::Args;
+pub use gpu::{GpuTuning, Rates, products};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,6 +22,10 @@ pub struct TuningFlag {
     /// File with what `bitnet tune` found out [default: one for this machine in the user's configuration folder]
     #[arg(long, value_name = "FILE", env = "BITNET_TUNING", help_heading = "Device")]
     tuning: Option<PathBuf>,
+    /// On NVIDIA GPUs, run only kernels that were compiled ahead, also where `bitnet tune` found those that it compiled for the model's
+    /// sizes to be faster; results are the same
+    #[arg(long, env = "BITNET_NO_FIXED_KERNELS", help_heading = "Device")]
+    no_fixed_kernels: bool,
 }
 
 /// The fastest kernel with a number of threads, and how fast it was.
@@ -47,6 +55,9 @@ pub struct Tuning {
     /// By the name of the device.
     #[serde(default)]
     devices: BTreeMap<String, Measured>,
+    /// By what they are good for.
+    #[serde(default)]
+    gpus: BTreeMap<String, GpuTuning>,
 }
 
 /// What `bitnet doctor --measure` found out about a device.
@@ -67,6 +78,7 @@ impl Tuning {
             isa: Isa::detect().name().to_owned(),
             models: BTreeMap::new(),
             devices: BTreeMap::new(),
+            gpus: BTreeMap::new(),
         }
     }
 
@@ -88,6 +100,9 @@ impl Tuning {
         let choices = || found.models.values().flatten();
         if let Some(odd) = choices().find(|c| !c.kernel.parse().is_ok_and(Kernel::is_available)) {
             return Err(format!("it names a kernel {:?}, which does not run here", odd.kernel));
+        }
+        if let Some(odd) = found.gpus.values().find_map(GpuTuning::unknown) {
+            return Err(format!("it is damaged: it names a kernel {odd:?}"));
         }
         match choices().any(|c| !(1..=bitnet_cpu::MAX_THREADS).contains(&c.threads)) {
             true => Err("it is damaged: a number of threads makes no sense".to_owned()),
@@ -134,6 +149,9 @@ impl TuningFlag {
 
     /// Fills in what the command line leaves open; true where the file had something to say.
     pub fn settle(&self, options: &mut OpenOptions, config: &ModelConfig) -> bool {
+        if let Device::Cuda(number) = options.device.device {
+            return self.settle_gpu(number, options, &shape(config, options.load.act));
+        }
         // Whoever names kernels does not want others, and these are the processor's.
         if !options.device.device.is(Device::Cpu)
             || options.device.isa.is_some()
@@ -150,6 +168,7 @@ impl TuningFlag {
                 threads: Some(choice.threads),
                 kernel: choice.kernel.parse().ok(),
                 skip: Some(choice.skip),
+                kernels: None,
                 memory: options.device.memory.take(),
                 ..DeviceOptions::default()
             };
@@ -212,7 +231,8 @@ mod tests {
     #[test]
     fn entries_are_added_and_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let flag = TuningFlag { tuning: Some(folder.path().join("deep/tuning.json")) };
+        let flag =
+            TuningFlag { tuning: Some(folder.path().join("deep/tuning.json")), no_fixed_kernels: false };
         assert!(flag.read().is_none());
         for (shape, threads) in [("a", 1), ("b", 2), ("a", 3)] {
             flag.save(shape.to_owned(), vec![choice(threads, "tile2-scalar")]).unwrap();
@@ -242,6 +262,8 @@ mod tests {
         let with = |c: Choice| Tuning { models: [("a".to_owned(), vec![c])].into(), ..good.clone() };
         refused(&with(choice(1, "magic")), "magic");
         refused(&with(choice(0, "tile2-scalar")), "threads");
+        let gpu = GpuTuning { fixed: vec!["gemv rows=1".to_owned()], ..GpuTuning::default() };
+        refused(&Tuning { gpus: [("a GPU".to_owned(), gpu)].into(), ..good.clone() }, "gemv rows=1");
         let text = std::fs::read(&path).unwrap();
         for cut in [0, 1, text.len() / 2, text.len() - 3] {
             std::fs::write(&path, &text[..cut]).unwrap();

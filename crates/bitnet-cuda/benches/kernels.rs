@@ -172,7 +172,7 @@ fn main() {
     let (mut seed, act) = (1u64, ActivationPrecision::Int8);
     operations(&b, &mut seed);
     head(&b, &mut seed);
-    let interleaved = CudaBackend::with(0, OneToken::Interleaved).unwrap();
+    let interleaved = CudaBackend::with_layout(0, OneToken::Interleaved).unwrap();
     println!("rows,cols,tokens,layout,microseconds,least,gigabytes_a_second,teraops_a_second");
     for (rows, cols) in SHAPES {
         let copies = (IN_TURN / (rows * cols / 4)).clamp(2, 128);

@@ -559,9 +559,9 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
 
 // What any pair of types has, and what those have besides that are used most.
 #define ATTENTION(KEY, VALUE, K, V)                                                                                    \
-    extern "C" __global__ void rope_append_##KEY##_##VALUE(float *qkv, const float *cosines, const float *sines,       \
-                                                           const uint2 *places, const u32 *tables, u32 *keys,          \
-                                                           u32 *values, u32 heads, u32 kv_heads, u32 head_dim) {       \
+    KERNEL(rope_append_##KEY##_##VALUE)                                                                                \
+        (float *qkv, const float *cosines, const float *sines, const uint2 *places, const u32 *tables, u32 *keys,      \
+         u32 *values, u32 heads, u32 kv_heads, u32 head_dim) {                                                         \
         rope_append<K, V>(qkv, cosines, sines, places, tables, keys, values, Heads{heads, kv_heads, head_dim});        \
     }                                                                                                                  \
     EXPORT_KERNEL(rope_append_##KEY##_##VALUE)                                                                         \
@@ -574,10 +574,11 @@ __device__ __forceinline__ void attend(const float *qkv, const Tile *tiles, cons
     ATTEND(rope_attend_4_##TYPE##_##TYPE, T, T, 4, true)
 
 #define ATTEND(NAME, K, V, ROWS, ROPE)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(ATTEND_THREADS)                                                       \
-        NAME(const float *qkv, const Tile *tiles, const u32 *tables, u32 *keys, u32 *values, float *parts, float *out, \
+    KERNEL(NAME, __launch_bounds__(ATTEND_THREADS))                                                                    \
+        (const float *qkv, const Tile *tiles, const u32 *tables, u32 *keys, u32 *values, float *parts, float *out,     \
              u32 heads, u32 kv_heads, u32 head_dim, u32 segments, u32 window, float factor, u32 base, u32 staged,      \
              const float *cosines, const float *sines) {                                                               \
+        SIZES(NAME)                                                                                                    \
         attend<K, V, ROWS, ROPE>(qkv, tiles, tables, keys, values, parts, out, Heads{heads, kv_heads, head_dim},       \
                                  segments, window, factor, base, staged, cosines, sines);                              \
     }                                                                                                                  \
@@ -605,8 +606,9 @@ MORE_ATTENTION(bf16, CACHE_BF16)
 MORE_ATTENTION(q8_0, CACHE_Q8_0)
 
 // Rule 11: segments of attention become one output, a warp a head of a token.
-extern "C" __global__ void __launch_bounds__(ATTEND_THREADS)
-    merge(const float *parts, float *out, const uint2 *places, u32 heads, u32 head_dim, u32 segments, u32 window, u32 base, u32 tokens) {
+KERNEL(merge, __launch_bounds__(ATTEND_THREADS))
+    (const float *parts, float *out, const uint2 *places, u32 heads, u32 head_dim, u32 segments, u32 window, u32 base, u32 tokens) {
+    SIZES(merge)
     let_next_begin();
     wait_for_previous();
     const u32 own = blockIdx.x * (ATTEND_THREADS / 32) + threadIdx.x / 32;

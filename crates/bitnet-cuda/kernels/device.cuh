@@ -81,6 +81,20 @@ __device__ __forceinline__ void let_next_begin() {
 
 #endif
 
+// KERNEL(name, attributes)(parameters) begins a kernel, whose body begins with SIZES(name) where a module can be made for sizes that
+// are known (src/fixed.rs). Such a module is compiled with FIXED and has one kernel: `ONLY_name` is a comma, which moves what
+// PICK sees, and FIXED_SIZES sets parameters to constants. The others become templates that nobody asks for.
+#ifdef FIXED
+#define PICK(...) PICK_THIRD(__VA_ARGS__)
+#define PICK_THIRD(a, b, c, ...) c
+#define KERNEL(name, ...)                                                                                              \
+    PICK(ONLY_##name, extern "C" __global__ void __VA_ARGS__ name, template <int = 0> __device__ void name)
+#define SIZES(name) PICK(ONLY_##name, FIXED_SIZES, )
+#else
+#define KERNEL(name, ...) extern "C" __global__ void __VA_ARGS__ name
+#define SIZES(name)
+#endif
+
 constexpr int LANES = 16;
 constexpr u32 WARP = 0xffffffffu;
 

@@ -186,8 +186,8 @@ __device__ __forceinline__ void quantize_rows(const float *x, u32 *q, Token *tok
 }
 
 #define QUANTIZE(NAME, THREADS)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
-        NAME(const float *x, u32 *q, Token *tokens, u32 cols, u32 words, u32 first) {                                  \
+    KERNEL(NAME, __launch_bounds__(THREADS))                                                                           \
+        (const float *x, u32 *q, Token *tokens, u32 cols, u32 words, u32 first) {                                      \
         quantize_rows<THREADS>(x, q, tokens, cols, words, first);                                                      \
     }                                                                                                                  \
     EXPORT_KERNEL(NAME)
@@ -336,9 +336,10 @@ __device__ __forceinline__ void norm_rows(const float *x, const float *extra, fl
 }
 
 #define RMS_NORM(NAME, THREADS)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
-        NAME(const float *x, const float *extra, float *sum, const float *w, float *y, u32 *q, Token *tokens, u32 cols, \
+    KERNEL(NAME, __launch_bounds__(THREADS))                                                                           \
+        (const float *x, const float *extra, float *sum, const float *w, float *y, u32 *q, Token *tokens, u32 cols,    \
              u32 words, float eps) {                                                                                   \
+        SIZES(NAME)                                                                                                    \
         norm_rows<THREADS>(x, extra, sum, w, y, q, tokens, cols, words, eps);                                          \
     }                                                                                                                  \
     EXPORT_KERNEL(NAME)
@@ -347,7 +348,7 @@ RMS_NORM(rms_norm, FEW)
 RMS_NORM(rms_norm_many, MANY)
 
 // Norms of neighbouring heads in place, a warp a head: x [m, stride], heads of n elements from column `first` on.
-extern "C" __global__ void rms_norm_heads(float *x, const float *w, u32 n, u32 stride, u32 first, u32 heads, float eps) {
+KERNEL(rms_norm_heads)(float *x, const float *w, u32 n, u32 stride, u32 first, u32 heads, float eps) {
     let_next_begin();
     wait_for_previous();
     const u32 head = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;

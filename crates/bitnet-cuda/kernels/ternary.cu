@@ -169,9 +169,10 @@ __device__ __forceinline__ void norm_one_token(Norm n, u32 *q_out, Token *token_
 }
 
 #define GEMV(NAME, WARPS, AHEAD, GATED)                                                                                \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                           \
-        NAME(const u32 *q, const uint4 *w, const Token *tokens, const float *scales, float *y, u32 rows, u32 stride,   \
+    KERNEL(NAME, __launch_bounds__(32 * WARPS))                                                                        \
+        (const u32 *q, const uint4 *w, const Token *tokens, const float *scales, float *y, u32 rows, u32 stride,       \
              u32 first, u32 tiles, u32 m, u32 up, u32 act) {                                                           \
+        SIZES(NAME)                                                                                                    \
         one_token<WARPS, AHEAD, GATED>(q, w, tokens, Output{scales, y, rows, stride, first}, tiles, up, act);               \
     }                                                                                                                  \
     EXPORT_KERNEL(NAME)
@@ -180,10 +181,11 @@ GEMV(gemv, 8, 4, false)
 GEMV(gemv_gated, 8, 4, true)
 
 #define NORM_GEMV(NAME, WARPS, AHEAD, GATED)                                                                           \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                           \
-        NAME(const float *x, const float *extra, float *sum, const float *norm, float *normed, u32 *q, Token *token,   \
+    KERNEL(NAME, __launch_bounds__(32 * WARPS))                                                                        \
+        (const float *x, const float *extra, float *sum, const float *norm, float *normed, u32 *q, Token *token,       \
              u32 cols, u32 words, float eps, const uint4 *w, const float *scales, float *y, u32 rows, u32 first,       \
              u32 tiles, u32 up, u32 act) {                                                                             \
+        SIZES(NAME)                                                                                                    \
         const Norm n{x, extra, sum, norm, normed, cols, words, eps};                                                   \
         norm_one_token<WARPS, AHEAD, GATED>(n, q, token, w, Output{scales, y, rows, 0, first}, tiles, up, act);        \
     }                                                                                                                  \
@@ -302,8 +304,8 @@ __device__ __forceinline__ void few_tokens(const u32 *q, const uint4 *w, const T
 }
 
 #define FEW(NAME, WARPS, AHEAD, NT, GATED)                                                                             \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                           \
-        NAME(const u32 *q, const uint4 *w, const Token *tokens, const float *scales, float *y, u32 rows, u32 stride,   \
+    KERNEL(NAME, __launch_bounds__(32 * WARPS))                                                                        \
+        (const u32 *q, const uint4 *w, const Token *tokens, const float *scales, float *y, u32 rows, u32 stride,       \
              u32 first, u32 tiles, u32 m, u32 up, u32 act) {                                                           \
         few_tokens<WARPS, AHEAD, NT, GATED>(q, w, tokens, Output{scales, y, rows, stride, first}, tiles, m, up, act);         \
     }                                                                                                                  \
@@ -469,8 +471,8 @@ __device__ __forceinline__ void many_tokens(const u32 *q, const uint4 *w, const 
 }
 
 #define GEMM(NAME, WR, WN, RT, NT, STAGES, GATED, BLOCKS)                                                              \
-    extern "C" __global__ void __launch_bounds__(32 * WR * WN, BLOCKS)                                                 \
-        NAME(const u32 *q, const uint4 *w, const Token *tokens, const float *scales, float *y, u32 rows, u32 stride,   \
+    KERNEL(NAME, __launch_bounds__(32 * WR * WN, BLOCKS))                                                              \
+        (const u32 *q, const uint4 *w, const Token *tokens, const float *scales, float *y, u32 rows, u32 stride,       \
              u32 first, u32 tiles, u32 m, u32 up, u32 act) {                                                           \
         many_tokens<WR, WN, RT, NT, STAGES, GATED>(q, w, tokens, Output{scales, y, rows, stride, first}, tiles, m, up, act);  \
     }                                                                                                                  \
@@ -499,8 +501,8 @@ __device__ __forceinline__ u32 word_at(const u32 *w, u32 tiles, u32 row, u32 i) 
 }
 
 // Rule 6, int8 activations: sixteen rows and one token a block. scales [groups, scale_rows], `group_words` words share one.
-extern "C" __global__ void __launch_bounds__(GROUPED_THREADS)
-    grouped(const u32 *q, const u32 *w, const Token *tokens, const float *scales, float *y, u32 rows, u32 stride, u32 first,
+KERNEL(grouped, __launch_bounds__(GROUPED_THREADS))
+    (const u32 *q, const u32 *w, const Token *tokens, const float *scales, float *y, u32 rows, u32 stride, u32 first,
             u32 tiles, u32 cols, u32 group_words, u32 scale_rows) {
     DYNAMIC_SHARED(int, sums); // [groups][16]
     let_next_begin();
@@ -535,8 +537,8 @@ extern "C" __global__ void __launch_bounds__(GROUPED_THREADS)
 EXPORT_KERNEL(grouped)
 
 // Rule 6, float activations: sixteen rows and one token of x [.., cols] a block, a half-warp a row.
-extern "C" __global__ void __launch_bounds__(GROUPED_THREADS)
-    ternary_floats(const float *x, const u32 *w, const float *scales, float *y, u32 rows, u32 stride, u32 first, u32 tiles,
+KERNEL(ternary_floats, __launch_bounds__(GROUPED_THREADS))
+    (const float *x, const u32 *w, const float *scales, float *y, u32 rows, u32 stride, u32 first, u32 tiles,
                    u32 cols, u32 group_words, u32 scale_rows, u32 x_row) {
     let_next_begin();
     wait_for_previous();
@@ -564,8 +566,8 @@ extern "C" __global__ void __launch_bounds__(GROUPED_THREADS)
 EXPORT_KERNEL(ternary_floats)
 
 // Rows `ids - first` of an embedding, where they lie in these weights: y [m, cols].
-extern "C" __global__ void embed_ternary(const u32 *ids, const u32 *w, const float *scales, float *y, u32 rows, u32 first,
-                                         u32 tiles, u32 cols, u32 group_words, u32 scale_rows) {
+KERNEL(embed_ternary)(const u32 *ids, const u32 *w, const float *scales, float *y, u32 rows, u32 first, u32 tiles, u32 cols,
+                      u32 group_words, u32 scale_rows) {
     let_next_begin();
     wait_for_previous();
     const u32 row = ids[blockIdx.y] - first;
@@ -579,7 +581,7 @@ extern "C" __global__ void embed_ternary(const u32 *ids, const u32 *w, const flo
 EXPORT_KERNEL(embed_ternary)
 
 // Puts rows of codes, [rows][cols / 16] words, where tiles have them, from row `first` on. Rows up to `padded` are zero trits.
-extern "C" __global__ void tile_codes(const u32 *codes, u32 *w, u32 rows, u32 padded, u32 first, u32 tiles) {
+KERNEL(tile_codes)(const u32 *codes, u32 *w, u32 rows, u32 padded, u32 first, u32 tiles) {
     let_next_begin();
     wait_for_previous();
     const size_t words = static_cast<size_t>(tiles) * 8;

@@ -20,6 +20,13 @@ namespace {
 bool initialised;
 uint64_t allocs; // so far, of device memory
 
+// What nobody has of a device's memory.
+uint64_t free_bytes(const CUctx_st &context) {
+    bool taken = allocs >= settings.taken_from && allocs < settings.taken_until;
+    uint64_t used = context.used_bytes + (taken ? settings.taken_bytes : 0);
+    return settings.memory_bytes > used ? settings.memory_bytes - used : 0;
+}
+
 uint64_t number_from(const char *name, uint64_t otherwise) {
     const char *text = getenv(name);
     return text && *text ? strtoull(text, nullptr, 0) : otherwise;
@@ -133,6 +140,10 @@ CUresult cuInit(unsigned flags) {
     settings.memory_bytes = number_from("BITNET_SHIM_MEMORY", 4ull << 30);
     settings.failing_launch = number_from("BITNET_SHIM_FAIL_LAUNCH", 0);
     settings.failing_alloc = number_from("BITNET_SHIM_FAIL_ALLOC", 0);
+    settings.taken_bytes = number_from("BITNET_SHIM_TAKEN", 0);
+    settings.taken_from = number_from("BITNET_SHIM_TAKEN_FROM", 0);
+    settings.taken_until = number_from("BITNET_SHIM_TAKEN_UNTIL", UINT64_MAX);
+    settings.compute_mode = number_from("BITNET_SHIM_COMPUTE_MODE", 0);
     settings.seed = number_from("BITNET_SHIM_SEED", 0);
     if (!settings.devices) return CUDA_ERROR_NO_DEVICE;
     install_fault_handler();
@@ -145,6 +156,11 @@ CUresult cuDriverGetVersion(int *version) {
     return CUDA_SUCCESS;
 }
 
+CUresult cuGetExportTable(const void **table, const CUuuid *) {
+    *table = nullptr;
+    return CUDA_ERROR_NOT_FOUND;
+}
+
 static const struct {
     CUresult error;
     const char *name, *text;
@@ -154,6 +170,7 @@ static const struct {
     ERROR(CUDA_ERROR_INVALID_VALUE, "invalid argument"),
     ERROR(CUDA_ERROR_OUT_OF_MEMORY, "out of memory"),
     ERROR(CUDA_ERROR_NOT_INITIALIZED, "initialization error"),
+    ERROR(CUDA_ERROR_DEVICE_UNAVAILABLE, "CUDA-capable device(s) is/are busy or unavailable"),
     ERROR(CUDA_ERROR_NO_DEVICE, "no CUDA-capable device is detected"),
     ERROR(CUDA_ERROR_INVALID_DEVICE, "invalid device ordinal"),
     ERROR(CUDA_ERROR_INVALID_IMAGE, "device kernel image is invalid"),
@@ -221,6 +238,7 @@ static const struct {
 };
 CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
     return with_device(device, [&](CUctx_st &) {
+        if (attribute == 20) return *value = settings.compute_mode, CUDA_SUCCESS;
         auto row = std::find_if(std::begin(ATTRIBUTES), std::end(ATTRIBUTES), [&](auto &row) { return row.attribute == attribute; });
         if (row == std::end(ATTRIBUTES)) return CUDA_ERROR_INVALID_VALUE;
         *value = row->value;
@@ -238,6 +256,7 @@ CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device) { return cuDeviceGetUuid
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
     return with_device(device, [&](CUctx_st &primary) {
         if (primary.error) return primary.error;
+        if (settings.compute_mode) return CUDA_ERROR_DEVICE_UNAVAILABLE;
         primary.retained++;
         *context = &primary;
         return CUDA_SUCCESS;
@@ -288,10 +307,10 @@ CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned flags) {
 
 // ---- memory
 
-CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes) {
+CUresult cuMemGetInfo_v2(size_t *free, size_t *total_bytes) {
     return in_context([&](CUctx_st &context) {
         *total_bytes = settings.memory_bytes;
-        *free_bytes = settings.memory_bytes - context.used_bytes;
+        *free = free_bytes(context);
         return CUDA_SUCCESS;
     });
 }
@@ -299,8 +318,8 @@ CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes) {
     return in_context([&](CUctx_st &context) {
         if (!bytes) return CUDA_ERROR_INVALID_VALUE;
         if (capture_forbids_waiting()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-        bool none_left = settings.failing_alloc && ++allocs >= settings.failing_alloc;
-        if (none_left || bytes > settings.memory_bytes - context.used_bytes) return CUDA_ERROR_OUT_OF_MEMORY;
+        bool none_left = ++allocs >= settings.failing_alloc && settings.failing_alloc;
+        if (none_left || bytes > free_bytes(context)) return CUDA_ERROR_OUT_OF_MEMORY;
         char *base = allocate(bytes, false, &context - contexts);
         if (!base) return CUDA_ERROR_OUT_OF_MEMORY;
         context.used_bytes += bytes;

@@ -22,6 +22,7 @@ enum CUresult {
     CUDA_ERROR_INVALID_VALUE = 1,
     CUDA_ERROR_OUT_OF_MEMORY = 2,
     CUDA_ERROR_NOT_INITIALIZED = 3,
+    CUDA_ERROR_DEVICE_UNAVAILABLE = 46,
     CUDA_ERROR_NO_DEVICE = 100,
     CUDA_ERROR_INVALID_DEVICE = 101,
     CUDA_ERROR_INVALID_IMAGE = 200,
@@ -77,6 +78,8 @@ struct CUlaunchConfig {
 extern "C" {
 CUresult cuInit(unsigned flags);
 CUresult cuDriverGetVersion(int *version);
+// NVRTC asks the driver it finds for a cache, and takes a missing function for one that succeeds.
+CUresult cuGetExportTable(const void **table, const CUuuid *id);
 CUresult cuGetErrorName(CUresult error, const char **name);
 CUresult cuGetErrorString(CUresult error, const char **text);
 
@@ -94,7 +97,7 @@ CUresult cuCtxGetCurrent(CUcontext *context);
 CUresult cuDeviceCanAccessPeer(int *can, CUdevice device, CUdevice peer);
 CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned flags);
 
-CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes);
+CUresult cuMemGetInfo_v2(size_t *free, size_t *total_bytes);
 CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes);
 CUresult cuMemFree_v2(CUdeviceptr pointer);
 CUresult cuMemAllocHost_v2(void **pointer, size_t bytes);

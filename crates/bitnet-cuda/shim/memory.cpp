@@ -25,8 +25,8 @@ struct Allocation {
     int device;
 };
 
-// By the first byte of what the caller got.
-std::map<char *, Allocation> allocations;
+// By the first byte of what the caller got. It is never destroyed: threads may run while the process ends.
+std::map<char *, Allocation> &allocations = *new std::map<char *, Allocation>;
 
 size_t round_up(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 

@@ -24,6 +24,9 @@ struct Settings {
     uint64_t memory_bytes;   // of each device
     uint64_t failing_launch; // the one, counted from 1, that breaks its context; 0: none
     uint64_t failing_alloc;  // the one, counted from 1, from which on there is no memory; 0: none
+    uint64_t taken_bytes;    // of each device, by another process, from one request for memory to before another one
+    uint64_t taken_from, taken_until;
+    int compute_mode;        // 0: any process may come; 2: none; 3: another one is there, and only one may be
     uint64_t seed;           // of the schedules (run_grid)
 };
 

@@ -7,8 +7,9 @@ use crate::gpu::{Gpu, Sum, elements};
 use crate::head::{Asked, HeadScratch};
 use crate::kv::CudaKv;
 use crate::memory::Buffer;
-use crate::product::{Tuned, number};
+use crate::product::number;
 use crate::tensor::{CudaTensor, Int8, int8_words};
+use crate::tuning::Tuning;
 use crate::weight::{CudaWeight, OneToken};
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
@@ -26,8 +27,6 @@ pub struct CudaBackend {
     /// Memory of the host.
     pub(crate) memory: Arc<Pool>,
     scratch: Mutex<Scratch>,
-    /// The best of the kernels that do the same, found out when a shape is met for the first time.
-    pub(crate) tuned: Mutex<Tuned>,
     one_token: OneToken,
 }
 
@@ -53,19 +52,30 @@ impl CudaBackend {
     /// # Errors
     /// There is no such GPU, no driver, or one that is too old.
     pub fn new(number: usize) -> Result<Self, CudaError> {
-        Self::with(number, OneToken::default())
+        Self::open(number, Arc::default(), OneToken::default())
+    }
+
+    /// The same, with what is known of the speed of its kernels. What is found out on the way is added.
+    ///
+    /// # Errors
+    /// As of [`CudaBackend::new`].
+    pub fn with(number: usize, tuning: Arc<Tuning>) -> Result<Self, CudaError> {
+        Self::open(number, tuning, OneToken::default())
     }
 
     /// The same, with a choice of what products of one token read.
     ///
     /// # Errors
     /// As of [`CudaBackend::new`].
-    pub fn with(number: usize, one_token: OneToken) -> Result<Self, CudaError> {
+    pub fn with_layout(number: usize, one_token: OneToken) -> Result<Self, CudaError> {
+        Self::open(number, Arc::default(), one_token)
+    }
+
+    fn open(number: usize, tuning: Arc<Tuning>, one_token: OneToken) -> Result<Self, CudaError> {
         Ok(Self {
-            gpu: Gpu::open(number)?,
+            gpu: Gpu::open(number, tuning)?,
             memory: Arc::new(Pool::new(Profile::Inference)),
             scratch: Mutex::default(),
-            tuned: Mutex::default(),
             one_token,
         })
     }

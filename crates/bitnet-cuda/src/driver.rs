@@ -9,6 +9,7 @@ mod staging;
 use crate::error::CudaError;
 use crate::memory::Buffer;
 use cudarc::driver::sys::{self, CUresult};
+use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
 
@@ -34,6 +35,15 @@ pub struct DeviceDetails {
     pub memory: usize,
     /// Multiprocessors.
     pub processors: u32,
+    /// The version of the driver's interface, 1000 times its major number.
+    pub driver: i32,
+}
+
+impl DeviceDetails {
+    /// What compilers call its architecture.
+    pub(crate) fn architecture(&self) -> String {
+        format!("sm_{}{}", self.capability.0, self.capability.1)
+    }
 }
 
 /// A kernel of the module.
@@ -66,6 +76,20 @@ impl Launch {
         Self { function, grid: grid.map(word), threads, shared: word(shared), params: own }
     }
 
+    pub(crate) fn function(&self) -> Function {
+        self.function
+    }
+
+    /// The argument at this place; those that were not given are zeros.
+    pub(crate) fn param(&self, place: usize) -> Option<u64> {
+        self.params.get(place).copied()
+    }
+
+    /// The same launch of another kernel, which has the same parameters.
+    pub(crate) fn with(&self, function: Function) -> Self {
+        Self { function, ..*self }
+    }
+
     /// The first arguments, if this is a launch of that kernel with that grid.
     pub(crate) fn is<const N: usize>(&self, function: Function, grid: [u32; 3]) -> Option<&[u64; N]> {
         (self.function == function && self.grid == grid).then(|| self.params.first_chunk()).flatten()
@@ -89,6 +113,10 @@ pub(crate) struct Driver {
     /// What other devices wait for.
     mark: sys::CUevent,
     module: sys::CUmodule,
+    /// Names of the module's kernels that were asked for.
+    names: Mutex<HashMap<Function, &'static str>>,
+    /// Modules of one kernel each ([`Driver::load_function`]), by their handles.
+    others: Mutex<Vec<usize>>,
     /// Bytes that the threads of a block may share.
     max_shared: i32,
     /// Host memory that the device copies into.
@@ -120,8 +148,8 @@ fn describe(code: CUresult) -> String {
     unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-/// Finds the driver and begins to use it.
-fn init() -> Result<(), CudaError> {
+/// Finds the driver and begins to use it; the version of its interface.
+fn init() -> Result<i32, CudaError> {
     // SAFETY: looks for the driver's library, whose initializers are as sound as the driver is.
     if !unsafe { sys::is_culib_present() } {
         return Err(CudaError::NoDriver);
@@ -135,7 +163,7 @@ fn init() -> Result<(), CudaError> {
     // SAFETY: the library is there; 0 is the only flag there is.
     match unsafe { sys::cuInit(0) } {
         CUresult::CUDA_ERROR_NO_DEVICE => Err(CudaError::NoDevice),
-        code => check("cuInit", code),
+        code => check("cuInit", code).map(|()| version),
     }
 }
 
@@ -144,11 +172,58 @@ fn init() -> Result<(), CudaError> {
 /// # Errors
 /// There is no driver, or it is too old, or it has no GPU.
 pub fn devices() -> Result<Vec<DeviceDetails>, CudaError> {
-    init()?;
+    let driver = init()?;
     let mut count = 0;
     // SAFETY: the driver is initialized, and `count` is where the number goes.
     check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
-    (0..count).map(|number| details(device(number)?)).collect()
+    (0..count).map(|number| details(device(number)?, driver)).collect()
+}
+
+/// The context that all of this process share on a device.
+fn retain(device: sys::CUdevice, name: &str) -> Result<sys::CUcontext, CudaError> {
+    let mut context = std::ptr::null_mut();
+    // SAFETY: `device` is one of the driver's, and `context` is where the handle goes; the caller gives it back.
+    let retained = unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) };
+    if retained != CUresult::CUDA_SUCCESS {
+        use sys::CUcomputemode as M;
+        let mode = attribute(device, sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE);
+        match mode.unwrap_or(0) {
+            mode if mode == M::CU_COMPUTEMODE_PROHIBITED as i32 => {
+                return Err(CudaError::Closed { name: name.to_owned() });
+            }
+            _ if retained == CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => {
+                return Err(CudaError::InUse { name: name.to_owned() });
+            }
+            _ => {}
+        }
+    }
+    check("cuDevicePrimaryCtxRetain", retained).map(|()| context)
+}
+
+/// Bytes of a GPU's memory that nobody has: other processes take of it too. Counted as [`devices`] has them.
+///
+/// # Errors
+/// There is no such GPU, or it lets nobody in.
+pub fn free_memory(number: usize) -> Result<usize, CudaError> {
+    let found = devices()?;
+    let Some(details) = found.get(number) else {
+        return Err(CudaError::NoSuchDevice { number, found: found.len() });
+    };
+    let device = device(i32::try_from(number).unwrap_or(i32::MAX))?;
+    let context = retain(device, &details.name)?;
+    let (mut before, mut free, mut all) = (std::ptr::null_mut(), 0, 0);
+    // SAFETY: the driver is initialized, the context was retained above and is given back below, when it is no longer current; each
+    // pointer is where something goes.
+    let told = unsafe {
+        let known = sys::cuCtxGetCurrent(&mut before);
+        let told = check("cuCtxGetCurrent", known)
+            .and_then(|()| check("cuCtxSetCurrent", sys::cuCtxSetCurrent(context)))
+            .and_then(|()| check("cuMemGetInfo", sys::cuMemGetInfo_v2(&mut free, &mut all)));
+        sys::cuCtxSetCurrent(before);
+        sys::cuDevicePrimaryCtxRelease_v2(device);
+        told
+    };
+    told.map(|()| free)
 }
 
 fn device(number: i32) -> Result<sys::CUdevice, CudaError> {
@@ -165,7 +240,7 @@ fn attribute(device: sys::CUdevice, attribute: sys::CUdevice_attribute) -> Resul
     Ok(value)
 }
 
-fn details(device: sys::CUdevice) -> Result<DeviceDetails, CudaError> {
+fn details(device: sys::CUdevice, driver: i32) -> Result<DeviceDetails, CudaError> {
     use sys::CUdevice_attribute as A;
     let (mut name, mut memory) = ([0u8; 256], 0);
     // SAFETY: `name` has as many bytes as the driver is told, and it writes a string that ends with a zero.
@@ -184,18 +259,19 @@ fn details(device: sys::CUdevice) -> Result<DeviceDetails, CudaError> {
         ),
         memory,
         processors: number(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        driver,
     })
 }
 
 impl Driver {
     /// Opens the device of this number, counted as [`devices`] has them, with one of the images above.
     pub(crate) fn open(number: usize, image: &'static [u8]) -> Result<Self, CudaError> {
-        let found = devices()?.len();
+        let mut found = devices()?;
         let device = match i32::try_from(number) {
-            Ok(n) if number < found => device(n)?,
-            _ => return Err(CudaError::NoSuchDevice { number, found }),
+            Ok(n) if number < found.len() => device(n)?,
+            _ => return Err(CudaError::NoSuchDevice { number, found: found.len() }),
         };
-        let details = details(device)?;
+        let details = found.swap_remove(number);
         let max_shared = attribute(
             device,
             sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
@@ -207,13 +283,12 @@ impl Driver {
             stream: std::ptr::null_mut(),
             mark: std::ptr::null_mut(),
             module: std::ptr::null_mut(),
+            names: Mutex::default(),
+            others: Mutex::default(),
             max_shared,
             staging: Mutex::default(),
         };
-        // SAFETY: `device` is one of the driver's, and `context` is where the handle goes; it is given back when this is dropped.
-        check("cuDevicePrimaryCtxRetain", unsafe {
-            sys::cuDevicePrimaryCtxRetain(&mut driver.context, device)
-        })?;
+        driver.context = retain(device, &driver.details.name)?;
         driver.bind()?;
         // SAFETY: the context is current, and `stream` is where the handle goes.
         check("cuStreamCreate", unsafe {
@@ -251,10 +326,32 @@ impl Driver {
     /// The kernel of this name, which may then use all the shared memory there is.
     pub(crate) fn function(&self, name: &'static str) -> Result<Function, CudaError> {
         self.bind()?;
+        let function = self.function_of(self.module, name)?;
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(function, name);
+        Ok(function)
+    }
+
+    /// The name of a kernel that [`Driver::function`] gave.
+    pub(crate) fn name(&self, function: Function) -> Option<&'static str> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&function).copied()
+    }
+
+    /// The kernel of this name in a module of its own, which stays loaded. The image is machine code that a compiler made.
+    pub(crate) fn load_function(&self, image: &[u8], name: &'static str) -> Result<Function, CudaError> {
+        self.bind()?;
+        let mut module = std::ptr::null_mut();
+        // SAFETY: the context is current, `module` is where the handle goes, and the image is whole: it comes from the compiler, or from a
+        // file that has the hash of what came from there.
+        check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) })?;
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).push(module as usize);
+        self.function_of(module, name)
+    }
+
+    fn function_of(&self, module: sys::CUmodule, name: &'static str) -> Result<Function, CudaError> {
         let c_name = CString::new(name).map_err(|_| CudaError::NoKernel { name })?;
         let mut function = std::ptr::null_mut();
-        // SAFETY: the module is loaded, `c_name` ends with a zero, and `function` is where the handle goes.
-        let found = unsafe { sys::cuModuleGetFunction(&mut function, self.module, c_name.as_ptr()) };
+        // SAFETY: the module is loaded and the context current, `c_name` ends with a zero, and `function` is where the handle goes.
+        let found = unsafe { sys::cuModuleGetFunction(&mut function, module, c_name.as_ptr()) };
         if found == CUresult::CUDA_ERROR_NOT_FOUND {
             return Err(CudaError::NoKernel { name });
         }
@@ -501,9 +598,11 @@ impl Drop for Driver {
         let _ = self.synchronize();
         let mut staging = std::mem::take(self.staging.get_mut().unwrap_or_else(PoisonError::into_inner));
         self.free_staging(&mut staging);
-        if !self.module.is_null() {
+        let others = std::mem::take(self.others.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let modules = others.into_iter().map(|module| module as sys::CUmodule).chain([self.module]);
+        for module in modules.filter(|module| !module.is_null()) {
             // SAFETY: nothing runs any more.
-            unsafe { sys::cuModuleUnload(self.module) };
+            unsafe { sys::cuModuleUnload(module) };
         }
         if !self.mark.is_null() {
             // SAFETY: nothing here runs any more, and who waited for it waited for what has run.

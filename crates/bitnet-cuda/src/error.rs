@@ -46,8 +46,25 @@ pub enum CudaError {
         name: &'static str,
     },
     /// The device has no memory left.
-    #[error("the GPU has no memory left")]
+    #[error("the GPU has no memory left; `nvidia-smi` lists the processes that hold it")]
     OutOfMemory,
+    /// Another process has the device, and its compute mode lets no second one in.
+    #[error(
+        "another process has {name} to itself (`nvidia-smi` lists it): wait for its end, or let several use the GPU with \
+         `nvidia-smi -c DEFAULT`"
+    )]
+    InUse {
+        /// The GPU.
+        name: String,
+    },
+    /// The GPU's compute mode lets no process in.
+    #[error(
+        "{name} is closed to all processes (compute mode \"prohibited\"); `nvidia-smi -c DEFAULT` opens it"
+    )]
+    Closed {
+        /// The GPU.
+        name: String,
+    },
     /// The driver refused or failed.
     #[error("{what}: {why} (error {code})")]
     Failed {
@@ -58,4 +75,30 @@ pub enum CudaError {
         /// What the driver says.
         why: String,
     },
+}
+
+/// Why a kernel could not be compiled for sizes that are known. Those that were compiled ahead give the same results.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// The compiler's library is not there.
+    #[error("NVRTC (libnvrtc, a part of NVIDIA's CUDA toolkit) is not found")]
+    NotFound,
+    /// The compiler's library is too old.
+    #[error("NVRTC is version {}.{}; {}.{} or newer is needed", found.0, found.1, needed.0, needed.1)]
+    TooOld {
+        /// Its version, major and minor.
+        found: (i32, i32),
+        /// The oldest that would do.
+        needed: (i32, i32),
+    },
+    /// The compiler refused the source.
+    #[error("NVRTC: {why}")]
+    Failed {
+        /// What it says.
+        why: String,
+    },
+    /// No GPU has been opened that it could be compiled for.
+    #[error("no GPU is open that a kernel could be compiled for")]
+    NoDevice,
 }

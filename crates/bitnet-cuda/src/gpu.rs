@@ -5,8 +5,10 @@
 
 use crate::driver::{Driver, Function, Graph, KERNELS, Launch, Staging};
 use crate::error::CudaError;
+use crate::fixed::Loaded;
 use crate::kernels::Kernels;
 use crate::memory::{Buffer, DevicePool, Retired, take_retired};
+use crate::tuning::Tuning;
 use bitnet_core::BackendError;
 use bitnet_memory::Tag;
 use std::collections::HashSet;
@@ -37,6 +39,8 @@ pub(crate) struct Gpu {
     name: String,
     pub(crate) driver: Arc<Driver>,
     pub(crate) kernels: Kernels,
+    /// The best of the kernels that do the same.
+    pub(crate) tuning: Arc<Tuning>,
     pub(crate) memory: Arc<DevicePool>,
     retired: Arc<Retired>,
     failure: Mutex<Option<BackendError>>,
@@ -87,6 +91,7 @@ struct State {
     graphs: Vec<(Vec<Launch>, Graph)>,
     /// Steps that were run once, by their hash.
     seen: HashSet<u64>,
+    fixed: Loaded,
 }
 
 impl State {
@@ -103,13 +108,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gpu {
-    pub(crate) fn open(number: usize) -> Result<Self, CudaError> {
+    pub(crate) fn open(number: usize, tuning: Arc<Tuning>) -> Result<Self, CudaError> {
         let driver = Arc::new(Driver::open(number, KERNELS)?);
+        tuning.open(driver.details());
         let kernels = Kernels::load(&driver)?;
         let name = format!("cuda:{number}");
         let memory = Arc::new(DevicePool::new(name.clone(), Arc::clone(&driver)));
         let (retired, failure, state, peers) = Default::default();
-        Ok(Self { name, driver, kernels, memory, retired, failure, state, peers })
+        Ok(Self { name, driver, kernels, tuning, memory, retired, failure, state, peers })
     }
 
     /// Makes the step fail. What is recorded from here on is not run.
@@ -444,15 +450,24 @@ impl Gpu {
 
     fn send_launches(&self, state: &mut State, launches: &[Launch]) -> Result<(), CudaError> {
         self.send_uploads(state)?;
+        if state.fixed.refresh(&self.driver, &self.tuning) {
+            for (_, graph) in state.graphs.drain(..) {
+                self.driver.forget(graph)?;
+            }
+        }
+        if self.tuning.observes() {
+            self.tuning.note(state.fixed.candidates(&self.driver, launches));
+        }
         // SAFETY: here and below: the operations of `backend.rs` and `weight.rs` record launches with the parameters of their
         // kernels and with addresses of buffers that hold what the shapes ask for. A buffer is given back only when the stream
         // was waited for with nothing recorded before it went. A graph is run where the very launches are recorded that it
-        // was made of, so that its addresses are those of buffers that live now.
-        let now = || unsafe { self.driver.launch(launches) };
+        // was made of, so that its addresses are those of buffers that live now. A kernel for fixed sizes has the parameters of the one
+        // that it stands for, and is launched with the sizes that it was compiled for.
+        let now = |fixed: &mut Loaded| unsafe { self.driver.launch(&fixed.of(&self.driver, launches)) };
         // SAFETY: as above.
         let again = |graph: &Graph| unsafe { self.driver.run(graph) };
         if state.eager || launches.len() < GRAPH_LAUNCHES {
-            return now();
+            return now(&mut state.fixed);
         }
         if let Some(at) = state.graphs.iter().position(|(known, _)| known == launches) {
             let found = state.graphs.remove(at);
@@ -466,14 +481,14 @@ impl Gpu {
             state.seen.clear();
         }
         if state.seen.insert(hasher.finish()) {
-            return now();
+            return now(&mut state.fixed);
         }
         if state.graphs.len() == GRAPHS {
             let (_, oldest) = state.graphs.remove(0);
             self.driver.forget(oldest)?;
         }
         // SAFETY: as above.
-        let graph = unsafe { self.driver.capture(launches) }?;
+        let graph = unsafe { self.driver.capture(&state.fixed.of(&self.driver, launches)) }?;
         let run = again(&graph);
         state.graphs.push((launches.to_vec(), graph));
         run

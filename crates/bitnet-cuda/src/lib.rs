@@ -6,7 +6,8 @@
 //!
 //! The kernels (`kernels/`) are compiled ahead, for Ampere (compute capability 8.0) and newer, and are part of the program
 //! (`generated/`): neither building nor running it needs a CUDA toolkit. The driver is looked for when [`devices`] or
-//! [`CudaBackend::new`] is called, and need not be there.
+//! [`CudaBackend::new`] is called, and need not be there. So is NVRTC, NVIDIA's run-time compiler, which makes kernels for fixed sizes
+//! where a [`Tuning`] wants such.
 //!
 //! ```
 //! match bitnet_cuda::devices() {
@@ -18,24 +19,33 @@
 
 mod attention;
 mod backend;
+mod cache;
 #[allow(unsafe_code, reason = "calls the driver")]
 mod driver;
 mod error;
+mod fixed;
 #[allow(unsafe_code, reason = "answers for the parameters of kernels")]
 mod gpu;
 mod head;
 mod kernels;
 mod kv;
 mod memory;
+#[allow(unsafe_code, reason = "calls the run-time compiler")]
+mod nvrtc;
 mod product;
 mod tensor;
 mod training;
+mod tuning;
 mod weight;
 
 pub use backend::{CudaBackend, CudaVector};
-pub use driver::{DeviceDetails, devices};
-pub use error::CudaError;
+pub use cache::KernelCache;
+pub use driver::{DeviceDetails, devices, free_memory};
+pub use error::{CompileError, CudaError};
+pub use fixed::{FixedKernel, UnknownKernel};
 pub use kv::CudaKv;
+pub use nvrtc::compiler;
 pub use tensor::CudaTensor;
 pub use training::CudaTraining;
+pub use tuning::{Choices, ProductShape, Tuning};
 pub use weight::{CudaWeight, OneToken};

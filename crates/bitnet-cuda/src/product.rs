@@ -6,11 +6,10 @@ use crate::driver::{Function, Launch};
 use crate::gpu::Gpu;
 use crate::kernels::Kernels;
 use crate::tensor::{CudaTensor, Int8, int8_words};
+use crate::tuning::ProductShape;
 use crate::weight::{CudaWeight, Form, Part, TILE_COLS, TILE_ROWS};
 use bitnet_core::{Activation, ActivationPrecision};
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::PoisonError;
 
 /// A kernel for products with ternary weights and int8 activations: the rows of a result and the tokens that a block has, its
 /// threads, and the bytes that they share.
@@ -81,9 +80,6 @@ impl Shape {
         (Launch::new(self.kernel, grid, self.threads, self.shared, params), grid)
     }
 }
-
-/// What decides which kernel is best: rows and columns, tokens in steps of half their magnitude, and whether there is a gate.
-pub(crate) type Tuned = HashMap<(usize, usize, usize, bool), usize>;
 
 /// The number by which kernels know it.
 pub(crate) fn number(act: Activation) -> u64 {
@@ -223,11 +219,14 @@ impl CudaBackend {
         let launches: Vec<_> =
             many(&gpu.kernels, gated).iter().map(|shape| shape.launch(rows, m, &params)).collect();
         let half_magnitude = (m.next_power_of_two() / 4).max(1);
-        let key = (rows, w.cols, m.next_multiple_of(half_magnitude), gated);
-        let mut tuned = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);
-        let best = tuned.get(&key).copied().or_else(|| {
+        let tokens = m.next_multiple_of(half_magnitude);
+        let shape = ProductShape { rows, cols: w.cols, tokens, gated };
+        let name = |launch: &Launch| gpu.driver.name(launch.function());
+        let place = |best: String| launches.iter().position(|(launch, _)| name(launch) == Some(&*best));
+        let known = gpu.tuning.best(&shape).and_then(place);
+        let best = known.or_else(|| {
             let best = gpu.fastest(&launches.iter().map(|(launch, _)| *launch).collect::<Vec<_>>())?;
-            tuned.insert(key, best);
+            gpu.tuning.set_best(shape, name(&launches[best].0)?);
             Some(best)
         });
         let (launch, grid) = launches[best.unwrap_or(0)];

@@ -7,13 +7,20 @@ use bitnet_core::{
     ActivationPrecision, At, AttentionShape, Backend, BackendError, DenseMatrix, DenseType, KvSpec, KvType,
     Matrix, Memory, Purpose, TrainingDevice,
 };
-use bitnet_cuda::{CudaBackend, CudaError, CudaTraining, devices};
+use bitnet_cuda::{CudaBackend, CudaError, CudaTraining, devices, free_memory};
 use bitnet_memory::Tag;
 
 fn table(b: &CudaBackend) -> <CudaBackend as Backend>::Weight {
     let bytes: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
     let rows = DenseMatrix::new(1, 3, DenseType::F32, bytes.into()).unwrap();
     b.prepare(&[Matrix::Dense(rows)], ActivationPrecision::Float, Purpose::Product).unwrap()
+}
+
+/// A cache of so many bytes.
+fn kv_of(bytes: usize) -> KvSpec {
+    let shape = AttentionShape { heads: 4, kv_heads: 4, head_dim: 128 };
+    let (key, value) = (KvType::F16, KvType::F16);
+    KvSpec { layers: 1, shape, capacity: bytes / (2 * 2 * 4 * 128), key, value }
 }
 
 fn step(b: &CudaBackend, w: &<CudaBackend as Backend>::Weight) -> Result<Vec<f32>, BackendError> {
@@ -41,12 +48,44 @@ fn a_fault_is_an_error_that_says_what_it_is() {
             assert!(CudaBackend::new(1).is_ok());
             assert_eq!(CudaBackend::new(2).err(), Some(CudaError::NoSuchDevice { number: 2, found: 2 }));
         }
+        Ok("exclusive") => {
+            // Another process is there: the GPU is listed, and cannot be opened.
+            assert_eq!(devices().unwrap().len(), 1);
+            let in_use = CudaError::InUse { name: "shim".to_owned() };
+            assert_eq!(CudaBackend::new(0).err(), Some(in_use.clone()));
+            assert_eq!(free_memory(0), Err(in_use.clone()));
+            assert!(CudaTraining::new(0).is_err());
+            let text = in_use.to_string();
+            assert!(text.contains("another process") && text.contains("nvidia-smi -c DEFAULT"), "{text}");
+        }
+        Ok("prohibited") => {
+            let error = CudaBackend::new(0).err().unwrap();
+            assert_eq!(error, CudaError::Closed { name: "shim".to_owned() });
+            assert!(error.to_string().contains("nvidia-smi -c DEFAULT"), "{error}");
+        }
+        Ok("another process") => {
+            // It takes all that is left of 64 MiB from the fourth request for memory on, and gives it back before the ninth.
+            assert_eq!(free_memory(0), Ok(64 << 20));
+            assert_eq!(free_memory(1), Err(CudaError::NoSuchDevice { number: 1, found: 1 }));
+            let b = CudaBackend::new(0).unwrap();
+            let w = table(&b);
+            let (mut caches, mut refusals, mut free) = (Vec::new(), 0, Vec::new());
+            while caches.len() < 12 {
+                match b.kv(kv_of(1 << 20)) {
+                    Ok(cache) => caches.push(cache),
+                    Err(BackendError::OutOfMemory { .. }) => refusals += 1,
+                    Err(e) => panic!("{e}"),
+                }
+                free.push(free_memory(0).unwrap());
+                assert!(refusals < 12, "the memory comes back: {free:?}");
+            }
+            assert!(refusals > 0 && free.contains(&0) && free.last() > Some(&0), "{free:?}");
+            assert_eq!(step(&b, &w).unwrap(), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+        }
         Ok("little memory") => {
             let b = CudaBackend::new(0).unwrap();
             let w = table(&b);
-            let shape = AttentionShape { heads: 4, kv_heads: 4, head_dim: 128 };
-            let spec = KvSpec { layers: 4, shape, capacity: 1 << 20, key: KvType::F16, value: KvType::F16 };
-            assert!(matches!(b.kv(spec), Err(BackendError::OutOfMemory { .. })));
+            assert!(matches!(b.kv(kv_of(8 << 30)), Err(BackendError::OutOfMemory { .. })));
             // In the middle of a step: the step fails, and the next one does not.
             let (mut x, mut wide) = (b.tensor(), Vec::new());
             b.embed(&w, &[0; 60_000], &mut x).unwrap();

@@ -145,15 +145,16 @@ pub struct DeviceOptions {
     /// In which proportion several devices share the layers; when empty, what each holds goes by the memory it has free, and the processor
     /// gets what does not fit on the others.
     pub shares: Vec<f64>,
-    // What follows is for the processor alone.
-    /// Instruction set; the fastest one there is when `None`.
+    /// Of the processor, the instruction set; the fastest one there is when `None`.
     pub isa: Option<Isa>,
-    /// Threads; one a physical core when `None`.
+    /// Threads of the processor; one a physical core when `None`.
     pub threads: Option<usize>,
-    /// Ternary kernel; the best one of the instruction set when `None`.
+    /// Of the processor, the ternary kernel; the best one of the instruction set when `None`.
     pub kernel: Option<Kernel>,
-    /// Whether products leave out what a ReLU-squared gate makes zero; when `None`, unless a kernel is named.
+    /// Whether the processor's products leave out what a ReLU-squared gate makes zero; when `None`, unless a kernel is named.
     pub skip: Option<bool>,
+    /// Of NVIDIA's GPUs, what is known of their kernels; what is found out on the way is added. Nothing is known when `None`.
+    pub kernels: Option<Arc<crate::cuda::Tuning>>,
     /// Where all memory comes from, for models that are to have one pool; one for the model alone ([`memory()`], for inference) when `None`.
     pub memory: Option<Arc<Pool>>,
 }

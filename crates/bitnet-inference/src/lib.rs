@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+pub mod cuda;
 mod device;
 mod embed;
 pub mod engine;

@@ -7,7 +7,7 @@ use crate::shipped;
 use crate::tuning::{Measured, TuningFlag};
 use bitnet_cpu::{CpuBackend, CpuOptions, Kernel, Machine, SelfTest, Verdict, processor_name, self_test};
 use bitnet_hub::{Hub, Settings};
-use bitnet_inference::{AdapterKind, Device, GpuDetails, Speed, cuda_trouble, gpus};
+use bitnet_inference::{AdapterKind, Device, GpuDetails, Speed, cuda, cuda_trouble, gpus};
 use bitnet_memory::{Limit, Readings, System};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -54,6 +54,7 @@ impl Doctor {
             self.tuning.save_speeds(measure(&gpus))?;
         }
         let speeds = self.tuning.speeds();
+        let (compiler, tuned_gpus) = (cuda::compiler(), self.tuning.known_gpus());
         let memory = System::default().read();
         let mut out = std::io::stdout().lock();
         if self.json {
@@ -82,13 +83,14 @@ impl Doctor {
                     "device": gpu.device.to_string(), "name": gpu.name, "api": gpu.api,
                     "kind": gpu.kind, "driver": gpu.driver, "memory": gpu.memory,
                 })).collect::<Vec<_>>(),
+                "nvrtc": compiler.as_ref().map_or(Value::Null, |(major, minor)| json!(format!("{major}.{minor}"))),
                 "speeds": speeds,
                 "memory": memory.limits.iter().map(|limit| json!({
                     "limit": limit.kind.to_string(), "bytes": limit.limit_bytes, "used": limit.used_bytes,
                 })).collect::<Vec<_>>(),
                 "hub": hub.json(),
                 "shipped": {"model": shipped::NAME, "bytes": shipped::size()},
-                "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>()},
+                "tuning": {"file": file, "models": tuned.iter().cloned().collect::<BTreeMap<_, _>>(), "gpus": tuned_gpus},
             });
             writeln!(out, "{object}")?;
         } else {
@@ -112,6 +114,9 @@ impl Doctor {
             if let Some(why) = cuda_trouble() {
                 writeln!(out, "cuda             cannot be used: {why}")?;
             }
+            if gpus.iter().any(|gpu| matches!(gpu.device, Device::Cuda(_))) {
+                writeln!(out, "NVRTC            {}", nvrtc(&compiler))?;
+            }
             for (device, Measured { name, speed: Speed { read, int8, float } }) in &speeds {
                 let [read, int8, float] = [read, int8, float].map(|per_second| per_second / 1e9);
                 writeln!(
@@ -130,6 +135,17 @@ impl Doctor {
                 if let Some(best) = choices.first() {
                     let zeros = if best.skip { " that leaves out zeros" } else { "" };
                     writeln!(out, "  {shape}: {}{zeros}, {} threads", best.kernel, best.threads)?;
+                }
+            }
+            for (gpu, known) in &tuned_gpus {
+                let (products, fixed) = (known.products.len(), known.fixed.len());
+                writeln!(out, "  {gpu}: {products} products, {fixed} kernels for fixed sizes")?;
+                for (shape, rates) in &known.models {
+                    writeln!(
+                        out,
+                        "    {shape}: prefill {:.0}, decode {:.0} tokens/s",
+                        rates.prefill, rates.decode
+                    )?;
                 }
             }
             let width = results.iter().map(|r| r.op.len()).max().unwrap_or(0);
@@ -155,6 +171,18 @@ impl Doctor {
                 "{n} kernels gave wrong numbers on this machine; do not trust its results"
             ))),
         }
+    }
+}
+
+/// What the run-time compiler is good for here.
+fn nvrtc(compiler: &Result<(i32, i32), cuda::CompileError>) -> String {
+    match compiler {
+        Ok((major, minor)) => {
+            format!(
+                "{major}.{minor}: `bitnet tune` compares kernels that it compiles with those that were compiled ahead"
+            )
+        }
+        Err(why) => format!("{}; kernels that were compiled ahead do without", chain(why)),
     }
 }
 

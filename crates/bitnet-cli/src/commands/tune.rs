@@ -1,10 +1,13 @@
 //! `bitnet tune`: measures what can be chosen, and saves what was fastest.
 
+mod gpu;
+
 use crate::args::{Act, ModelPath};
+use crate::device::DeviceFlag;
 use crate::failure::Failure;
 use crate::shipped;
 use crate::terminal::Progress;
-use crate::tuning::{Choice, TuningFlag, shape};
+use crate::tuning::{Choice, Rates, TuningFlag, products, shape};
 use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{Isa, Kernel, physical_cores};
 use bitnet_formats::Checkpoint;
@@ -12,8 +15,10 @@ use bitnet_inference::sample::{Sampler, SamplerOptions};
 use bitnet_inference::{DeviceOptions, GenerateError, LoadOptions, Model, OpenOptions};
 use bitnet_model::{ModelConfig, StepOutput};
 use clap::Args;
+use gpu::GpuTuner;
 use serde_json::json;
 use std::io::Write;
+use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -23,8 +28,13 @@ Every kernel that runs here and is more than plain code is measured with as many
 too: a prompt and an answer of random tokens. Later commands use what was fastest for a model of this shape where neither
 --isa nor --kernel names another one; with --threads, what was fastest with that many. It changes speed, never a result.
 
+Of an NVIDIA GPU, the best kernel for each product of many tokens is found, up to steps of 512. Where NVRTC is found (libnvrtc, a part of
+NVIDIA's CUDA toolkit), kernels are compiled for the model's sizes too, and used where a step of one token is faster with them: their code
+is kept in the user's cache folder. A tuning is for the GPU's name, its driver and this version's kernels.
+
 Examples:
   bitnet tune model.gguf
+  bitnet tune model.gguf --device cuda:0
   bitnet tune model.gguf --seconds 60 --json")]
 pub struct Tune {
     #[command(flatten)]
@@ -35,6 +45,8 @@ pub struct Tune {
     /// Activations of ternary products [default: int8; float for weight-only models (Q1_0, Q2_0)]
     #[arg(long, value_enum, env = "BITNET_ACT", help_heading = "Device")]
     act: Option<Act>,
+    #[command(flatten)]
+    device: DeviceFlag,
     #[command(flatten)]
     tuning: TuningFlag,
     /// Print one JSON object
@@ -102,6 +114,15 @@ impl Tune {
         let act = self.act.map(ActivationPrecision::from);
         let bytes: usize = checkpoint.tensors().iter().map(|t| t.data.len()).sum();
         let layers = (ENOUGH / (bytes / config.layers.max(1)).max(1)).clamp(1, config.layers.max(1));
+        match self.device.settle(&checkpoint, &self.tuning, false, quiet)?.device {
+            Device::Cpu => {}
+            Device::Cuda(number) => return self.gpu(number, (&path, &checkpoint, &config), layers, quiet),
+            device => {
+                return Err(Failure::Usage(format!(
+                    "there is nothing to choose on --device {device}; cpu and cuda:N can be tuned"
+                )));
+            }
+        }
         let context = Some((PROMPT + ANSWER + 2).min(config.context));
         let budget = Duration::from_secs(self.seconds);
         let mut tuner = Tuner {
@@ -138,15 +159,85 @@ impl Tune {
             }
         }
         if !quiet {
-            if layers < config.layers {
-                eprintln!("measured on {layers} of {} layers", config.layers);
-            }
-            if !complete {
-                eprintln!("time was up before everything was measured; see --seconds");
-            }
-            eprintln!("saved in {}", saved.display());
+            self.told(layers, &config, complete, &saved);
         }
         Ok(())
+    }
+}
+
+impl Tune {
+    /// The same of a GPU's kernels.
+    fn gpu(
+        self,
+        number: usize,
+        (path, checkpoint, config): (&Path, &Checkpoint, &ModelConfig),
+        layers: usize,
+        quiet: bool,
+    ) -> Result<(), Failure> {
+        let act = self.act.map(ActivationPrecision::from);
+        let largest = gpu::STEPS.into_iter().max().unwrap_or(PROMPT);
+        let load = LoadOptions {
+            act,
+            context: Some(largest.min(config.context)),
+            layers: Some(layers),
+            ..LoadOptions::default()
+        };
+        let kernels = self.tuning.fresh_kernels();
+        let mut progress = Progress::new("measuring", quiet);
+        let tuner = GpuTuner {
+            checkpoint,
+            load,
+            number,
+            fixes: self.tuning.fixes_kernels(),
+            deadline: Instant::now() + Duration::from_secs(self.seconds),
+            progress: &mut progress,
+        };
+        let found = tuner.run(&kernels).map_err(Failure::at(path))?;
+        progress.finish();
+        let choices = kernels.choices();
+        let compared: Vec<_> = found.compared.iter().map(|(kernel, _)| kernel.clone()).collect();
+        let (shape, rates) = (shape(config, act), Rates { prefill: found.prefill, decode: found.decode });
+        let saved = self.tuning.save_gpu(number, (shape.clone(), rates), (&choices, &compared))?;
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let compared = found.compared.iter().map(|(kernel, share)| {
+                json!({"kernel": kernel.to_string(), "time": share, "used": choices.fixed.contains(kernel)})
+            });
+            let object = json!({
+                "file": saved.display().to_string(), "shape": shape, "complete": found.complete,
+                "layers": layers, "prefill": found.prefill, "decode": found.decode,
+                "products": products(&choices), "fixed": compared.collect::<Vec<_>>(),
+                "compiler": found.compiler.as_ref().map(gpu::no_compiler),
+            });
+            writeln!(out, "{object}")?;
+        } else {
+            for p in products(&choices) {
+                let gated = if p.gated { ", gated" } else { "" };
+                writeln!(out, "{} x {}{gated}, to {} tokens: {}", p.rows, p.cols, p.tokens, p.kernel)?;
+            }
+            for compared in &found.compared {
+                writeln!(out, "{}", gpu::line(compared, &choices.fixed))?;
+            }
+            writeln!(out, "prefill {:.1}, decode {:.1} tokens/s", found.prefill, found.decode)?;
+        }
+        if !quiet {
+            if let Some(why) = &found.compiler {
+                eprintln!("{}", gpu::no_compiler(why));
+            }
+            self.told(layers, config, found.complete, &saved);
+        }
+        Ok(())
+    }
+
+    /// Says how much was measured, and where it went.
+    fn told(&self, layers: usize, config: &ModelConfig, complete: bool, saved: &Path) {
+        if layers < config.layers {
+            eprintln!("measured on {layers} of {} layers", config.layers);
+        }
+        if !complete {
+            eprintln!("time was up before everything was measured; see --seconds");
+        }
+        eprintln!("saved in {}", saved.display());
     }
 }
 

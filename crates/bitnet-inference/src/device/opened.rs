@@ -20,14 +20,14 @@ pub(super) enum Opened {
 
 impl Opened {
     pub fn new(device: Device, options: &DeviceOptions) -> Result<Self, OpenError> {
-        let DeviceOptions { isa, threads, kernel, skip, ref memory, .. } = *options;
+        let DeviceOptions { isa, threads, kernel, skip, ref kernels, ref memory, .. } = *options;
         Ok(match device {
             Device::Cpu => {
                 let options = CpuOptions { isa, threads, kernel, skip, memory: memory.clone() };
                 Self::Cpu(Arc::new(CpuBackend::new(options)?))
             }
             Device::Cuda(number) => {
-                let backend = CudaBackend::new(number);
+                let backend = CudaBackend::with(number, kernels.clone().unwrap_or_default());
                 Self::Cuda(Arc::new(backend.map_err(|source| OpenError::Cuda { number, source })?))
             }
             Device::Wgpu(number) => Self::Wgpu(Arc::new(WgpuBackend::new(number)?)),

@@ -163,6 +163,7 @@ impl Bench {
         let mut report = Report::new(self.form(), path, &checkpoint);
         for (done, setup) in setups.iter().enumerate() {
             let options = self.options(setup, context, None);
+            let kernels = options.device.kernels.clone();
             memory::forget_peak();
             let begin = Instant::now();
             let (mut model, tuned) = args::load(path, &checkpoint, options.into(), &self.tuning, quiet)?;
@@ -177,6 +178,7 @@ impl Bench {
                         progress.at(done, all);
                     })?;
                     row.memory = self.memory.map(|_| model.pools().snapshots());
+                    row.kernels = kernels.as_ref().map(|kernels| kernels.choices());
                     report.row(row)?;
                 }
             }
@@ -195,6 +197,7 @@ impl Bench {
                 threads: *threads,
                 kernel: *kernel,
                 skip: None,
+                kernels: self.tuning.kernels(&place.device),
                 memory: self.memory.map(pool),
             },
             load: LoadOptions {
@@ -243,6 +246,7 @@ impl Bench {
         for setup in &setups {
             for (sizes, load) in sizes.iter().flat_map(|sizes| loads.iter().map(move |load| (sizes, load))) {
                 let options = self.options(setup, longest, Some(load.positions(KV_BLOCK)));
+                let kernels = options.device.kernels.clone();
                 memory::forget_peak();
                 let begin = Instant::now();
                 let (model, tuned) = args::load(path, checkpoint, options.into(), &self.tuning, quiet)?;
@@ -271,6 +275,7 @@ impl Bench {
                 }
                 row.answered(together);
                 row.memory = self.memory.map(|_| pools.snapshots());
+                row.kernels = kernels.as_ref().map(|kernels| kernels.choices());
                 report.row(row)?;
             }
         }

@@ -5,8 +5,10 @@ use super::test::{Sample, Sizes, Test};
 use super::together::Together;
 use super::{Setup, Start, memory, table};
 use crate::failure::Failure;
+use crate::tuning::products;
 use bitnet_cpu::{Roofline, processor_name};
 use bitnet_formats::Checkpoint;
+use bitnet_inference::cuda::Choices;
 use bitnet_inference::{DeviceInfo, Model};
 use bitnet_memory::Snapshot;
 use clap::ValueEnum;
@@ -45,6 +47,8 @@ pub struct Row {
     pub(super) limit: Option<Limit>,
     /// What the model's pool had counted behind the row.
     pub(super) memory: Option<Vec<(String, Snapshot)>>,
+    /// Of NVIDIA's GPUs, which kernels were taken where there are several.
+    pub(super) kernels: Option<Choices>,
 }
 
 /// Mean and sample standard deviation.
@@ -80,6 +84,7 @@ impl Row {
             peak_bytes: memory::peak_bytes().map(|peak| peak.saturating_sub(probes)),
             limit,
             memory: None,
+            kernels: None,
         }
     }
 
@@ -240,6 +245,11 @@ impl Report {
             let list = |of: fn(&super::limit::Rates) -> f64| limit.rates.iter().map(of).collect::<Vec<_>>();
             object.insert("samples_read_bytes_per_s".to_owned(), json!(list(|r| r.read_bytes.round())));
             object.insert("samples_int8_ops_per_s".to_owned(), json!(list(|r| r.int8_ops.round())));
+        }
+        if let Some(kernels) = &row.kernels {
+            let fixed: Vec<String> = kernels.fixed.iter().map(ToString::to_string).collect();
+            let kernels = json!({"products": products(kernels), "fixed": fixed});
+            object.insert("gpu_kernels".to_owned(), kernels);
         }
         if let Some(memory) = &row.memory {
             let pools = memory.iter().map(|(whose, snapshot)| (whose.clone(), json!(snapshot)));

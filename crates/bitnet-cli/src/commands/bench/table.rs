@@ -3,6 +3,7 @@
 use super::memory;
 use super::report::{Row, billions, statistics};
 use super::together::Together;
+use crate::tuning::products;
 use std::io::{Result, Write};
 use std::time::Duration;
 
@@ -119,6 +120,17 @@ fn starts(rows: &[Row], out: &mut impl Write) -> Result<()> {
         let first = first.collect::<Vec<_>>().join(", ");
         let threads = threads(device.threads);
         writeln!(out, "{}{how}, {threads}: loaded in {load:.2} s; first token of {first}", device.kernel)?;
+        if let Some(kernels) = rows.last().and_then(|row| row.kernels.as_ref()) {
+            let products = products(kernels).into_iter().map(|p| {
+                let gated = if p.gated { ", gated" } else { "" };
+                format!("{} for {} x {}{gated}, to {} tokens", p.kernel, p.rows, p.cols, p.tokens)
+            });
+            let fixed = kernels.fixed.iter().map(|kernel| format!("compiled for {kernel}"));
+            let all: Vec<String> = products.chain(fixed).collect();
+            if !all.is_empty() {
+                writeln!(out, "kernels: {}", all.join("; "))?;
+            }
+        }
     }
     Ok(())
 }
