@@ -1,7 +1,7 @@
 use super::class::{class_bytes, class_of};
 use super::*;
 use crate::Buffer;
-use crate::source::{Block, Failing, Heap, HostBlock, Pages, Source};
+use crate::source::{Block, Failing, Heap, HostBlock};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -256,7 +256,7 @@ fn priorities_say_what_goes_back_when() {
 #[cfg(target_os = "linux")]
 fn pages_go_back_where_a_block_cannot() {
     let pool = Pool::new(Profile::Balanced);
-    let bytes = Pages::default().granule().max(16 << 10);
+    let bytes = crate::Pages::default().granule().max(16 << 10);
     let mut pieces: Vec<_> = (0..64).map(|_| pool.piece(bytes, Tag::Scratch).unwrap()).collect();
     pieces.iter_mut().for_each(|piece| piece.bytes_mut().fill(1));
     // One of each eight stays, so that hardly a block is free.
@@ -282,7 +282,7 @@ fn pages_go_back_where_a_block_cannot() {
 fn long_lived_memory_has_just_its_size() {
     let pool = Pool::new(Profile::Inference);
     let weights = pool.piece(5_300_000, Tag::Weights).unwrap();
-    assert!(weights.capacity_bytes() - 5_300_000 < Pages::default().granule());
+    assert!(weights.capacity_bytes() - 5_300_000 < crate::Pages::default().granule());
     assert_eq!(pool.snapshot().held_bytes, weights.capacity_bytes());
     drop(weights);
     assert_eq!(pool.snapshot().held_bytes, 0);
