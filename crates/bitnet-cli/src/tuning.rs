@@ -149,7 +149,7 @@ impl TuningFlag {
 
     /// Fills in what the command line leaves open; true where the file had something to say.
     pub fn settle(&self, options: &mut OpenOptions, config: &ModelConfig) -> bool {
-        if let Device::Cuda(number) = options.device.device {
+        if let Some(number) = gpu::first(&options.device.device) {
             return self.settle_gpu(number, options, &shape(config, options.load.act));
         }
         // Whoever names kernels does not want others, and these are the processor's.

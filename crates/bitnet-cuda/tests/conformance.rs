@@ -150,7 +150,7 @@ fn both_layouts_of_one_token_give_the_bits_of_the_processor() {
     let shapes: Vec<_> = real.map(|(n, k)| (n / 16, k)).into_iter().chain([(77, 331), (3, 16)]).collect();
     let want = one_token(&cpu(), &shapes);
     for layout in [OneToken::Tiles, OneToken::Interleaved] {
-        let gpu = CudaBackend::with(0, layout).unwrap();
+        let gpu = CudaBackend::with_layout(0, layout).unwrap();
         for ((got, want), shape) in one_token(&gpu, &shapes).iter().zip(&want).zip(&shapes) {
             assert_same_bits(&format!("{layout:?}, {shape:?}"), got, want);
         }

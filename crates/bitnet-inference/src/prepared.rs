@@ -25,9 +25,10 @@ impl Files {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Weights, OpenError> {
         let load = &self.options.load;
+        let tensors = session::sample(&self.checkpoint);
         let (decoder, device) = decoder((&self.checkpoint, &self.config), device, load, progress)?;
         let of = (load, &device);
-        let identity = session::identity(&self.checkpoint, decoder.config(), decoder.report(), of);
+        let identity = session::identity(&tensors, decoder.config(), decoder.report(), of);
         Ok(Weights { decoder, device, identity, files: Arc::clone(self) })
     }
 }

@@ -2,7 +2,7 @@
 
 use bitnet_formats::gguf::{Metadata, Value};
 use bitnet_formats::{Checkpoint, Header};
-use bitnet_tokenizer::{ChatTemplate, SpecialTokens, Tokenizer, TokenizerError, Vocabulary};
+use bitnet_tokenizer::{ChatTemplate, GgufVocab, SpecialTokens, Tokenizer, TokenizerError, Vocabulary};
 
 /// The tokenizer and chat template of a checkpoint; `None` where there is none.
 pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, TokenizerError> {
@@ -13,8 +13,8 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Tokenizer
 }
 
 fn from_metadata(metadata: &Metadata) -> Result<Option<Tokenizer>, TokenizerError> {
-    let Some(v) = vocabulary(metadata)? else { return Ok(None) };
-    let mut tokenizer = Tokenizer::from_gguf(v.as_gguf())?;
+    let Some(v) = stored(metadata)? else { return Ok(None) };
+    let mut tokenizer = Tokenizer::from_gguf(&v)?;
     if let Some(source) = metadata.str("tokenizer.chat_template") {
         let text = |id| v.token(id).map(str::to_owned);
         let special =
@@ -26,22 +26,28 @@ fn from_metadata(metadata: &Metadata) -> Result<Option<Tokenizer>, TokenizerErro
 
 /// The vocabulary in the metadata of a GGUF file; `None` where there is none.
 pub fn vocabulary(metadata: &Metadata) -> Result<Option<Vocabulary>, TokenizerError> {
+    Ok(stored(metadata)?.map(|v| v.to_vocabulary()))
+}
+
+/// The same where it lies.
+fn stored(metadata: &Metadata) -> Result<Option<GgufVocab<'_>>, TokenizerError> {
     let key = |name: &str| format!("tokenizer.ggml.{name}");
     let Some(model) = metadata.str(&key("model")).filter(|m| *m != "no_vocab" && *m != "none") else {
         return Ok(None);
     };
     let array = |name: &str| metadata.get(&key(name)).and_then(Value::as_array).unwrap_or_default();
-    let strings = |name: &str| -> Result<Vec<String>, TokenizerError> {
-        let texts = array(name).iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<_>>();
-        texts.ok_or_else(|| TokenizerError::Invalid {
+    let strings = |name: &str| match metadata.get(&key(name)) {
+        Some(Value::Strings(list)) => Ok(list.iter().collect()),
+        Some(Value::Array(_)) => Err(TokenizerError::Invalid {
             what: "the vocabulary in the GGUF file".to_owned(),
             why: format!("{} holds something else than strings", key(name)),
-        })
+        }),
+        _ => Ok(Vec::new()),
     };
     let id = |name: &str| metadata.u32(&key(&format!("{name}_token_id")));
-    Ok(Some(Vocabulary {
-        model: model.to_owned(),
-        pre: metadata.str(&key("pre")).map(str::to_owned),
+    Ok(Some(GgufVocab {
+        model,
+        pre: metadata.str(&key("pre")),
         tokens: strings("tokens")?,
         token_types: array("token_type")
             .iter()

@@ -1,43 +1,73 @@
 //! The vocabulary inside a GGUF file, of the `gpt2` (byte-level BPE) and the `llama` (SentencePiece BPE) kind.
 
+use crate::algorithm::{Algorithm, Pipeline};
+use crate::bpe::{Bpe, BpeOptions, Tokens};
 use crate::sentencepiece::{Piece, PieceKind, bpe_from_pieces};
 use crate::vocabulary::filler;
-use crate::{Tokenizer, TokenizerError};
-use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use crate::{Tokenizer, TokenizerError, Vocabulary};
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inner};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 /// What the `tokenizer.ggml.*` keys of a file hold.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct GgufVocab<'a> {
     /// `model`: `gpt2` or `llama`.
     pub model: &'a str,
     /// `pre`: how text is cut into words (`gpt2` only).
     pub pre: Option<&'a str>,
     /// `tokens`, by id.
-    pub tokens: &'a [String],
+    pub tokens: Vec<&'a str>,
     /// `token_type`, by id; all normal where empty.
-    pub token_types: &'a [i32],
+    pub token_types: Vec<i32>,
     /// `scores`, by id (`llama` only).
-    pub scores: &'a [f32],
+    pub scores: Vec<f32>,
     /// `merges`, best first (`gpt2` only): two tokens with a space between.
-    pub merges: &'a [String],
+    pub merges: Vec<&'a str>,
     /// `bos_token_id`.
     pub bos: Option<u32>,
     /// `eos_token_id`.
     pub eos: Option<u32>,
     /// `unknown_token_id`.
     pub unk: Option<u32>,
+    /// `padding_token_id`; what fills batches is no part of a tokenizer.
+    pub pad: Option<u32>,
     /// `add_bos_token`; where absent, a `llama` vocabulary and those cut like Llama 3's add one.
     pub add_bos: Option<bool>,
     /// `add_eos_token`: embedding models expect the end of the text.
     pub add_eos: Option<bool>,
     /// `add_space_prefix` (`llama` only).
     pub add_space_prefix: Option<bool>,
+}
+
+impl GgufVocab<'_> {
+    /// The text of a token.
+    pub fn token(&self, id: Option<u32>) -> Option<&str> {
+        self.tokens.get(usize::try_from(id?).ok()?).copied()
+    }
+
+    /// A copy.
+    pub fn to_vocabulary(&self) -> Vocabulary {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Vocabulary {
+            model: self.model.to_owned(),
+            pre: self.pre.map(str::to_owned),
+            tokens: owned(&self.tokens),
+            token_types: self.token_types.clone(),
+            scores: self.scores.clone(),
+            merges: owned(&self.merges),
+            bos: self.bos,
+            eos: self.eos,
+            unk: self.unk,
+            pad: self.pad,
+            add_bos: self.add_bos,
+            add_eos: self.add_eos,
+            add_space_prefix: self.add_space_prefix,
+        }
+    }
 }
 
 /// Types of tokens in GGUF files that matter here.
@@ -88,13 +118,13 @@ const LLAMA3_TOKENS: usize = 128_256;
 
 impl Tokenizer {
     /// Builds the tokenizer of a GGUF file.
-    pub fn from_gguf(vocab: GgufVocab<'_>) -> Result<Self, TokenizerError> {
+    pub fn from_gguf(vocab: &GgufVocab<'_>) -> Result<Self, TokenizerError> {
         if vocab.tokens.is_empty() {
             return Err(invalid("tokenizer.ggml.tokens is absent or empty"));
         }
         let mut tokenizer = match vocab.model {
-            "gpt2" => byte_level(&vocab)?,
-            "llama" => sentencepiece(&vocab)?,
+            "gpt2" => byte_level(vocab)?,
+            "llama" => sentencepiece(vocab)?,
             other => {
                 let (key, value) = ("tokenizer.ggml.model", other.to_owned());
                 return Err(TokenizerError::UnknownKind { key, value, known: "gpt2 and llama" });
@@ -105,8 +135,8 @@ impl Tokenizer {
         tokenizer.eos = vocab.eos.filter(exists);
         tokenizer.add_eos = vocab.add_eos == Some(true);
         let added = |kind: i32, special: bool| -> Vec<AddedToken> {
-            let of_kind = vocab.tokens.iter().zip(vocab.token_types).filter(|(_, t)| **t == kind);
-            of_kind.map(|(token, _)| AddedToken::from(token.clone(), special).normalized(false)).collect()
+            let of_kind = vocab.tokens.iter().zip(&vocab.token_types).filter(|(_, t)| **t == kind);
+            of_kind.map(|(token, _)| AddedToken::from(*token, special).normalized(false)).collect()
         };
         tokenizer.inner.add_special_tokens(added(CONTROL, true)).map_err(invalid)?;
         tokenizer.inner.add_tokens(added(USER_DEFINED, false)).map_err(invalid)?;
@@ -129,32 +159,24 @@ fn byte_level(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
         value: name.to_owned(),
         known: "llama-bpe, llama3, llama-v3, falcon3, qwen2, qwen3, smollm and gpt-2",
     })?;
-    let mut ids = Vocab::default();
+    let mut tokens = Tokens::with_capacity(vocab.tokens.len());
     for (token, id) in vocab.tokens.iter().zip(0u32..) {
         // What fills the vocabulary up to the embedding's size is no token of any text.
         if vocab.token_types.get(id as usize) == Some(&UNUSED) && *token == filler(id as usize) {
             continue;
         }
-        ids.entry(token.clone()).or_insert(id);
+        tokens.insert(token, id).map_err(invalid)?;
     }
     let merges = vocab
         .merges
         .iter()
         // Neither half is empty, so the space that divides them is not the first character.
-        .map(|m| {
-            m.char_indices()
-                .skip(1)
-                .find(|(_, c)| *c == ' ')
-                .map(|(at, _)| (m[..at].to_owned(), m[at + 1..].to_owned()))
-        })
-        .collect::<Option<Merges>>()
+        .map(|m| m.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| (&m[..at], &m[at + 1..])))
+        .collect::<Option<Vec<_>>>()
         .ok_or_else(|| invalid("a merge is not two tokens with a space between"))?;
-    let model = BPE::builder()
-        .vocab_and_merges(ids, merges)
-        .ignore_merges(pre.ignore_merges)
-        .build()
-        .map_err(invalid)?;
-    let mut inner = Inner::new(model);
+    let options = BpeOptions { ignore_merges: pre.ignore_merges, ..BpeOptions::default() };
+    let bpe = Bpe::new(tokens, merges.into_iter(), options).map_err(invalid)?;
+    let mut inner = Pipeline::new(Algorithm::Bpe(bpe));
     inner.with_pre_tokenizer(Some(words(pre.pattern)?));
     inner.with_decoder(Some(ByteLevel::new(false, true, false)));
     if pre.nfc {
@@ -191,7 +213,7 @@ fn sentencepiece(vocab: &GgufVocab<'_>) -> Result<Tokenizer, TokenizerError> {
         .iter()
         .enumerate()
         .map(|(i, text)| Piece {
-            text: text.clone(),
+            text: (*text).to_owned(),
             score: vocab.scores.get(i).copied().unwrap_or(0.0),
             kind: PieceKind::from_number(vocab.token_types.get(i).copied().unwrap_or(1).into()),
         })

@@ -1,11 +1,13 @@
 //! Text to token ids and back, and conversations to text.
 //!
 //! Three kinds of vocabulary become one [`Tokenizer`]: `tokenizer.json`, SentencePiece's `tokenizer.model`, and the one inside
-//! a GGUF file. The algorithms are those of the `tokenizers` crate, training of new ones ([`BpeOptions`]) too; what is ours is reading the
-//! other two kinds, decoding as a stream ([`DecodeStream`]), turning them into each other ([`Vocabulary`]) and chat templates as transformers
+//! a GGUF file. The algorithms are those of the `tokenizers` crate, training of new ones ([`BpeOptions`]) too; what is ours is BPE in tables
+//! of a few megabytes, reading the other two kinds, decoding as a stream ([`DecodeStream`]), turning them into each other ([`Vocabulary`]) and chat templates as transformers
 //! renders them ([`ChatTemplate`]).
 #![forbid(unsafe_code)]
 
+mod algorithm;
+mod bpe;
 mod bytes;
 mod directory;
 mod error;

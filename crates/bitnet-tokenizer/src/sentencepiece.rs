@@ -2,6 +2,8 @@
 //!
 //! Only the fields that decide ids are read; everything else is skipped by its wire type.
 
+use crate::algorithm::{Algorithm, Pipeline};
+use crate::bpe::{Bpe, BpeOptions, Tokens};
 use crate::limits;
 use crate::tokenizer::read;
 use crate::{Tokenizer, TokenizerError, Vocabulary};
@@ -12,11 +14,10 @@ use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
-use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::replace::Replace;
 use tokenizers::normalizers::{NormalizerWrapper, Precompiled, Prepend, Sequence as Normalizers};
-use tokenizers::{AddedToken, ModelWrapper, Tokenizer as Inner};
+use tokenizers::{AddedToken, ModelWrapper};
 
 /// What stands for a space in a piece.
 const SPACE: &str = "\u{2581}";
@@ -227,7 +228,7 @@ pub(crate) fn bpe_from_pieces(
     pieces: &[Piece],
     unk: Option<usize>,
     prefix: bool,
-) -> Result<Inner, TokenizerError> {
+) -> Result<Pipeline, TokenizerError> {
     let mut inner = bpe(pieces, unk)?;
     finish(&mut inner, pieces, prefix, &[])?;
     Ok(inner)
@@ -287,19 +288,19 @@ pub(crate) fn cuts(pieces: &[Piece]) -> Result<Vec<(&str, &str)>, TokenizerError
     Ok(cuts.into_iter().map(|c| (c.4, c.5)).collect())
 }
 
-fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
-    let mut vocab = Vocab::default();
+fn bpe(pieces: &[Piece], unk: Option<usize>) -> Result<Pipeline, TokenizerError> {
+    let mut tokens = Tokens::with_capacity(pieces.len());
     for (piece, id) in pieces.iter().zip(0u32..) {
-        vocab.entry(piece.text.clone()).or_insert(id);
+        tokens.insert(&piece.text, id).map_err(invalid)?;
     }
-    let merges: Merges = cuts(pieces)?.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
-    let byte_fallback = pieces.iter().any(|p| p.kind == PieceKind::Byte);
-    let mut builder =
-        BPE::builder().vocab_and_merges(vocab, merges).fuse_unk(true).byte_fallback(byte_fallback);
-    if let Some(unk) = unk.and_then(|id| pieces.get(id)) {
-        builder = builder.unk_token(unk.text.clone());
-    }
-    Ok(Inner::new(builder.build().map_err(invalid)?))
+    let options = BpeOptions {
+        unknown: unk.and_then(|id| pieces.get(id)).map(|unk| unk.text.clone()),
+        fuse_unknown: true,
+        byte_fallback: pieces.iter().any(|p| p.kind == PieceKind::Byte),
+        ignore_merges: false,
+    };
+    let bpe = Bpe::new(tokens, cuts(pieces)?.into_iter(), options).map_err(invalid)?;
+    Ok(Pipeline::new(Algorithm::Bpe(bpe)))
 }
 
 /// Bytes of a piece that merging may lead to: trying its cuts is quadratic in them. SentencePiece trains pieces of at most 16
@@ -308,15 +309,20 @@ const MAX_PIECE: usize = 512;
 /// Bytes of all merges together; LLaMA-2's have half a megabyte.
 const MAX_MERGES: usize = 1 << 26;
 
-fn unigram(pieces: &[Piece], unk: Option<usize>) -> Result<Inner, TokenizerError> {
+fn unigram(pieces: &[Piece], unk: Option<usize>) -> Result<Pipeline, TokenizerError> {
     let byte_fallback = pieces.iter().any(|p| p.kind == PieceKind::Byte);
     let vocab = pieces.iter().map(|p| (p.text.clone(), f64::from(p.score))).collect();
     let model = Unigram::from(vocab, unk, byte_fallback).map_err(invalid)?;
-    Ok(Inner::new(ModelWrapper::Unigram(model)))
+    Ok(Pipeline::new(Algorithm::Other(ModelWrapper::Unigram(model))))
 }
 
 /// Spaces, special tokens and the way back.
-fn finish(inner: &mut Inner, pieces: &[Piece], prefix: bool, charsmap: &[u8]) -> Result<(), TokenizerError> {
+fn finish(
+    inner: &mut Pipeline,
+    pieces: &[Piece],
+    prefix: bool,
+    charsmap: &[u8],
+) -> Result<(), TokenizerError> {
     let mut normalizers = Vec::new();
     if !charsmap.is_empty() {
         limits::check_charsmap(charsmap).map_err(invalid)?;

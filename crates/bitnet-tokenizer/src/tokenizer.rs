@@ -1,10 +1,10 @@
 //! The tokenizer that every kind of vocabulary becomes.
 
+use crate::algorithm::Pipeline;
 use crate::limits;
 use crate::{ChatTemplate, TemplateError, TokenizerError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use tokenizers::Tokenizer as Inner;
 
 /// Names of tokens that end a turn or a text, whatever the configuration says.
 const END_TOKENS: [&str; 7] =
@@ -12,7 +12,7 @@ const END_TOKENS: [&str; 7] =
 
 /// A vocabulary and its algorithm, special tokens, and the chat template that lay beside it.
 pub struct Tokenizer {
-    pub(crate) inner: Inner,
+    pub(crate) inner: Pipeline,
     pub(crate) kind: &'static str,
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Option<u32>,
@@ -30,7 +30,7 @@ impl Tokenizer {
         let invalid = |why: String| TokenizerError::Invalid { what: "tokenizer.json".to_owned(), why };
         limits::check(json).map_err(invalid)?;
         // The library answers some inconsistent files (a merge of tokens that are not there) with a panic.
-        let mut inner = catch_unwind(|| Inner::from_bytes(json))
+        let mut inner = catch_unwind(|| serde_json::from_slice::<Pipeline>(json))
             .map_err(|_| invalid("its parts contradict each other".to_owned()))?
             .map_err(|e| invalid(e.to_string()))?;
         // Settings of whoever trained it. As in transformers, a text is neither cut nor filled up unless the caller asks.

@@ -114,13 +114,14 @@ impl Vocabulary {
         GgufVocab {
             model: &self.model,
             pre: self.pre.as_deref(),
-            tokens: &self.tokens,
-            token_types: &self.token_types,
-            scores: &self.scores,
-            merges: &self.merges,
+            tokens: self.tokens.iter().map(String::as_str).collect(),
+            token_types: self.token_types.clone(),
+            scores: self.scores.clone(),
+            merges: self.merges.iter().map(String::as_str).collect(),
             bos: self.bos,
             eos: self.eos,
             unk: self.unk,
+            pad: self.pad,
             add_bos: self.add_bos,
             add_eos: self.add_eos,
             add_space_prefix: self.add_space_prefix,
@@ -135,7 +136,7 @@ impl Vocabulary {
     /// A `tokenizer.json` that gives the same ids.
     pub fn to_json(&self) -> Result<Vec<u8>, TokenizerError> {
         let invalid = |why: String| TokenizerError::Invalid { what: "the vocabulary".to_owned(), why };
-        let tokenizer = Tokenizer::from_gguf(self.as_gguf())?;
+        let tokenizer = Tokenizer::from_gguf(&self.as_gguf())?;
         let text = tokenizer.inner.to_string(false).map_err(|e| invalid(e.to_string()))?;
         let mut value: Value = serde_json::from_str(&text).map_err(|e| invalid(e.to_string()))?;
         let special = |add: Option<bool>, id: Option<u32>| {

@@ -4,7 +4,7 @@ use super::shape::{Family, Names};
 use super::{Format, Progress, Result, Role, Synth, Weights, vocabulary};
 use bitnet_core::{DenseType, TernaryMatrix};
 use bitnet_formats::TensorType;
-use bitnet_formats::gguf::{Metadata, TensorInfo, Value, Writer};
+use bitnet_formats::gguf::{Metadata, Strings, TensorInfo, Value, Writer};
 use bitnet_quant::dense::quantize_row;
 use bitnet_quant::packing::{I2_S, Packing, Q2_0_G64, TQ1_0, TQ2_0};
 
@@ -157,8 +157,8 @@ fn metadata(synth: &Synth, file_type: u32) -> Metadata {
         key("ggml.model", Value::String("gpt2".into()));
         key("ggml.pre", Value::String("llama-bpe".into()));
         key("ggml.token_type", Value::Array(types.collect()));
-        key("ggml.tokens", Value::Array(tokens.into_iter().map(Value::String).collect()));
-        key("ggml.merges", Value::Array(Vec::new()));
+        key("ggml.tokens", Value::Strings(tokens.iter().collect()));
+        key("ggml.merges", Value::Strings(Strings::default()));
         key("ggml.bos_token_id", Value::U32(vocabulary::BOS));
         key("ggml.eos_token_id", Value::U32(vocabulary::EOS));
         key("ggml.eot_token_id", Value::U32(vocabulary::EOT));

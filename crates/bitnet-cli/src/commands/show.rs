@@ -112,6 +112,7 @@ fn value(value: &Gguf) -> Value {
     match value {
         Gguf::String(s) => json!(s),
         Gguf::Bool(b) => json!(b),
+        Gguf::Strings(list) => json!({"values": list.len()}),
         Gguf::Array(list) => json!({"values": list.len()}),
         Gguf::F32(f) => json!(f),
         Gguf::F64(f) => json!(f),

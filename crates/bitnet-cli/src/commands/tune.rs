@@ -54,12 +54,14 @@ pub struct Tune {
     json: bool,
 }
 
-/// Layers beyond this many bytes are not loaded: each is like the others, and caches hold less.
-const ENOUGH: usize = 1 << 30;
+/// Layers beyond this many bytes are not loaded: each is like the others, most caches hold less, and what loading takes is time in which
+/// nothing is measured.
+const ENOUGH: usize = 1 << 28;
 /// Tokens of the measured prefill and decoding.
 const PROMPT: usize = 128;
 const ANSWER: usize = 16;
-/// A kernel whose second token takes this many times as long as the best one's needs no further look.
+/// A kernel whose second token takes this many times as long as the best one's needs no further look, nor one whose prompt does and whose
+/// answer is no faster.
 const HOPELESS: f64 = 2.0;
 /// What is this near to the best is measured again.
 const NEAR: f64 = 1.15;
@@ -338,7 +340,8 @@ impl Tuner<'_> {
         };
         let options = OpenOptions { device, load: self.load };
         let mut model = Model::from_checkpoint(self.checkpoint, &options, &mut |_, _| {})?;
-        let fastest = self.measured.iter().flat_map(|m| &m.samples).map(|s| s.1).fold(0.0, f64::max);
+        let samples = self.measured.iter().flat_map(|m| &m.samples);
+        let fastest = samples.fold((0.0, 0.0), |(p, d): (f64, f64), s| (p.max(s.0), d.max(s.1)));
         let sample = rates(&mut model, fastest)?;
         let known = self.measured.iter().position(|m| m.candidate == candidate);
         let index = known.unwrap_or_else(|| {
@@ -353,8 +356,8 @@ impl Tuner<'_> {
     }
 }
 
-/// Tokens a second of prefill and of decoding; `None` for what decodes far slower than `fastest`.
-fn rates(model: &mut Model, fastest: f64) -> Result<Option<(f64, f64)>, Failure> {
+/// Tokens a second of prefill and of decoding; `None` for what is far slower than the `fastest` of either.
+fn rates(model: &mut Model, fastest: (f64, f64)) -> Result<Option<(f64, f64)>, Failure> {
     let vocab = model.config().vocab;
     let sampler = Sampler::new(SamplerOptions::default(), vocab).map_err(GenerateError::from)?;
     let mut out = StepOutput { need: sampler.need(&[]), ..StepOutput::default() };
@@ -371,7 +374,7 @@ fn rates(model: &mut Model, fastest: f64) -> Result<Option<(f64, f64)>, Failure>
     };
     // The first one fetches pages.
     run(&ids[..1], 1)?;
-    if run(&ids[..1], 1)? * HOPELESS < fastest {
+    if run(&ids[..1], 1)? * HOPELESS < fastest.1 {
         return Ok(None);
     }
     let decode = run(&ids[..answer], 1)?;
@@ -383,6 +386,8 @@ fn rates(model: &mut Model, fastest: f64) -> Result<Option<(f64, f64)>, Failure>
         model.rewind(0);
         Ok(rate)
     };
-    run(&ids[..prompt.div_ceil(4)])?;
+    if run(&ids[..prompt.div_ceil(4)])? * HOPELESS < fastest.0 && decode <= fastest.1 {
+        return Ok(None);
+    }
     Ok(Some((run(&ids)?, decode)))
 }

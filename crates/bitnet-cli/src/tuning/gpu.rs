@@ -83,11 +83,18 @@ fn identity(number: usize) -> Option<String> {
     cuda::devices().ok()?.get(number).map(cuda::Tuning::identity)
 }
 
+/// The first of NVIDIA's GPUs among these devices: they are taken to be alike, since what is only slower on another is right all the same.
+pub(super) fn first(devices: &Placement) -> Option<usize> {
+    devices.devices().iter().find_map(|device| match device {
+        Device::Cuda(number) => Some(*number),
+        _ => None,
+    })
+}
+
 impl TuningFlag {
-    /// What the file says of the kernels of a device; `None`, it is none of NVIDIA's.
-    pub fn kernels(&self, device: Device) -> Option<Arc<cuda::Tuning>> {
-        let Device::Cuda(number) = device else { return None };
-        Some(self.kernels_of(&self.known_gpu(number)))
+    /// What the file says of the kernels of NVIDIA's GPUs among these devices; `None`, there are none.
+    pub fn kernels(&self, devices: &Placement) -> Option<Arc<cuda::Tuning>> {
+        first(devices).map(|number| self.kernels_of(&self.known_gpu(number)))
     }
 
     /// Gives a GPU what the file says of its like; true where this shape of model was measured.

@@ -192,14 +192,13 @@ fn vocabulary(
     if let Some(pre) = &v.pre {
         key("pre", Value::String(pre.clone()));
     }
-    let strings = |list: Vec<String>| Value::Array(list.into_iter().map(Value::String).collect());
-    key("tokens", strings(v.tokens));
+    key("tokens", Value::Strings(v.tokens.iter().collect()));
     key("token_type", Value::Array(v.token_types.into_iter().map(Value::I32).collect()));
     if !v.scores.is_empty() {
         key("scores", Value::Array(v.scores.into_iter().map(Value::F32).collect()));
     }
     if v.model == "gpt2" {
-        key("merges", strings(v.merges));
+        key("merges", Value::Strings(v.merges.iter().collect()));
     }
     // The configuration's ends of text come first: the tokenizer's own end is often another one.
     let mut ends: Vec<u32> = v.eos.into_iter().collect();

@@ -215,13 +215,21 @@ fn coupling(gate: &Candidate<'_>, up: &Candidate<'_>, down: &Candidate<'_>) -> O
     }
     // In the order of blocks of 128.
     let mut columns = vec![0u32; channels];
-    for row in down.codes(weights)?.chunks_exact(channels / 4) {
-        for (block, columns) in row.as_chunks::<32>().0.iter().zip(columns.as_chunks_mut::<128>().0) {
-            for (run, shift) in columns.as_chunks_mut::<32>().0.iter_mut().zip([6, 4, 2, 0]) {
-                for (zeros, byte) in run.iter_mut().zip(block) {
-                    *zeros += u32::from(byte >> shift & 3 == 1);
+    // As many rows at a time as a byte can count.
+    for rows in down.codes(weights)?.chunks(channels / 4 * 255) {
+        let mut counts = vec![0u8; channels];
+        for row in rows.chunks_exact(channels / 4) {
+            for (block, counts) in row.as_chunks::<32>().0.iter().zip(counts.as_chunks_mut::<128>().0) {
+                let zeros = block.map(|b| b & !(b >> 1) & 0x55);
+                for (run, shift) in counts.as_chunks_mut::<32>().0.iter_mut().zip([6, 4, 2, 0]) {
+                    for (count, zeros) in run.iter_mut().zip(&zeros) {
+                        *count += zeros >> shift & 1;
+                    }
                 }
             }
+        }
+        for (sum, count) in columns.iter_mut().zip(counts) {
+            *sum += u32::from(count);
         }
     }
     let arm = |i: usize| {

@@ -16,7 +16,54 @@ pub enum Value {
     F64(f64),
     Bool(bool),
     String(String),
+    /// Of strings. Vocabularies are such arrays, so they are not a value for each.
+    Strings(Strings),
+    /// Of anything else, and empty ones that were never read from a file.
     Array(Vec<Value>),
+}
+
+/// Strings one behind the other.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Strings {
+    all: String,
+    /// Bytes of `all` up to the end of each.
+    ends: Vec<usize>,
+}
+
+impl Strings {
+    /// With room for so many.
+    pub(crate) fn with_capacity(count: usize) -> Self {
+        Self { all: String::new(), ends: Vec::with_capacity(count) }
+    }
+
+    pub(crate) fn push(&mut self, text: &str) {
+        self.all.push_str(text);
+        self.ends.push(self.all.len());
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// In their order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
+        let begin = |at: usize| at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.ends.iter().enumerate().map(move |(at, end)| &self.all[begin(at)..*end])
+    }
+}
+
+impl<S: AsRef<str>> FromIterator<S> for Strings {
+    fn from_iter<I: IntoIterator<Item = S>>(texts: I) -> Self {
+        let mut strings = Self::default();
+        texts.into_iter().for_each(|text| strings.push(text.as_ref()));
+        strings
+    }
 }
 
 impl Value {
@@ -32,7 +79,7 @@ impl Value {
             Self::F32(_) => 6,
             Self::Bool(_) => 7,
             Self::String(_) => 8,
-            Self::Array(_) => 9,
+            Self::Strings(_) | Self::Array(_) => 9,
             Self::U64(_) => 10,
             Self::I64(_) => 11,
             Self::F64(_) => 12,
@@ -79,7 +126,15 @@ impl Value {
         }
     }
 
-    /// The elements of an array.
+    /// The elements of an array of strings.
+    pub fn as_strings(&self) -> Option<&Strings> {
+        match self {
+            Self::Strings(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The elements of any other array.
     pub fn as_array(&self) -> Option<&[Self]> {
         match self {
             Self::Array(v) => Some(v),

@@ -7,7 +7,7 @@ mod types;
 mod writer;
 
 pub use dialect::is_layout_key;
-pub use metadata::{Metadata, Value};
+pub use metadata::{Metadata, Strings, Value};
 pub use reader::{ReadOptions, read, read_with};
 pub use writer::{TensorInfo, Writer};
 

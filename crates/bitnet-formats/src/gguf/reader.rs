@@ -1,12 +1,13 @@
 //! The reader. Nothing the file says is believed before the bytes behind it have been seen.
 
 use super::dialect::{Candidate, DIALECTS};
-use super::metadata::{Metadata, Value};
+use super::metadata::{Metadata, Strings, Value};
 use super::types::{self, Kind};
 use super::{ALIGNMENT, MAGIC};
 use crate::{Checkpoint, FormatError, Header, Tensor, TensorType};
 use bitnet_core::Bytes;
 use bitnet_quant::packing::{Packing, TileTable};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -14,6 +15,8 @@ use std::path::Path;
 const MAX_ELEMENTS: usize = 1 << 22;
 /// Bytes of a key or a tensor's name.
 const MAX_NAME: usize = u16::MAX as usize;
+/// The format's number for strings.
+const STRING: u32 = 8;
 /// Arrays within arrays.
 const MAX_DEPTH: usize = 4;
 /// Dimensions of a tensor.
@@ -73,7 +76,7 @@ impl<'a> Cursor<'a> {
         usize::try_from(n).map_err(|_| self.fail(format!("{what} is {n}")))
     }
 
-    fn string(&mut self, what: &str, max: usize) -> Result<String, FormatError> {
+    fn string(&mut self, what: &str, max: usize) -> Result<Cow<'a, str>, FormatError> {
         let len = self.size(what)?;
         if len > max {
             return Err(
@@ -82,9 +85,9 @@ impl<'a> Cursor<'a> {
         }
         let bytes = self.take(len)?;
         match std::str::from_utf8(bytes) {
-            Ok(s) => Ok(s.to_owned()),
+            Ok(s) => Ok(s.into()),
             // Vocabularies of some converters hold raw bytes; a name must be text.
-            Err(_) if max > MAX_NAME => Ok(String::from_utf8_lossy(bytes).into_owned()),
+            Err(_) if max > MAX_NAME => Ok(String::from_utf8_lossy(bytes)),
             Err(_) => Err(self.fail(format!("{what} before byte {} is not UTF-8", self.at))),
         }
     }
@@ -99,7 +102,7 @@ impl<'a> Cursor<'a> {
             5 => Value::I32(i32::from_le_bytes(self.array()?)),
             6 => Value::F32(f32::from_le_bytes(self.array()?)),
             7 => Value::Bool(self.array::<1>()?[0] != 0),
-            8 => Value::String(self.string("a string", usize::MAX)?),
+            STRING => Value::String(self.string("a string", usize::MAX)?.into_owned()),
             9 => {
                 if depth == MAX_DEPTH {
                     return Err(self.fail(format!("arrays are nested deeper than {MAX_DEPTH}")));
@@ -111,6 +114,13 @@ impl<'a> Cursor<'a> {
                     return Err(self.fail(what + "; there is no room for them"));
                 }
                 self.elements -= count;
+                if element == STRING {
+                    let mut strings = Strings::with_capacity(count);
+                    for _ in 0..count {
+                        strings.push(&self.string("a string", usize::MAX)?);
+                    }
+                    return Ok(Value::Strings(strings));
+                }
                 Value::Array((0..count).map(|_| self.value(element, depth + 1)).collect::<Result<_, _>>()?)
             }
             10 => Value::U64(self.u64()?),
@@ -124,7 +134,7 @@ impl<'a> Cursor<'a> {
         let mut metadata = Metadata::default();
         let mut keys = HashSet::new();
         for _ in 0..count {
-            let key = self.string("a key", MAX_NAME)?;
+            let key = self.string("a key", MAX_NAME)?.into_owned();
             let id = self.u32()?;
             let value = self.value(id, 0)?;
             if !keys.insert(key.clone()) {
@@ -136,7 +146,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn description(&mut self) -> Result<Description, FormatError> {
-        let name = self.string("a tensor's name", MAX_NAME)?;
+        let name = self.string("a tensor's name", MAX_NAME)?.into_owned();
         let dims = self.u32()?;
         if dims > MAX_DIMS {
             return Err(

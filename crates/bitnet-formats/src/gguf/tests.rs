@@ -21,7 +21,7 @@ fn small(tensors: &[(TensorInfo, Vec<u8>)]) -> Vec<u8> {
     let path = dir.path().join("m.gguf");
     let metadata = Metadata(vec![
         ("general.architecture".into(), Value::String("bitnet".into())),
-        ("a".into(), Value::Array(vec![Value::String("x".into()), Value::String("yz".into())])),
+        ("a".into(), Value::Strings(["x", "", "yz"].into_iter().collect())),
         ("n".into(), Value::Array(vec![Value::Array(vec![Value::I8(-1)]), Value::Array(vec![])])),
         ("f".into(), Value::F32(0.5)),
         ("b".into(), Value::Bool(true)),
@@ -44,8 +44,12 @@ fn metadata_come_back() {
     assert_eq!((version, metadata.0.len(), metadata.u32(BLOCK)), (3, 7, Some(128)));
     assert_eq!(metadata.str("general.architecture"), Some("bitnet"));
     assert_eq!((metadata.u32("u"), metadata.bool("b"), metadata.u32("f")), (Some(7), Some(true), None));
-    let nested = Value::Array(vec![Value::Array(vec![Value::I8(-1)]), Value::Array(vec![])]);
+    // An array without elements is written as one of strings.
+    let empty = Value::Strings(Strings::default());
+    let nested = Value::Array(vec![Value::Array(vec![Value::I8(-1)]), empty]);
     assert_eq!(metadata.get("n"), Some(&nested));
+    let strings: Vec<&str> = metadata.get("a").and_then(Value::as_strings).unwrap().iter().collect();
+    assert_eq!(strings, ["x", "", "yz"]);
 }
 
 fn info(name: &str, shape: &[usize], ttype: TensorType) -> TensorInfo {

@@ -112,6 +112,11 @@ fn put(out: &mut Vec<u8>, value: &Value) -> Result<(), &'static str> {
         Value::F64(v) => out.extend(v.to_le_bytes()),
         Value::Bool(v) => out.push((*v).into()),
         Value::String(v) => put_string(out, v),
+        Value::Strings(v) => {
+            out.extend(8u32.to_le_bytes());
+            out.extend((v.len() as u64).to_le_bytes());
+            v.iter().for_each(|s| put_string(out, s));
+        }
         Value::Array(v) => {
             // An empty array has to have some type; strings are the usual ones.
             let id = v.first().map_or(8, Value::id);

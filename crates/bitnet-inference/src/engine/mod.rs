@@ -605,8 +605,8 @@ impl Engine {
 
     /// Waits until other engines leave it as many processors as it has threads there, if it takes turns with them.
     fn processors(&self) -> Option<Turn<'static>> {
-        let DeviceInfo { device, threads, .. } = self.device;
-        (self.options.take_turns && device == Device::Cpu).then(|| Processors::of_process().turn(threads))
+        let DeviceInfo { device, threads, .. } = &self.device;
+        (self.options.take_turns && device.has(Device::Cpu)).then(|| Processors::of_process().turn(*threads))
     }
 
     /// Guesses what the answers in the making go on with.

@@ -26,12 +26,13 @@ fn blocks_are_what_the_trait_says() {
 
 #[test]
 fn pages_inside_a_range_go_back_and_are_zero() {
-    let mut block = Pages::default().allocate(5 * 4096).unwrap();
+    let page = Pages::default().granule();
+    let mut block = Pages::default().allocate(5 * page).unwrap();
     block.bytes_mut().fill(7);
     // SAFETY: nobody uses the block but this test.
-    let bytes = unsafe { block.discard(100..3 * 4096 + 100) };
-    assert!(bytes == if cfg!(target_os = "linux") { 2 * 4096 } else { 0 });
-    let (first, rest) = block.bytes().split_at(4096);
+    let bytes = unsafe { block.discard(100..3 * page + 100) };
+    assert!(bytes == if cfg!(target_os = "linux") { 2 * page } else { 0 });
+    let (first, rest) = block.bytes().split_at(page);
     assert!(first.iter().chain(&rest[bytes..]).all(|b| *b == 7) && rest[..bytes].iter().all(|b| *b == 0));
 }
 
@@ -61,8 +62,9 @@ fn requests_fail_where_they_are_told_to() {
 #[cfg(target_os = "linux")]
 fn resident_blocks_are_so_before_they_are_written() {
     let resident = || {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap() * 4096
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let kibibytes = status.split("VmRSS:").nth(1).and_then(|rest| rest.split_whitespace().next());
+        kibibytes.and_then(|n| n.parse::<usize>().ok()).unwrap() << 10
     };
     // Other tests come and go meanwhile; none of them has so much.
     let before = resident();

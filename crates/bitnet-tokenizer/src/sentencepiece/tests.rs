@@ -56,20 +56,17 @@ fn bpe_merges_the_best_score_first() {
 
 #[test]
 fn the_same_vocabulary_in_a_gguf_file_gives_the_same_ids() {
-    let tokens: Vec<String> = PIECES.iter().map(|(t, ..)| (*t).to_owned()).collect();
-    let scores: Vec<f32> = PIECES.iter().map(|(_, s, _)| *s).collect();
-    let types: Vec<i32> = PIECES.iter().map(|(.., k)| i32::from(*k)).collect();
     let vocab = GgufVocab {
         model: "llama",
-        tokens: &tokens,
-        scores: &scores,
-        token_types: &types,
+        tokens: PIECES.iter().map(|(text, ..)| *text).collect(),
+        scores: PIECES.iter().map(|(_, score, _)| *score).collect(),
+        token_types: PIECES.iter().map(|(.., kind)| i32::from(*kind)).collect(),
         bos: Some(1),
         unk: Some(0),
         ..GgufVocab::default()
     };
     let (gguf, twin) =
-        (Tokenizer::from_gguf(vocab).unwrap(), Tokenizer::from_sentencepiece(&model(2)).unwrap());
+        (Tokenizer::from_gguf(&vocab).unwrap(), Tokenizer::from_sentencepiece(&model(2)).unwrap());
     for text in ["abc", "aab  cc", "é</s>a", "", "zz"] {
         assert_eq!(gguf.encode(text, true).unwrap(), twin.encode(text, true).unwrap(), "{text:?}");
     }

@@ -81,7 +81,6 @@ fn a_gguf_vocabulary_equals_its_twin() {
     let (twin, source) = (fixture(), json("bitnet-packed/tokenizer.json"));
     let size = twin.vocab_size();
     let tokens: Vec<String> = (0..size as u32).map(|id| twin.piece(id).unwrap()).collect();
-    let types: Vec<i32> = (0..size).map(|id| if id >= 500 { 3 } else { 1 }).collect();
     let merges: Vec<String> = source["model"]["merges"]
         .as_array()
         .unwrap()
@@ -96,14 +95,14 @@ fn a_gguf_vocabulary_equals_its_twin() {
     let vocab = GgufVocab {
         model: "gpt2",
         pre: Some("llama-bpe"),
-        tokens: &tokens,
-        token_types: &types,
-        merges: &merges,
+        tokens: tokens.iter().map(String::as_str).collect(),
+        token_types: (0..size).map(|id| if id >= 500 { 3 } else { 1 }).collect(),
+        merges: merges.iter().map(String::as_str).collect(),
         bos: Some(500),
         eos: Some(501),
         ..GgufVocab::default()
     };
-    let tokenizer = Tokenizer::from_gguf(vocab).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&vocab).unwrap();
     for text in
         ["ships at night", "I'LL  have 1234 of\r\n\nthem<|eot_id|>", "Привет 世界 🚀", "", " ", "\u{0}"]
     {
@@ -116,17 +115,14 @@ fn a_gguf_vocabulary_equals_its_twin() {
         }
     }
     assert_eq!(tokenizer.end_tokens(), twin.end_tokens());
-    let ending = Tokenizer::from_gguf(GgufVocab { add_eos: Some(true), ..vocab }).unwrap();
+    let ending = Tokenizer::from_gguf(&GgufVocab { add_eos: Some(true), ..vocab.clone() }).unwrap();
     let plain = tokenizer.encode("ships", true).unwrap();
     assert_eq!(ending.encode("ships", true).unwrap(), [&plain[..], &[501]].concat());
     assert_eq!(ending.encode("ships", false).unwrap(), tokenizer.encode("ships", false).unwrap());
-    let unknown =
-        Tokenizer::from_gguf(GgufVocab { pre: Some("klingon"), ..vocab }).err().unwrap().to_string();
-    assert!(unknown.contains("klingon"));
-    let broken = ["nospace".to_owned()];
-    assert!(Tokenizer::from_gguf(GgufVocab { merges: &broken, ..vocab }).is_err());
-    let absent = ["zzz yyy".to_owned()];
-    assert!(Tokenizer::from_gguf(GgufVocab { merges: &absent, ..vocab }).is_err());
+    let refused = |vocab| Tokenizer::from_gguf(&vocab).err().unwrap().to_string();
+    assert!(refused(GgufVocab { pre: Some("klingon"), ..vocab.clone() }).contains("klingon"));
+    assert!(refused(GgufVocab { merges: vec!["nospace"], ..vocab.clone() }).contains("space between"));
+    assert!(refused(GgufVocab { merges: vec!["zzz yyy"], ..vocab }).contains("\"zzz\" is no token"));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn texts_come_back_and_frequent_words_are_tokens() {
     // What GGUF files hold gives the same ids.
     let vocabulary = Vocabulary::from_dir(dir.path()).unwrap().unwrap().vocabulary;
     assert_eq!(vocabulary.pre.as_deref(), Some("llama-bpe"));
-    let gguf = Tokenizer::from_gguf(vocabulary.as_gguf()).unwrap();
+    let gguf = Tokenizer::from_gguf(&vocabulary.as_gguf()).unwrap();
     for text in texts() {
         assert_eq!(gguf.encode(&text, true).unwrap(), tokenizer.encode(&text, true).unwrap());
     }

@@ -15,7 +15,7 @@ fn strings(file: &str) -> Vec<String> {
 fn round_trip(json: &[u8]) -> Vocabulary {
     let (here, found) = (Tokenizer::from_json(json).unwrap(), from_json::read(json).unwrap());
     let v = found.vocabulary;
-    let there = Tokenizer::from_gguf(v.as_gguf()).unwrap();
+    let there = Tokenizer::from_gguf(&v.as_gguf()).unwrap();
     let back = Tokenizer::from_json(&v.to_json().unwrap()).unwrap();
     for file in
         ["tokenizer_llama3_cases.json", "tokenizer_llama2_cases.json", "tokenizer_bytefallback_cases.json"]

@@ -84,6 +84,7 @@ fn scores_many(isa: Isa) -> bool {
 }
 
 /// What the product of a code of `Q6_K` and its scale becomes where many tokens are scored at once: its digits but the last five.
+#[inline(always)]
 fn coarse_code(product: i16) -> i16 {
     (((product >> 4) + 1) >> 1).clamp(-128, 127)
 }

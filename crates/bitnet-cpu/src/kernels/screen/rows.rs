@@ -6,6 +6,7 @@ use crate::kernels::dense;
 use crate::layout::Line;
 use crate::memory::{Buffer, kept};
 use crate::pool::{Pool, Shares};
+use crate::simd::{Kernel, Lanes, dispatch};
 use bitnet_core::{BackendError, DenseMatrix, DenseType};
 use bitnet_memory::Tag;
 use half::f16;
@@ -59,32 +60,34 @@ impl Screen {
         }
         let norms_out = Shares::new(&mut norms);
         let errors_out = Shares::new(&mut errors);
-        let (coarse_len, coarse_out) = (coarse.len(), Shares::new(&mut coarse));
+        let has_coarse = !coarse.is_empty();
+        let coarse_out = Shares::new(&mut coarse);
         let (data_out, scales_out) = match &mut codes {
             Some(c) => (Shares::new(&mut c.data), Shares::new(&mut c.scales)),
             None => (Shares::new(&mut []), Shares::new(&mut [])),
         };
         pool.ranges(rows, 256, &|range| {
-            let mut values = vec![0.0; cols];
+            let mut values = vec![0.0; if copied { cols } else { 0 }];
             for row in range {
-                dense::row(isa, w, row, &mut values);
                 // SAFETY: a row is visited once.
                 let norm = unsafe { &mut norms_out.slice(row, 1)[0] };
                 if !copied {
-                    *norm = up(square_sum(&values).sqrt());
-                    if coarse_len > 0 {
+                    let squares = dispatch(isa, BlockSquares(w.row(row)));
+                    *norm = up(squares.codes.sqrt());
+                    if has_coarse {
                         // SAFETY: as above.
                         let coarse = unsafe { &mut coarse_out.slice(row, 1)[0] };
-                        *coarse = up(missed_by_coarse_codes(w.row(row)).sqrt());
+                        *coarse = up(squares.missed.sqrt());
                     }
                     continue;
                 }
+                dense::row(isa, w, row, &mut values);
                 // SAFETY: as above.
                 let (error, scale, codes) = unsafe {
                     let lines = data_out.slice(row * width, width);
                     (&mut errors_out.slice(row, 1)[0], &mut scales_out.slice(row, 1)[0], lines)
                 };
-                (*scale, *norm, *error) = encode(&values, codes);
+                (*scale, *norm, *error) = dispatch(isa, Encode { values: &values, lines: codes });
             }
         });
         let largest = norms.iter().chain(&*errors).fold(0.0f32, |m, v| m.max(*v)) * 2.0;
@@ -99,36 +102,52 @@ impl Screen {
     }
 }
 
-/// The sum of squares of what [`super::coarse_code`] misses of a row of `Q6_K` blocks.
-fn missed_by_coarse_codes(row: &[u8]) -> f64 {
-    let mut missed = 0.0;
-    for raw in row.as_chunks::<210>().0 {
-        let d = f64::from(f16::from_le_bytes([raw[208], raw[209]]).to_f32());
-        let mut squares = 0i32;
-        for (group, scale) in raw[192..208].iter().enumerate() {
-            // Sixteen codes that share a scale: eight such groups in each half of the block.
-            let (half, quarter, part) = (group / 8, group % 8 / 2, group % 2 * 16);
-            let low: &[u8; 16] =
-                raw[64 * half + 32 * (quarter % 2) + part..].first_chunk().expect("the low digits");
-            let high: &[u8; 16] = raw[128 + 32 * half + part..].first_chunk().expect("the high digits");
-            let scale = i16::from(*scale as i8);
-            // A product is missed by 32 at most, so sixteen squares fit.
-            let mut sum = 0i16;
-            for (low, high) in low.iter().zip(high) {
-                let low = i16::from(*low) >> (4 * (quarter / 2)) & 15;
-                let high = i16::from(*high) >> (2 * quarter) & 3;
-                let product = ((low | high << 4) - 32) * scale;
-                let miss = product - 32 * super::coarse_code(product);
-                sum += miss * miss;
+/// Sums of squares of a row of `Q6_K` blocks.
+struct Squares {
+    /// Of its numbers, which rounding to f32 makes larger by less than `up` has room for.
+    codes: f64,
+    /// Of what [`super::coarse_code`] misses of them.
+    missed: f64,
+}
+
+/// [`Squares`] of a row. There is nothing in it but integers, which the compiler keeps in lanes of the instruction set.
+struct BlockSquares<'a>(&'a [u8]);
+
+impl Kernel for BlockSquares<'_> {
+    type Output = Squares;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) -> Squares {
+        let mut sums = Squares { codes: 0.0, missed: 0.0 };
+        for raw in self.0.as_chunks::<210>().0 {
+            // A product has 13 bits and is missed by 32 at most, so sixteen squares of either fit.
+            let (mut codes, mut missed) = ([0u32; 16], [0i16; 16]);
+            for (group, scale) in raw[192..208].iter().enumerate() {
+                // Sixteen codes that share a scale: eight such groups in each half of the block.
+                let (half, quarter, part) = (group / 8, group % 8 / 2, group % 2 * 16);
+                let low: &[u8; 16] =
+                    raw[64 * half + 32 * (quarter % 2) + part..].first_chunk().expect("the low digits");
+                let high: &[u8; 16] = raw[128 + 32 * half + part..].first_chunk().expect("the high digits");
+                let scale = i16::from(*scale as i8);
+                for i in 0..16 {
+                    let low = i16::from(low[i]) >> (4 * (quarter / 2)) & 15;
+                    let high = i16::from(high[i]) >> (2 * quarter) & 3;
+                    let product = ((low | high << 4) - 32) * scale;
+                    let miss = product - 32 * super::coarse_code(product);
+                    missed[i] += miss * miss;
+                    codes[i] += (i32::from(product) * i32::from(product)) as u32;
+                }
             }
-            squares += i32::from(sum);
+            let d = f64::from(f16::from_le_bytes([raw[208], raw[209]]).to_f32());
+            sums.codes += d * d * codes.iter().map(|sum| u64::from(*sum)).sum::<u64>() as f64;
+            sums.missed += d * d * missed.iter().map(|sum| i64::from(*sum)).sum::<i64>() as f64;
         }
-        missed += d * d * f64::from(squares);
+        sums
     }
-    missed
 }
 
 /// Sum of squares, in lanes that the compiler can keep apart.
+#[inline(always)]
 fn square_sum(values: &[f32]) -> f64 {
     let (blocks, tail) = values.as_chunks::<16>();
     let mut lanes = [0.0f64; 16];
@@ -140,29 +159,40 @@ fn square_sum(values: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + tail.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
 }
 
-/// Int8 codes of a row; returns their scale, and the norms of codes and of what they miss.
-fn encode(values: &[f32], lines: &mut [Line]) -> (f32, f32, f32) {
-    lines.fill(Line([128; 64]));
-    let absmax = values.iter().fold(0.0f32, |m, v| if v.abs() > m { v.abs() } else { m });
-    let scale = absmax / 127.0;
-    if scale <= f32::MIN_POSITIVE {
-        // Too small to be coded: the whole row is what the codes miss.
-        return (0.0, 0.0, up(square_sum(values).sqrt()));
-    }
-    let inverse = 1.0 / scale;
-    let (mut codes, mut missed) = ([0.0f32; 64], [0.0f32; 64]);
-    let (mut norm, mut error) = (0.0f64, 0.0f64);
-    for (part, line) in values.chunks(64).zip(lines) {
-        for (i, v) in part.iter().enumerate() {
-            let c = (v * inverse).round_ties_even();
-            line.0[i] = (c as i32 + 128) as u8;
-            codes[i] = c * scale;
-            missed[i] = v - codes[i];
+/// Makes int8 codes of a row; returns their scale, and the norms of codes and of what they miss.
+struct Encode<'a> {
+    values: &'a [f32],
+    lines: &'a mut [Line],
+}
+
+impl Kernel for Encode<'_> {
+    type Output = (f32, f32, f32);
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _: L) -> (f32, f32, f32) {
+        let Self { values, lines } = self;
+        lines.fill(Line([128; 64]));
+        let absmax = values.iter().fold(0.0f32, |m, v| if v.abs() > m { v.abs() } else { m });
+        let scale = absmax / 127.0;
+        if scale <= f32::MIN_POSITIVE {
+            // Too small to be coded: the whole row is what the codes miss.
+            return (0.0, 0.0, up(square_sum(values).sqrt()));
         }
-        norm += square_sum(&codes[..part.len()]);
-        error += square_sum(&missed[..part.len()]);
+        let inverse = 1.0 / scale;
+        let (mut codes, mut missed) = ([0.0f32; 64], [0.0f32; 64]);
+        let (mut norm, mut error) = (0.0f64, 0.0f64);
+        for (part, line) in values.chunks(64).zip(lines) {
+            for (i, v) in part.iter().enumerate() {
+                let c = (v * inverse).round_ties_even();
+                line.0[i] = (c as i32 + 128) as u8;
+                codes[i] = c * scale;
+                missed[i] = v - codes[i];
+            }
+            norm += square_sum(&codes[..part.len()]);
+            error += square_sum(&missed[..part.len()]);
+        }
+        // Products and differences were rounded to f32: each is off by less than 2^-23 of the largest value.
+        let rounding = f64::from(absmax) * f64::from(f32::EPSILON) * (values.len() as f64).sqrt();
+        (scale, up(norm.sqrt() + rounding), up(error.sqrt() + rounding))
     }
-    // Products and differences were rounded to f32: each is off by less than 2^-23 of the largest value.
-    let rounding = f64::from(absmax) * f64::from(f32::EPSILON) * (values.len() as f64).sqrt();
-    (scale, up(norm.sqrt() + rounding), up(error.sqrt() + rounding))
 }
