@@ -249,11 +249,11 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
         }
         self.over.ahead[0].at = at;
         let scale = l.splat(1.0 / (d as f32).sqrt());
-        for r in 0..R {
+        for (r, s) in s.iter().enumerate() {
             let p: &mut [[f32; 16]; T] =
                 self.over.p[first + r][tile..].first_chunk_mut().expect(TILES_INSIDE);
-            for t in 0..T {
-                l.store(l.mul(s[r][t], scale), &mut p[t]);
+            for (s, p) in s.iter().zip(p) {
+                l.store(l.mul(*s, scale), p);
             }
         }
     }
