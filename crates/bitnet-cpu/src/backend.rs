@@ -56,6 +56,12 @@ pub enum CpuError {
         /// What was asked for.
         threads: usize,
     },
+    /// There is no memory for what measures the machine.
+    #[error("there is no memory for {bytes} bytes to be read")]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+    },
     /// The operating system would not start a thread.
     #[error("could not start {threads} threads")]
     Spawn {

@@ -5,8 +5,10 @@ mod x86;
 
 use crate::backend::CpuError;
 use crate::isa::Isa;
+use crate::memory::{Buffer, OutOfMemory};
 use crate::pool::Pool;
 use crate::simd::{self, Kernel, Lanes};
+use bitnet_memory::Tag;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -43,10 +45,10 @@ static MULTIPLY: &[Multiply] = &[
     Multiply { name: "scalar multiply-add", available: || true, run: scalar },
 ];
 
-/// Probes of this machine for one number of threads. They own [`Roofline::BYTES`].
+/// Probes of this machine for one number of threads. They own [`Roofline::BYTES`], in pages like those of weights.
 pub struct Roofline {
     pool: Pool,
-    memory: Vec<Line>,
+    memory: Buffer<Line>,
     multiply: &'static Multiply,
 }
 
@@ -58,7 +60,8 @@ impl Roofline {
     pub fn new(threads: usize) -> Result<Self, CpuError> {
         let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
         let multiply = MULTIPLY.iter().find(|m| (m.available)()).expect("the last one runs everywhere");
-        let mut memory = vec![[0.0; 16]; Self::BYTES / size_of::<Line>()];
+        let memory = pool.memory().zeroed::<Line>(Self::BYTES / size_of::<Line>(), Tag::Scratch);
+        let mut memory = memory.map_err(|OutOfMemory { bytes, .. }| CpuError::Memory { bytes })?;
         // Pages that were never written are all one page of zeros.
         let share = memory.len().div_ceil(threads.max(1));
         pool.chunks_mut(&mut memory, share, &|_, lines| lines.fill([1.0; 16]));

@@ -18,6 +18,7 @@ fn blocks_are_what_the_trait_says() {
     check(&Heap);
     check(&Pages::default());
     check(&Pages { huge_from_bytes: usize::MAX });
+    check(&Pages { huge_from_bytes: 0 });
     check(&Failing::nth(Heap, 1000));
     check(&Resident(Pages::default()));
     check(&Host::new(Heap));
@@ -34,6 +35,28 @@ fn pages_inside_a_range_go_back_and_are_zero() {
     assert!(bytes == if cfg!(target_os = "linux") { 2 * page } else { 0 });
     let (first, rest) = block.bytes().split_at(page);
     assert!(first.iter().chain(&rest[bytes..]).all(|b| *b == 7) && rest[..bytes].iter().all(|b| *b == 0));
+}
+
+/// Blocks of huge pages are parts of larger maps: what one holds, and that it goes back, is nothing to its neighbours.
+#[test]
+#[cfg(target_os = "linux")]
+fn blocks_of_huge_pages_are_nobody_else_s() {
+    let source = Pages { huge_from_bytes: 0 };
+    let sizes = [1 << 12, 5 << 20, 3 << 12, 40 << 20, 30 << 20, 1 << 12, 9 << 20];
+    let mut blocks: Vec<_> = sizes.iter().map(|bytes| source.allocate(*bytes)).collect();
+    for (number, block) in blocks.iter_mut().flatten().enumerate() {
+        assert!(block.bytes().iter().step_by(1000).all(|b| *b == 0));
+        block.bytes_mut().fill(number as u8);
+    }
+    blocks.iter_mut().step_by(2).for_each(|block| *block = None);
+    let (large, next) = (source.allocate(65 << 20).unwrap(), source.allocate(2 << 20).unwrap());
+    assert!(large.start().as_ptr().align_offset(2 << 20) == 0 && large.bytes()[large.len_bytes() - 1] == 0);
+    assert!(next.bytes().iter().all(|b| *b == 0));
+    for (number, block) in blocks.iter().enumerate().skip(1).step_by(2) {
+        let block = block.as_ref().unwrap();
+        assert_eq!(block.len_bytes(), sizes[number]);
+        assert!(block.bytes().iter().all(|b| *b == number as u8), "block {number}");
+    }
 }
 
 #[test]

@@ -202,9 +202,12 @@ impl Step<'_> {
         let (cache, head) = (self.cache, self.first + unit.group);
         let runs = |store: &Store, len: usize| {
             let mut ahead = Ahead::new(store.element_bytes());
-            for i in unit.tokens.blocks(s) {
-                let at = *i as usize * cache.heads() + head;
-                let run = at * len..(at + 1) * len;
+            for (i, block) in unit.tokens.blocks(s).iter().enumerate() {
+                let at = (*block as usize * cache.heads() + head) * len;
+                // Of a block that is not full, the tiles that somebody sees.
+                let before = s * SEGMENT + i * KV_BLOCK;
+                let seen = (unit.tokens.position(unit.tokens.count) - before).min(KV_BLOCK);
+                let run = at..at + len / (KV_BLOCK / 16) * seen.div_ceil(16);
                 match store {
                     Store::F32(x) => ahead.push(&x[run]),
                     Store::F16(x) | Store::BF16(x) => ahead.push(&x[run]),
@@ -325,13 +328,18 @@ impl Step<'_> {
             let values = room.take::<[f32; 16]>(most_parts * width);
             let stats = room.take::<[f32; 2]>(most_parts);
             let mut room = self.room(most_rows, &mut room);
-            for unit in range {
-                let unit = Unit { tokens: self.tokens(all[unit % all.len()]), group: unit / all.len() };
+            let unit = |i: usize| Unit { tokens: self.tokens(all[i % all.len()]), group: i / all.len() };
+            for i in range.clone() {
+                let following = (i + 1 < range.end).then(|| unit(i + 1));
+                let unit = unit(i);
                 let (rows, segments) = (unit.tokens.count * self.ratio(), self.segments(unit.tokens));
                 self.arrange(unit, room.q);
                 let outs = values.chunks_exact_mut(rows * width).zip(stats.chunks_exact_mut(rows));
                 for (s, (out, stats)) in segments.clone().zip(outs) {
-                    let next = (s + 1 < segments.end).then_some((unit, s + 1));
+                    let next = match s + 1 < segments.end {
+                        true => Some((unit, s + 1)),
+                        false => following.map(|unit| (unit, self.segments(unit.tokens).start)),
+                    };
                     self.segment((unit, s), next, &mut room, out, stats);
                 }
                 let partials = Partials { values, stats };
@@ -361,6 +369,7 @@ impl Step<'_> {
             |i: usize| (Unit { tokens, group: i / segments.len() }, segments.start + i % segments.len());
         self.pool.ranges_with(room, pieces, 1, &|room, range| {
             let mut room = self.room(rows, &mut memory::Room::new(room));
+            let mut arranged = None;
             for i in range {
                 let (unit, s) = piece(i);
                 let part = (s - segments.start) * all + unit.group * rows;
@@ -369,7 +378,9 @@ impl Step<'_> {
                     unsafe { (values_out.slice(part * width, rows * width), stats_out.slice(part, rows)) };
                 // The next piece is this thread's too, unless another one takes it.
                 let next = (i + 1 < pieces).then(|| piece(i + 1));
-                self.arrange(unit, room.q);
+                if arranged.replace(unit.group) != Some(unit.group) {
+                    self.arrange(unit, room.q);
+                }
                 self.segment((unit, s), next, &mut room, out, stats);
             }
         });

@@ -10,6 +10,8 @@ use std::ops::Range;
 
 /// Queries that go through a segment together: eight fill 24 of 32 registers, and half of them where there are sixteen.
 pub(super) const ROWS: usize = 8;
+const TILES_INSIDE: &str = "a segment has the tiles";
+const COLUMNS_INSIDE: &str = "an output has the columns";
 /// Tiles of 16 positions in a block of the cache.
 const TILES: usize = KV_BLOCK / 16;
 
@@ -224,6 +226,7 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
         let block = self.over.blocks[tile / TILES] as usize * self.over.strides.0;
         let keys = &self.keys[block..].as_chunks::<16>().0[tile % TILES * rows..];
         let keys: [&[[K::Raw; 16]]; T] = std::array::from_fn(|t| &keys[t * rows..][..rows]);
+        let (ahead, mut at) = (&self.over.ahead[0], self.over.ahead[0].at);
         let mut s = [[l.splat(0.0); T]; R];
         for from in (0..d).step_by(Q8_BLOCK) {
             let mut scale = [K::key_scale(l, keys[0], d, from / Q8_BLOCK); T];
@@ -231,7 +234,7 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
                 scale[t] = K::key_scale(l, keys[t], d, from / Q8_BLOCK);
             }
             for i in from..d.min(from + Q8_BLOCK) {
-                self.over.ahead[0].ask(l);
+                ahead.ask(l, &mut at);
                 let mut key = [l.splat(0.0); T];
                 for t in 0..T {
                     key[t] = K::key(l, &keys[t][i], scale[t]);
@@ -244,9 +247,12 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
                 }
             }
         }
+        self.over.ahead[0].at = at;
         let scale = l.splat(1.0 / (d as f32).sqrt());
-        for (s, p) in s.iter().zip(&mut self.over.p[first..]) {
-            for (s, p) in s.iter().zip(&mut p[tile..]) {
+        for (r, s) in s.iter().enumerate() {
+            let p: &mut [[f32; 16]; T] =
+                self.over.p[first + r][tile..].first_chunk_mut().expect(TILES_INSIDE);
+            for (s, p) in s.iter().zip(p) {
                 l.store(l.mul(*s, scale), p);
             }
         }
@@ -268,15 +274,20 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
         let p: &[Weights; R] = self.over.p[first..].first_chunk().expect("weights of all queries");
         let block = self.over.blocks[positions.start / KV_BLOCK] as usize * self.over.strides.1;
         let rows = self.values[block..].as_chunks::<16>().0;
+        let row = |i: usize| &rows[(i - positions.start) * stride..][..stride];
+        let (ahead, mut at) = (&self.over.ahead[1], self.over.ahead[1].at);
+        let out = &mut self.over.out[first * width + c..];
+        // Indices are constants, and nobody else needs the sums: so they stay in registers.
         let mut sum = [[l.splat(0.0); C]; R];
-        for (r, sum) in sum.iter_mut().enumerate() {
-            for (sum, out) in sum.iter_mut().zip(&self.over.out[(first + r) * width + c..]) {
-                *sum = l.load(out);
+        for r in 0..R {
+            let out: &[[f32; 16]; C] = out[r * width..].first_chunk().expect(COLUMNS_INSIDE);
+            for j in 0..C {
+                sum[r][j] = l.load(&out[j]);
             }
         }
         for i in from..all {
-            self.over.ahead[1].ask(l);
-            let value: [L::F; C] = V::values(l, &rows[(i - positions.start) * stride..][..stride], d, c);
+            ahead.ask(l, &mut at);
+            let value: [L::F; C] = V::values(l, row(i), d, c);
             for r in 0..R {
                 let p = l.splat(p[r].as_flattened()[i]);
                 for j in 0..C {
@@ -284,19 +295,24 @@ impl<K: KvElement, V: KvElement> Segment<'_, K, V> {
                 }
             }
         }
-        // Positions that only some of the queries see.
         for r in 0..R {
-            for i in all..to[r] {
-                let value: [L::F; C] = V::values(l, &rows[(i - positions.start) * stride..][..stride], d, c);
-                let p = l.splat(p[r].as_flattened()[i]);
-                for j in 0..C {
-                    sum[r][j] = l.fma(p, value[j], sum[r][j]);
-                }
-            }
-            for (sum, out) in sum[r].iter().zip(&mut self.over.out[(first + r) * width + c..]) {
-                l.store(*sum, out);
+            let out: &mut [[f32; 16]; C] = out[r * width..].first_chunk_mut().expect(COLUMNS_INSIDE);
+            for j in 0..C {
+                l.store(sum[r][j], &mut out[j]);
             }
         }
+        // Positions that only some of the queries see.
+        for r in 0..R {
+            let out: &mut [[f32; 16]; C] = out[r * width..].first_chunk_mut().expect(COLUMNS_INSIDE);
+            for i in all..to[r] {
+                let value: [L::F; C] = V::values(l, row(i), d, c);
+                let p = l.splat(p[r].as_flattened()[i]);
+                for j in 0..C {
+                    l.store(l.fma(p, value[j], l.load(&out[j])), &mut out[j]);
+                }
+            }
+        }
+        self.over.ahead[1].at = at;
     }
 }
 

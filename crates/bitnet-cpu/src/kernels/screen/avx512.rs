@@ -5,8 +5,11 @@ use crate::Isa;
 use crate::layout::Line;
 use std::arch::x86_64::*;
 
-/// How far ahead of the scores memory is asked for.
+/// How far ahead of the scores memory is asked for, to the second-level cache.
 const PREFETCH_BYTES: usize = 4096;
+/// And to the first: blocks of `Q6_K` begin anywhere, so most loads touch two lines, and two misses cost more than one. Measured with
+/// both: a quarter faster.
+const NEAR_BYTES: usize = 1024;
 
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -72,16 +75,35 @@ fn block(raw: &[u8; 210], z: &[i8; BLOCK], pairs: &[i16; BLOCK / 2]) -> __m512i 
     sum
 }
 
+/// A stream of lines, each of which is asked for once.
+struct Ahead<const HINT: i32>(*const u8);
+
+impl<const HINT: i32> Ahead<HINT> {
+    /// Asks for what is left of the bytes before `end`. Those outside the weights do nothing.
+    #[inline(always)]
+    fn reach(&mut self, end: *const u8) {
+        while self.0 < end {
+            // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
+            unsafe { _mm_prefetch::<HINT>(self.0.cast()) };
+            self.0 = self.0.wrapping_add(64);
+        }
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,f16c")]
 fn q6_k_rows(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
     let z = query.z.as_chunks::<BLOCK>().0;
+    let (mut far, mut near) = (
+        Ahead::<_MM_HINT_T1>(rows.as_ptr().wrapping_add(PREFETCH_BYTES)),
+        Ahead::<_MM_HINT_T0>(rows.as_ptr().wrapping_add(NEAR_BYTES)),
+    );
     for (row, out) in rows.chunks_exact(row_bytes).zip(out) {
         let mut sum = _mm512_setzero_ps();
         let blocks = row.as_chunks::<210>().0;
         for (((raw, z), pairs), scale) in blocks.iter().zip(z).zip(query.pairs).zip(query.scales) {
-            for line in 0..4 {
-                prefetch(raw.as_ptr().wrapping_add(64 * line));
-            }
+            let end = raw.as_ptr_range().end;
+            far.reach(end.wrapping_add(PREFETCH_BYTES));
+            near.reach(end.wrapping_add(NEAR_BYTES));
             let integers = _mm512_cvtepi32_ps(block(raw, z, pairs));
             let d = i32::from(u16::from_le_bytes([raw[208], raw[209]]));
             let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(d))) * scale;

@@ -11,7 +11,7 @@ use crate::layout::{Line, TILE};
 use std::arch::x86_64::*;
 
 /// How far ahead of the product memory is asked for.
-const PREFETCH_BLOCKS: usize = 96;
+const PREFETCH_BLOCKS: usize = 128;
 
 /// Blocks whose sums 32 bits hold: each adds at most 4 * 2 * 81 * 128 to a lane, the most of all being the fifth digit's.
 const STEP: usize = 1 << 14;
