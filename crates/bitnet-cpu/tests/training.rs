@@ -7,13 +7,14 @@ use bitnet_core::{
     Product, Sequences, Terms, TrainingDevice,
 };
 use bitnet_cpu::{CpuTraining, Norm, Side, Store, Target, Values};
+use bitnet_memory::Tag;
 use bitnet_testkit::tensors::Noise;
 use bitnet_testkit::training::Plain;
 
 static PLAIN: Plain = Plain::new();
 
 fn put(values: &[f32]) -> Memory {
-    let memory = PLAIN.memory(values.len() * 4).unwrap();
+    let memory = PLAIN.memory(values.len() * 4, Tag::Activations).unwrap();
     PLAIN.upload(&memory, 0, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
     memory
 }

@@ -4,7 +4,7 @@ mod transfer;
 
 use crate::adapter::{self, AdapterDetails, WgpuError};
 use crate::kernel::Kernel;
-use crate::memory::{Buffer, Kind, Part, DevicePool, WgpuSource};
+use crate::memory::{Buffer, DevicePool, Kind, Part, WgpuSource};
 use bitnet_core::BackendError;
 use bitnet_memory::{Config, Piece, Pool, Tag};
 use pollster::block_on;

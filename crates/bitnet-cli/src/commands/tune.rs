@@ -12,7 +12,7 @@ use bitnet_core::{Activation, ActivationPrecision};
 use bitnet_cpu::{Isa, Kernel, physical_cores};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::sample::{Sampler, SamplerOptions};
-use bitnet_inference::{DeviceOptions, GenerateError, LoadOptions, Model, OpenOptions};
+use bitnet_inference::{Device, DeviceOptions, GenerateError, LoadOptions, Model, OpenOptions};
 use bitnet_model::{ModelConfig, StepOutput};
 use clap::Args;
 use gpu::GpuTuner;
@@ -116,10 +116,12 @@ impl Tune {
         let act = self.act.map(ActivationPrecision::from);
         let bytes: usize = checkpoint.tensors().iter().map(|t| t.data.len()).sum();
         let layers = (ENOUGH / (bytes / config.layers.max(1)).max(1)).clamp(1, config.layers.max(1));
-        match self.device.settle(&checkpoint, &self.tuning, false, quiet)?.device {
-            Device::Cpu => {}
-            Device::Cuda(number) => return self.gpu(number, (&path, &checkpoint, &config), layers, quiet),
-            device => {
+        let load = LoadOptions { act, ..LoadOptions::default() };
+        let device = self.device.settle(&checkpoint, &load, &self.tuning, false, quiet)?.device;
+        match *device.devices() {
+            [Device::Cpu] => {}
+            [Device::Cuda(number)] => return self.gpu(number, (&path, &checkpoint, &config), layers, quiet),
+            _ => {
                 return Err(Failure::Usage(format!(
                     "there is nothing to choose on --device {device}; cpu and cuda:N can be tuned"
                 )));

@@ -4,7 +4,7 @@ use super::TuningFlag;
 use crate::failure::Failure;
 use crate::folders;
 use bitnet_inference::cuda::{self, Choices, FixedKernel, KernelCache, ProductShape};
-use bitnet_inference::{Device, OpenOptions};
+use bitnet_inference::{Device, OpenOptions, Placement};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

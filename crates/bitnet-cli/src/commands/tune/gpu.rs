@@ -52,7 +52,7 @@ impl GpuTuner<'_> {
     pub fn run(self, kernels: &Arc<cuda::Tuning>) -> Result<Found, Failure> {
         let Self { checkpoint, load, number, fixes, deadline, progress } = self;
         let device = DeviceOptions {
-            device: Device::Cuda(number),
+            device: Device::Cuda(number).into(),
             kernels: Some(Arc::clone(kernels)),
             ..DeviceOptions::default()
         };
@@ -111,7 +111,7 @@ impl GpuTuner<'_> {
             model.step(&prompt, &mut StepOutput::default())?;
         }
         model.rewind(0);
-        if let Some((prefill, decode)) = rates(&mut model, 0.0)? {
+        if let Some((prefill, decode)) = rates(&mut model, (0.0, 0.0))? {
             (found.prefill, found.decode) = (prefill, decode);
         }
         Ok(found)
