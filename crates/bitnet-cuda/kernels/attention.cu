@@ -79,7 +79,7 @@ template <Cache T, class F>
 __device__ __forceinline__ u32 cache_word(F element, u32 n, u32 word) {
     u32 bits = 0;
     if constexpr (T == CACHE_Q8_0) {
-        // Each word asks for the largest of all elements that share its scale: to compute those again is cheaper than to wait for others.
+        // Each word asks for the largest of all elements that share its scale and computes those again, rather than wait for others.
         auto scale = [&](u32 block) { return scale_bits(element, min(block * SCALED, n), min((block + 1) * SCALED, n)); };
         if (word >= element_words<T>(n)) {
             const u32 pair = word - element_words<T>(n);
