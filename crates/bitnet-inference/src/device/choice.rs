@@ -12,7 +12,7 @@ pub struct Candidate {
     pub name: String,
     /// What makes its numbers; `None` of the processor.
     pub kind: Option<AdapterKind>,
-    /// Bytes of its memory, where that is known; of the processor those that are available.
+    /// Bytes of its memory that are free, where that is known, else all of it; of the processor those that are available.
     pub memory: Option<u64>,
     /// What was measured of it once.
     pub speed: Option<Speed>,
@@ -69,7 +69,8 @@ pub fn choose(candidates: &[Candidate], bytes: u64) -> (Placement, String) {
     if best.is_none_or(|best| best.memory.is_none())
         && let Some(several) = together(&small, bytes)
     {
-        let each = several.iter().map(|c| format!("{} with {:.1} GB", c.device, gb(c.memory.unwrap_or(0))));
+        let each =
+            several.iter().map(|c| format!("{} with {:.1} GB free", c.device, gb(c.memory.unwrap_or(0))));
         let each = each.collect::<Vec<_>>().join(", ");
         let place = Placement::of(several.iter().map(|c| c.device).collect()).unwrap_or_default();
         return (place, format!("{each}: the model takes {:.1}", gb(bytes)));
@@ -81,7 +82,7 @@ pub fn choose(candidates: &[Candidate], bytes: u64) -> (Placement, String) {
     }
     for (c, _) in &small {
         let memory = gb(c.memory.unwrap_or(0));
-        why.push(format!("{} has {memory:.1} GB, and the model takes {:.1}", c.device, gb(bytes)));
+        why.push(format!("{} has {memory:.1} GB free, and the model takes {:.1}", c.device, gb(bytes)));
     }
     (best.map_or(Device::Cpu, |best| best.device).into(), why.join("; "))
 }
@@ -151,19 +152,19 @@ mod tests {
                 vec![cpu(None), cuda(0, None)],
                 9_000_000_000,
                 Device::Cpu,
-                "cuda:0 has 8.0 GB, and the model takes 9.0",
+                "cuda:0 has 8.0 GB free, and the model takes 9.0",
             ),
             (
                 vec![cpu(None), cuda(0, Some(1e12)), wgpu(AdapterKind::Integrated, None)],
                 7_500_000_000,
                 Device::Wgpu(0),
-                "the wgpu:0; cuda:0 has 8.0 GB, and the model takes 7.5",
+                "the wgpu:0; cuda:0 has 8.0 GB free, and the model takes 7.5",
             ),
             (
                 vec![cpu(None), cuda(0, None)],
                 u64::MAX,
                 Device::Cpu,
-                "cuda:0 has 8.0 GB, and the model takes 18446744073.7",
+                "cuda:0 has 8.0 GB free, and the model takes 18446744073.7",
             ),
         ] {
             assert_eq!(choose(&candidates, bytes), (device.into(), why.to_owned()));
@@ -191,6 +192,6 @@ mod tests {
             assert_eq!(choose(&candidates, gb * GB).0.to_string(), place, "{gb} GB");
         }
         let (_, why) = choose(&[cpu, cuda(0, 8), cuda(1, 8)], 14 * GB);
-        assert_eq!(why, "cuda:0 with 8.0 GB, cuda:1 with 8.0 GB: the model takes 14.0");
+        assert_eq!(why, "cuda:0 with 8.0 GB free, cuda:1 with 8.0 GB free: the model takes 14.0");
     }
 }

@@ -18,6 +18,12 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement(Vec<Device>);
 
+/// Bytes of a GPU's memory that nobody has, where its driver tells. It is asked for when a device is to be chosen, since that takes a context.
+fn free_memory(device: Device) -> Option<u64> {
+    let Device::Cuda(number) = device else { return None };
+    bitnet_cuda::free_memory(number).ok().map(|bytes| bytes as u64)
+}
+
 impl Placement {
     /// The best place here for a model that takes so many bytes, and why it is ([`choose`]); `speed` is what was measured of a device of
     /// that name.
@@ -33,7 +39,7 @@ impl Placement {
             device: gpu.device,
             name: gpu.name,
             kind: Some(gpu.made_by),
-            memory: gpu.memory,
+            memory: free_memory(gpu.device).or(gpu.memory),
             speed: None,
         });
         let mut all: Vec<Candidate> = std::iter::once(cpu).chain(gpus).collect();
