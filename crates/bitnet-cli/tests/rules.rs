@@ -261,7 +261,7 @@ fn stage(folder: &Folder) {
 }
 
 /// Needs the hub, serves for ever, measures for a minute, or writes where all programs are.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 10] = [
     "bitnet serve",
     "bitnet pull",
     "bitnet rm",
@@ -270,6 +270,7 @@ const ELSEWHERE: [&str; 9] = [
     "org/repo",
     "microsoft/",
     "--seconds 60",
+    "--device cuda",
     "/usr/",
 ];
 
