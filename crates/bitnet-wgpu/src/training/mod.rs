@@ -81,7 +81,10 @@ impl TrainingDevice for WgpuTraining {
 
     fn memory(&self, bytes: usize, tag: Tag) -> Result<Memory, BackendError> {
         // A word more, so that there is one even where it ends.
-        let held = self.gpu.large(tag, bytes.saturating_add(4), "training")?;
+        let held = self.gpu.large(tag, bytes.saturating_add(4), "training").map_err(|e| match e {
+            BackendError::OutOfMemory { what, .. } => BackendError::OutOfMemory { bytes, what },
+            e => e,
+        })?;
         Ok(Memory::new(bytes, held))
     }
 
