@@ -197,9 +197,13 @@ impl<'a> Multiply<'a> {
 
     /// Prepares the columns that the following products have in common.
     fn take(&mut self, right: [&[Pairs]; 2]) {
-        if let Self::Lanes(isa, memory, wide) = self {
-            let wide = at_least(memory, wide, (right[0].len() + right[1].len()) * TERMS);
-            dispatch(*isa, Widen { right, wide });
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_) => {}
+            Self::Lanes(isa, memory, wide) => {
+                let wide = at_least(memory, wide, (right[0].len() + right[1].len()) * TERMS);
+                dispatch(*isa, Widen { right, wide });
+            }
         }
     }
 
