@@ -16,7 +16,7 @@ pub trait Allocator {
 }
 
 impl Allocator for Pool {
-    type Memory = Piece<bitnet_memory::Pages>;
+    type Memory = Piece<bitnet_memory::Host>;
 
     #[inline(always)]
     fn take(&self, bytes: usize) -> Self::Memory {

@@ -1,7 +1,7 @@
 //! A day of a server in ten million operations: `day [SEED]`. Sizes from 64 bytes to 64 MiB; steps that give back what they took,
 //! requests that live through many of them, and an adversary that keeps one piece in so many of everything.
 
-use bitnet_memory::{Pages, Piece, Pool, Profile, Tag};
+use bitnet_memory::{Host, Piece, Pool, Profile, Tag};
 use bitnet_memory_bench::{Random, resident};
 
 const OPERATIONS: usize = 10_000_000;
@@ -22,7 +22,7 @@ fn main() {
     let mut random = Random(seed);
     let pool = Pool::new(Profile::Adaptive);
     // By when they end: this step, some time, with the day.
-    let mut lists: [Vec<Piece<Pages>>; 3] = Default::default();
+    let mut lists: [Vec<Piece<Host>>; 3] = Default::default();
     let (mut used, mut operations) = ([0; 3], 0);
     let begin = resident();
     println!("resident at the start {:.1} MiB", begin as f64 / 1048576.0);

@@ -1,6 +1,6 @@
 //! What levels of tracking cost in a loop that only takes and gives back: `tracking`.
 
-use bitnet_memory::{Config, Pages, Piece, Pool, Profile, Tag, Tracking};
+use bitnet_memory::{Config, Host, Pages, Piece, Pool, Profile, Tag, Tracking};
 use bitnet_memory_bench::clock::{calibrate, ticks};
 use bitnet_memory_bench::{Random, quantile};
 
@@ -12,7 +12,7 @@ const TAGS: [Tag; 4] = [Tag::Activations, Tag::Scratch, Tag::Gradients, Tag::Oth
 /// Ticks of many pairs, eight pieces in use.
 #[inline(never)]
 fn pass(pool: &Pool, sizes: &[usize]) -> u64 {
-    let mut live: [Option<Piece<Pages>>; 8] = Default::default();
+    let mut live: [Option<Piece<Host>>; 8] = Default::default();
     let first = ticks();
     for (i, bytes) in sizes.iter().enumerate() {
         live[i % 8] = None;
@@ -32,7 +32,7 @@ fn main() {
         for _ in 0..20 {
             let pools = LEVELS.map(|tracking| {
                 let config = Config { tracking, ..Profile::Balanced.into() };
-                Pool::with(Pages::default(), config)
+                Pool::on_host(Pages::default(), config)
             });
             for round in 0..30 {
                 for (times, pool) in times.iter_mut().zip(&pools) {
