@@ -215,8 +215,10 @@ impl Desk {
     fn look(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.stats = self.engine.stats();
-        if seen.device != *self.engine.device() {
-            (seen.device, seen.pools) = (self.engine.device().clone(), self.engine.pools());
+        let pools = self.engine.pools();
+        // A move may be to where it was, with weights in other pools.
+        if seen.device != *self.engine.device() || !Arc::ptr_eq(&seen.pools.host, &pools.host) {
+            (seen.device, seen.pools) = (self.engine.device().clone(), pools);
         }
     }
 
