@@ -1,4 +1,4 @@
-//! An engine that stops under its requests.
+//! An engine that stops under its requests, and one that moves.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
@@ -48,4 +48,23 @@ fn an_engine_that_stops_is_told_of_and_can_be_begun_anew() {
     client.json("/models/load", &json!({"model": MODEL}));
     assert_eq!((status().as_str(), client.get("/readyz").status), ("loaded", 200));
     client.json("/v1/completions", &ask);
+}
+
+#[test]
+fn what_is_counted_is_the_memory_of_where_the_engine_is() {
+    let server = Server::new(options()).unwrap();
+    load(&server, EngineOptions::default());
+    let served = server.named(None).unwrap();
+    let before = served.worker.pools().host;
+    // To the device that it is on, with weights and memory of their own.
+    let prepared = served.files.prepare(&served.files.opened_on(), &mut |_, _| {}).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let moved = runtime.block_on(served.worker.with(|engine| engine.move_to(prepared))).unwrap();
+    moved.unwrap();
+    // It is seen behind the step in which it was asked for.
+    let seen = || {
+        runtime.block_on(served.worker.with(|_| ())).unwrap();
+        !Arc::ptr_eq(&served.worker.pools().host, &before)
+    };
+    assert!((0..1000).any(|_| seen()));
 }
