@@ -23,7 +23,7 @@ const SHAPE: AttentionShape = AttentionShape { heads: 20, kv_heads: 5, head_dim:
 const ROTATION: usize = 512 << 20;
 
 fn main() {
-    let limit = Roofline::new(1).expect("memory");
+    let limit = Roofline::new(1, ROTATION).expect("memory");
     let (reads, ops) = (limit.read_bytes() / 1e9, limit.int8_ops() / 1e9);
     println!("limits of this machine: reads {reads:.1} GB/s, {} {ops:.0} GOPS", limit.instruction());
     drop(limit);

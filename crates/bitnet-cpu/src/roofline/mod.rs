@@ -45,7 +45,7 @@ static MULTIPLY: &[Multiply] = &[
     Multiply { name: "scalar multiply-add", available: || true, run: scalar },
 ];
 
-/// Probes of this machine for one number of threads. They own [`Roofline::BYTES`], in pages like those of weights.
+/// Probes of this machine for one number of threads. They own the bytes that they read, in pages like those of weights.
 pub struct Roofline {
     pool: Pool,
     memory: Buffer<Line>,
@@ -53,14 +53,16 @@ pub struct Roofline {
 }
 
 impl Roofline {
-    /// Memory that the probes own: far more than most caches, so that a pass does not find what the one before it left.
-    pub const BYTES: usize = 256 << 20;
+    /// The most that probes own: more than caches hold.
+    pub const MOST_BYTES: usize = 1 << 30;
 
-    /// Starts the threads and fills the memory.
-    pub fn new(threads: usize) -> Result<Self, CpuError> {
+    /// Starts the threads and fills the memory: `bytes` that each pass reads, [`Roofline::MOST_BYTES`] at most. A pass finds in the caches
+    /// what the one before it left there, just as a step of a model does that reads as many bytes of weights.
+    pub fn new(threads: usize, bytes: usize) -> Result<Self, CpuError> {
         let pool = Pool::new(threads).map_err(|source| CpuError::Spawn { threads, source })?;
         let multiply = MULTIPLY.iter().find(|m| (m.available)()).expect("the last one runs everywhere");
-        let memory = pool.memory().zeroed::<Line>(Self::BYTES / size_of::<Line>(), Tag::Scratch);
+        let lines = bytes.min(Self::MOST_BYTES).div_ceil(size_of::<Line>()).max(4);
+        let memory = pool.memory().zeroed::<Line>(lines, Tag::Scratch);
         let mut memory = memory.map_err(|OutOfMemory { bytes, .. }| CpuError::Memory { bytes })?;
         // Pages that were never written are all one page of zeros.
         let share = memory.len().div_ceil(threads.max(1));
@@ -73,6 +75,11 @@ impl Roofline {
         self.multiply.name
     }
 
+    /// Bytes that the probes own.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.memory)
+    }
+
     /// Bytes that all threads together read from memory in a second, by one pass.
     pub fn read_bytes(&self) -> f64 {
         let isa = Isa::detect();
@@ -80,7 +87,7 @@ impl Roofline {
         self.pool.ranges(self.memory.len(), PIECE, &|lines| {
             black_box(simd::dispatch(isa, Sum(&self.memory[lines])));
         });
-        Self::BYTES as f64 / begin.elapsed().as_secs_f64()
+        self.bytes() as f64 / begin.elapsed().as_secs_f64()
     }
 
     /// Int8 multiplications and additions that all threads together do in a second.

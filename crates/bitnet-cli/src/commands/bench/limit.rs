@@ -7,8 +7,9 @@ use bitnet_core::KvType;
 use bitnet_cpu::Roofline;
 use bitnet_inference::Model;
 
-/// Passes over memory whose mean is one reading.
+/// Passes over memory whose mean is one reading, at least, and what they read together.
 const PASSES: usize = 4;
+const READ_BYTES: usize = 256 << 20;
 
 /// The probes that run between repetitions, with as many threads as the model.
 pub struct Probes(Roofline);
@@ -26,6 +27,8 @@ pub struct Limit {
     pub instruction: &'static str,
     /// One reading before each repetition.
     pub rates: Vec<Rates>,
+    /// Memory of the probes.
+    pub probe_bytes: u64,
     /// Bytes that one step of an answer reads, in the middle of it: weights, head, keys and values.
     pub step_bytes: f64,
     /// Tokens a second, the mean of what every reading allows.
@@ -40,12 +43,15 @@ impl Limit {
 }
 
 impl Probes {
-    pub fn new(threads: usize) -> Result<Self, Failure> {
-        Roofline::new(threads).map(Self).map_err(|e| Failure::Runtime(crate::failure::chain(&e)))
+    /// For a model on the CPU: a pass of theirs reads as much as a step does of its weights.
+    pub fn new(model: &Model) -> Result<Self, Failure> {
+        let roofline = Roofline::new(model.device().threads, model.report().step_bytes);
+        roofline.map(Self).map_err(|e| Failure::Runtime(crate::failure::chain(&e)))
     }
 
     pub fn measure(&self) -> Rates {
-        let read_bytes = (0..PASSES).map(|_| self.0.read_bytes()).sum::<f64>() / PASSES as f64;
+        let passes = (READ_BYTES / self.0.bytes()).max(PASSES);
+        let read_bytes = (0..passes).map(|_| self.0.read_bytes()).sum::<f64>() / passes as f64;
         Rates { read_bytes, int8_ops: self.0.int8_ops() }
     }
 
@@ -67,6 +73,7 @@ impl Probes {
         Limit {
             instruction: self.0.instruction(),
             tokens_per_second: allowed / rates.len() as f64,
+            probe_bytes: self.0.bytes() as u64,
             step_bytes: step(test.depth + test.prompt + test.answer / 2, 1).0,
             rates,
         }

@@ -168,7 +168,7 @@ impl Bench {
             let begin = Instant::now();
             let (mut model, tuned) = args::load(path, &checkpoint, options.into(), &self.tuning, quiet)?;
             let start = Start { load: opening + begin.elapsed(), tuned };
-            let probes = if self.roofline { Some(Probes::new(model.device().threads)?) } else { None };
+            let probes = if self.roofline { Some(Probes::new(&model)?) } else { None };
             let mut done = done * sizes.len() * tests.len() * self.repetitions as usize;
             for sizes in &sizes {
                 for test in &tests {

@@ -6,7 +6,7 @@ use super::together::Together;
 use super::{Setup, Start, memory, table};
 use crate::failure::Failure;
 use crate::tuning::products;
-use bitnet_cpu::{Roofline, processor_name};
+use bitnet_cpu::processor_name;
 use bitnet_formats::Checkpoint;
 use bitnet_inference::cuda::Choices;
 use bitnet_inference::{DeviceInfo, Model};
@@ -67,7 +67,7 @@ impl Row {
         samples: Vec<Sample>,
         limit: Option<Limit>,
     ) -> Self {
-        let probes = if limit.is_some() { Roofline::BYTES as u64 } else { 0 };
+        let probes = limit.as_ref().map_or(0, |limit| limit.probe_bytes);
         let report = model.report();
         Self {
             device: model.device().clone(),

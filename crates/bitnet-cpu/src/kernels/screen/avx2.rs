@@ -1,11 +1,12 @@
 //! Scores on AVX2.
 
 use super::query::{BLOCK, Query};
+use super::streams::{BYTES, Row, side_by_side};
 use crate::Isa;
 use crate::layout::Line;
 use std::arch::x86_64::*;
 
-/// How far ahead of the scores memory is asked for.
+/// How far ahead of the scores of int8 codes memory is asked for.
 const PREFETCH_BYTES: usize = 4096;
 
 /// A number of one byte.
@@ -16,13 +17,6 @@ impl Byte for i8 {}
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load<T: Byte>(x: &[T; 32]) -> __m256i {
-    // SAFETY: `x` is 32 readable bytes.
-    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_pairs(x: &[i16; 16]) -> __m256i {
     // SAFETY: `x` is 32 readable bytes.
     unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
@@ -43,12 +37,30 @@ fn fold(x: __m256) -> f32 {
     lanes.iter().sum()
 }
 
+/// For every 32 codes of a block, which byte of its scales goes into the upper byte of each word.
+static LEVELS: [[u8; 32]; 8] = {
+    let mut levels = [[0x80; 32]; 8];
+    let mut i = 0;
+    while i < 8 * 16 {
+        let (part, word) = (i / 16, i % 16);
+        levels[part][2 * word + 1] = (2 * part + word / 8) as u8;
+        i += 1;
+    }
+    levels
+};
+
 /// Sum over one block of `code * scale * z`, in eight lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn block(raw: &[u8; 210], z: &[[i8; 32]; 8], pairs: &[[i16; 16]; 8]) -> __m256i {
+fn block(raw: &[u8; BYTES], z: &[[i8; 32]; 8], sums: &[i16; BLOCK / 16]) -> __m256i {
     let (nibble, pair) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-    let mut sum = _mm256_setzero_si256();
+    // SAFETY: `raw` has sixteen scales from byte 192 on.
+    let levels = unsafe { _mm_loadu_si128(raw.as_ptr().add(192).cast()) };
+    // SAFETY: `sums` is 32 readable bytes.
+    let sums = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
+    // Codes are 32 too large: what that makes is taken off for all sixteen that share a scale at once.
+    let mut sum = _mm256_slli_epi32::<5>(_mm256_madd_epi16(_mm256_cvtepi8_epi16(levels), sums));
+    let levels = _mm256_broadcastsi128_si256(levels);
     for half in 0..2 {
         let low = |i: usize| load(raw[64 * half + 32 * i..][..32].as_array().expect("32 bytes"));
         let high = load(raw[128 + 32 * half..][..32].as_array().expect("32 bytes"));
@@ -73,35 +85,43 @@ fn block(raw: &[u8; 210], z: &[[i8; 32]; 8], pairs: &[[i16; 16]; 8]) -> __m256i 
         ];
         for (i, codes) in codes.into_iter().enumerate() {
             let part = 4 * half + i;
-            let level = |i: usize| _mm_set1_epi16(i16::from(raw[192 + 2 * part + i] as i8));
-            let level = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(level(0)), level(1));
-            // Codes up to 63 make at most 63 * 127 * 2 in 16 bits; less 32 each, times a scale, eight make 2^13 * 2^7 * 2.
-            let products =
-                _mm256_sub_epi16(_mm256_maddubs_epi16(codes, load(&z[part])), load_pairs(&pairs[part]));
+            // The scale of each lane's sixteen codes as the upper byte of all words, which a shift gives its sign.
+            let level = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(levels, load(&LEVELS[part])));
+            // Codes up to 63 make at most 63 * 127 * 2 in 16 bits; times a scale, sixteen make 2^14 * 2^7 * 16.
+            let products = _mm256_maddubs_epi16(codes, load(&z[part]));
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, level));
         }
     }
     sum
 }
 
+/// Scores of rows side by side.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn q6_k_rows(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
-    for (row, out) in rows.chunks_exact(row_bytes).zip(out) {
-        let mut sum = _mm256_setzero_ps();
-        let blocks = row.as_chunks::<210>().0.iter().zip(query.z.as_chunks::<BLOCK>().0);
-        for ((raw, z), (pairs, scale)) in blocks.zip(query.pairs.iter().zip(query.scales)) {
-            for line in 0..4 {
-                prefetch(raw.as_ptr().wrapping_add(64 * line));
-            }
-            let z = z.as_chunks::<32>().0.as_array().expect("eight times 32");
-            let pairs = pairs.as_chunks::<16>().0.as_array().expect("eight times 16");
-            let integers = _mm256_cvtepi32_ps(block(raw, z, pairs));
+fn q6_k_scores<const N: usize>(mut rows: [Row<'_>; N], query: Query<'_>) -> [f32; N] {
+    let mut sum = [_mm256_setzero_ps(); N];
+    let blocks = query.z.as_chunks::<BLOCK>().0.iter().zip(query.sums).zip(query.scales);
+    for (b, ((z, sums), scale)) in blocks.enumerate() {
+        let z = z.as_chunks::<32>().0.as_array().expect("eight times 32");
+        for (row, sum) in rows.iter_mut().zip(&mut sum) {
+            row.ask();
+            let raw = &row.blocks[b];
+            let integers = _mm256_cvtepi32_ps(block(raw, z, sums));
             let d = i32::from(u16::from_le_bytes([raw[208], raw[209]]));
             let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(d))) * scale;
-            sum = _mm256_fmadd_ps(integers, _mm256_set1_ps(d), sum);
+            *sum = _mm256_fmadd_ps(integers, _mm256_set1_ps(d), *sum);
         }
-        *out = fold(sum);
     }
+    let mut scores = [0.0; N];
+    for (score, sum) in scores.iter_mut().zip(sum) {
+        *score = fold(sum);
+    }
+    scores
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q6_k_rows(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
+    side_by_side(rows, row_bytes, out, |rows| q6_k_scores(rows, query), |rows| q6_k_scores(rows, query));
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -1,15 +1,13 @@
 //! Scores on AVX-512 VNNI.
 
 use super::query::{BLOCK, Query};
+use super::streams::{BYTES, Row, side_by_side};
 use crate::Isa;
 use crate::layout::Line;
 use std::arch::x86_64::*;
 
-/// How far ahead of the scores memory is asked for, to the second-level cache.
+/// How far ahead of the scores of int8 codes memory is asked for.
 const PREFETCH_BYTES: usize = 4096;
-/// And to the first: blocks of `Q6_K` begin anywhere, so most loads touch two lines, and two misses cost more than one. Measured with
-/// both: a quarter faster.
-const NEAR_BYTES: usize = 1024;
 
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -35,18 +33,22 @@ fn prefetch(bytes: *const u8) {
 /// Sum over one block of `code * scale * z`, in sixteen lanes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2")]
-fn block(raw: &[u8; 210], z: &[i8; BLOCK], pairs: &[i16; BLOCK / 2]) -> __m512i {
+fn block(raw: &[u8; BYTES], z: &[i8; BLOCK], sums: &[i16; BLOCK / 16]) -> __m512i {
     let (nibble, pair) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
     let ups = _mm512_inserti64x4::<1>(_mm512_set1_epi16(4), _mm256_set1_epi16(2));
     let downs = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(2));
     // SAFETY: `raw` has sixteen scales from byte 192 on.
-    let levels = unsafe { _mm_loadu_si128(raw.as_ptr().add(192).cast()) };
-    let levels = _mm512_castsi256_si512(_mm256_cvtepi8_epi16(levels));
+    let levels = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(raw.as_ptr().add(192).cast()) });
+    // SAFETY: `sums` is 32 readable bytes.
+    let sums = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
+    // Codes are 32 too large: what that makes is taken off for all sixteen that share a scale at once.
+    let excess = _mm256_slli_epi32::<5>(_mm256_madd_epi16(levels, sums));
+    let levels = _mm512_castsi256_si512(levels);
     // Word `i` of a vector of pairs belongs to the sixteen numbers `i / 8`.
     let eighth = _mm512_set_epi16(
         3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0,
     );
-    let mut sum = _mm512_setzero_si512();
+    let mut sum = [_mm512_zextsi256_si512(excess), _mm512_setzero_si512()];
     for half in 0..2 {
         let low = load(raw[64 * half..][..64].as_array().expect("64 bytes"));
         let high: &[u8; 32] = raw[128 + 32 * half..][..32].as_array().expect("32 bytes");
@@ -60,57 +62,43 @@ fn block(raw: &[u8; 210], z: &[i8; BLOCK], pairs: &[i16; BLOCK / 2]) -> __m512i 
         for (i, codes) in [first, second].into_iter().enumerate() {
             let part = 2 * half + i;
             let z = load_i8(z[64 * part..][..64].as_array().expect("64 elements"));
-            let excess: &[i16; 32] = pairs[32 * part..][..32].as_array().expect("32 pairs");
-            // SAFETY: `excess` is 64 readable bytes.
-            let excess = unsafe { _mm512_loadu_si512(excess.as_ptr().cast()) };
             let level = _mm512_permutexvar_epi16(
                 _mm512_add_epi16(eighth, _mm512_set1_epi16(4 * part as i16)),
                 levels,
             );
-            // Codes up to 63 make at most 63 * 127 * 2 in 16 bits; less 32 each, times a scale, four make 2^13 * 2^7 * 2.
-            let products = _mm512_sub_epi16(_mm512_maddubs_epi16(codes, z), excess);
-            sum = _mm512_dpwssd_epi32(sum, products, level);
+            // Codes up to 63 make at most 63 * 127 * 2 in 16 bits; times a scale, eight make 2^14 * 2^7 * 8.
+            sum[i] = _mm512_dpwssd_epi32(sum[i], _mm512_maddubs_epi16(codes, z), level);
         }
     }
-    sum
+    _mm512_add_epi32(sum[0], sum[1])
 }
 
-/// A stream of lines, each of which is asked for once.
-struct Ahead<const HINT: i32>(*const u8);
-
-impl<const HINT: i32> Ahead<HINT> {
-    /// Asks for what is left of the bytes before `end`. Those outside the weights do nothing.
-    #[inline(always)]
-    fn reach(&mut self, end: *const u8) {
-        while self.0 < end {
-            // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
-            unsafe { _mm_prefetch::<HINT>(self.0.cast()) };
-            self.0 = self.0.wrapping_add(64);
+/// Scores of rows side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,f16c")]
+fn q6_k_scores<const N: usize>(mut rows: [Row<'_>; N], query: Query<'_>) -> [f32; N] {
+    let mut sum = [_mm512_setzero_ps(); N];
+    let blocks = query.z.as_chunks::<BLOCK>().0.iter().zip(query.sums).zip(query.scales);
+    for (b, ((z, sums), scale)) in blocks.enumerate() {
+        for (row, sum) in rows.iter_mut().zip(&mut sum) {
+            row.ask();
+            let raw = &row.blocks[b];
+            let integers = _mm512_cvtepi32_ps(block(raw, z, sums));
+            let d = i32::from(u16::from_le_bytes([raw[208], raw[209]]));
+            let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(d))) * scale;
+            *sum = _mm512_fmadd_ps(integers, _mm512_set1_ps(d), *sum);
         }
     }
+    let mut scores = [0.0; N];
+    for (score, sum) in scores.iter_mut().zip(sum) {
+        *score = _mm512_reduce_add_ps(sum);
+    }
+    scores
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,f16c")]
 fn q6_k_rows(rows: &[u8], row_bytes: usize, query: Query<'_>, out: &mut [f32]) {
-    let z = query.z.as_chunks::<BLOCK>().0;
-    let (mut far, mut near) = (
-        Ahead::<_MM_HINT_T1>(rows.as_ptr().wrapping_add(PREFETCH_BYTES)),
-        Ahead::<_MM_HINT_T0>(rows.as_ptr().wrapping_add(NEAR_BYTES)),
-    );
-    for (row, out) in rows.chunks_exact(row_bytes).zip(out) {
-        let mut sum = _mm512_setzero_ps();
-        let blocks = row.as_chunks::<210>().0;
-        for (((raw, z), pairs), scale) in blocks.iter().zip(z).zip(query.pairs).zip(query.scales) {
-            let end = raw.as_ptr_range().end;
-            far.reach(end.wrapping_add(PREFETCH_BYTES));
-            near.reach(end.wrapping_add(NEAR_BYTES));
-            let integers = _mm512_cvtepi32_ps(block(raw, z, pairs));
-            let d = i32::from(u16::from_le_bytes([raw[208], raw[209]]));
-            let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(d))) * scale;
-            sum = _mm512_fmadd_ps(integers, _mm512_set1_ps(d), sum);
-        }
-        *out = _mm512_reduce_add_ps(sum);
-    }
+    side_by_side(rows, row_bytes, out, |rows| q6_k_scores(rows, query), |rows| q6_k_scores(rows, query));
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]

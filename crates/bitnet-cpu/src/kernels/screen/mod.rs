@@ -19,6 +19,8 @@ mod dotprod;
 mod neon;
 mod query;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod streams;
 
 use crate::Isa;
 use crate::layout::Line;

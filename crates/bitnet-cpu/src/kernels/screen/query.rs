@@ -13,8 +13,8 @@ pub(super) struct Query<'a> {
     pub(super) z: &'a [i8],
     /// `[blocks]`: what a block's integers are multiplied with.
     pub(super) scales: &'a [f32],
-    /// `[blocks]`: 32 times the sums of two neighbouring elements of `z`, for codes that are 32 too large.
-    pub(super) pairs: &'a [[i16; BLOCK / 2]],
+    /// `[blocks]`: the sums of sixteen neighbouring elements of `z`, negative, for codes that are 32 too large.
+    pub(super) sums: &'a [[i16; BLOCK / 16]],
     /// `[blocks]`: 128 times the sums of what meets in one of sixteen lanes of four bytes, for codes that are 128 too large.
     pub(super) lanes: &'a [[i32; 16]],
     /// At least the vector's norm.
@@ -29,7 +29,7 @@ pub(super) struct Queries<'a> {
     blocks: usize,
     z: &'a mut [i8],
     scales: &'a mut [f32],
-    pairs: &'a mut [[i16; BLOCK / 2]],
+    sums: &'a mut [[i16; BLOCK / 16]],
     lanes: &'a mut [[i32; 16]],
     /// Norm and miss.
     norms: &'a mut [[f32; 2]],
@@ -43,7 +43,7 @@ impl<'a> Queries<'a> {
             blocks,
             z: scratch.buffer(tokens * blocks * BLOCK)?,
             scales: scratch.buffer(tokens * blocks)?,
-            pairs: scratch.buffer(tokens * blocks)?,
+            sums: scratch.buffer(tokens * blocks)?,
             lanes: scratch.buffer(tokens * blocks)?,
             norms: scratch.buffer(tokens)?,
         })
@@ -56,7 +56,7 @@ impl<'a> Queries<'a> {
         Query {
             z: &self.z[blocks.start * BLOCK..blocks.end * BLOCK],
             scales: &self.scales[blocks.clone()],
-            pairs: &self.pairs[blocks.clone()],
+            sums: &self.sums[blocks.clone()],
             lanes: &self.lanes[blocks],
             norm,
             miss,
@@ -70,11 +70,11 @@ impl<'a> Queries<'a> {
         z.fill(0);
         let of_blocks = self.scales[blocks.clone()]
             .iter_mut()
-            .zip(&mut self.pairs[blocks.clone()])
+            .zip(&mut self.sums[blocks.clone()])
             .zip(&mut self.lanes[blocks]);
         let (mut norm, mut miss) = (0.0f64, 0.0f64);
         let blocks = x.chunks(BLOCK).zip(z.chunks_exact_mut(BLOCK));
-        for ((x, z), ((scale, pairs), lanes)) in blocks.zip(of_blocks) {
+        for ((x, z), ((scale, sums), lanes)) in blocks.zip(of_blocks) {
             let absmax = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
             *scale = absmax / 127.0;
             let inverse = if *scale > f32::MIN_POSITIVE { 1.0 / *scale } else { 0.0 };
@@ -84,8 +84,9 @@ impl<'a> Queries<'a> {
                 norm += f64::from(*x) * f64::from(*x);
                 miss += r * r;
             }
-            let pair = |i: usize| 32 * (i16::from(z[2 * i]) + i16::from(z[2 * i + 1]));
-            *pairs = std::array::from_fn(pair);
+            for (sum, z) in sums.iter_mut().zip(z.as_chunks::<16>().0) {
+                *sum = -z.iter().map(|z| i16::from(*z)).sum::<i16>();
+            }
             *lanes = [0; 16];
             for (i, z) in z.iter().enumerate() {
                 lanes[i % 64 / 4] += 128 * i32::from(*z);
