@@ -16,6 +16,20 @@ const PREFETCH_BLOCKS: usize = 128;
 /// Blocks whose sums 32 bits hold: each adds at most 4 * 2 * 81 * 128 to a lane, the most of all being the fifth digit's.
 const STEP: usize = 1 << 14;
 
+/// What multiples of 81 are multiplied with to divide them: `81 * FIFTH_INVERSE = 1` modulo 2^32.
+const FIFTH_INVERSE: i32 = {
+    let fifth = FIFTH as i32;
+    // Newton's steps: each doubles the bits that are right, of which an odd number has three to begin with.
+    let mut inverse = fifth;
+    let mut bits = 3;
+    while bits < 32 {
+        inverse = inverse.wrapping_mul(2i32.wrapping_sub(fifth.wrapping_mul(inverse)));
+        bits *= 2;
+    }
+    assert!(fifth.wrapping_mul(inverse) == 1);
+    inverse
+};
+
 /// [`FIELDS`] in two registers.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -51,7 +65,7 @@ fn split(block: &[u8; BLOCK], table: [__m512i; 2]) -> (__m512i, __m512i) {
 fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]) {
     let (table, masks) = (table(), [3, 12, 48, -64].map(|mask| _mm512_set1_epi8(mask)));
     for (tile, out) in tiles.chunks_exact(tile_bytes).zip(out) {
-        *out = [0; TILE];
+        let mut total = _mm512_setzero_si512();
         let blocks = tile.as_chunks::<BLOCK>().0.chunks(STEP);
         for (blocks, x) in blocks.zip(x.as_chunks::<COLUMNS>().0.chunks(STEP)) {
             let mut sum = [_mm512_setzero_si512(); 5];
@@ -66,15 +80,13 @@ fn gemv_tiles(tiles: &[u8], tile_bytes: usize, x: &[i8], out: &mut [[i32; TILE]]
                 }
                 sum[4] = _mm512_dpbusd_epi32(sum[4], fifth, broadcast(&x[4]));
             }
-            let mut lanes = [[0; TILE]; 5];
-            for (sum, lanes) in sum.into_iter().zip(&mut lanes) {
-                store(sum, lanes);
-            }
-            for (r, out) in out.iter_mut().enumerate() {
-                let [a, b, c, d, e] = lanes.map(|lanes| lanes[r]);
-                *out += a + b / 4 + c / 16 + d / 64 + e / i32::from(FIFTH);
-            }
+            let [a, b, c, d, e] = sum;
+            let low = _mm512_add_epi32(a, _mm512_srai_epi32::<2>(b));
+            let high = _mm512_add_epi32(_mm512_srai_epi32::<4>(c), _mm512_srai_epi32::<6>(d));
+            let fifth = _mm512_mullo_epi32(e, _mm512_set1_epi32(FIFTH_INVERSE));
+            total = _mm512_add_epi32(total, _mm512_add_epi32(fifth, _mm512_add_epi32(low, high)));
         }
+        store(total, out);
     }
 }
 
