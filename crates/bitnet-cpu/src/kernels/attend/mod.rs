@@ -145,11 +145,11 @@ impl Step<'_> {
         }
         let outputs = Shares::new(out);
         let units = |parts: &[Part]| parts.len() * heads;
-        if units(all) >= 2 * threads || spans.iter().all(|span| span.end() <= SEGMENT) {
+        if units(all) >= PIECES * threads || spans.iter().all(|span| span.end() <= SEGMENT) {
             return self.share_tokens(all, scratch, &outputs);
         }
         for parts in all.chunk_by(|a, b| a.span == b.span) {
-            if units(parts) >= 2 * threads || spans[parts[0].span as usize].end() <= SEGMENT {
+            if units(parts) >= PIECES * threads || spans[parts[0].span as usize].end() <= SEGMENT {
                 self.share_tokens(parts, scratch, &outputs)?;
             } else {
                 for part in parts {
