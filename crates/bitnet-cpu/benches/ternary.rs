@@ -7,8 +7,9 @@
 use bitnet_core::{
     ActivationPrecision, Backend, DenseMatrix, DenseType, Matrix, Purpose, Scale, TernaryMatrix,
 };
-use bitnet_cpu::{CpuBackend, CpuOptions, CpuTensor, CpuWeight, Kernel};
-use std::hint::black_box;
+use bitnet_cpu::{CpuBackend, CpuOptions, CpuTensor, CpuWeight, Kernel, Roofline, memory};
+
+use bitnet_memory::Profile;
 use std::time::Instant;
 
 const HELP: &str = "\
@@ -100,40 +101,6 @@ struct Case {
     rates: Vec<f64>,
 }
 
-/// Reads memory at the rate of the machine: bytes a second.
-struct Probe(Vec<u64>);
-
-impl Probe {
-    fn run(&self, threads: usize) -> f64 {
-        let begin = Instant::now();
-        std::thread::scope(|scope| {
-            for part in self.0.chunks(self.0.len().div_ceil(threads)) {
-                scope.spawn(move || {
-                    // Four streams: the processor prefetches each.
-                    let (a, rest) = part.split_at(part.len() / 4);
-                    let (b, rest) = rest.split_at(a.len());
-                    let (c, d) = rest.split_at(a.len());
-                    let mut sum = [0u64; 16];
-                    for (((a, b), c), d) in a
-                        .as_chunks::<16>()
-                        .0
-                        .iter()
-                        .zip(b.as_chunks::<16>().0)
-                        .zip(c.as_chunks::<16>().0)
-                        .zip(d.as_chunks::<16>().0)
-                    {
-                        for i in 0..16 {
-                            sum[i] = sum[i].wrapping_add((a[i] ^ b[i]).wrapping_add(c[i] ^ d[i]));
-                        }
-                    }
-                    black_box(sum);
-                });
-            }
-        });
-        (self.0.len() * 8) as f64 / begin.elapsed().as_secs_f64()
-    }
-}
-
 fn spread(rates: &mut [f64]) -> (f64, f64, f64) {
     rates.sort_by(f64::total_cmp);
     (rates[rates.len() / 2], rates[0], rates[rates.len() - 1])
@@ -141,7 +108,6 @@ fn spread(rates: &mut [f64]) -> (f64, f64, f64) {
 
 fn main() {
     let a = arguments();
-    let probe = Probe((0..1 << 25).collect());
     println!(
         "| tokens | shape | threads | kernel | weights/s, 1e9 | range | GB/s | share of the probe | GOPS |"
     );
@@ -153,33 +119,33 @@ fn main() {
             let matrix = matrix(n, k);
             let copies = if m == 1 { ((a.mebibytes << 20) * 4 / (n * k)).max(1) } else { 1 };
             for &threads in &a.threads {
-                measure(&a, &matrix, (m, n, k), copies, threads, &probe);
+                measure(&a, &matrix, (m, n, k), copies, threads);
             }
         }
     }
 }
 
-fn measure(
-    a: &Arguments,
-    matrix: &Matrix,
-    (m, n, k): (usize, usize, usize),
-    copies: usize,
-    threads: usize,
-    probe: &Probe,
-) {
+fn measure(a: &Arguments, matrix: &Matrix, (m, n, k): (usize, usize, usize), copies: usize, threads: usize) {
+    let probe = Roofline::new(threads, a.mebibytes << 20).expect("memory");
     let mut probes = Vec::new();
+    // What one kernel's weights were is the next one's.
+    let memory = memory(Profile::Inference.into());
     let mut cases: Vec<Case> = a
         .kernels
         .iter()
         .map(|kernel| {
-            let options =
-                CpuOptions { threads: Some(threads), kernel: Some(*kernel), ..CpuOptions::default() };
+            let options = CpuOptions {
+                threads: Some(threads),
+                kernel: Some(*kernel),
+                memory: Some(memory.clone()),
+                ..CpuOptions::default()
+            };
             let backend = CpuBackend::new(options).unwrap_or_else(|e| panic!("{e}"));
             Case { name: kernel.name(), backend, weights: Vec::new(), bytes: 0, rates: Vec::new() }
         })
         .collect();
     for _ in 0..a.rounds {
-        probes.push(probe.run(threads));
+        probes.push(probe.read_bytes());
         for case in &mut cases {
             let prepare = || {
                 case.backend.prepare(

@@ -1,6 +1,7 @@
 //! AVX2: digits by comparing, one multiplication and `vpshufb`.
 
 use super::super::avx2::{STEPS, broadcast, load, store, widen};
+use super::super::avx512::prefetch;
 use crate::Isa;
 use crate::layout::base3::{BLOCK, COLUMNS, FIFTH};
 use crate::layout::{Line, TILE};
@@ -31,11 +32,10 @@ fn digits(block: &[u8; BLOCK], half: usize) -> [__m256i; 5] {
     let first = _mm256_min_epu8(bytes, _mm256_sub_epi8(bytes, fifth));
     let low = _mm256_min_epu8(first, _mm256_sub_epi8(first, fifth));
     let kept = _mm256_add_epi8(_mm256_cmpeq_epi8(bytes, first), _mm256_cmpeq_epi8(first, low));
-    // Ninths: 65536 / 9 rounded up is exact for every byte.
-    let ninth = _mm256_set1_epi16(7282);
-    let even = _mm256_mulhi_epu16(_mm256_and_si256(low, _mm256_set1_epi16(0xFF)), ninth);
-    let odd = _mm256_mulhi_epu16(_mm256_srli_epi16::<8>(low), ninth);
-    let high = _mm256_or_si256(even, _mm256_slli_epi16::<8>(odd));
+    // Ninths: 57 / 512 is exact below 81. Products of single bytes, because those of words are taken apart by the compiler.
+    let even = _mm256_srli_epi16::<9>(_mm256_maddubs_epi16(low, _mm256_set1_epi16(57)));
+    let odd = _mm256_srli_epi16::<1>(_mm256_maddubs_epi16(low, _mm256_set1_epi16(57 << 8)));
+    let high = _mm256_or_si256(even, _mm256_and_si256(odd, _mm256_set1_epi16(0xFF00u16 as i16)));
     let nine = _mm256_add_epi8(_mm256_slli_epi16::<3>(high), high);
     let rest = _mm256_sub_epi8(low, nine);
     let (ones, threes) = (table(&ONES), table(&THREES));
@@ -55,10 +55,13 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
     for (blocks, x) in blocks.zip(x.as_chunks::<COLUMNS>().0.chunks(STEP)) {
         let mut narrow = [_mm256_setzero_si256(); 2];
         for (block, x) in blocks.iter().zip(x) {
+            prefetch(block);
             let x = x.as_chunks::<4>().0;
-            for (half, narrow) in narrow.iter_mut().enumerate() {
-                for (codes, x) in digits(block, half).into_iter().zip(x) {
-                    *narrow = _mm256_add_epi16(*narrow, _mm256_maddubs_epi16(codes, broadcast(x)));
+            for half in 0..2 {
+                let codes = digits(block, half);
+                for f in 0..5 {
+                    let pairs = _mm256_maddubs_epi16(codes[f], broadcast(&x[f]));
+                    narrow[half] = _mm256_add_epi16(narrow[half], pairs);
                 }
             }
         }
