@@ -88,6 +88,9 @@ struct Shared {
     /// How often a worker was woken for a job.
     #[cfg(test)]
     woken: AtomicUsize,
+    /// `[workers]`: who was woken, and has not gone to sleep since.
+    #[cfg(test)]
+    called: Box<[AtomicBool]>,
     spin: Duration,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -123,6 +126,8 @@ impl Crew {
             closing: AtomicBool::new(false),
             #[cfg(test)]
             woken: AtomicUsize::new(0),
+            #[cfg(test)]
+            called: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             // Spinning on a core that another thread needs only delays it.
             spin: if threads <= cores { SPIN } else { Duration::ZERO },
             panic: Mutex::new(None),
@@ -144,10 +149,14 @@ impl Crew {
         self.workers.len() + 1
     }
 
-    /// How many workers sleep.
+    /// How many workers sleep, and are not about to wake.
     #[cfg(test)]
     pub(super) fn asleep(&self) -> usize {
-        self.shared.asleep.iter().filter(|asleep| asleep.load(Ordering::SeqCst)).count()
+        let workers = self.shared.asleep.iter().zip(&self.shared.called);
+        let sleeps = |(asleep, called): &(&AtomicBool, &AtomicBool)| {
+            asleep.load(Ordering::SeqCst) && !called.load(Ordering::SeqCst)
+        };
+        workers.filter(sleeps).count()
     }
 
     /// How often a worker was woken for a job.
@@ -175,10 +184,13 @@ impl Turn<'_> {
         shared.job.0.with_mut(|cell| unsafe { *cell = Some(erased) });
         shared.gate.open();
         fence(Ordering::SeqCst);
-        for (worker, asleep) in self.crew.workers.iter().zip(&shared.asleep).take(threads.saturating_sub(1)) {
-            if asleep.load(Ordering::Relaxed) {
+        for (id, worker) in self.crew.workers.iter().enumerate().take(threads.saturating_sub(1)) {
+            if shared.asleep[id].load(Ordering::Relaxed) {
                 #[cfg(test)]
-                shared.woken.fetch_add(1, Ordering::Relaxed);
+                {
+                    shared.woken.fetch_add(1, Ordering::Relaxed);
+                    shared.called[id].store(true, Ordering::SeqCst);
+                }
                 worker.thread().unpark();
             }
         }
@@ -241,6 +253,8 @@ impl Shared {
     fn wait_for_job(&self, id: usize, seen: u32) -> u32 {
         if !spin(self.spin, || self.gate.newest() != seen) {
             let asleep = &self.asleep[id - 1];
+            #[cfg(test)]
+            self.called[id - 1].store(false, Ordering::SeqCst);
             asleep.store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             while self.gate.newest() == seen {
