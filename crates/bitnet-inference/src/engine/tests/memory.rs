@@ -6,6 +6,7 @@ use super::moving::with_device;
 use super::*;
 use bitnet_memory::{DeviceMemory, DeviceUsage, Level, LimitKind, Monitor, MonitorOptions, Snapshot, System};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A machine of a gibibyte, as its files say.

@@ -5,7 +5,7 @@ use crate::{Device, ModelFiles, Placement, SessionError};
 use bitnet_core::BackendError;
 use bitnet_cpu::Isa;
 use bitnet_memory::{DeviceMemory, Pool};
-use bitnet_model::{LoadReport, StepOutput};
+use bitnet_model::{Adapter, LoadReport, ModelError, Span, StepOutput};
 use std::sync::Mutex;
 
 /// A decoder whose device fails in one step, and leaves noise in every block of its cache.
