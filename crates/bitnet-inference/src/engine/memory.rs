@@ -9,26 +9,35 @@ use std::sync::Arc;
 /// The pools of a model's memory.
 #[derive(Clone)]
 pub struct Pools {
-    /// The host's; on the processor it has all.
-    pub host: Arc<Pool>,
+    /// Those of the host's memory, each once; on the processor one has all. Of a model on several devices each may have its own, in
+    /// their order.
+    pub host: Vec<Arc<Pool>>,
     /// Those of the devices that it runs on.
     pub devices: Vec<Arc<dyn DeviceMemory>>,
 }
 
 impl Pools {
     pub(super) fn of(decoder: &dyn Decoder) -> Self {
-        Self { host: Arc::clone(decoder.memory()), devices: decoder.device_memory() }
+        Self { host: decoder.memory(), devices: decoder.device_memory() }
     }
 
-    /// What each has counted, under `host` or the device's name.
+    /// What each has counted, under `host` (of several `host 0` and so on) or the device's name.
     pub fn snapshots(&self) -> Vec<(String, Snapshot)> {
+        let name = |at| if self.host.len() == 1 { "host".to_owned() } else { format!("host {at}") };
+        let host = self.host.iter().enumerate().map(|(at, pool)| (name(at), pool.snapshot()));
         let devices = self.devices.iter().map(|device| (device.name().to_owned(), device.snapshot()));
-        std::iter::once(("host".to_owned(), self.host.snapshot())).chain(devices).collect()
+        host.chain(devices).collect()
+    }
+
+    /// Whether the host's memory is in the very same pools.
+    pub fn are(&self, others: &Self) -> bool {
+        self.host.iter().map(Arc::as_ptr).eq(others.host.iter().map(Arc::as_ptr))
     }
 
     /// Gives what they keep without use back to the system and the devices; tells how many bytes.
     pub(super) fn release(&self) -> u64 {
-        self.host.trim(0) as u64 + self.devices.iter().map(|device| device.release()).sum::<u64>()
+        let host = self.host.iter().map(|pool| pool.trim(0) as u64).sum::<u64>();
+        host + self.devices.iter().map(|device| device.release()).sum::<u64>()
     }
 }
 

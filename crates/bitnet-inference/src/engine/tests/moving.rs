@@ -43,7 +43,7 @@ impl Decoder for Breaking {
     fn config(&self) -> &ModelConfig {
         self.inner.config()
     }
-    fn memory(&self) -> &Arc<Pool> {
+    fn memory(&self) -> Vec<Arc<Pool>> {
         self.inner.memory()
     }
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
