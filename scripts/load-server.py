@@ -196,7 +196,7 @@ class Soak:
             body |= {"prompt": self.load.prompt(rng, 300), "max_tokens": 100}
             data = json.dumps(body).encode()
             gone = socket.create_connection((self.load.host, self.load.port))
-            head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
             gone.sendall(head.encode() + b"\r\n\r\n" + data)
             time.sleep(rng.random() * 0.05)
             gone.close()

@@ -5,9 +5,9 @@
 
 mod common;
 
-use common::{Folder, PATIENCE, Server, bitnet, end, get, post, refused, start};
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use common::{Folder, PATIENCE, begin, bitnet, end, get, post, refused, start};
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 #[test]
@@ -25,7 +25,12 @@ fn what_cannot_be_served_is_refused() {
     serve(&["--ssl-cert-file", "/nowhere", "--ssl-key-file", "/nowhere"], 2, &["--tls-cert", "/nowhere"]);
     serve(&["--log-level", "x=loud"], 2, &["--log-level"]);
     refused(&["serve", &path, &path, "--port", "0"], 2, &["--alias"]);
-    for wrong in [&["--rate-limit", "0"][..], &["--tls-cert", "/nowhere"], &["--otlp-headers", "x"]] {
+    for wrong in [
+        &["--rate-limit", "0"][..],
+        &["--tls-cert", "/nowhere"],
+        &["--otlp-headers", "x"],
+        &["--allowed-hosts", "https://gpu.example.org"],
+    ] {
         let ran = bitnet(&[&["serve", &path], wrong].concat());
         assert!(ran.code == Some(2) && ran.stderr.contains(wrong[0]), "{ran:?}");
     }
@@ -49,6 +54,11 @@ fn it_answers_and_ends_when_told() {
         assert!(reply.contains(&format!("\"model\":\"{model}\"")), "{reply}");
     }
     assert!(ask(&address, "", "absent").starts_with("HTTP/1.1 404"));
+    let name = "\r\nhost: gpu.example.org";
+    assert!(ask(&address, name, "tiny").starts_with("HTTP/1.1 403"));
+    end(server);
+    let (server, address, _lines) = start(&[&folder.path(), "--allowed-hosts", "gpu.example.org,::1"]);
+    assert!(ask(&address, name, "").starts_with("HTTP/1.1 200"));
     end(server);
 }
 
@@ -105,17 +115,8 @@ fn a_model_that_has_not_come_is_not_waited_for() {
     let refs = folder.path().join("hub/models--org--repo/refs");
     std::fs::create_dir_all(&refs).unwrap();
     assert!(Command::new("mkfifo").arg(refs.join("main")).status().unwrap().success());
-    let child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
-        .args(["serve", "org/repo", "--port", "0"])
-        .env_clear()
-        .env("HF_HOME", folder.path())
-        .env("HF_HUB_OFFLINE", "1")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut server = Server(child);
-    let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let address = lines.find_map(|l| Some(l.strip_prefix("listening on http://")?.to_owned())).unwrap();
+    let env = [("HF_HOME", folder.path()), ("HF_HUB_OFFLINE", Path::new("1"))];
+    let (server, address, mut lines) = begin(&["org/repo"], &env);
     assert!(ask(&address, "", "").starts_with("HTTP/1.1 503"));
     end(server);
     assert!(!lines.any(|line| line == "ready"));

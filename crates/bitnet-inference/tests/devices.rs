@@ -7,8 +7,9 @@ use bitnet_inference::engine::EngineOptions;
 use bitnet_inference::sample::SamplerOptions;
 use bitnet_inference::{
     Device, DeviceOptions, GenerateOptions, LoadOptions, Model, OpenError, OpenOptions, Placement,
-    SharedModel, gpus,
+    SharedModel, gpus, memory,
 };
+use bitnet_memory::{Profile, Snapshot, Tag};
 use bitnet_testkit::golden::fixtures;
 use futures_util::StreamExt;
 use std::sync::mpsc::channel;
@@ -103,6 +104,24 @@ fn a_model_says_where_its_layers_are() {
     assert!(matches!(open(on(missing)), Err(OpenError::Cuda { number: 99, .. })));
     let refused = open(DeviceOptions { shares: vec![1.0, -1.0], ..on(two) });
     assert!(matches!(refused, Err(OpenError::Shares { .. })), "{refused:?}");
+}
+
+/// Weights are packed into pools; of a row of devices the first one's count as much as the last one's.
+#[test]
+fn memory_of_all_devices_is_told() {
+    let two: Placement = "cpu,cpu".parse().unwrap();
+    let weights = |device: &DeviceOptions| -> Vec<(String, usize)> {
+        let of =
+            |pool: &Snapshot| pool.tags.iter().find(|t| t.tag == Tag::Weights).map_or(0, |t| t.asked_bytes);
+        model(device).pools().snapshots().into_iter().map(|(name, pool)| (name, of(&pool))).collect()
+    };
+    let [(host, all)] = &weights(&on(Device::Cpu))[..] else { panic!("a device has a pool") };
+    assert!(host == "host" && *all > 0);
+    let [(first, some), (last, rest)] = &weights(&on(two.clone()))[..] else { panic!("each has its own") };
+    assert_eq!((&**first, &**last), ("host 0", "host 1"));
+    assert!(*some > 0 && *rest > 0 && some + rest >= *all, "{some} and {rest} of {all}");
+    let one = DeviceOptions { memory: Some(memory(Profile::Inference.into())), ..on(two) };
+    assert_eq!(weights(&one), [("host".to_owned(), some + rest)]);
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn engines_may_share_a_pool() {
     let source = Failing::from(Pages::default(), usize::MAX);
     let pool = pool(&source);
     let (mut a, mut b) = (open(&pool).unwrap(), open(&pool).unwrap());
-    assert!(Arc::ptr_eq(&a.pools().host, &b.pools().host));
+    assert!(a.pools().are(&b.pools()));
     let weights = pool.snapshot().tags[0].asked_bytes;
     assert_eq!(answers(&mut a).unwrap(), answers(&mut b).unwrap());
     drop(a);

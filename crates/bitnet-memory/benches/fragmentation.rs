@@ -14,17 +14,6 @@ use std::time::{Duration, Instant};
 const CAPACITY: usize = 256 << 20;
 const OPS: usize = 10_000_000;
 
-const PLACEMENTS: [Placement; 4] =
-    [Placement::BestFit, Placement::FirstFit, Placement::Segregated, Placement::Adaptive];
-const DEFRAGMENTERS: [Defragmenter; 6] = [
-    Defragmenter::Off,
-    Defragmenter::Buddy,
-    Defragmenter::Sliding,
-    Defragmenter::Generational,
-    Defragmenter::Hybrid,
-    Defragmenter::Automatic,
-];
-
 fn main() {
     let mut chosen: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let ops = chosen.iter().position(|a| a.parse::<usize>().is_ok()).map(|at| chosen.swap_remove(at));
@@ -46,8 +35,8 @@ fn main() {
         "max CPU",
         "kept MiB"
     );
-    for placement in PLACEMENTS {
-        for defragmenter in DEFRAGMENTERS {
+    for placement in Placement::ALL {
+        for defragmenter in Defragmenter::ALL {
             let name = format!("{placement:?} {defragmenter:?}");
             if chosen.is_empty() || chosen.iter().any(|c| name.contains(c.as_str())) {
                 run(ArenaOptions { placement, defragmenter }, ops);

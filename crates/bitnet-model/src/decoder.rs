@@ -59,8 +59,8 @@ pub trait Decoder: Send {
     fn config(&self) -> &ModelConfig;
     /// What loading it took.
     fn report(&self) -> &LoadReport;
-    /// Where memory of the host comes from; on the processor that is all of the model's.
-    fn memory(&self) -> &Arc<Pool>;
+    /// Where memory of the host comes from, each pool once; on the processor that is all of the model's.
+    fn memory(&self) -> Vec<Arc<Pool>>;
     /// Memory of the devices that it runs on, where that is not the host's and their drivers tell.
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>>;
     /// Tokens that one sequence may have.

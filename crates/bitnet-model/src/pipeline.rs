@@ -83,9 +83,14 @@ impl Decoder for Pipeline {
     fn report(&self) -> &LoadReport {
         &self.report
     }
-    /// That of the last stage, which results are of.
-    fn memory(&self) -> &Arc<Pool> {
-        self.last().memory()
+    fn memory(&self) -> Vec<Arc<Pool>> {
+        let mut pools: Vec<Arc<Pool>> = Vec::new();
+        for pool in self.stages.iter().flat_map(|stage| stage.memory()) {
+            if !pools.iter().any(|known| Arc::ptr_eq(known, &pool)) {
+                pools.push(pool);
+            }
+        }
+        pools
     }
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
         self.stages.iter().flat_map(|stage| stage.device_memory()).collect()

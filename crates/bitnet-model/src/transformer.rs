@@ -313,8 +313,8 @@ impl<B: Backend> Decoder for Transformer<B> {
     fn report(&self) -> &LoadReport {
         &self.report
     }
-    fn memory(&self) -> &Arc<Pool> {
-        self.backend.memory()
+    fn memory(&self) -> Vec<Arc<Pool>> {
+        vec![Arc::clone(self.backend.memory())]
     }
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
         self.backend.device_memory()

@@ -53,7 +53,7 @@ fn output() -> StepOutput {
 
 /// How often the model's pool has asked for more.
 fn source_requests(model: &dyn Decoder) -> u64 {
-    model.memory().snapshot().source_requests
+    model.memory()[0].snapshot().source_requests
 }
 
 fn nothing_is_allocated(file: &Path) {

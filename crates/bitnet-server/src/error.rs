@@ -122,6 +122,7 @@ impl ApiError {
     fn kind(&self) -> &'static str {
         match self.status.as_u16() {
             401 => "authentication_error",
+            403 => "permission_error",
             404 => "not_found_error",
             429 => "rate_limit_error",
             503 => "service_unavailable_error",
@@ -180,9 +181,10 @@ impl From<GenerateError> for ApiError {
 }
 
 /// Every status that a route may refuse a request with.
-const REFUSALS: [(&str, &str); 10] = [
+const REFUSALS: [(&str, &str); 11] = [
     ("400", "The request cannot be served"),
     ("401", "The key is missing or wrong"),
+    ("403", "The server does not go by this name, or the page may not use it"),
     ("404", "There is no such model"),
     ("408", "The body has not come in time"),
     ("413", "The body is too large"),

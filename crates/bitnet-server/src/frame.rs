@@ -1,5 +1,6 @@
-//! What surrounds every route: keys, request ids, cross-origin rules, counting.
+//! What surrounds every route: names, keys, request ids, cross-origin rules, counting.
 
+use crate::origin::{Bound, check_host, check_origin, known_origin};
 use crate::trace::Trace;
 use crate::{ApiError, Server, body, page};
 use axum::body::HttpBody;
@@ -37,7 +38,11 @@ pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Reques
     let origin = known_origin(&server, request.headers());
     let traces = server.traces.as_ref().filter(|_| method == Method::POST);
     let trace = traces.and_then(|t| Trace::begin(t, request.headers(), method.as_str(), &path, &id));
-    let mut response = if method == Method::OPTIONS && origin.is_some() {
+    let bound = request.extensions().get().copied();
+    let addressed = bound.map_or(Ok(()), |bound: Bound| check_host(&server, bound, request.headers()));
+    let mut response = if let Err(e) = addressed {
+        e.into_response()
+    } else if method == Method::OPTIONS && origin.is_some() {
         StatusCode::NO_CONTENT.into_response()
     } else {
         match server.options.keys.client(request.headers()) {
@@ -98,16 +103,10 @@ pub(crate) async fn frame(State(server): State<Arc<Server>>, mut request: Reques
 /// Counts a request of a client. Browsers let any page send requests whose answers it may not read; where a key is needed, the page
 /// does not have it.
 fn admit(server: &Server, request: &Request, client: &Client) -> Result<(), ApiError> {
-    if server.options.keys.is_open() && is_foreign(server, request.headers()) {
-        return Err(foreign());
+    if server.options.keys.is_open() {
+        check_origin(server, request.headers())?;
     }
     server.admit(client)
-}
-
-/// 400: a page asks that may not.
-pub(crate) fn foreign() -> ApiError {
-    ApiError::bad("pages of this origin may not use the server; --cors-origin names those that may")
-        .with_code("origin")
 }
 
 /// Whether a request says itself that its body is larger than any that is taken.
@@ -141,29 +140,4 @@ pub(crate) fn fresh_id(kind: &str) -> String {
     use std::hash::{BuildHasher, RandomState};
     // The standard library's hash keys come from the operating system's generator.
     format!("{kind}-{:016x}{:016x}", RandomState::new().hash_one(kind), RandomState::new().hash_one(kind))
-}
-
-/// The origin of a page that may use the server: this machine served it, or it was named.
-fn known_origin(server: &Server, headers: &HeaderMap) -> Option<HeaderValue> {
-    let origin = headers.get(header::ORIGIN)?;
-    let text = origin.to_str().ok()?;
-    let named = server.options.origins.iter().any(|known| known == "*" || known == text);
-    (named || is_local(text)).then(|| origin.clone())
-}
-
-fn is_local(origin: &str) -> bool {
-    let Some((_, host)) = origin.split_once("://") else { return false };
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next(),
-        None => host.split(':').next(),
-    };
-    name.is_some_and(|name| ["localhost", "127.0.0.1", "::1"].contains(&name))
-}
-
-/// Whether a page asks that neither came from here nor may use the server.
-pub(crate) fn is_foreign(server: &Server, headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return false };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let own = origin.to_str().ok().and_then(|o| Some(o.split_once("://")?.1));
-    known_origin(server, headers).is_none() && (host.is_none() || own != host)
 }

@@ -28,6 +28,7 @@ mod ollama;
 mod openai;
 mod openapi;
 mod options;
+mod origin;
 mod page;
 mod prompt;
 mod rate;

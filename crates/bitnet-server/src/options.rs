@@ -19,6 +19,9 @@ pub struct ServeOptions {
     pub rate: Option<NonZeroU32>,
     /// Origins whose pages may use the server besides those of this machine; `*` is any.
     pub origins: Vec<String>,
+    /// Names that requests may be addressed to besides `localhost` and the addresses of this machine; `*` is any. Where there are none, a
+    /// server that can be reached from elsewhere takes any.
+    pub hosts: Vec<String>,
     /// What connections are encrypted with; nothing when `None`.
     pub tls: Option<Tls>,
     /// Where traces go; nowhere when `None`.
@@ -44,6 +47,7 @@ impl Default for ServeOptions {
             answers_limit: 1024,
             rate: None,
             origins: Vec::new(),
+            hosts: Vec::new(),
             tls: None,
             traces: None,
             page: true,

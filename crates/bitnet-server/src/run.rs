@@ -1,10 +1,11 @@
 //! A socket, and an orderly end.
 
+use crate::origin::Bound;
 use crate::tls::listener;
 use crate::{Server, router};
 use axum::body::Body;
 use axum::serve::Listener;
-use axum::{BoxError, Router};
+use axum::{BoxError, Extension, Router};
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http1::{self, UpgradeableConnection};
@@ -107,7 +108,8 @@ pub fn serve(server: Arc<Server>, address: SocketAddr) -> Result<Running, ServeE
             drain(&server).await
         }
     };
-    let (app, patience) = (router(Arc::clone(&server)), server.options.patience);
+    let app = router(Arc::clone(&server)).layer(Extension(Bound(address.ip())));
+    let patience = server.options.patience;
     let task = match server.options.tls.clone() {
         None => runtime.spawn(answer(listener(tcp), app, patience, drained)),
         Some(tls) => runtime.spawn(answer(tls.listener(tcp), app, patience, drained)),

@@ -217,7 +217,7 @@ impl Desk {
         seen.stats = self.engine.stats();
         let pools = self.engine.pools();
         // A move may be to where it was, with weights in other pools.
-        if seen.device != *self.engine.device() || !Arc::ptr_eq(&seen.pools.host, &pools.host) {
+        if seen.device != *self.engine.device() || !seen.pools.are(&pools) {
             (seen.device, seen.pools) = (self.engine.device().clone(), pools);
         }
     }

@@ -4,9 +4,10 @@
 //! stream of server-sent events and carry that `id`. `{"id", "done": true}` follows the last, or `{"id", "error"}` says why there
 //! are none. `{"cancel": id}` ends an answer where it is: its last chunk says `cancelled`.
 
-use crate::frame::{Client, foreign, fresh_id, is_foreign};
+use crate::frame::{Client, fresh_id};
 use crate::openai::chat::Chat;
 use crate::openai::completions::Completion;
+use crate::origin::check_origin;
 use crate::state::Ticket;
 use crate::stream::Feed;
 use crate::{ApiError, Server};
@@ -39,9 +40,7 @@ pub(crate) async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     // Browsers let any page open a socket; what tells a page's origin is this header alone.
-    if is_foreign(&server, &headers) {
-        return Err(foreign());
-    }
+    check_origin(&server, &headers)?;
     if server.is_draining() {
         return Err(ApiError::ending());
     }

@@ -5,9 +5,10 @@
 use bitnet_cpu::{CpuTraining, Terms};
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_inference::{GenerateOptions, Model as Engine, OpenOptions};
+use bitnet_memory::Tag;
 use bitnet_memory_bench::trace::{Event, encode};
 use bitnet_model::{ModelConfig, ModelTensors};
-use bitnet_training::{Adam, Batch, Model, Optimizer, Parameters, Precision, Rates, clip, norm};
+use bitnet_training::{Adam, Array, Batch, Model, Optimizer, Parameters, Precision, Rates, clip, norm};
 use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
@@ -123,7 +124,8 @@ fn training() -> Result<Vec<Event>, Box<dyn Error>> {
     let precision = Precision { terms: Terms::Bf16, ..Precision::BITNET };
     let mut model = Model::new(Arc::clone(&ops), config, parameters, values, precision, false)?;
     let optimizer = Optimizer::AdamW(Adam { betas: (0.9, 0.95), eps: 1e-8 });
-    let mut buffers = vec![vec![0.0; model.values.len()]; optimizer.buffers()];
+    let buffer = |_| Array::zeros(model.values.len(), Tag::Optimizer);
+    let mut buffers: Vec<Array> = (0..optimizer.buffers()).map(buffer).collect();
     let (result, events) = record(|| -> Result<(), Box<dyn Error>> {
         for step in 0..4 {
             let mut batch = Batch::default();

@@ -100,6 +100,17 @@ pub struct Serve {
         help_heading = "Server"
     )]
     cors_origin: Vec<String>,
+    /// Name that requests may be addressed to, like gpu.example.org, or * for any; may be repeated. localhost and addresses of this machine
+    /// always may [default: no other, or any where --host can be reached from elsewhere]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "BITNET_ALLOWED_HOSTS",
+        value_delimiter = ',',
+        value_parser = host_name,
+        help_heading = "Server"
+    )]
+    allowed_hosts: Vec<String>,
     /// Seconds that a request may take [default: no limit]
     #[arg(long, value_name = "SECONDS", env = "BITNET_REQUEST_TIMEOUT", help_heading = "Server")]
     request_timeout: Option<u64>,
@@ -161,6 +172,15 @@ pub struct Serve {
     flags: ModelFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
+}
+
+/// A name as it stands in `Host`, without a port.
+fn host_name(text: &str) -> Result<String, String> {
+    let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    match text == "*" || text.parse::<IpAddr>().is_ok() || (!text.is_empty() && is_name(text)) {
+        true => Ok(text.to_owned()),
+        false => Err("not the name or address of a host, without scheme and port".to_owned()),
+    }
 }
 
 /// `NAME=VALUE`.
@@ -244,6 +264,7 @@ impl Serve {
             answers_limit: self.queue.saturating_add(self.parallel),
             rate: self.rate_limit,
             origins: self.cors_origin.clone(),
+            hosts: self.allowed_hosts.clone(),
             tls,
             traces,
             page: !self.no_ui,

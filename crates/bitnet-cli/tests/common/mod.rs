@@ -175,22 +175,29 @@ impl Drop for Server {
 
 /// A server, and the lines of its standard error behind `ready`.
 pub fn start(args: &[&str]) -> (Server, String, impl Iterator<Item = String> + use<>) {
+    let (server, address, mut lines) = begin(args, &[]);
+    lines.find(|l| l == "ready").unwrap();
+    (server, address, lines)
+}
+
+/// A server that listens and may still be loading, and the lines of its standard error behind its address.
+pub fn begin(args: &[&str], env: &[(&str, &Path)]) -> (Server, String, impl Iterator<Item = String> + use<>) {
     let child = Command::new(env!("CARGO_BIN_EXE_bitnet"))
         .args([&["serve", "--port", "0"], args].concat())
         .env_clear()
+        .envs(env.iter().copied())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut server = Server(child);
     let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines().map(Result::unwrap);
     let address = lines.find_map(|l| Some(l.strip_prefix("listening on http://")?.to_owned())).unwrap();
-    lines.find(|l| l == "ready").unwrap();
     (server, address, lines)
 }
 
 pub fn post(address: &str, path: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close{headers}");
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close{headers}");
     write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
@@ -199,7 +206,7 @@ pub fn post(address: &str, path: &str, headers: &str, body: &str) -> String {
 
 pub fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
     reply

@@ -1,5 +1,7 @@
 //! Adapters that requests may go through.
 
+use super::Engine;
+use super::sequence::Sequence;
 use crate::{GenerateError, OpenError};
 use bitnet_formats::AdapterFiles;
 use bitnet_model::{Adapter, AdapterUse};
@@ -24,11 +26,11 @@ pub struct AdapterInfo {
     pub scale: f32,
 }
 
-/// An adapter whose files are read, which no engine has to wait for: [`super::Engine::add_adapter`] takes it.
+/// An adapter whose files are read, which no engine has to wait for: [`Engine::add_adapter`] takes it.
 pub struct OpenedAdapter {
-    pub(super) path: PathBuf,
-    pub(super) hash: [u8; 32],
-    pub(super) files: AdapterFiles,
+    path: PathBuf,
+    hash: [u8; 32],
+    files: AdapterFiles,
 }
 
 impl OpenedAdapter {
@@ -86,5 +88,82 @@ impl Adapters {
         }
         chosen.retain(|a| a.scale != 0.0);
         Ok(chosen.into())
+    }
+}
+
+impl Engine {
+    /// Loads an adapter that peft saved. It acts on requests that do not choose adapters with `scale`; with 0, only on those that
+    /// choose it. Requests that are running go on as they are.
+    ///
+    /// # Errors
+    /// The files are damaged, or are no adapter of this model.
+    pub fn load_adapter(&mut self, path: &Path, scale: f32) -> Result<u32, OpenError> {
+        self.add_adapter(OpenedAdapter::open(path)?, scale)
+    }
+
+    /// Loads an adapter as [`Engine::load_adapter`] does, but for reading its files: what is left is done in a moment.
+    ///
+    /// # Errors
+    /// It is no adapter of this model.
+    pub fn add_adapter(&mut self, opened: OpenedAdapter, scale: f32) -> Result<u32, OpenError> {
+        if !scale.is_finite() {
+            return Err(OpenError::AdapterScale { scale });
+        }
+        let OpenedAdapter { path, hash, files } = opened;
+        let (id, adapter) = (self.adapters.next, Adapter::read(&files, self.config())?);
+        self.cache.decoder.load_adapter(id, &adapter)?;
+        self.adapters.next += 1;
+        self.adapters.held.insert(id, adapter);
+        self.adapters.list.push(AdapterInfo { id, path, hash, scale });
+        Ok(id)
+    }
+
+    /// Unloads an adapter: no request may choose it any more, those that have it keep it to their end.
+    ///
+    /// # Errors
+    /// There is none of this number.
+    pub fn unload_adapter(&mut self, id: u32) -> Result<(), GenerateError> {
+        let at = self.adapters.list.iter().position(|a| a.id == id);
+        self.adapters.list.remove(at.ok_or(GenerateError::UnknownAdapter { id })?);
+        self.adapters.leaving.push(id);
+        self.let_adapters_go();
+        Ok(())
+    }
+
+    /// Gives back the memory of adapters that are unloaded and that nobody goes through.
+    pub(super) fn let_adapters_go(&mut self) {
+        let (queue, running, decoder) = (&self.queue, &self.running, &mut self.cache.decoder);
+        let Adapters { leaving, held, .. } = &mut self.adapters;
+        leaving.retain(|id| {
+            let uses = |s: &Sequence| s.adapters.iter().any(|a| a.id == *id);
+            let used = running.iter().any(uses) || queue.any(uses);
+            if !used {
+                decoder.unload_adapter(*id);
+                held.remove(id);
+            }
+            used
+        });
+    }
+
+    /// The adapters that requests may choose.
+    pub fn adapters(&self) -> &[AdapterInfo] {
+        &self.adapters.list
+    }
+
+    /// Sets how strongly adapters act on requests that do not choose any; those that are not named get 0.
+    ///
+    /// # Errors
+    /// A number that no adapter has, or a scale that means nothing.
+    pub fn set_adapter_scales(&mut self, scales: &[AdapterUse]) -> Result<(), GenerateError> {
+        let chosen = self.adapters.choose(Some(scales))?;
+        for adapter in &mut self.adapters.list {
+            adapter.scale = chosen.iter().find(|a| a.id == adapter.id).map_or(0.0, |a| a.scale);
+        }
+        Ok(())
+    }
+
+    /// The adapters of requests that choose none.
+    pub(crate) fn chosen_by_default(&self) -> Chosen {
+        self.adapters.choose(None).expect("adapters that are loaded can be chosen")
     }
 }

@@ -27,6 +27,12 @@ pub enum Defragmenter {
     Automatic,
 }
 
+impl Defragmenter {
+    /// Each of them.
+    pub const ALL: [Self; 6] =
+        [Self::Off, Self::Buddy, Self::Sliding, Self::Generational, Self::Hybrid, Self::Automatic];
+}
+
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {

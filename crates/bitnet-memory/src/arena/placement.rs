@@ -18,6 +18,11 @@ pub enum Placement {
     Adaptive,
 }
 
+impl Placement {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::BestFit, Self::FirstFit, Self::Segregated, Self::Adaptive];
+}
+
 /// Which end of a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {

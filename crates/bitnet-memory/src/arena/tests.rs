@@ -3,20 +3,9 @@ use super::*;
 use crate::{Failing, Heap, HeapBlock};
 use proptest::prelude::*;
 
-const PLACEMENTS: [Placement; 4] =
-    [Placement::BestFit, Placement::FirstFit, Placement::Segregated, Placement::Adaptive];
-const DEFRAGMENTERS: [Defragmenter; 6] = [
-    Defragmenter::Off,
-    Defragmenter::Buddy,
-    Defragmenter::Sliding,
-    Defragmenter::Generational,
-    Defragmenter::Hybrid,
-    Defragmenter::Automatic,
-];
-
 fn every_way() -> impl Iterator<Item = ArenaOptions> {
-    let with = |placement| DEFRAGMENTERS.map(|defragmenter| ArenaOptions { placement, defragmenter });
-    PLACEMENTS.into_iter().flat_map(with)
+    let with = |placement| Defragmenter::ALL.map(|defragmenter| ArenaOptions { placement, defragmenter });
+    Placement::ALL.into_iter().flat_map(with)
 }
 
 /// Cases of each property; fewer under a sanitizer.
@@ -214,7 +203,7 @@ fn checkered(options: ArenaOptions) -> (Arena<HeapBlock>, Vec<Relocatable<HeapBl
 
 #[test]
 fn every_defragmenter_makes_one_hole_of_a_checkered_arena() {
-    for defragmenter in DEFRAGMENTERS.into_iter().skip(1) {
+    for defragmenter in Defragmenter::ALL.into_iter().skip(1) {
         let (arena, _held) = checkered(ArenaOptions { placement: Placement::BestFit, defragmenter });
         let error = arena.allocate(2048).err().unwrap();
         assert!(matches!(

@@ -112,6 +112,7 @@ struct RefusalDetail<'a> {
 fn refusal(error: &ApiError) -> Value {
     let kind = match error.status.as_u16() {
         401 => "authentication_error",
+        403 => "permission_error",
         404 => "not_found_error",
         413 => "request_too_large",
         429 => "rate_limit_error",

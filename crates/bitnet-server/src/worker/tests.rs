@@ -55,7 +55,7 @@ fn what_is_counted_is_the_memory_of_where_the_engine_is() {
     let server = Server::new(options()).unwrap();
     load(&server, EngineOptions::default());
     let served = server.named(None).unwrap();
-    let before = served.worker.pools().host;
+    let before = served.worker.pools();
     // To the device that it is on, with weights and memory of their own.
     let prepared = served.files.prepare(&served.files.opened_on(), &mut |_, _| {}).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -64,7 +64,7 @@ fn what_is_counted_is_the_memory_of_where_the_engine_is() {
     // It is seen behind the step in which it was asked for.
     let seen = || {
         runtime.block_on(served.worker.with(|_| ())).unwrap();
-        !Arc::ptr_eq(&served.worker.pools().host, &before)
+        !served.worker.pools().are(&before)
     };
     assert!((0..1000).any(|_| seen()));
 }

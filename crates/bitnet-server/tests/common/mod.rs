@@ -83,9 +83,12 @@ impl Client {
     pub fn send(&self, method: &str, path: &str, body: &[u8]) -> Reply {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let extra: String = self.headers.iter().map(|(k, v)| format!("{k}: {v}\r\n")).collect();
+        let own = [("host".to_owned(), self.address.to_string())];
+        let own = own.iter().filter(|_| self.headers.iter().all(|(name, _)| name != "host"));
+        let headers: String =
+            own.chain(&self.headers).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n{extra}\r\n",
+            "{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();

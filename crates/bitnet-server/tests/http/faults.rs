@@ -340,13 +340,13 @@ fn clients_that_send_nothing_are_not_waited_for() {
         reply
     };
     let post = |length: usize, body: &str| {
-        format!("POST {COMPLETE} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
+        format!("POST {COMPLETE} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}")
     };
     let body = json!({"prompt": "a", "max_tokens": 1}).to_string();
     // One that is done and keeps its connection is answered, and then closed without a further word.
     let whole = reply(&post(body.len(), &body));
     assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with('}'), "{whole}");
-    for half in ["", "POST ", "POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-slow: "] {
+    for half in ["", "POST ", "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx-slow: "] {
         let got = reply(half);
         assert!(!got.starts_with("HTTP/1.1 200"), "{half:?}: {got}");
     }
@@ -363,12 +363,48 @@ fn pages_of_other_origins_make_the_server_do_nothing() {
     for origin in ["https://example.org", "null", "http://localhost.example.org"] {
         let refused = client.with("origin", origin).post(path, &body);
         assert_eq!(refused.header("access-control-allow-origin"), None);
-        assert_eq!(refused.error().2.as_deref(), Some("origin"), "{origin}");
+        assert_eq!(
+            refused.error(),
+            (403, "permission_error".into(), Some("origin".into()), None),
+            "{origin}"
+        );
     }
-    // The server's own page, whatever it is reached by, and one of this machine.
-    for origin in ["http://x", "http://localhost:5173", "http://[::1]:80"] {
+    let own = format!("http://{}", client.address);
+    for origin in [&own, "http://localhost:5173", "http://[::1]:80"] {
         assert_eq!(client.with("origin", origin).post(path, &body).status, 200, "{origin}");
     }
+}
+
+/// A page whose own name leads to this machine looks to the browser as if the server had made it.
+#[test]
+fn pages_that_rebind_their_name_reach_nothing() {
+    let (_running, client) = start(options(), EngineOptions::default());
+    let (path, body) = ("/tokenize", json!({"content": "a"}));
+    for host in ["evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.0.1", ""] {
+        let page = client.with("host", host).with("origin", &format!("http://{host}"));
+        let refused = || (403, "permission_error".into(), Some("host".into()), None);
+        for route in ["/", "/health", "/v1/models", "/metrics", "/v1/ws", "/nowhere"] {
+            assert_eq!(client.with("host", host).get(route).error(), refused(), "{host} {route}");
+        }
+        assert_eq!(page.post(path, &body).error(), refused(), "{host}");
+        assert_eq!(page.send("OPTIONS", path, b"").error(), refused(), "{host}");
+        let twice = client.with("host", "localhost").with("host", host);
+        assert!([400, 403].contains(&twice.get("/v1/models").status), "{host}");
+    }
+    for host in
+        ["localhost", "LocalHost:80", "127.0.0.1:8080", "127.1.2.3", "[::1]:8080", "[::ffff:127.0.0.1]"]
+    {
+        assert_eq!(client.with("host", host).get("/v1/models").status, 200, "{host}");
+    }
+    // Told its name, it is reached by that, too, and a page under that name is its own.
+    let hosts = vec!["gpu.example.org".to_owned()];
+    let (_running, client) = start(ServeOptions { hosts, ..options() }, EngineOptions::default());
+    let page = client.with("host", "GPU.example.org:443").with("origin", "https://GPU.example.org:443");
+    assert_eq!(page.post(path, &body).status, 200);
+    assert_eq!(client.with("host", "other.example.org").get("/v1/models").status, 403);
+    let any = ServeOptions { hosts: vec!["*".to_owned()], ..options() };
+    let (_running, client) = start(any, EngineOptions::default());
+    assert_eq!(client.with("host", "other.example.org").get("/v1/models").status, 200);
 }
 
 #[test]
@@ -411,7 +447,7 @@ fn clients_that_go_at_any_moment_leave_nothing_behind() {
                             let mut stream = TcpStream::connect(client.address).unwrap();
                             let body = body(i);
                             let head = format!(
-                                "POST {COMPLETE} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+                                "POST {COMPLETE} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
                                 body.len()
                             );
                             let sent = if which == 2 { body.len() } else { body.len() / 2 };

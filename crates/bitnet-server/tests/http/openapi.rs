@@ -75,7 +75,7 @@ fn every_route_is_described_and_every_reference_leads_somewhere() {
         assert!(document.pointer(pointer).is_some(), "{reference}");
     }
     let chat = &document["paths"]["/v1/chat/completions"]["post"];
-    for status in ["200", "400", "401", "404", "408", "413", "422", "429", "500", "501", "503"] {
+    for status in ["200", "400", "401", "403", "404", "408", "413", "422", "429", "500", "501", "503"] {
         assert!(chat["responses"][status].is_object(), "{status}");
     }
     // Fields of the engine's requests come along.

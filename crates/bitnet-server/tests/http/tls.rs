@@ -32,7 +32,7 @@ fn whoever_trusts_the_certificate_is_answered() {
     // One that says nothing, and one that speaks no TLS, keep nobody waiting.
     let _silent = TcpStream::connect(client.address).unwrap();
     let mut plain = TcpStream::connect(client.address).unwrap();
-    plain.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    plain.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     let mut reply = Vec::new();
     let _ = plain.read_to_end(&mut reply);
     assert!(!reply.starts_with(b"HTTP"), "nothing is answered in the clear");
@@ -45,7 +45,7 @@ fn whoever_trusts_the_certificate_is_answered() {
             .with_no_client_auth();
         let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
         let mut stream = StreamOwned::new(connection, TcpStream::connect(client.address)?);
-        stream.write_all(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+        stream.write_all(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)

@@ -103,14 +103,17 @@ fn whoever_hangs_up_is_cancelled_and_foreign_pages_are_refused() {
         assert!(begin.elapsed().as_secs() < 60, "its request ends");
         std::thread::yield_now();
     }
-    let page = |origin: &str| {
+    let page = |host: &str, origin: &str| {
         let mut request = format!("ws://{}/v1/ws", client.address).into_client_request().unwrap();
+        request.headers_mut().insert("host", host.parse().unwrap());
         request.headers_mut().insert("origin", origin.parse().unwrap());
         tungstenite::client(request, TcpStream::connect(client.address).unwrap()).is_ok()
     };
-    assert!(!page("https://example.org"));
-    assert!(page("http://localhost:3000"));
-    assert!(page(&format!("http://{}", client.address)));
+    let own = client.address.to_string();
+    assert!(!page(&own, "https://example.org"));
+    assert!(!page("example.org", "https://example.org"));
+    assert!(page(&own, "http://localhost:3000"));
+    assert!(page(&own, &format!("http://{own}")));
     assert_eq!(client.get("/v1/ws").error().0, 400);
 }
 

@@ -16,7 +16,7 @@ mod rounded;
 mod sparsity;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::ops::{View, ViewMut};
 use crate::parameters::LowRank;

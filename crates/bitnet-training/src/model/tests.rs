@@ -319,25 +319,28 @@ fn zeros_are_counted_layer_by_layer() {
     assert!(shares("llama-packed", false).iter().all(|share| *share < 0.05));
 }
 
+/// How much a value changes where all parameters do, each by about as much as it is, and how much it should by the gradients.
+pub(crate) fn slope_and_gradient(model: &mut Model, value: impl Fn(&mut Model) -> f64) -> (f64, f64) {
+    let start = model.values.clone();
+    let along = |i: usize| f64::from(start[i].abs()).max(1e-3) * crate::random::normal(3, 1, i as u64);
+    let gradient = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * along(i)).sum();
+    let mut at = |h: f64| {
+        model.values = start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * along(i)) as f32).collect();
+        value(model)
+    };
+    // Small: the loss is bent so much that 1e-3 is 4 % off, and magnitudes have a kink where a factor changes its sign.
+    let h = 1e-4;
+    ((at(h) - at(-h)) / (2.0 * h), gradient)
+}
+
 /// With nothing quantized the gradient is the slope of the loss.
 #[test]
 fn without_quantizers_the_gradient_is_the_slope() {
     for name in ["bitnet-online", "llama-packed"] {
         let mut model = open(name, ops(None, 2), Precision::FLOAT, false);
         let batch = reference_batch();
-        let (total, start) = (batch.counted(), model.values.clone());
-        model.backward(&batch, total);
-        let along: Vec<f64> = (0..start.len()).map(|i| crate::random::normal(3, 1, i as u64)).collect();
-        let scale = |i: usize| f64::from(start[i].abs()).max(1e-3) * along[i];
-        let mut at = |h: f64| {
-            model.values =
-                start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * scale(i)) as f32).collect();
-            model.loss(&batch)
-        };
-        // Small: the loss is bent so much that 1e-3 is 4 % off.
-        let h = 1e-4;
-        let slope = (at(h) - at(-h)) / (2.0 * h);
-        let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
+        model.backward(&batch, batch.counted());
+        let (slope, gradient) = slope_and_gradient(&mut model, |model| model.loss(&batch));
         assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{name}: {slope} {gradient}");
     }
 }
@@ -502,17 +505,8 @@ fn the_gradient_behind_a_hadamard_transform_is_the_slope() {
     let precision = Precision { hadamard: true, ..Precision::FLOAT };
     let mut model = open("bitnet-online", ops(None, 2), precision, false);
     let batch = reference_batch();
-    let (total, start) = (batch.counted(), model.values.clone());
-    model.backward(&batch, total);
-    let along: Vec<f64> = (0..start.len()).map(|i| crate::random::normal(3, 1, i as u64)).collect();
-    let scale = |i: usize| f64::from(start[i].abs()).max(1e-3) * along[i];
-    let mut at = |h: f64| {
-        model.values = start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * scale(i)) as f32).collect();
-        model.loss(&batch)
-    };
-    let h = 1e-4;
-    let slope = (at(h) - at(-h)) / (2.0 * h);
-    let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
+    model.backward(&batch, batch.counted());
+    let (slope, gradient) = slope_and_gradient(&mut model, |model| model.loss(&batch));
     assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{slope} {gradient}");
 }
 
@@ -532,19 +526,9 @@ fn the_gradient_of_concentrations_is_the_slope() {
             let weights = model.concentrate_weights();
             size * weights + sparsity * model.activation_concentration()
         };
-        let start = model.values.clone();
         let found = value(&mut model);
         assert!((0.1..1.0).contains(&found), "{found}");
-        let scale = |i: usize| f64::from(start[i].abs()).max(1e-3) * crate::random::normal(3, 1, i as u64);
-        let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * scale(i)).sum();
-        // Magnitudes have a kink where a factor changes its sign.
-        let h = 1e-4;
-        let mut at = |h: f64| {
-            model.values =
-                start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * scale(i)) as f32).collect();
-            value(&mut model)
-        };
-        let slope = (at(h) - at(-h)) / (2.0 * h);
+        let (slope, gradient) = slope_and_gradient(&mut model, value);
         assert!((slope - gradient).abs() <= 0.03 * slope.abs(), "{size} {sparsity}: {slope} {gradient}");
     }
 }

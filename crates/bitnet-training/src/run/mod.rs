@@ -1,37 +1,34 @@
 //! A run from its first step, or from its last checkpoint, to its end.
 
+mod begin;
 mod event;
 mod health;
 mod metrics;
 mod objective;
+mod step;
 mod tensorboard;
 #[cfg(test)]
 mod tests;
 mod workers;
 
 use crate::checkpoint::{Checkpoints, Progress};
-use crate::config::{ModelSource, RunConfig};
-use crate::data::{Corpus, Rows, Split};
+use crate::config::RunConfig;
+use crate::data::{Corpus, Rows};
 use crate::export::Trained;
-use crate::model::{Losses, Model, Objectives};
-use crate::ops::{memory, or_out_of_memory};
-use crate::source::{Beside, Origin};
-use crate::{Array, Ops, Rates, TrainError, clip, process_memory, sample};
-use bitnet_core::{Activation, BackendError};
-use bitnet_cpu::CpuTraining;
-use bitnet_formats::write_file;
-use bitnet_inference::Device;
-use bitnet_memory::Tag;
+use crate::model::Objectives;
+use crate::ops::or_out_of_memory;
+use crate::source::Beside;
+use crate::{Array, TrainError, process_memory, sample};
+use bitnet_core::Activation;
 use bitnet_tokenizer::Tokenizer;
 use health::Health;
 use metrics::Metrics;
 use objective::{Objective, Sums};
 use serde_json::json;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use workers::{Passed, Step, Workers};
+use workers::Workers;
 
 pub use event::{Event, Kind, Outcome, Preferences, Start, Stopped};
 
@@ -70,154 +67,7 @@ struct Run<'a> {
     validation_rows: Rows,
 }
 
-impl<'a> Run<'a> {
-    fn new(config: &'a RunConfig, resume: bool, each: &mut dyn FnMut(Event)) -> Result<Self, TrainError> {
-        if let Some(why) = &config.chosen {
-            each(Event::Device { device: config.devices[0], why: why.clone() });
-        }
-        Self::over(shared_out(config.threads, config.train.workers, &config.devices)?, config, resume, each)
-    }
-
-    /// With what each worker computes on.
-    fn over(
-        ops: Vec<Ops>,
-        config: &'a RunConfig,
-        resume: bool,
-        each: &mut dyn FnMut(Event),
-    ) -> Result<Self, TrainError> {
-        let output = &config.output;
-        let checkpoints = Checkpoints::of(output);
-        if !resume && !checkpoints.steps().is_empty() {
-            let what = format!(
-                "there are checkpoints of a run in {}: --resume goes on with it, another output begins anew",
-                output.display()
-            );
-            return Err(TrainError::Data { what });
-        }
-        let origin = match (&config.lora, &config.model) {
-            (Some(_), ModelSource::Checkpoint(path)) => {
-                Origin::frozen(&ops[0], path, Some(&config.precision))?
-            }
-            _ => Origin::read(&config.model, Some(&config.precision), config.seed)?,
-        };
-        let Origin { config: body, mut parameters, mut values, frozen, tokenizer, beside, .. } = origin;
-        if let Some(lora) = &config.lora {
-            parameters = parameters.with_adapters(lora)?;
-            values = parameters.begin(values, config.seed);
-        } else if !config.train.freeze.is_empty() || config.train.freeze_layers.is_some() {
-            (parameters, values) =
-                parameters.freeze(&values, &config.train.freeze, config.train.freeze_layers)?;
-        }
-        let (sequence, context) = (config.data.sequence, body.context);
-        if sequence > context {
-            let what = format!("data.sequence is {sequence}, and the model's context has {context} tokens");
-            return Err(TrainError::Data { what });
-        }
-        let threads = ops.iter().map(|ops| ops.threads()).sum();
-        let vocab = body.vocab;
-        let terms = config.precision.terms;
-        let teacher = match &config.distill {
-            Some(distill) => Some(crate::teacher::teacher(&ops[0], distill, (&body, &tokenizer), terms)?),
-            None => None,
-        };
-        let mut model =
-            Model::new(ops[0].clone(), body, parameters, values, config.precision, config.train.recompute)?
-                .with_frozen(frozen);
-        model.begin_magnitudes();
-        let maker = crate::data::Maker {
-            tokenizer: &tokenizer,
-            identity: &beside.identity,
-            kind: config.kind,
-            vocab,
-            threads,
-        };
-        let folder = output.join("data");
-        let train = Corpus::of(&config.data.train, &folder, &maker)?;
-        let validation = match &config.data.validation[..] {
-            [] => None,
-            files => Some(Corpus::of(files, &folder, &maker)?),
-        };
-        let share = if validation.is_some() { 0.0 } else { config.data.validation_share };
-        let pack = |corpus: &Corpus, split| {
-            Rows::new(corpus, config.kind, split, sequence, config.data.drop_long, config.seed)
-        };
-        let rows = pack(&train, Split::Train(share))?;
-        let validation_rows = match &validation {
-            Some(corpus) => pack(corpus, Split::All)?,
-            None => pack(&train, Split::Validation(share))?,
-        };
-        let mut skipped = train.set.skipped.clone();
-        validation.iter().for_each(|corpus| skipped.append(&corpus.set.skipped));
-        if skipped.count > 0 {
-            each(Event::Skipped(skipped));
-        }
-        let dropped = rows.dropped + validation_rows.dropped;
-        if dropped > 0 {
-            each(Event::Dropped(dropped));
-        }
-        if rows.len() == 0 {
-            return Err(TrainError::Data { what: "there is nothing to train on".to_owned() });
-        }
-        let (mut reference, mut validation_reference) = (Vec::new(), Vec::new());
-        if config.dpo.is_some() {
-            let mut of = |corpus: &Corpus, rows: &[&Rows]| {
-                let mut begin = |pairs| each(Event::Reference(pairs));
-                let batch = config.train.batch;
-                objective::reference(&mut model, config.precision, corpus, rows, &folder, batch, &mut begin)
-            };
-            match &validation {
-                None => reference = of(&train, &[&rows, &validation_rows])?,
-                Some(corpus) => {
-                    reference = of(&train, &[&rows])?;
-                    validation_reference = of(corpus, &[&validation_rows])?;
-                }
-            }
-        }
-        let train_config = &config.train;
-        let mut buffers: Vec<Array> = (0..train_config.buffers().len())
-            .map(|_| Array::zeros(model.gradients.len(), Tag::Optimizer))
-            .collect();
-        if train_config.average.is_some() {
-            buffers[train_config.optimizer.buffers()]
-                .copy_from_slice(&model.values[model.parameters().start()..]);
-        }
-        let mut progress = Progress::default();
-        for step in checkpoints.steps().into_iter().rev() {
-            let mut values = std::mem::take(&mut model.values);
-            let read = checkpoints.read(step, model.parameters(), &mut values, train_config, &mut buffers);
-            model.values = values;
-            match read {
-                Ok(read) => {
-                    progress = read;
-                    break;
-                }
-                // Nothing is trained with what a damaged one may have left in weights: without another one, the run ends here.
-                Err(e) if Some(&step) == checkpoints.steps().first() => return Err(e),
-                Err(e) => each(Event::Damaged { why: crate::error::chain(&e) }),
-            }
-        }
-        std::fs::create_dir_all(output).map_err(TrainError::io(output))?;
-        write_file(&output.join("config.toml"), config.text.as_bytes())?;
-        let metrics = Metrics::open(output, progress.step)?;
-        Ok(Self {
-            config,
-            workers: Workers::new(ops, model, teacher)?,
-            beside,
-            prompts: sample::encoded(&config.samples, &tokenizer, context)?,
-            tokenizer,
-            buffers,
-            progress,
-            checkpoints,
-            metrics,
-            objective: config.dpo.map_or(Objective::Tokens, Objective::Pairs),
-            train: (train, rows),
-            reference,
-            validation_reference,
-            validation,
-            validation_rows,
-        })
-    }
-
+impl Run<'_> {
     fn go(mut self, stop: &AtomicBool, each: &mut dyn FnMut(Event)) -> Result<Outcome, TrainError> {
         let train = &self.config.train;
         let steps = train.schedule.steps;
@@ -349,81 +199,6 @@ impl<'a> Run<'a> {
         Ok(Outcome { stopped, step, loss, validation, checkpoint, model })
     }
 
-    /// Takes a step.
-    fn step(&mut self) -> Result<Taken, TrainError> {
-        let train = &self.config.train;
-        let t = self.progress.step;
-        let per_step = (train.batch * train.accumulate) as u64;
-        let (corpus, rows) = &self.train;
-        let batches: Vec<_> = (0..train.accumulate as u64)
-            .map(|i| rows.shuffled(corpus, t * per_step + i * train.batch as u64, train.batch))
-            .collect();
-        let tokens = batches.iter().map(|b| b.ids.len()).sum();
-        self.workers.quantize(Some(t))?;
-        let step = Step {
-            batches: &batches,
-            objective: &self.objective,
-            beside: self.config.objectives,
-            reference: &self.reference,
-            random: (self.config.seed, t * train.accumulate as u64),
-        };
-        let Passed { sums, learned, concentration } = match self.workers.backward(&step) {
-            Ok(passed) => passed,
-            Err(layer) => {
-                self.workers.check().map_err(|source| self.failed(t + 1, source))?;
-                return Err(self.diverged(t + 1, layer));
-            }
-        };
-        let norm = self.workers.model().gradient_norm();
-        self.workers.check().map_err(|source| self.failed(t + 1, source))?;
-        if !norm.is_finite() {
-            return Err(self.diverged(t + 1, self.workers.model().not_finite_behind()));
-        }
-        let (rate, decay) = (train.schedule.rate(t), train.schedule.decay(t));
-        let rates = Rates { rate, decay, scale: clip(norm, train.clip), step: t + 1 };
-        let (buffers, average) = self.buffers.split_at_mut(train.optimizer.buffers());
-        let model = self.workers.model_mut();
-        model.update(&train.optimizer, rates, buffers);
-        if let (Some(decay), Some(average)) = (train.average, average.first_mut()) {
-            let start = model.parameters().start();
-            let (old, new) = (decay as f32, (1.0 - decay) as f32);
-            let values = model.values.part(start..model.values.len());
-            model.ops().average((old, new), values, average);
-        }
-        self.progress.step += 1;
-        Ok(Taken {
-            sums,
-            concentration,
-            rate,
-            norm,
-            tokens,
-            learned: self.workers.are_taught().then_some(learned),
-        })
-    }
-
-    /// `layer` is the first one behind which something is no number.
-    fn diverged(&self, step: u64, layer: usize) -> TrainError {
-        let layers = self.workers.model().config().layers;
-        let place = match layer {
-            l if l < layers => format!("layer {l}"),
-            _ => "the head, or on the way back".to_owned(),
-        };
-        TrainError::Diverged { step, place, kept: self.kept() }
-    }
-
-    /// A device gave up.
-    fn failed(&self, step: u64, source: BackendError) -> TrainError {
-        TrainError::Device { step, kept: self.kept(), source }
-    }
-
-    /// Which checkpoint there is.
-    fn kept(&self) -> String {
-        match self.checkpoints.steps().last() {
-            Some(step) => format!("{} is from before", self.checkpoints.path(*step).display()),
-            None => "there is no checkpoint from before".to_owned(),
-        }
-    }
-
     /// Puts the average of parameters, where one is kept, in their place, or back.
     fn swap_average(&mut self) {
         if let Some(average) = self.buffers.get_mut(self.config.train.optimizer.buffers()) {
@@ -499,37 +274,4 @@ impl<'a> Run<'a> {
         each(Event::Checkpoint(path.clone()));
         Ok((progress.step, path))
     }
-}
-
-/// The threads of each worker, as equal in number as can be, and the device that it computes on.
-fn shared_out(threads: Option<usize>, workers: usize, devices: &[Device]) -> Result<Vec<Ops>, TrainError> {
-    let on = |cpu: CpuTraining, worker: usize| -> Result<Ops, TrainError> {
-        let device = devices[worker % devices.len()];
-        Ok(match device.training()? {
-            Some(operations) => Ops::on(cpu.into(), operations),
-            None => cpu.into(),
-        })
-    };
-    let threads = threads.unwrap_or_else(bitnet_cpu::physical_cores);
-    if threads < workers && workers > 1 {
-        let what = format!(
-            "train.workers is {workers}, each with a thread at least, and there are {threads} threads"
-        );
-        return Err(TrainError::Data { what });
-    }
-    let at = |i| i * threads / workers;
-    let cpu = |i| CpuTraining::of(None, threads, at(i)..at(i + 1), Arc::clone(memory()));
-    (0..workers).map(|i| on(cpu(i)?, i)).collect()
-}
-
-/// A step that was taken.
-struct Taken {
-    sums: Sums,
-    rate: f64,
-    norm: f64,
-    tokens: usize,
-    /// Of activations and of weights.
-    concentration: (f64, f64),
-    /// What is told of a teacher's lessons besides.
-    learned: Option<Losses>,
 }

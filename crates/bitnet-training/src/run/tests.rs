@@ -1,5 +1,8 @@
 use super::*;
-use crate::example;
+use crate::model::Model;
+use crate::model::tests::slope_and_gradient;
+use crate::{Ops, example};
+use bitnet_cpu::CpuTraining;
 use bitnet_testkit::golden;
 use bitnet_testkit::training::Plain;
 use std::path::Path;
@@ -776,15 +779,8 @@ fn the_gradient_of_preferences_is_the_slope_of_their_loss() {
     let objective = &run.objective;
     let sums = objective.backward(&mut model, &batch, 6, &reference);
     assert_eq!(objective.measure(&mut model, &batch, &reference).loss, sums.loss);
-    let start = model.values.clone();
-    let along = |i: usize| f64::from(start[i].abs()).max(1e-3) * crate::random::normal(3, 1, i as u64);
-    let mut at = |h: f64| {
-        model.values = start.iter().enumerate().map(|(i, v)| (f64::from(*v) + h * along(i)) as f32).collect();
-        objective.measure(&mut model, &batch, &reference).mean()
-    };
-    let h = 1e-4;
-    let slope = (at(h) - at(-h)) / (2.0 * h);
-    let gradient: f64 = model.gradients.iter().enumerate().map(|(i, g)| f64::from(*g) * along(i)).sum();
+    let loss = |model: &mut Model| objective.measure(model, &batch, &reference).mean();
+    let (slope, gradient) = slope_and_gradient(&mut model, loss);
     assert!((slope - gradient).abs() <= 0.01 * slope.abs().max(0.1), "{slope} {gradient}");
 }
 

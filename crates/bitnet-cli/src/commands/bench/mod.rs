@@ -75,7 +75,7 @@ pub struct Bench {
     #[arg(long)]
     roofline: bool,
     /// Print what the model's memory was asked for, by what it is for and by size; LEVEL says how much is counted on the way: off,
-    /// minimal, standard, detailed or debug [default: standard]
+    /// minimal, standard, detailed or debug [default: standard]. It is for the processor; of a GPU standard is counted
     #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_missing_value = "standard")]
     memory: Option<Level>,
     /// Tokens of one prefill step are the smaller of this ...

@@ -6,6 +6,7 @@ use super::moving::with_device;
 use super::*;
 use bitnet_memory::{DeviceMemory, DeviceUsage, Level, LimitKind, Monitor, MonitorOptions, Snapshot, System};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A machine of a gibibyte, as its files say.
@@ -159,13 +160,13 @@ fn what_the_pool_keeps_goes_when_memory_is_short_and_nothing_runs() {
     let (machine, mut engine) = Machine::with_engine(900);
     engine.submit(&request(3)).unwrap();
     let want = answers(&mut engine, Vec::new()).into_values().collect::<Vec<_>>();
-    let kept = engine.pools().host.snapshot().free_bytes;
+    let kept = engine.pools().host[0].snapshot().free_bytes;
     // The first level.
     machine.leave(190);
     engine.submit(&Request { prompt: vec![5], ..request(3) }).unwrap();
     answers(&mut engine, Vec::new());
     // Less some pieces whose neighbours are in use.
-    let left = engine.pools().host.snapshot().free_bytes;
+    let left = engine.pools().host[0].snapshot().free_bytes;
     assert!(left < kept / 2, "{left} of {kept} bytes");
     engine.submit(&request(3)).unwrap();
     assert_eq!(answers(&mut engine, Vec::new()).into_values().collect::<Vec<_>>(), want);

@@ -5,7 +5,7 @@ use crate::{Device, ModelFiles, Placement, SessionError};
 use bitnet_core::BackendError;
 use bitnet_cpu::Isa;
 use bitnet_memory::{DeviceMemory, Pool};
-use bitnet_model::{LoadReport, StepOutput};
+use bitnet_model::{Adapter, LoadReport, ModelError, Span, StepOutput};
 use std::sync::Mutex;
 
 /// A decoder whose device fails in one step, and leaves noise in every block of its cache.
@@ -43,7 +43,7 @@ impl Decoder for Breaking {
     fn config(&self) -> &ModelConfig {
         self.inner.config()
     }
-    fn memory(&self) -> &Arc<Pool> {
+    fn memory(&self) -> Vec<Arc<Pool>> {
         self.inner.memory()
     }
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {

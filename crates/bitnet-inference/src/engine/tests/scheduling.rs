@@ -1,9 +1,10 @@
 //! Who is served when, and how requests end.
 
 use super::super::adapters::Chosen;
+use super::super::processors::Processors;
 use super::super::queue::Queue;
 use super::*;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn what_cannot_be_served_is_refused_and_deadlines_end() {
