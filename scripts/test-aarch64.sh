@@ -41,36 +41,55 @@ fi
 export RUSTC=/usr/bin/rustc CARGO_TARGET_DIR=$PWD/target/aarch64
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--sysroot=$root/sysroot"
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu"
 
-test() { # cpu, cargo test's arguments
+# All at once: a build of other packages together would have other features, and begin again.
+packages=(core memory quant cpu model inference training cli)
+targets=(--lib --test handmade --test device --test reference --test usage)
+if [ "$full" = --full ]; then
+    targets=(--lib --tests)
+fi
+built=$(mktemp)
+trap 'rm -f "$built"' EXIT
+cargo test --locked --target "$triple" "${packages[@]/#/-pbitnet-}" "${targets[@]}" --no-run 2>&1 | tee "$built"
+
+test() { # cpu, package, its test or "lib", arguments
+    local name=$3 executable
+    if [ "$name" = lib ]; then name=bitnet_$2; fi
+    executable=$(sed -n "s|^ *Executable .* (\(.*/$name-[0-9a-f]*\))\$|\1|p" "$built")
     echo
-    echo "== on an emulated $1: cargo test ${*:2}"
-    QEMU_CPU=$1 cargo test --locked --target "$triple" "${@:2}"
+    echo "== bitnet-$2, $3, on an emulated $1: ${*:4}"
+    (
+        cd "crates/bitnet-$2"
+        export CARGO_MANIFEST_DIR=$PWD
+        QEMU_CPU=$1 qemu-aarch64-static -L /usr/aarch64-linux-gnu "$(realpath "../../$executable")" "${@:4}"
+    )
 }
-packages=(-p bitnet-core -p bitnet-memory -p bitnet-quant -p bitnet-cpu -p bitnet-model -p bitnet-inference)
 # pool::model tries all orders of memory accesses by itself, whatever the processor.
 slow=(--skip pool::model --skip bits_do_not_depend_on --skip adversarial_rows_and_vectors)
 # The emulator takes the advice to make pages resident, and does nothing.
 emulated=(--skip resident_blocks_are_so_before_they_are_written)
-left_out="pool::model, memory that is resident before it is written, bits_do_not_depend_on_..., bitnet-model's synthetic models, bitnet-inference's damaged files (--full runs them)"
+for package in core memory quant cpu model inference; do
+    test max $package lib "${slow[@]:0:2}" "${emulated[@]}"
+done
 if [ "$full" = --full ]; then
-    test max "${packages[@]}" -- "${slow[@]:0:2}" "${emulated[@]}"
+    for tests in crates/bitnet-{core,memory,quant,cpu,model,inference}/tests/*.rs; do
+        package=${tests#crates/bitnet-}
+        test max "${package%%/*}" "$(basename "$tests" .rs)"
+    done
     left_out="pool::model, memory that is resident before it is written"
 else
-    test max "${packages[@]}" --lib -- "${slow[@]:0:2}" "${emulated[@]}"
-    test max -p bitnet-quant --test handmade
-    test max -p bitnet-memory --test device
-    test max -p bitnet-model --test reference -- "${slow[@]}" --nocapture
+    test max quant handmade
+    test max memory device
+    test max model reference "${slow[@]}" --nocapture
+    left_out="pool::model, memory that is resident before it is written, bits_do_not_depend_on_..., bitnet-model's synthetic models, bitnet-inference's damaged files (--full runs them)"
 fi
 # Whole runs of training take longer than everything else here; what is left is each operation with its gradient, and that the
 # model that is trained computes what inference does.
-test max -p bitnet-training --lib -- ops quantizer optimizer states_are_those_of_inference
+test max training lib ops quantizer optimizer states_are_those_of_inference
 for cpu in cortex-a72 neoverse-n1; do
-    test "$cpu" -p bitnet-cpu --lib -- kernels self_test "${slow[@]}"
-    test "$cpu" -p bitnet-model --test reference -- logits_have_the_same_bits --nocapture
+    test "$cpu" cpu lib kernels self_test "${slow[@]}"
+    test "$cpu" model reference logits_have_the_same_bits --nocapture
 done
-cargo build --locked --target "$triple" -p bitnet-cli
 for cpu in cortex-a72 neoverse-n1 max; do
     echo
     echo "== bitnet doctor on an emulated $cpu"
