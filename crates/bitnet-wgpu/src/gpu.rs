@@ -4,9 +4,9 @@ mod transfer;
 
 use crate::adapter::{self, AdapterDetails, WgpuError};
 use crate::kernel::Kernel;
-use crate::memory::{Buffer, DevicePool, Kind, Part, WgpuSource};
+use crate::memory::{Buffer, Kind, Part, WgpuSource};
 use bitnet_core::BackendError;
-use bitnet_memory::{Config, Piece, Pool, Tag};
+use bitnet_memory::{Config, DevicePool, Piece, Pool, Tag};
 use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -39,7 +39,8 @@ pub(crate) struct Gpu {
     alignment: usize,
     /// Tells its buffers from those of other devices.
     number: u64,
-    storage: Arc<DevicePool>,
+    /// Buffers that shaders see.
+    storage: Arc<DevicePool<WgpuSource>>,
     uploads: Arc<Pool<WgpuSource>>,
     downloads: Arc<Pool<WgpuSource>>,
     /// Stands for a buffer that could not be had.
@@ -103,9 +104,8 @@ impl Gpu {
         let source = WgpuSource::new(&device, number, max_buffer);
         let [uploads, downloads] =
             [Kind::Upload, Kind::Download].map(|kind| Arc::new(Pool::with(source.of(kind), config)));
-        let storage = Arc::new(DevicePool { name: name.clone(), pool: Pool::with(source, config) });
+        let storage = Arc::new(DevicePool::new(name.clone(), source, config));
         let nothing = storage
-            .pool
             .piece(MIN_ALIGNMENT, Tag::Other)
             .map_err(|_| WgpuError::NoMemory { name: details.name.clone() })?;
         Ok(Self {
@@ -134,13 +134,13 @@ impl Gpu {
     /// After so many requests for memory there is none; with `usize::MAX` there is.
     #[cfg(test)]
     pub(crate) fn serve(&self, requests: usize) {
-        self.storage.pool.source().serve(requests);
+        self.storage.source().serve(requests);
     }
 
     /// Requests for memory that met the driver, and submissions.
     #[cfg(test)]
     pub(crate) fn counts(&self) -> (u64, u64) {
-        let pools = [&self.storage.pool, &*self.uploads, &*self.downloads];
+        let pools = [&**self.storage, &*self.uploads, &*self.downloads];
         let requests = pools.map(|pool| pool.snapshot().source_requests);
         (requests.iter().sum(), locked(&self.state).submissions)
     }
@@ -180,7 +180,7 @@ impl Gpu {
     }
 
     /// The device's memory that shaders see.
-    pub(crate) fn memory(&self) -> &Arc<DevicePool> {
+    pub(crate) fn memory(&self) -> &Arc<DevicePool<WgpuSource>> {
         &self.storage
     }
 
@@ -223,7 +223,7 @@ impl Gpu {
 
     /// Memory of which shaders see parts.
     pub(crate) fn large(&self, tag: Tag, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
-        self.take(&mut locked(&self.state), &self.storage.pool, tag, bytes, what).map(Buffer::new)
+        self.take(&mut locked(&self.state), &self.storage, tag, bytes, what).map(Buffer::new)
     }
 
     /// Memory for shaders with zeros in it.

@@ -56,7 +56,7 @@ fn whatever_is_refused_is_an_error_and_the_next_steps_are_right() {
     let keeps_nothing = Config { keep_bytes: 0, at_hand_bytes: 0, ..Profile::Inference.into() };
     let Some(gpu) = backend(keeps_nothing) else { return };
     let want = answer(&mut open(&gpu).unwrap()).unwrap();
-    let used = || gpu.gpu.memory().pool.snapshot().tags.iter().map(|tag| tag.asked_bytes).sum::<usize>();
+    let used = || gpu.gpu.memory().snapshot().tags.iter().map(|tag| tag.asked_bytes).sum::<usize>();
     *gpu.scratch() = Scratch::default();
     gpu.gpu.submit();
     let at_first = used();
