@@ -2,6 +2,7 @@
 
 use crate::training::Shader;
 use bitnet_core::{Activation, DenseType, KvType};
+use bitnet_quant::spec::Q8_BLOCK;
 
 /// Columns that a head may have at most.
 pub(crate) const MAX_HEAD_DIM: usize = 512;
@@ -150,8 +151,9 @@ impl Kernel {
             all.extend([DenseTokens::One, DenseTokens::Four].map(|tokens| Self::Dense(dtype, tokens)));
             all.push(Self::EmbedDense(dtype));
         }
-        for key in [KvType::F32, KvType::F16, KvType::BF16] {
-            for value in [KvType::F32, KvType::F16, KvType::BF16] {
+        const CACHES: [KvType; 4] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0];
+        for key in CACHES {
+            for value in CACHES {
                 all.extend([Self::RopeAppend(key, value), Self::Attend(key, value)]);
             }
         }
@@ -176,23 +178,37 @@ fn dense(dtype: DenseType, tokens: DenseTokens) -> String {
 
 /// Elements of a type of cache that share a word.
 pub(crate) fn values_a_word(ty: KvType) -> usize {
-    4 / ty.head_bytes(1)
+    match ty {
+        KvType::F32 => 1,
+        KvType::F16 | KvType::BF16 => 2,
+        KvType::Q8_0 => 4,
+    }
+}
+
+/// Words that a head of so many elements takes: behind them, a type with scales has one for each 32 elements.
+pub(crate) fn head_words(ty: KvType, head_dim: usize) -> usize {
+    let scales = if ty == KvType::Q8_0 { head_dim.div_ceil(Q8_BLOCK) } else { 0 };
+    head_dim / values_a_word(ty) + scales
 }
 
 fn cache(key: KvType, value: KvType) -> String {
-    let name = |ty| match ty {
-        KvType::F32 => "f32",
-        KvType::F16 => "f16",
-        KvType::BF16 => "bf16",
-        KvType::Q8_0 => unreachable!("a cache of this type is not made"),
-    };
     let of = |what: &str, ty: KvType| {
-        let (name, values) = (name(ty), values_a_word(ty));
+        let name = match ty {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::BF16 => "bf16",
+            KvType::Q8_0 => "q8",
+        };
+        // Elements that a thread rounds: those that share a word, or a scale.
+        let (values, scaled) = (values_a_word(ty), ty == KvType::Q8_0);
+        let run = if scaled { Q8_BLOCK } else { values };
         format!(
-            "const {}_VALUES = {values}u;\n\
-             fn pack_{what}(pair: vec2<f32>) -> u32 {{ return pack_{name}(pair); }}\n\
-             fn unpack_{what}(word: u32) -> vec2<f32> {{ return unpack_{name}(word); }}\n",
-            what.to_uppercase()
+            "const {upper}_VALUES = {values}u;\n\
+             const {upper}_RUN = {run}u;\n\
+             const {upper}_SCALED = {scaled};\n\
+             fn pack_{what}(four: vec4<f32>) -> u32 {{ return pack_{name}(four); }}\n\
+             fn unpack_{what}(word: u32) -> vec4<f32> {{ return unpack_{name}(word); }}\n",
+            upper = what.to_uppercase()
         )
     };
     format!("{}{}{}", of("key", key), of("value", value), include_str!("shaders/cache.wgsl"))

@@ -13,7 +13,7 @@ use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_memory::Tag;
 use bitnet_testkit::conformance::{answers, compare};
 
-const CACHES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::BF16];
+const CACHES: [KvType; 4] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0];
 
 #[test]
 fn every_operation_is_as_near_as_rule_17_asks() {
@@ -91,11 +91,12 @@ fn what_cannot_be_is_refused() {
     let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 64 };
     let spec = KvSpec { layers: 1, shape, capacity: 64, key: KvType::F16, value: KvType::F16 };
     let refused = |spec: KvSpec| matches!(gpu.kv(spec), Err(BackendError::Unsupported { .. }));
-    assert!(refused(KvSpec { value: KvType::Q8_0, ..spec }));
+    let narrow = AttentionShape { head_dim: 62, ..shape };
+    assert!(refused(KvSpec { value: KvType::Q8_0, shape: narrow, ..spec }));
     assert!(refused(KvSpec { shape: AttentionShape { head_dim: 1024, ..shape }, ..spec }));
     // More than any adapter has in one piece.
     assert!(refused(KvSpec { capacity: usize::MAX / 1024, ..spec }));
-    assert!(gpu.kv(spec).is_ok());
+    assert!(gpu.kv(spec).is_ok() && gpu.kv(KvSpec { shape: narrow, ..spec }).is_ok());
 }
 
 #[test]
