@@ -6,6 +6,8 @@ use bitnet_quant::spec::Q8_BLOCK;
 
 /// Columns that a head may have at most.
 pub(crate) const MAX_HEAD_DIM: usize = 512;
+/// Numbers of which a workgroup finds the largest.
+pub(crate) const RUN: usize = 4096;
 
 /// A compute shader. Types that shaders read are written into their source, so that each has a pipeline of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +42,19 @@ pub(crate) enum Kernel {
     Place,
     AddScaled,
     Gather,
+    /// The largest of each run of numbers.
+    Largest(Numbers),
+    /// Numbers of certain ids.
+    Besides,
     Training(Shader),
+}
+
+/// Numbers of which the largest are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Numbers {
+    Logits,
+    /// Of an id and a logit.
+    Pairs,
 }
 
 /// Tokens that a workgroup multiplies a dense matrix with.
@@ -72,6 +86,8 @@ impl Kernel {
             Self::Place => "place",
             Self::AddScaled => "add_scaled",
             Self::Gather => "gather",
+            Self::Largest(_) => "largest",
+            Self::Besides => "besides",
             Self::Training(shader) => shader.entry(),
         }
     }
@@ -110,6 +126,8 @@ impl Kernel {
             Self::Add | Self::Scale | Self::Place | Self::AddScaled | Self::Gather => {
                 include_str!("shaders/elementwise.wgsl").to_owned()
             }
+            Self::Largest(numbers) => select(numbers),
+            Self::Besides => select(Numbers::Logits),
             Self::Training(shader) => shader.source(),
         }
     }
@@ -146,6 +164,9 @@ impl Kernel {
             Self::Place,
             Self::AddScaled,
             Self::Gather,
+            Self::Largest(Numbers::Logits),
+            Self::Largest(Numbers::Pairs),
+            Self::Besides,
         ];
         for dtype in [F32, F16, BF16, Q8_0, Q4_0, Q6_K] {
             all.extend([DenseTokens::One, DenseTokens::Four].map(|tokens| Self::Dense(dtype, tokens)));
@@ -174,6 +195,17 @@ fn dense(dtype: DenseType, tokens: DenseTokens) -> String {
         DenseType::Q6_K => include_str!("shaders/dense/q6_k.wgsl"),
     };
     format!("const TOKENS = {}u;\n{}{value}", tokens as u32, include_str!("shaders/dense.wgsl"))
+}
+
+fn select(numbers: Numbers) -> String {
+    let pair = match numbers {
+        Numbers::Logits => "vec2(at, bitcast<u32>(logits[token * p.stride + at]))",
+        Numbers::Pairs => "pairs[token * p.stride + at]",
+    };
+    format!(
+        "const RUN = {RUN}u;\nfn pair(token: u32, at: u32) -> vec2<u32> {{ return {pair}; }}\n{}",
+        include_str!("shaders/select.wgsl")
+    )
 }
 
 /// Elements of a type of cache that share a word.

@@ -1,7 +1,7 @@
 //! A model's memory on an adapter: none is asked for in steps that are like others, and each request may be refused.
 
 use super::*;
-use bitnet_core::KvType;
+use bitnet_core::{KvType, LogitsNeed};
 use bitnet_model::{Decoder, LoadOptions, ModelError, Rows, StepOutput, Transformer, load};
 use bitnet_testkit::golden::fixtures;
 
@@ -22,14 +22,16 @@ fn open(gpu: &Arc<WgpuBackend>) -> Result<Transformer<WgpuBackend>, ModelError> 
     load(Arc::clone(gpu), &checkpoint, &options, &mut |_, _| {})
 }
 
-/// A prompt in steps of different lengths, and some tokens behind it: their logits.
+/// A prompt in steps of different lengths, and some tokens behind it: their logits, all of them or the largest.
 fn answer(model: &mut dyn Decoder) -> Result<Vec<u32>, ModelError> {
     model.rewind(0);
     let mut out = StepOutput { rows: Rows::Last, ..StepOutput::default() };
     let ids: Vec<u32> = (0..120).map(|id| 3 + id * 7 % 90).collect();
     let mut all = Vec::new();
     for step in [&ids[..100], &ids[100..103], &ids[103..104], &ids[104..105]] {
+        out.need = if step.len() == 1 { LogitsNeed::Top { k: 5, also: vec![7] } } else { LogitsNeed::All };
         model.step(step, &mut out)?;
+        all.extend_from_slice(&out.ids);
         all.extend(out.logits.iter().map(|logit| logit.to_bits()));
     }
     Ok(all)
@@ -42,6 +44,8 @@ fn a_step_like_others_asks_for_no_memory_and_is_one_submission() {
     let mut out = StepOutput { rows: Rows::Last, ..StepOutput::default() };
     let mut step = |position: usize| {
         model.rewind(position);
+        // All logits and a few of them by turns.
+        out.need = if position % 2 == 0 { LogitsNeed::All } else { LogitsNeed::Top { k: 5, also: vec![7] } };
         model.step(&[5 + position as u32], &mut out).unwrap();
     };
     (0..4).for_each(&mut step);
