@@ -11,7 +11,7 @@ use crate::tensor::WgpuTensor;
 use crate::weight::{WgpuVector, WgpuWeight};
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
-    Matrix, Purpose, RopeRows,
+    Matrix, OperationTime, Purpose, RopeRows,
 };
 use bitnet_memory::{Config, DeviceMemory, Pool, Profile, Tag};
 use bitnet_quant::spec::SEGMENT;
@@ -136,6 +136,10 @@ impl Backend for WgpuBackend {
 
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
         vec![self.gpu.memory().clone()]
+    }
+
+    fn profile(&self) -> Result<Vec<OperationTime>, BackendError> {
+        self.gpu.profile()
     }
 
     fn tensor(&self) -> WgpuTensor {

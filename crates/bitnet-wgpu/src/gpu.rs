@@ -1,5 +1,6 @@
 //! A device: its memory, its pipelines, and the commands of a step, which are recorded until somebody wants to read.
 
+mod clock;
 mod transfer;
 
 use crate::adapter::{self, AdapterDetails, WgpuError};
@@ -7,14 +8,16 @@ use crate::kernel::Kernel;
 use crate::memory::{Buffer, Kind, Part, WgpuSource};
 use bitnet_core::BackendError;
 use bitnet_memory::{Config, DevicePool, Piece, Pool, Tag};
+use clock::Clock;
 use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use transfer::{Gifts, Written};
 use wgpu::{
-    BindGroupDescriptor, CommandEncoder, ComputePass, ComputePipeline, ComputePipelineDescriptor, Device,
-    DeviceDescriptor, Features, PollType, Queue, ShaderModuleDescriptor, ShaderSource,
+    BindGroupDescriptor, CommandEncoder, ComputePass, ComputePassDescriptor, ComputePipeline,
+    ComputePipelineDescriptor, Device, DeviceDescriptor, Features, PollType, Queue, ShaderModuleDescriptor,
+    ShaderSource,
 };
 
 /// What places of bindings are multiples of at least: a vector of words.
@@ -62,6 +65,8 @@ struct State {
     submissions: u64,
     gifts: Gifts,
     written: Written,
+    /// Once somebody has asked how long kernels take.
+    clock: Option<Clock>,
 }
 
 impl State {
@@ -89,8 +94,9 @@ impl Gpu {
         let max_binding = most(limits.max_storage_buffer_binding_size).min(max_buffer);
         let max_binding = max_binding / MIN_ALIGNMENT * MIN_ALIGNMENT;
         let alignment = (limits.min_storage_buffer_offset_alignment as usize).max(MIN_ALIGNMENT);
+        let wanted = Features::TIMESTAMP_QUERY;
         let (device, queue) = block_on(adapter.request_device(&DeviceDescriptor {
-            required_features: Features::IMMEDIATES,
+            required_features: Features::IMMEDIATES | (adapter.features() & wanted),
             required_limits: limits,
             ..DeviceDescriptor::default()
         }))
@@ -265,6 +271,9 @@ impl Gpu {
     fn submit_locked(&self, state: &mut State) {
         state.pass = None;
         self.send_gifts(state);
+        if let (Some(clock), Some(encoder)) = (&state.clock, &mut state.encoder) {
+            clock.resolve(encoder);
+        }
         let commands = [state.before.take(), state.encoder.take()];
         if commands.iter().any(Option::is_some) {
             if !self.has_failed() {
@@ -273,6 +282,7 @@ impl Gpu {
             state.submissions += 1;
         }
         state.written.sent();
+        self.read_clock(state);
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -305,9 +315,12 @@ impl Gpu {
             .enumerate()
             .any(|(i, (_, one))| counts(one) && bindings[..i].iter().any(|(_, other)| is_same(one, other)));
         let mut state = locked(&self.state);
+        if state.clock.as_ref().is_some_and(Clock::is_full) {
+            self.submit_locked(&mut state);
+        }
         let submission = state.submission();
         bindings.iter().for_each(|(_, part)| part.buffer.record(submission));
-        let State { pipelines, pass, encoder, .. } = &mut *state;
+        let State { pipelines, pass, encoder, clock, .. } = &mut *state;
         let pipeline = pipelines.entry((kernel, shared)).or_insert_with(|| self.pipeline(kernel, shared));
         let bind_group = self.device.create_bind_group(&BindGroupDescriptor {
             label: None,
@@ -315,8 +328,14 @@ impl Gpu {
             entries: &bindings.iter().map(|(binding, part)| part.entry(*binding)).collect::<Vec<_>>(),
         });
         let encoder = encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        let pass =
-            pass.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+        if clock.is_some() {
+            *pass = None;
+        }
+        let pass = pass.get_or_insert_with(|| {
+            let timestamp_writes = clock.as_mut().map(|clock| clock.pass(kernel));
+            let descriptor = ComputePassDescriptor { label: None, timestamp_writes };
+            encoder.begin_compute_pass(&descriptor).forget_lifetime()
+        });
         pass.set_pipeline(pipeline);
         pass.set_bind_group(0, &bind_group, &[]);
         let params: Vec<u8> = params.iter().flat_map(|word| word.to_le_bytes()).collect();

@@ -179,6 +179,41 @@ fn the_largest_logits_are_those_of_a_sort() {
     }
 }
 
+/// Each kernel is counted once, however many there are, and gives what it gave; who asks again is told what came since.
+#[test]
+fn a_profile_counts_every_kernel() {
+    let Some(gpu) = common::backend() else { return };
+    let bytes: Vec<u8> = (0..64).flat_map(|i| (i as f32 / 8.0).to_le_bytes()).collect();
+    let table = Matrix::Dense(DenseMatrix::new(1, 64, DenseType::F32, bytes.into()).unwrap());
+    let w = gpu.prepare(&[table], ActivationPrecision::Float, Purpose::Product).unwrap();
+    let norm = gpu.vector(&[1.0; 64]).unwrap();
+    let norms = |times: usize| {
+        let (mut x, mut y, mut out) = (gpu.tensor(), gpu.tensor(), Vec::new());
+        gpu.embed(&w, &[0, 0], &mut x).unwrap();
+        (0..times).for_each(|_| gpu.rms_norm(&x, &norm, 1e-5, &mut y));
+        gpu.download(&y, &mut out).unwrap();
+        out
+    };
+    let want = norms(1);
+    match gpu.profile() {
+        Ok(first) => assert_eq!(first, []),
+        Err(e) => {
+            assert!(matches!(&e, BackendError::Unsupported { .. }), "{e}");
+            return println!("not run: {e}");
+        }
+    }
+    // More of them than a set of timestamps has places for.
+    for times in [3usize, 5000] {
+        assert_eq!(norms(times), want);
+        let spent = gpu.profile().unwrap();
+        assert!(spent.is_sorted_by(|a, b| a.time >= b.time), "{spent:?}");
+        let mut counts: Vec<(&str, u64)> = spent.iter().map(|o| (&*o.name, o.count)).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [("EmbedDense(F32)", 1), ("Norm", times as u64)]);
+    }
+    assert_eq!(gpu.profile().unwrap(), []);
+}
+
 #[test]
 fn memory_is_counted_by_what_it_is_for_and_used_again() {
     let Some(gpu) = common::backend() else { return };

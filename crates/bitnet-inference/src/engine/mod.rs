@@ -30,7 +30,7 @@ pub use request::{Event, Logprob, News, Request, RequestId};
 use crate::prepared::{Files, Weights};
 use crate::{Device, DeviceInfo, FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
 use adapters::{Adapters, Chosen};
-use bitnet_core::{KV_BLOCK, Logits, LogitsRow};
+use bitnet_core::{KV_BLOCK, Logits, LogitsRow, OperationTime};
 use bitnet_memory::{Level, Monitor, Need, Pressure};
 use bitnet_model::{Adapter, Decoder, ModelConfig, ModelError, Span};
 use bitnet_tokenizer::Tokenizer;
@@ -317,6 +317,15 @@ impl Engine {
     /// Where the memory of its model comes from, at present.
     pub fn pools(&self) -> Pools {
         Pools::of(&*self.cache.decoder)
+    }
+
+    /// What its devices have spent on each kind of operation since this was last called, the longest first. The first call begins to measure, and
+    /// from then on steps take longer.
+    ///
+    /// # Errors
+    /// A device does not measure its operations.
+    pub fn profile(&self) -> Result<Vec<OperationTime>, GenerateError> {
+        Ok(self.cache.decoder.profile()?)
     }
 
     /// The tokenizer.
