@@ -325,7 +325,7 @@ impl Backend for WgpuBackend {
             let sizes = [shape.heads, shape.kv_heads, shape.head_dim, token, segments].map(word);
             let params: Vec<u32> = sizes.into_iter().chain([window, scale.to_bits()]).collect();
             let parts = [qkv.part(gpu), spans.part(), keys, values, partials.part(gpu)];
-            let kernel = Kernel::Attend(kv.spec.key, kv.spec.value);
+            let kernel = Kernel::Attend(kv.spec.key, kv.spec.value, gpu.fold());
             gpu.run(kernel, &parts, &params, [segments, shape.heads, m]);
             let params = [shape.heads, shape.head_dim, token, segments].map(word);
             gpu.run(Kernel::Merge, &[partials.part(gpu), out.part(gpu)], &params, [shape.heads, m, 1]);

@@ -4,7 +4,7 @@ mod clock;
 mod transfer;
 
 use crate::adapter::{self, AdapterDetails, WgpuError};
-use crate::kernel::Kernel;
+use crate::kernel::{Fold, Kernel};
 use crate::memory::{Buffer, Kind, Part, WgpuSource};
 use bitnet_core::BackendError;
 use bitnet_memory::{Config, DevicePool, Piece, Pool, Tag};
@@ -40,6 +40,8 @@ pub(crate) struct Gpu {
     max_binding: usize,
     /// What places of bindings are multiples of.
     alignment: usize,
+    /// How workgroups fold.
+    fold: Fold,
     /// Tells its buffers from those of other devices.
     number: u64,
     /// Buffers that shaders see.
@@ -94,7 +96,7 @@ impl Gpu {
         let max_binding = most(limits.max_storage_buffer_binding_size).min(max_buffer);
         let max_binding = max_binding / MIN_ALIGNMENT * MIN_ALIGNMENT;
         let alignment = (limits.min_storage_buffer_offset_alignment as usize).max(MIN_ALIGNMENT);
-        let wanted = Features::TIMESTAMP_QUERY;
+        let wanted = Features::SUBGROUP | Features::TIMESTAMP_QUERY;
         let (device, queue) = block_on(adapter.request_device(&DeviceDescriptor {
             required_features: Features::IMMEDIATES | (adapter.features() & wanted),
             required_limits: limits,
@@ -102,6 +104,8 @@ impl Gpu {
         }))
         .map_err(|source| WgpuError::Open { name: details.name.clone(), source })?;
 
+        let has_subgroups = device.features().contains(Features::SUBGROUP);
+        let fold = if has_subgroups { Fold::Subgroups } else { Fold::Tree };
         let failure = Arc::<Mutex<Failure>>::default();
         let name = format!("wgpu:{number}");
         watch(&device, &name, &failure);
@@ -121,6 +125,7 @@ impl Gpu {
             queue,
             max_binding,
             alignment,
+            fold,
             number,
             storage,
             uploads,
@@ -129,6 +134,12 @@ impl Gpu {
             failure,
             state: Mutex::default(),
         })
+    }
+
+    /// Folds so, as on an adapter that has no other way.
+    #[cfg(test)]
+    pub(crate) fn set_fold(&mut self, fold: Fold) {
+        self.fold = fold;
     }
 
     /// Bindings are no larger than this, as on an adapter that allows no more.
@@ -174,6 +185,11 @@ impl Gpu {
     /// Bytes that a buffer may have of which a shader sees all.
     pub(crate) fn max_binding(&self) -> usize {
         self.max_binding
+    }
+
+    /// How workgroups fold what their threads have.
+    pub(crate) fn fold(&self) -> Fold {
+        self.fold
     }
 
     /// What the place of a binding in its buffer is a multiple of.

@@ -13,7 +13,7 @@ pub(crate) const RUN: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
     /// Activations to int8.
-    Quantize,
+    Quantize(Fold),
     /// Ternary weights, int8 activations, a token a workgroup.
     Gemv,
     /// The same for many tokens.
@@ -33,7 +33,7 @@ pub(crate) enum Kernel {
     /// With these types of keys and values.
     RopeAppend(KvType, KvType),
     /// Segments of attention, with these types of keys and values.
-    Attend(KvType, KvType),
+    Attend(KvType, KvType, Fold),
     /// Segments become outputs.
     Merge,
     Gate(Activation),
@@ -47,6 +47,15 @@ pub(crate) enum Kernel {
     /// Numbers of certain ids.
     Besides,
     Training(Shader),
+}
+
+/// How a workgroup finds the largest number and the sum of integers that its threads have: the same either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fold {
+    /// In the memory that they share.
+    Tree,
+    /// By operations of subgroups, where an adapter has them.
+    Subgroups,
 }
 
 /// Numbers of which the largest are found.
@@ -68,7 +77,7 @@ impl Kernel {
     /// The function that is run.
     pub(crate) fn entry(self) -> &'static str {
         match self {
-            Self::Quantize => "quantize",
+            Self::Quantize(_) => "quantize",
             Self::Gemv => "gemv",
             Self::Gemm => "gemm",
             Self::Grouped => "grouped",
@@ -96,7 +105,7 @@ impl Kernel {
     pub(crate) fn source(self) -> String {
         const EXP: &str = include_str!("shaders/exp.wgsl");
         match self {
-            Self::Quantize => include_str!("shaders/quantize.wgsl").to_owned(),
+            Self::Quantize(fold) => format!("{}{}", folds(fold, 256), include_str!("shaders/quantize.wgsl")),
             Self::Gemv | Self::Gemm | Self::Grouped | Self::FloatGemv | Self::EmbedTernary => {
                 include_str!("shaders/ternary.wgsl").to_owned()
             }
@@ -108,8 +117,9 @@ impl Kernel {
             Self::RopeAppend(key, value) => {
                 format!("{}{}", cache(key, value), include_str!("shaders/rope.wgsl"))
             }
-            Self::Attend(key, value) => format!(
-                "const MAX_HEAD_DIM = {MAX_HEAD_DIM}u;\n{EXP}{}{}",
+            Self::Attend(key, value, fold) => format!(
+                "const MAX_HEAD_DIM = {MAX_HEAD_DIM}u;\n{EXP}{}{}{}",
+                folds(fold, 64),
                 cache(key, value),
                 include_str!("shaders/attend.wgsl")
             ),
@@ -145,12 +155,17 @@ impl Kernel {
         self.source().lines().map(writable).collect()
     }
 
+    /// Whether it asks for an adapter with operations of subgroups.
+    #[cfg(test)]
+    pub(crate) fn has_subgroups(self) -> bool {
+        matches!(self, Self::Quantize(Fold::Subgroups) | Self::Attend(_, _, Fold::Subgroups))
+    }
+
     /// Every one there is.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
         use DenseType::{BF16, F16, F32, Q4_0, Q6_K, Q8_0};
         let mut all = vec![
-            Self::Quantize,
             Self::Gemv,
             Self::Gemm,
             Self::Grouped,
@@ -175,13 +190,24 @@ impl Kernel {
         const CACHES: [KvType; 4] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0];
         for key in CACHES {
             for value in CACHES {
-                all.extend([Self::RopeAppend(key, value), Self::Attend(key, value)]);
+                all.push(Self::RopeAppend(key, value));
+                all.extend([Fold::Tree, Fold::Subgroups].map(|fold| Self::Attend(key, value, fold)));
             }
         }
+        all.extend([Fold::Tree, Fold::Subgroups].map(Self::Quantize));
         all.extend([Activation::Relu2, Activation::Silu, Activation::Gelu].map(Self::Gate));
         all.extend(Shader::all().into_iter().map(Self::Training));
         all
     }
+}
+
+/// Folds for workgroups of so many threads.
+fn folds(fold: Fold, threads: usize) -> String {
+    let folds = match fold {
+        Fold::Tree => include_str!("shaders/fold/tree.wgsl"),
+        Fold::Subgroups => include_str!("shaders/fold/subgroups.wgsl"),
+    };
+    format!("const SIZE = {threads}u;\n{folds}")
 }
 
 fn dense(dtype: DenseType, tokens: DenseTokens) -> String {

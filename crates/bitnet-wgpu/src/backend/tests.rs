@@ -1,8 +1,10 @@
 //! A model's memory on an adapter: none is asked for in steps that are like others, and each request may be refused.
 
 use super::*;
+use crate::kernel::Fold;
 use bitnet_core::{KvType, LogitsNeed};
 use bitnet_model::{Decoder, LoadOptions, ModelError, Rows, StepOutput, Transformer, load};
+use bitnet_testkit::conformance::answers;
 use bitnet_testkit::golden::fixtures;
 
 /// The first adapter; says so where there is none.
@@ -52,6 +54,26 @@ fn a_step_like_others_asks_for_no_memory_and_is_one_submission() {
     let (requests, submissions) = gpu.gpu.counts();
     (4..40).for_each(&mut step);
     assert_eq!(gpu.gpu.counts(), (requests, submissions + 36));
+}
+
+/// Where an adapter has subgroups, they change no bit of any operation.
+#[test]
+fn subgroups_change_nothing() {
+    let Some(gpu) = backend(Profile::Inference.into()) else { return };
+    if gpu.gpu.fold() == Fold::Tree {
+        println!("not run: the adapter has no subgroups");
+        return;
+    }
+    drop(gpu);
+    let of = |fold| {
+        let mut gpu = WgpuBackend::new(0).unwrap();
+        gpu.gpu.set_fold(fold);
+        answers(&gpu, &[KvType::F16, KvType::Q8_0])
+    };
+    for (tree, subgroups) in of(Fold::Tree).iter().zip(&of(Fold::Subgroups)) {
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&tree.values), bits(&subgroups.values), "{}", tree.name);
+    }
 }
 
 #[test]

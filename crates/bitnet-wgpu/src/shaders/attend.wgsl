@@ -23,14 +23,13 @@ var<immediate> p: Params;
 // Of each token of the dispatch, head and segment: the largest score, the sum of weights, and the output, [head_dim].
 @group(0) @binding(4) var<storage, read_write> parts: array<f32>;
 
-const SIZE = 64u;
 const SEGMENT = 256u;
 // The score of a position that is not seen; less than any that is.
 const UNSEEN = -3.4028234e38;
 
 var<workgroup> query: array<f32, MAX_HEAD_DIM>;
 var<workgroup> weights: array<f32, SEGMENT>;
-var<workgroup> lanes: array<f32, SIZE>;
+var<workgroup> lanes: array<f32, 16>;
 
 // A workgroup a segment, head and token.
 @compute @workgroup_size(SIZE)
@@ -88,15 +87,7 @@ fn segment(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
         weights[j] = score;
         most = max(most, score);
     }
-    lanes[i] = most;
-    workgroupBarrier();
-    for (var width = SIZE / 2u; width > 0u; width /= 2u) {
-        if i < width {
-            lanes[i] = max(lanes[i], lanes[i + width]);
-        }
-        workgroupBarrier();
-    }
-    let largest = lanes[0];
+    let largest = largest_of(most, i);
     for (var j = i; j < SEGMENT; j += SIZE) {
         weights[j] = select(0.0, exponential(weights[j] - largest), begin + j >= first && begin + j < end);
     }
