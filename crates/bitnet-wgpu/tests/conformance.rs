@@ -111,7 +111,7 @@ fn a_cache_of_integers_has_a_scale_for_each_32_elements() {
         // Each scale's first element is the largest that there is; scales lie from 2^-20 to 2^4.
         let element = |e: usize| {
             let scale = 2f32.powi([-3, 4, -20, 0][(e / head_dim + e % head_dim / 32) % 4]);
-            let q = if e % head_dim % 32 == 0 { -127 } else { (e * 37 % 255) as i32 - 127 };
+            let q = if (e % head_dim).is_multiple_of(32) { -127 } else { (e * 37 % 255) as i32 - 127 };
             q as f32 * scale
         };
         let values: Vec<f32> = (0..2 * head_dim).map(element).collect();

@@ -47,7 +47,11 @@ fn a_step_like_others_asks_for_no_memory_and_is_one_submission() {
     let mut step = |position: usize| {
         model.rewind(position);
         // All logits and a few of them by turns.
-        out.need = if position % 2 == 0 { LogitsNeed::All } else { LogitsNeed::Top { k: 5, also: vec![7] } };
+        out.need = if position.is_multiple_of(2) {
+            LogitsNeed::All
+        } else {
+            LogitsNeed::Top { k: 5, also: vec![7] }
+        };
         model.step(&[5 + position as u32], &mut out).unwrap();
     };
     (0..4).for_each(&mut step);
