@@ -42,6 +42,15 @@ grep -q '^| weights ' target/answer-memory
 grep -q '^| kv ' target/answer-memory
 
 echo
+echo "== what the device's time went to"
+$bitnet bench $model -p 8 -n 8 -r 1 --device wgpu:0 --profile | sed -n '/of the device$/,$p' | tee target/answer-profile
+grep -q '^| Gemv ' target/answer-profile
+
+echo
+echo "== a cache of q8_0"
+$bitnet run $model "ships at night" -n 32 --temp 0 --device wgpu:0 --cache-type q8_0
+
+echo
 echo "== a device that is not there"
 code=0
 $bitnet run $model "ships at night" --device wgpu:99 || code=$?

@@ -388,6 +388,22 @@ fn bench_tells_what_memory_is_for() {
 }
 
 #[test]
+fn bench_says_where_there_is_no_profile() {
+    let folder = Folder::new();
+    let path = bare_model(&folder);
+    refused(
+        &["bench", &path, "-p", "8", "-n", "2", "--device", "cpu", "--profile"],
+        2,
+        &["--profile", "cpu", "wgpu:0"],
+    );
+    refused(
+        &["bench", &path, "-p", "8", "-n", "2", "--device", "cpu", "--profile", "--concurrency", "1"],
+        2,
+        &["cpu"],
+    );
+}
+
+#[test]
 fn bench_has_the_forms_of_llama_bench() {
     let folder = Folder::new();
     let path = bare_model(&folder);

@@ -1,6 +1,6 @@
 //! The dozen operations that the transformer is written over.
 
-use crate::{KvSpan, KvSpec, Logits, LogitsNeed, Matrix, ShapeError};
+use crate::{KvSpan, KvSpec, Logits, LogitsNeed, Matrix, OperationTime, ShapeError};
 use bitnet_memory::{DeviceMemory, OutOfMemory, Pool};
 use std::ops::Range;
 use std::sync::Arc;
@@ -146,6 +146,12 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
         Vec::new()
     }
+    /// What the device has spent on each kind of operation since this was last called, the longest first. The first call begins to measure, and from
+    /// then on steps take longer, with the same results.
+    ///
+    /// # Errors
+    /// The device does not measure its operations, or what it was asked before failed.
+    fn profile(&self) -> Result<Vec<OperationTime>, BackendError>;
     /// An empty tensor, to be filled by an operation.
     fn tensor(&self) -> Self::Tensor;
     /// Uploads a norm weight.

@@ -16,6 +16,7 @@ mod bytes;
 mod cache;
 mod logits;
 mod matrix;
+mod profile;
 mod training;
 
 pub use backend::{Activation, ActivationPrecision, Backend, BackendError, Purpose, RopeRows};
@@ -23,6 +24,7 @@ pub use bytes::{Bytes, Storage};
 pub use cache::{AttentionShape, KV_BLOCK, KvSpan, KvSpec, KvType};
 pub use logits::{Logits, LogitsNeed, LogitsRow};
 pub use matrix::{DenseMatrix, DenseType, Matrix, Packed, ROW_ALIGN, Scale, ShapeError, TernaryMatrix};
+pub use profile::OperationTime;
 pub use training::{
     AdamStep, At, ColumnsOf, DeviceNorm, DeviceSide, DeviceStore, DeviceValues, Factor, Memory, Product,
     Sequences, SgdStep, Terms, TrainingDevice,

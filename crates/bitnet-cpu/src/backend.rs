@@ -10,7 +10,7 @@ use crate::pool::Pool;
 use crate::weight::{CpuWeight, Plan};
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
-    Matrix, Purpose, RopeRows,
+    Matrix, OperationTime, Purpose, RopeRows,
 };
 use bitnet_memory::{Profile, Region, Tag};
 use std::ops::Range;
@@ -180,6 +180,14 @@ impl Backend for CpuBackend {
 
     fn memory(&self) -> &Arc<Memory> {
         self.pool.memory()
+    }
+
+    fn profile(&self) -> Result<Vec<OperationTime>, BackendError> {
+        Err(BackendError::Unsupported {
+            backend: "cpu",
+            what: "a profile of its operations".to_owned(),
+            hint: "a profiler of the system's, or --device wgpu:0, would do",
+        })
     }
 
     fn tensor(&self) -> CpuTensor {

@@ -13,7 +13,7 @@ use crate::tuning::Tuning;
 use crate::weight::{CudaWeight, OneToken};
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
-    Matrix, Purpose, RopeRows,
+    Matrix, OperationTime, Purpose, RopeRows,
 };
 use bitnet_memory::{DeviceMemory, Pool, Profile, Tag};
 use std::ops::Range;
@@ -145,6 +145,15 @@ impl Backend for CudaBackend {
 
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
         vec![self.gpu.memory.clone()]
+    }
+
+    fn profile(&self) -> Result<Vec<OperationTime>, BackendError> {
+        // A step is a graph whose kernels overlap: around each of them it would be another one.
+        Err(BackendError::Unsupported {
+            backend: "cuda",
+            what: "a profile of its operations".to_owned(),
+            hint: "NVIDIA's Nsight Systems, or --device wgpu:0, would do",
+        })
     }
 
     fn tensor(&self) -> CudaTensor {

@@ -7,10 +7,10 @@ use crate::driver::{Driver, Function, Graph, KERNELS, Launch, Staging};
 use crate::error::CudaError;
 use crate::fixed::Loaded;
 use crate::kernels::Kernels;
-use crate::memory::{Buffer, DevicePool, Retired, take_retired};
+use crate::memory::{Buffer, CudaSource, Retired, take_retired};
 use crate::tuning::Tuning;
 use bitnet_core::BackendError;
-use bitnet_memory::Tag;
+use bitnet_memory::{DevicePool, Profile, Tag};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,7 +41,7 @@ pub(crate) struct Gpu {
     pub(crate) kernels: Kernels,
     /// The best of the kernels that do the same.
     pub(crate) tuning: Arc<Tuning>,
-    pub(crate) memory: Arc<DevicePool>,
+    pub(crate) memory: Arc<DevicePool<CudaSource>>,
     retired: Arc<Retired>,
     failure: Mutex<Option<BackendError>>,
     state: Mutex<State>,
@@ -113,7 +113,8 @@ impl Gpu {
         tuning.open(driver.details());
         let kernels = Kernels::load(&driver)?;
         let name = format!("cuda:{number}");
-        let memory = Arc::new(DevicePool::new(name.clone(), Arc::clone(&driver)));
+        let source = CudaSource::new(Arc::clone(&driver));
+        let memory = Arc::new(DevicePool::new(name.clone(), source, Profile::Inference.into()));
         let (retired, failure, state, peers) = Default::default();
         Ok(Self { name, driver, kernels, tuning, memory, retired, failure, state, peers })
     }
@@ -159,7 +160,7 @@ impl Gpu {
     }
 
     fn take(&self, state: &mut State, tag: Tag, bytes: usize) -> Result<Buffer, CudaError> {
-        let pool = &self.memory.pool;
+        let pool = &self.memory;
         let piece = || pool.piece(bytes, tag).map_err(|_| pool.source().refusal());
         let piece = match piece() {
             Err(CudaError::OutOfMemory) => {

@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use crate::error::CudaError;
-use bitnet_memory::{Block, DeviceMemory, DeviceUsage, Piece, Pool, Profile, Snapshot, Source};
+use bitnet_memory::{Block, DeviceSource, Piece, Source};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the driver aligns its memory to.
@@ -45,36 +45,10 @@ impl Source for CudaSource {
     }
 }
 
-/// A device's memory, from which all buffers are.
-pub(crate) struct DevicePool {
-    name: String,
-    pub(crate) pool: Pool<CudaSource>,
-}
-
-impl DevicePool {
-    /// Under the name that the device is asked for by.
-    pub(crate) fn new(name: String, driver: Arc<Driver>) -> Self {
-        Self { name, pool: Pool::with(CudaSource::new(driver), Profile::Inference.into()) }
-    }
-}
-
-impl DeviceMemory for DevicePool {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn usage(&self) -> Option<DeviceUsage> {
-        let (free, total) = self.pool.source().driver.memory().ok()?;
-        let idle = self.pool.snapshot().free_bytes;
-        Some(DeviceUsage { total_bytes: total as u64, free_bytes: free as u64, idle_bytes: idle as u64 })
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        self.pool.snapshot()
-    }
-
-    fn release(&self) -> u64 {
-        self.pool.trim(0) as u64
+impl DeviceSource for CudaSource {
+    fn free_and_total_bytes(&self) -> Option<(u64, u64)> {
+        let (free, total) = self.driver.memory().ok()?;
+        Some((free as u64, total as u64))
     }
 }
 

@@ -4,6 +4,7 @@ use crate::device::{DeviceInfo, DeviceOptions};
 use crate::engine::{Engine, EngineOptions, Pools, Takeover};
 use crate::prepared::Files;
 use crate::{GenerateError, GenerateOptions, Generation, OpenError, Pooling, vocabulary};
+use bitnet_core::OperationTime;
 use bitnet_formats::Checkpoint;
 use bitnet_model::{LoadOptions, LoadReport, ModelConfig, StepOutput};
 use bitnet_tokenizer::Tokenizer;
@@ -119,6 +120,11 @@ impl Model {
     /// Where its memory comes from.
     pub fn pools(&self) -> Pools {
         self.engine.pools()
+    }
+
+    /// What its devices have spent on each kind of operation, as [`Engine::profile`] says.
+    pub fn profile(&self) -> Result<Vec<OperationTime>, GenerateError> {
+        self.engine.profile()
     }
 
     /// Positions of the cache.

@@ -29,7 +29,9 @@ pub use arena::{
 pub use buffer::Buffer;
 pub use error::OutOfMemory;
 pub use graph::{Graph, NodeId};
-pub use pool::{Config, Decision, Learned, LearnedClass, Piece, Pool, Profile, Release, Tier};
+pub use pool::{
+    Config, Decision, DevicePool, DeviceSource, Learned, LearnedClass, Piece, Pool, Profile, Release, Tier,
+};
 pub use pressure::{
     DeviceMemory, DeviceUsage, Freed, Level, Limit, LimitKind, Monitor, MonitorOptions, Need, Pressure,
     Readings, Responses, Shortage, Stage, Stalls, System, Threshold, Thresholds,

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use bitnet_memory::{Block, Config, Piece, Pool, Profile, Release, Source, Tag, Tracking};
+use bitnet_memory::{
+    Block, Config, DeviceMemory, DevicePool, DeviceSource, DeviceUsage, Piece, Pool, Profile, Release,
+    Source, Tag, Tracking,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -58,6 +61,13 @@ impl Source for Device {
         }
         ranges.insert(address, address + bytes);
         Some(Range { address, bytes, ranges: Arc::clone(&self.ranges) })
+    }
+}
+
+impl DeviceSource for Device {
+    fn free_and_total_bytes(&self) -> Option<(u64, u64)> {
+        let used: usize = self.ranges.lock().unwrap().iter().map(|(start, end)| end - start).sum();
+        Some(((self.capacity - used) as u64, self.capacity as u64))
     }
 }
 
@@ -120,4 +130,24 @@ fn a_devices_memory_is_pooled_without_being_touched() {
             assert!(device.ranges.lock().unwrap().is_empty(), "all of it is the device's again");
         }
     }
+}
+
+#[test]
+fn what_a_pool_says_of_its_device_adds_up() {
+    let device = Device { capacity: 256 << 20, ..Device::default() };
+    let pool = DevicePool::new("test:0".to_owned(), device, Profile::Inference.into());
+    let usage = || {
+        let DeviceUsage { total_bytes, free_bytes, idle_bytes } = pool.usage().unwrap();
+        assert_eq!(total_bytes, 256 << 20);
+        (free_bytes, idle_bytes)
+    };
+    assert_eq!((pool.name(), usage()), ("test:0", (256 << 20, 0)));
+    let piece = pool.piece(40 << 20, Tag::Activations).unwrap();
+    let (free, idle) = usage();
+    assert!(free <= 216 << 20 && idle == 0, "{free} {idle}");
+    drop(piece);
+    let (free, idle) = usage();
+    assert!(idle >= 40 << 20 && free + idle == 256 << 20, "{free} {idle}");
+    assert_eq!(pool.release(), idle);
+    assert_eq!(usage(), (256 << 20, 0));
 }

@@ -1,7 +1,7 @@
 //! The seam: below it everything is static and typed, above it everything is host data.
 
 use crate::{Adapter, AdapterUse, LoadReport, ModelConfig, ModelError};
-use bitnet_core::{Logits, LogitsNeed};
+use bitnet_core::{Logits, LogitsNeed, OperationTime};
 use bitnet_memory::{Buffer, DeviceMemory, Pool};
 use std::ops::Range;
 use std::sync::Arc;
@@ -63,6 +63,8 @@ pub trait Decoder: Send {
     fn memory(&self) -> Vec<Arc<Pool>>;
     /// Memory of the devices that it runs on, where that is not the host's and their drivers tell.
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>>;
+    /// What its devices have spent on each kind of operation since this was last called; the first call begins to measure.
+    fn profile(&self) -> Result<Vec<OperationTime>, ModelError>;
     /// Tokens that one sequence may have.
     fn capacity(&self) -> usize;
     /// Blocks of the cache, of [`bitnet_core::KV_BLOCK`] positions each.

@@ -5,7 +5,7 @@
 //! backends agree, the numbers are those of one device. Stages may be of different backends, since what they are asked is host data.
 
 use crate::{Adapter, Decoder, LoadReport, ModelConfig, ModelError, Span, StepOutput};
-use bitnet_core::Logits;
+use bitnet_core::{Logits, OperationTime};
 use bitnet_memory::{DeviceMemory, Pool};
 use std::any::Any;
 use std::ops::Range;
@@ -94,6 +94,11 @@ impl Decoder for Pipeline {
     }
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
         self.stages.iter().flat_map(|stage| stage.device_memory()).collect()
+    }
+    /// Of all stages together.
+    fn profile(&self) -> Result<Vec<OperationTime>, ModelError> {
+        let stages = self.stages.iter().map(|stage| stage.profile()).collect::<Result<Vec<_>, _>>()?;
+        Ok(OperationTime::joined(stages.into_iter().flatten()))
     }
     fn capacity(&self) -> usize {
         self.first().capacity()

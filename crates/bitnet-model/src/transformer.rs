@@ -5,7 +5,7 @@ use crate::rope_table::RopeTable;
 use crate::{
     Adapter, AdapterUse, Decoder, LoadReport, ModelConfig, ModelError, Role, Rows, Span, Stage, StepOutput,
 };
-use bitnet_core::{Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed};
+use bitnet_core::{Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed, OperationTime};
 use bitnet_memory::{DeviceMemory, Pool};
 use std::any::Any;
 use std::ops::Range;
@@ -318,6 +318,9 @@ impl<B: Backend> Decoder for Transformer<B> {
     }
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
         self.backend.device_memory()
+    }
+    fn profile(&self) -> Result<Vec<OperationTime>, ModelError> {
+        Ok(self.backend.profile()?)
     }
     fn capacity(&self) -> usize {
         self.capacity

@@ -306,7 +306,9 @@ impl<B: Backend> Asked<'_, B> {
     /// Two sequences over more than one segment, in blocks that lie among each other, in steps of several sizes; with a window;
     /// and again from a copy of a block.
     fn attention(&mut self, key: KvType, value: KvType) {
-        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 24 };
+        // Heads with several scales, the last of which fewer elements share.
+        let head_dim = if [key, value].contains(&KvType::Q8_0) { 72 } else { 24 };
+        let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim };
         let spec = KvSpec { layers: 2, shape, capacity: 12 * KV_BLOCK, key, value };
         let mut kv = self.b.kv(spec).unwrap();
         let (long, short): (&[u32], &[u32]) = (&[3, 0, 7, 1, 9], &[4, 2]);

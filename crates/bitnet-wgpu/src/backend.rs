@@ -2,6 +2,7 @@
 
 use crate::adapter::{AdapterDetails, WgpuError};
 use crate::gpu::Gpu;
+use crate::head::HeadScratch;
 use crate::kernel::Kernel;
 use crate::kv::WgpuKv;
 use crate::memory::Part;
@@ -10,7 +11,7 @@ use crate::tensor::WgpuTensor;
 use crate::weight::{WgpuVector, WgpuWeight};
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KV_BLOCK, KvSpan, KvSpec, Logits, LogitsNeed,
-    Matrix, Purpose, RopeRows,
+    Matrix, OperationTime, Purpose, RopeRows,
 };
 use bitnet_memory::{Config, DeviceMemory, Pool, Profile, Tag};
 use bitnet_quant::spec::SEGMENT;
@@ -26,7 +27,7 @@ const PARTIAL_BYTES: usize = 16 << 20;
 pub struct WgpuBackend {
     pub(crate) gpu: Gpu,
     /// Memory of the host.
-    memory: Arc<Pool>,
+    pub(crate) memory: Arc<Pool>,
     scratch: Mutex<Scratch>,
 }
 
@@ -41,7 +42,7 @@ struct Scratch {
     low_rank: (WgpuTensor, WgpuTensor),
     /// What an operation makes of a tensor before it takes its place.
     next: WgpuTensor,
-    logits: WgpuTensor,
+    head: HeadScratch,
 }
 
 impl WgpuBackend {
@@ -104,7 +105,7 @@ fn describe(spans: &[KvSpan<'_>]) -> Vec<u8> {
     bytes_of(&tokens)
 }
 
-fn bytes_of(words: &[u32]) -> Vec<u8> {
+pub(crate) fn bytes_of(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
@@ -113,7 +114,7 @@ fn bytes_of_floats(values: &[f32]) -> Vec<u8> {
 }
 
 /// Fills the beginning of `out`, and tells how much of it.
-fn put_floats(out: &mut [f32], bytes: &[u8]) -> usize {
+pub(crate) fn put_floats(out: &mut [f32], bytes: &[u8]) -> usize {
     let floats = bytes.as_chunks::<4>().0;
     out.iter_mut().zip(floats).for_each(|(out, b)| *out = f32::from_le_bytes(*b));
     floats.len()
@@ -135,6 +136,10 @@ impl Backend for WgpuBackend {
 
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
         vec![self.gpu.memory().clone()]
+    }
+
+    fn profile(&self) -> Result<Vec<OperationTime>, BackendError> {
+        self.gpu.profile()
     }
 
     fn tensor(&self) -> WgpuTensor {
@@ -320,7 +325,7 @@ impl Backend for WgpuBackend {
             let sizes = [shape.heads, shape.kv_heads, shape.head_dim, token, segments].map(word);
             let params: Vec<u32> = sizes.into_iter().chain([window, scale.to_bits()]).collect();
             let parts = [qkv.part(gpu), spans.part(), keys, values, partials.part(gpu)];
-            let kernel = Kernel::Attend(kv.spec.key, kv.spec.value);
+            let kernel = Kernel::Attend(kv.spec.key, kv.spec.value, gpu.fold());
             gpu.run(kernel, &parts, &params, [segments, shape.heads, m]);
             let params = [shape.heads, shape.head_dim, token, segments].map(word);
             gpu.run(Kernel::Merge, &[partials.part(gpu), out.part(gpu)], &params, [shape.heads, m, 1]);
@@ -366,19 +371,7 @@ impl Backend for WgpuBackend {
     ) -> Result<(), BackendError> {
         assert_eq!((x.rows, x.cols), (needs.len(), w.cols), "tokens and input features");
         out.clear();
-        let Scratch { int8, logits, .. } = &mut *self.scratch();
-        // As many tokens at a time as a binding has room for.
-        let at_once = (self.gpu.max_binding() / (4 * w.rows).max(1)).max(1);
-        self.memory.fit(&mut out.values, x.rows * w.rows)?;
-        let mut at = 0;
-        for first in (0..x.rows).step_by(at_once) {
-            let rows = first..x.rows.min(first + at_once);
-            self.linear_rows(x, rows, w, int8, logits);
-            let piece = (logits.part(&self.gpu).buffer, 0, 4 * logits.len());
-            self.gpu.read(&[piece], |bytes| at += put_floats(&mut out.values[at..], bytes))?;
-        }
-        out.push_full(needs.len());
-        Ok(())
+        self.logits(x, w, needs, &mut self.scratch().head, out)
     }
 
     fn keep_rows(&self, x: &mut WgpuTensor, rows: &[usize]) {

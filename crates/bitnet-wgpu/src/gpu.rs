@@ -1,20 +1,23 @@
 //! A device: its memory, its pipelines, and the commands of a step, which are recorded until somebody wants to read.
 
+mod clock;
 mod transfer;
 
 use crate::adapter::{self, AdapterDetails, WgpuError};
-use crate::kernel::Kernel;
-use crate::memory::{Buffer, DevicePool, Kind, Part, WgpuSource};
+use crate::kernel::{Fold, Kernel};
+use crate::memory::{Buffer, Kind, Part, WgpuSource};
 use bitnet_core::BackendError;
-use bitnet_memory::{Config, Piece, Pool, Tag};
+use bitnet_memory::{Config, DevicePool, Piece, Pool, Tag};
+use clock::Clock;
 use pollster::block_on;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use transfer::{Gifts, Written};
 use wgpu::{
-    BindGroupDescriptor, CommandEncoder, ComputePass, ComputePipeline, ComputePipelineDescriptor, Device,
-    DeviceDescriptor, Features, PollType, Queue, ShaderModuleDescriptor, ShaderSource,
+    BindGroupDescriptor, CommandEncoder, ComputePass, ComputePassDescriptor, ComputePipeline,
+    ComputePipelineDescriptor, Device, DeviceDescriptor, Features, PollType, Queue, ShaderModuleDescriptor,
+    ShaderSource,
 };
 
 /// What places of bindings are multiples of at least: a vector of words.
@@ -37,9 +40,12 @@ pub(crate) struct Gpu {
     max_binding: usize,
     /// What places of bindings are multiples of.
     alignment: usize,
+    /// How workgroups fold.
+    fold: Fold,
     /// Tells its buffers from those of other devices.
     number: u64,
-    storage: Arc<DevicePool>,
+    /// Buffers that shaders see.
+    storage: Arc<DevicePool<WgpuSource>>,
     uploads: Arc<Pool<WgpuSource>>,
     downloads: Arc<Pool<WgpuSource>>,
     /// Stands for a buffer that could not be had.
@@ -61,6 +67,8 @@ struct State {
     submissions: u64,
     gifts: Gifts,
     written: Written,
+    /// Once somebody has asked how long kernels take.
+    clock: Option<Clock>,
 }
 
 impl State {
@@ -88,13 +96,16 @@ impl Gpu {
         let max_binding = most(limits.max_storage_buffer_binding_size).min(max_buffer);
         let max_binding = max_binding / MIN_ALIGNMENT * MIN_ALIGNMENT;
         let alignment = (limits.min_storage_buffer_offset_alignment as usize).max(MIN_ALIGNMENT);
+        let wanted = Features::SUBGROUP | Features::TIMESTAMP_QUERY;
         let (device, queue) = block_on(adapter.request_device(&DeviceDescriptor {
-            required_features: Features::IMMEDIATES,
+            required_features: Features::IMMEDIATES | (adapter.features() & wanted),
             required_limits: limits,
             ..DeviceDescriptor::default()
         }))
         .map_err(|source| WgpuError::Open { name: details.name.clone(), source })?;
 
+        let has_subgroups = device.features().contains(Features::SUBGROUP);
+        let fold = if has_subgroups { Fold::Subgroups } else { Fold::Tree };
         let failure = Arc::<Mutex<Failure>>::default();
         let name = format!("wgpu:{number}");
         watch(&device, &name, &failure);
@@ -103,9 +114,8 @@ impl Gpu {
         let source = WgpuSource::new(&device, number, max_buffer);
         let [uploads, downloads] =
             [Kind::Upload, Kind::Download].map(|kind| Arc::new(Pool::with(source.of(kind), config)));
-        let storage = Arc::new(DevicePool { name: name.clone(), pool: Pool::with(source, config) });
+        let storage = Arc::new(DevicePool::new(name.clone(), source, config));
         let nothing = storage
-            .pool
             .piece(MIN_ALIGNMENT, Tag::Other)
             .map_err(|_| WgpuError::NoMemory { name: details.name.clone() })?;
         Ok(Self {
@@ -115,6 +125,7 @@ impl Gpu {
             queue,
             max_binding,
             alignment,
+            fold,
             number,
             storage,
             uploads,
@@ -123,6 +134,12 @@ impl Gpu {
             failure,
             state: Mutex::default(),
         })
+    }
+
+    /// Folds so, as on an adapter that has no other way.
+    #[cfg(test)]
+    pub(crate) fn set_fold(&mut self, fold: Fold) {
+        self.fold = fold;
     }
 
     /// Bindings are no larger than this, as on an adapter that allows no more.
@@ -134,13 +151,13 @@ impl Gpu {
     /// After so many requests for memory there is none; with `usize::MAX` there is.
     #[cfg(test)]
     pub(crate) fn serve(&self, requests: usize) {
-        self.storage.pool.source().serve(requests);
+        self.storage.source().serve(requests);
     }
 
     /// Requests for memory that met the driver, and submissions.
     #[cfg(test)]
     pub(crate) fn counts(&self) -> (u64, u64) {
-        let pools = [&self.storage.pool, &*self.uploads, &*self.downloads];
+        let pools = [&**self.storage, &*self.uploads, &*self.downloads];
         let requests = pools.map(|pool| pool.snapshot().source_requests);
         (requests.iter().sum(), locked(&self.state).submissions)
     }
@@ -170,6 +187,11 @@ impl Gpu {
         self.max_binding
     }
 
+    /// How workgroups fold what their threads have.
+    pub(crate) fn fold(&self) -> Fold {
+        self.fold
+    }
+
     /// What the place of a binding in its buffer is a multiple of.
     pub(crate) fn alignment(&self) -> usize {
         self.alignment
@@ -180,7 +202,7 @@ impl Gpu {
     }
 
     /// The device's memory that shaders see.
-    pub(crate) fn memory(&self) -> &Arc<DevicePool> {
+    pub(crate) fn memory(&self) -> &Arc<DevicePool<WgpuSource>> {
         &self.storage
     }
 
@@ -223,7 +245,7 @@ impl Gpu {
 
     /// Memory of which shaders see parts.
     pub(crate) fn large(&self, tag: Tag, bytes: usize, what: &'static str) -> Result<Buffer, BackendError> {
-        self.take(&mut locked(&self.state), &self.storage.pool, tag, bytes, what).map(Buffer::new)
+        self.take(&mut locked(&self.state), &self.storage, tag, bytes, what).map(Buffer::new)
     }
 
     /// Memory for shaders with zeros in it.
@@ -265,6 +287,9 @@ impl Gpu {
     fn submit_locked(&self, state: &mut State) {
         state.pass = None;
         self.send_gifts(state);
+        if let (Some(clock), Some(encoder)) = (&state.clock, &mut state.encoder) {
+            clock.resolve(encoder);
+        }
         let commands = [state.before.take(), state.encoder.take()];
         if commands.iter().any(Option::is_some) {
             if !self.has_failed() {
@@ -273,6 +298,7 @@ impl Gpu {
             state.submissions += 1;
         }
         state.written.sent();
+        self.read_clock(state);
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -305,9 +331,12 @@ impl Gpu {
             .enumerate()
             .any(|(i, (_, one))| counts(one) && bindings[..i].iter().any(|(_, other)| is_same(one, other)));
         let mut state = locked(&self.state);
+        if state.clock.as_ref().is_some_and(Clock::is_full) {
+            self.submit_locked(&mut state);
+        }
         let submission = state.submission();
         bindings.iter().for_each(|(_, part)| part.buffer.record(submission));
-        let State { pipelines, pass, encoder, .. } = &mut *state;
+        let State { pipelines, pass, encoder, clock, .. } = &mut *state;
         let pipeline = pipelines.entry((kernel, shared)).or_insert_with(|| self.pipeline(kernel, shared));
         let bind_group = self.device.create_bind_group(&BindGroupDescriptor {
             label: None,
@@ -315,8 +344,14 @@ impl Gpu {
             entries: &bindings.iter().map(|(binding, part)| part.entry(*binding)).collect::<Vec<_>>(),
         });
         let encoder = encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        let pass =
-            pass.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+        if clock.is_some() {
+            *pass = None;
+        }
+        let pass = pass.get_or_insert_with(|| {
+            let timestamp_writes = clock.as_mut().map(|clock| clock.pass(kernel));
+            let descriptor = ComputePassDescriptor { label: None, timestamp_writes };
+            encoder.begin_compute_pass(&descriptor).forget_lifetime()
+        });
         pass.set_pipeline(pipeline);
         pass.set_bind_group(0, &bind_group, &[]);
         let params: Vec<u8> = params.iter().flat_map(|word| word.to_le_bytes()).collect();

@@ -2,15 +2,18 @@
 
 use crate::training::Shader;
 use bitnet_core::{Activation, DenseType, KvType};
+use bitnet_quant::spec::Q8_BLOCK;
 
 /// Columns that a head may have at most.
 pub(crate) const MAX_HEAD_DIM: usize = 512;
+/// Numbers of which a workgroup finds the largest.
+pub(crate) const RUN: usize = 4096;
 
 /// A compute shader. Types that shaders read are written into their source, so that each has a pipeline of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
     /// Activations to int8.
-    Quantize,
+    Quantize(Fold),
     /// Ternary weights, int8 activations, a token a workgroup.
     Gemv,
     /// The same for many tokens.
@@ -30,7 +33,7 @@ pub(crate) enum Kernel {
     /// With these types of keys and values.
     RopeAppend(KvType, KvType),
     /// Segments of attention, with these types of keys and values.
-    Attend(KvType, KvType),
+    Attend(KvType, KvType, Fold),
     /// Segments become outputs.
     Merge,
     Gate(Activation),
@@ -39,7 +42,28 @@ pub(crate) enum Kernel {
     Place,
     AddScaled,
     Gather,
+    /// The largest of each run of numbers.
+    Largest(Numbers),
+    /// Numbers of certain ids.
+    Besides,
     Training(Shader),
+}
+
+/// How a workgroup finds the largest number and the sum of integers that its threads have: the same either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fold {
+    /// In the memory that they share.
+    Tree,
+    /// By operations of subgroups, where an adapter has them.
+    Subgroups,
+}
+
+/// Numbers of which the largest are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Numbers {
+    Logits,
+    /// Of an id and a logit.
+    Pairs,
 }
 
 /// Tokens that a workgroup multiplies a dense matrix with.
@@ -53,7 +77,7 @@ impl Kernel {
     /// The function that is run.
     pub(crate) fn entry(self) -> &'static str {
         match self {
-            Self::Quantize => "quantize",
+            Self::Quantize(_) => "quantize",
             Self::Gemv => "gemv",
             Self::Gemm => "gemm",
             Self::Grouped => "grouped",
@@ -71,6 +95,8 @@ impl Kernel {
             Self::Place => "place",
             Self::AddScaled => "add_scaled",
             Self::Gather => "gather",
+            Self::Largest(_) => "largest",
+            Self::Besides => "besides",
             Self::Training(shader) => shader.entry(),
         }
     }
@@ -79,7 +105,7 @@ impl Kernel {
     pub(crate) fn source(self) -> String {
         const EXP: &str = include_str!("shaders/exp.wgsl");
         match self {
-            Self::Quantize => include_str!("shaders/quantize.wgsl").to_owned(),
+            Self::Quantize(fold) => format!("{}{}", folds(fold, 256), include_str!("shaders/quantize.wgsl")),
             Self::Gemv | Self::Gemm | Self::Grouped | Self::FloatGemv | Self::EmbedTernary => {
                 include_str!("shaders/ternary.wgsl").to_owned()
             }
@@ -91,8 +117,9 @@ impl Kernel {
             Self::RopeAppend(key, value) => {
                 format!("{}{}", cache(key, value), include_str!("shaders/rope.wgsl"))
             }
-            Self::Attend(key, value) => format!(
-                "const MAX_HEAD_DIM = {MAX_HEAD_DIM}u;\n{EXP}{}{}",
+            Self::Attend(key, value, fold) => format!(
+                "const MAX_HEAD_DIM = {MAX_HEAD_DIM}u;\n{EXP}{}{}{}",
+                folds(fold, 64),
                 cache(key, value),
                 include_str!("shaders/attend.wgsl")
             ),
@@ -109,6 +136,8 @@ impl Kernel {
             Self::Add | Self::Scale | Self::Place | Self::AddScaled | Self::Gather => {
                 include_str!("shaders/elementwise.wgsl").to_owned()
             }
+            Self::Largest(numbers) => select(numbers),
+            Self::Besides => select(Numbers::Logits),
             Self::Training(shader) => shader.source(),
         }
     }
@@ -126,12 +155,17 @@ impl Kernel {
         self.source().lines().map(writable).collect()
     }
 
+    /// Whether it asks for an adapter with operations of subgroups.
+    #[cfg(test)]
+    pub(crate) fn has_subgroups(self) -> bool {
+        matches!(self, Self::Quantize(Fold::Subgroups) | Self::Attend(_, _, Fold::Subgroups))
+    }
+
     /// Every one there is.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
         use DenseType::{BF16, F16, F32, Q4_0, Q6_K, Q8_0};
         let mut all = vec![
-            Self::Quantize,
             Self::Gemv,
             Self::Gemm,
             Self::Grouped,
@@ -145,20 +179,35 @@ impl Kernel {
             Self::Place,
             Self::AddScaled,
             Self::Gather,
+            Self::Largest(Numbers::Logits),
+            Self::Largest(Numbers::Pairs),
+            Self::Besides,
         ];
         for dtype in [F32, F16, BF16, Q8_0, Q4_0, Q6_K] {
             all.extend([DenseTokens::One, DenseTokens::Four].map(|tokens| Self::Dense(dtype, tokens)));
             all.push(Self::EmbedDense(dtype));
         }
-        for key in [KvType::F32, KvType::F16, KvType::BF16] {
-            for value in [KvType::F32, KvType::F16, KvType::BF16] {
-                all.extend([Self::RopeAppend(key, value), Self::Attend(key, value)]);
+        const CACHES: [KvType; 4] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0];
+        for key in CACHES {
+            for value in CACHES {
+                all.push(Self::RopeAppend(key, value));
+                all.extend([Fold::Tree, Fold::Subgroups].map(|fold| Self::Attend(key, value, fold)));
             }
         }
+        all.extend([Fold::Tree, Fold::Subgroups].map(Self::Quantize));
         all.extend([Activation::Relu2, Activation::Silu, Activation::Gelu].map(Self::Gate));
         all.extend(Shader::all().into_iter().map(Self::Training));
         all
     }
+}
+
+/// Folds for workgroups of so many threads.
+fn folds(fold: Fold, threads: usize) -> String {
+    let folds = match fold {
+        Fold::Tree => include_str!("shaders/fold/tree.wgsl"),
+        Fold::Subgroups => include_str!("shaders/fold/subgroups.wgsl"),
+    };
+    format!("const SIZE = {threads}u;\n{folds}")
 }
 
 fn dense(dtype: DenseType, tokens: DenseTokens) -> String {
@@ -174,25 +223,50 @@ fn dense(dtype: DenseType, tokens: DenseTokens) -> String {
     format!("const TOKENS = {}u;\n{}{value}", tokens as u32, include_str!("shaders/dense.wgsl"))
 }
 
+fn select(numbers: Numbers) -> String {
+    let pair = match numbers {
+        Numbers::Logits => "vec2(at, bitcast<u32>(logits[token * p.stride + at]))",
+        Numbers::Pairs => "pairs[token * p.stride + at]",
+    };
+    format!(
+        "const RUN = {RUN}u;\nfn pair(token: u32, at: u32) -> vec2<u32> {{ return {pair}; }}\n{}",
+        include_str!("shaders/select.wgsl")
+    )
+}
+
 /// Elements of a type of cache that share a word.
 pub(crate) fn values_a_word(ty: KvType) -> usize {
-    4 / ty.head_bytes(1)
+    match ty {
+        KvType::F32 => 1,
+        KvType::F16 | KvType::BF16 => 2,
+        KvType::Q8_0 => 4,
+    }
+}
+
+/// Words that a head of so many elements takes: behind them, a type with scales has one for each 32 elements.
+pub(crate) fn head_words(ty: KvType, head_dim: usize) -> usize {
+    let scales = if ty == KvType::Q8_0 { head_dim.div_ceil(Q8_BLOCK) } else { 0 };
+    head_dim / values_a_word(ty) + scales
 }
 
 fn cache(key: KvType, value: KvType) -> String {
-    let name = |ty| match ty {
-        KvType::F32 => "f32",
-        KvType::F16 => "f16",
-        KvType::BF16 => "bf16",
-        KvType::Q8_0 => unreachable!("a cache of this type is not made"),
-    };
     let of = |what: &str, ty: KvType| {
-        let (name, values) = (name(ty), values_a_word(ty));
+        let name = match ty {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::BF16 => "bf16",
+            KvType::Q8_0 => "q8",
+        };
+        // Elements that a thread rounds: those that share a word, or a scale.
+        let (values, scaled) = (values_a_word(ty), ty == KvType::Q8_0);
+        let run = if scaled { Q8_BLOCK } else { values };
         format!(
-            "const {}_VALUES = {values}u;\n\
-             fn pack_{what}(pair: vec2<f32>) -> u32 {{ return pack_{name}(pair); }}\n\
-             fn unpack_{what}(word: u32) -> vec2<f32> {{ return unpack_{name}(word); }}\n",
-            what.to_uppercase()
+            "const {upper}_VALUES = {values}u;\n\
+             const {upper}_RUN = {run}u;\n\
+             const {upper}_SCALED = {scaled};\n\
+             fn pack_{what}(four: vec4<f32>) -> u32 {{ return pack_{name}(four); }}\n\
+             fn unpack_{what}(word: u32) -> vec4<f32> {{ return unpack_{name}(word); }}\n",
+            upper = what.to_uppercase()
         )
     };
     format!("{}{}{}", of("key", key), of("value", value), include_str!("shaders/cache.wgsl"))

@@ -2,9 +2,9 @@
 //! what lies where in a block).
 
 use crate::gpu::Gpu;
-use crate::kernel::{MAX_HEAD_DIM, values_a_word};
+use crate::kernel::{MAX_HEAD_DIM, head_words, values_a_word};
 use crate::memory::Buffer;
-use bitnet_core::{BackendError, KV_BLOCK, KvSpec, KvType};
+use bitnet_core::{BackendError, KV_BLOCK, KvSpec};
 use bitnet_memory::Tag;
 
 /// Keys and values of all blocks, all layers.
@@ -20,16 +20,16 @@ pub struct WgpuKv {
 impl WgpuKv {
     pub(crate) fn new(gpu: &Gpu, spec: KvSpec) -> Result<Self, BackendError> {
         let unsupported = |what: String, hint| BackendError::Unsupported { backend: "wgpu", what, hint };
-        if spec.key == KvType::Q8_0 || spec.value == KvType::Q8_0 {
-            let hint = "--cache-type f16, or --device cpu, would do";
-            return Err(unsupported("a cache of q8_0".to_owned(), hint));
-        }
         let d = spec.shape.head_dim;
         if d > MAX_HEAD_DIM || d % 2 == 1 {
             let what = format!("heads of {d} elements; their number is even and {MAX_HEAD_DIM} at most");
             return Err(unsupported(what, "--device cpu would do"));
         }
-        let block_bytes = |ty| spec.shape.kv_heads * KV_BLOCK * (d / values_a_word(ty)) * 4;
+        if !d.is_multiple_of(values_a_word(spec.key)) || !d.is_multiple_of(values_a_word(spec.value)) {
+            let what = format!("a cache of q8_0 for heads of {d} elements; their number is a multiple of 4");
+            return Err(unsupported(what, "--cache-type f16, or --device cpu, would do"));
+        }
+        let block_bytes = |ty| spec.shape.kv_heads * KV_BLOCK * head_words(ty, d) * 4;
         let block = (block_bytes(spec.key), block_bytes(spec.value));
         let layer = |bytes: usize| {
             let layers = (0..spec.layers)

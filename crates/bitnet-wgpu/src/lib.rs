@@ -18,6 +18,7 @@
 mod adapter;
 mod backend;
 mod gpu;
+mod head;
 mod kernel;
 mod kv;
 mod memory;

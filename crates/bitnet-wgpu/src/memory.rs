@@ -3,7 +3,7 @@
 //! A buffer is never cut: what a command reads and writes is tracked for whole buffers, and the driver's memory was cut by wgpu already.
 //! So each piece of a pool is a buffer, and sizes are those of the pool's classes.
 
-use bitnet_memory::{Block, DeviceMemory, DeviceUsage, Piece, Pool, Release, Snapshot, Source};
+use bitnet_memory::{Block, DeviceSource, Piece, Release, Source};
 use pollster::block_on;
 use std::sync::Arc;
 #[cfg(test)]
@@ -114,29 +114,10 @@ impl Source for WgpuSource {
     }
 }
 
-/// Buffers that shaders see.
-pub(crate) struct DevicePool {
-    /// As the adapter is asked for.
-    pub(crate) name: String,
-    pub(crate) pool: Pool<WgpuSource>,
-}
-
-impl DeviceMemory for DevicePool {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
+impl DeviceSource for WgpuSource {
     /// wgpu has no way to ask.
-    fn usage(&self) -> Option<DeviceUsage> {
+    fn free_and_total_bytes(&self) -> Option<(u64, u64)> {
         None
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        self.pool.snapshot()
-    }
-
-    fn release(&self) -> u64 {
-        self.pool.trim(0) as u64
     }
 }
 

@@ -62,7 +62,8 @@ impl WgpuBackend {
             quantized.shape(gpu, m, words);
             tokens.shape(gpu, m, 2);
             let buffers = [x.part(gpu), quantized.part(gpu), tokens.part(gpu)];
-            gpu.run(Kernel::Quantize, &buffers, &[w.cols, words, rows.start].map(word), [m, 1, 1]);
+            let params = [w.cols, words, rows.start].map(word);
+            gpu.run(Kernel::Quantize(gpu.fold()), &buffers, &params, [m, 1, 1]);
         }
         out.shape(gpu, m, w.rows);
         for part in &w.parts {

@@ -5,15 +5,15 @@
 mod common;
 
 use bitnet_core::{
-    ActivationPrecision, Backend, BackendError, DenseMatrix, DenseType, KvSpec, KvType, Logits, LogitsNeed,
-    Matrix, Purpose,
+    ActivationPrecision, Backend, BackendError, DenseMatrix, DenseType, KvSpan, KvSpec, KvType, Logits,
+    LogitsNeed, Matrix, Purpose, RopeRows,
 };
 use bitnet_core::{AttentionShape, Scale, TernaryMatrix};
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_memory::Tag;
 use bitnet_testkit::conformance::{answers, compare};
 
-const CACHES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::BF16];
+const CACHES: [KvType; 4] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_0];
 
 #[test]
 fn every_operation_is_as_near_as_rule_17_asks() {
@@ -91,11 +91,127 @@ fn what_cannot_be_is_refused() {
     let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 64 };
     let spec = KvSpec { layers: 1, shape, capacity: 64, key: KvType::F16, value: KvType::F16 };
     let refused = |spec: KvSpec| matches!(gpu.kv(spec), Err(BackendError::Unsupported { .. }));
-    assert!(refused(KvSpec { value: KvType::Q8_0, ..spec }));
+    let narrow = AttentionShape { head_dim: 62, ..shape };
+    assert!(refused(KvSpec { value: KvType::Q8_0, shape: narrow, ..spec }));
     assert!(refused(KvSpec { shape: AttentionShape { head_dim: 1024, ..shape }, ..spec }));
     // More than any adapter has in one piece.
     assert!(refused(KvSpec { capacity: usize::MAX / 1024, ..spec }));
-    assert!(gpu.kv(spec).is_ok());
+    assert!(gpu.kv(spec).is_ok() && gpu.kv(KvSpec { shape: narrow, ..spec }).is_ok());
+}
+
+/// In q8_0 each 32 elements of a head have a scale, also the ones that are left: numbers that are integers times a power of two, another one for
+/// each scale, come back as they were.
+#[test]
+fn a_cache_of_integers_has_a_scale_for_each_32_elements() {
+    let Some(gpu) = common::backend() else { return };
+    for head_dim in [4usize, 32, 36, 80, 128] {
+        let shape = AttentionShape { heads: 2, kv_heads: 2, head_dim };
+        let spec = KvSpec { layers: 1, shape, capacity: 64, key: KvType::Q8_0, value: KvType::Q8_0 };
+        let mut kv = gpu.kv(spec).unwrap();
+        // Each scale's first element is the largest that there is; scales lie from 2^-20 to 2^4.
+        let element = |e: usize| {
+            let scale = 2f32.powi([-3, 4, -20, 0][(e / head_dim + e % head_dim / 32) % 4]);
+            let q = if (e % head_dim).is_multiple_of(32) { -127 } else { (e * 37 % 255) as i32 - 127 };
+            q as f32 * scale
+        };
+        let values: Vec<f32> = (0..2 * head_dim).map(element).collect();
+        let row = [&vec![1.0; 2 * head_dim], &values, &values].map(Vec::as_slice).concat();
+        let (mut qkv, mut out, mut got) = (gpu.tensor(), gpu.tensor(), Vec::new());
+        gpu.upload(&row, row.len(), &mut qkv).unwrap();
+        let (cos, sin) = (vec![1.0; head_dim / 2], vec![0.0; head_dim / 2]);
+        let spans = [KvSpan { start: 0, len: 1, blocks: &[0] }];
+        gpu.rope_append(&mut qkv, RopeRows { cos: &cos, sin: &sin }, &mut kv, 0, &spans).unwrap();
+        // A single position has all of the weight.
+        gpu.attend(&qkv, &kv, 0, &spans, None, &mut out);
+        gpu.download(&out, &mut got).unwrap();
+        for (e, (got, want)) in got.iter().zip(&values).enumerate() {
+            assert!((got - want).abs() <= 1e-6 * want.abs(), "{head_dim}, {e}: {got} is not {want}");
+        }
+    }
+}
+
+/// The largest logits are found on the adapter: of equal ones the lower ids, whatever the signs, in as many runs as it takes, for several tokens
+/// with needs of their own.
+#[test]
+fn the_largest_logits_are_those_of_a_sort() {
+    let Some(gpu) = common::backend() else { return };
+    for vocab in [3usize, 300, 4096, 4097, 70_000] {
+        // Products with a single column: many are alike, and both zeros are among them.
+        let weights: Vec<f32> = (0..vocab as u32)
+            .map(|id| ((id.wrapping_mul(2_654_435_761) >> 20) as f32 - 2048.0) / 64.0)
+            .collect();
+        let bytes: Vec<u8> = weights.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let table = Matrix::Dense(DenseMatrix::new(vocab, 1, DenseType::F32, bytes.into()).unwrap());
+        let w = gpu.prepare(&[table], ActivationPrecision::Int8, Purpose::Head).unwrap();
+        let inputs = [1.0f32, -1.0, 0.0, 3.5e-3];
+        let mut x = gpu.tensor();
+        gpu.upload(&inputs, 1, &mut x).unwrap();
+        let mut all = Logits::default();
+        gpu.head(&x, &w, &vec![LogitsNeed::All; 4], &mut all).unwrap();
+        for (k, also) in
+            [(0, vec![]), (1, vec![]), (1, vec![0, 2]), (40, vec![1]), (255, vec![2; 30]), (1000, vec![])]
+        {
+            // Tokens that need other numbers of logits, the last of them none besides.
+            let need = |t: usize| LogitsNeed::Top {
+                k: k / (t + 1),
+                also: if t < 3 { also.clone() } else { vec![] },
+            };
+            let needs: Vec<LogitsNeed> = (0..4).map(need).collect();
+            let mut some = Logits::default();
+            gpu.head(&x, &w, &needs, &mut some).unwrap();
+            assert!(k + also.len() >= vocab || some.ids.len() <= 4 * (k.max(1) + also.len()), "{vocab}, {k}");
+            for (t, ((_, all), (ids, values))) in all.rows().zip(some.rows()).enumerate() {
+                assert!(ids.is_sorted_by(|a, b| a < b));
+                let get = |id: u32| match ids {
+                    [] => Some(values[id as usize]),
+                    ids => ids.binary_search(&id).ok().map(|at| values[at]),
+                };
+                let mut sorted: Vec<u32> = (0..vocab as u32).collect();
+                sorted
+                    .sort_by(|a, b| all[*b as usize].partial_cmp(&all[*a as usize]).unwrap().then(a.cmp(b)));
+                let LogitsNeed::Top { k, also } = &needs[t] else { unreachable!() };
+                for id in sorted.iter().take(*k).chain(also) {
+                    let got = get(*id).map(f32::to_bits);
+                    assert_eq!(got, Some(all[*id as usize].to_bits()), "{vocab}, {k}: token {t}, id {id}");
+                }
+            }
+        }
+    }
+}
+
+/// Each kernel is counted once, however many there are, and gives what it gave; who asks again is told what came since.
+#[test]
+fn a_profile_counts_every_kernel() {
+    let Some(gpu) = common::backend() else { return };
+    let bytes: Vec<u8> = (0..64).flat_map(|i| (i as f32 / 8.0).to_le_bytes()).collect();
+    let table = Matrix::Dense(DenseMatrix::new(1, 64, DenseType::F32, bytes.into()).unwrap());
+    let w = gpu.prepare(&[table], ActivationPrecision::Float, Purpose::Product).unwrap();
+    let norm = gpu.vector(&[1.0; 64]).unwrap();
+    let norms = |times: usize| {
+        let (mut x, mut y, mut out) = (gpu.tensor(), gpu.tensor(), Vec::new());
+        gpu.embed(&w, &[0, 0], &mut x).unwrap();
+        (0..times).for_each(|_| gpu.rms_norm(&x, &norm, 1e-5, &mut y));
+        gpu.download(&y, &mut out).unwrap();
+        out
+    };
+    let want = norms(1);
+    match gpu.profile() {
+        Ok(first) => assert_eq!(first, []),
+        Err(e) => {
+            assert!(matches!(&e, BackendError::Unsupported { .. }), "{e}");
+            return println!("not run: {e}");
+        }
+    }
+    // More of them than a set of timestamps has places for.
+    for times in [3usize, 5000] {
+        assert_eq!(norms(times), want);
+        let spent = gpu.profile().unwrap();
+        assert!(spent.is_sorted_by(|a, b| a.time >= b.time), "{spent:?}");
+        let mut counts: Vec<(&str, u64)> = spent.iter().map(|o| (&*o.name, o.count)).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [("EmbedDense(F32)", 1), ("Norm", times as u64)]);
+    }
+    assert_eq!(gpu.profile().unwrap(), []);
 }
 
 #[test]

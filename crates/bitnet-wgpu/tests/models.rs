@@ -65,12 +65,17 @@ fn bits_do_not_depend_on_chunks() {
     for name in MODELS.iter().copied().chain(["gguf/bitnet-packed-k256-tq1_0.gguf"]) {
         let prompts = golden::prompts(if name.contains('/') { "bitnet-packed-k256" } else { name });
         let prompt = prompts.iter().max_by_key(|p| p.ids.len()).unwrap();
-        let options = LoadOptions { key: KvType::F16, value: KvType::F16, ..EXACT };
-        let mut model = open(&gpu, &golden::fixtures().join(name), options);
-        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-        let want = bits(logits(&mut model, &prompt.ids, usize::MAX));
-        for chunk in [1, 2, 5, 13] {
-            assert!(bits(logits(&mut model, &prompt.ids, chunk)) == want, "{name} in steps of {chunk}");
+        for ty in [KvType::F16, KvType::Q8_0] {
+            let options = LoadOptions { key: ty, value: ty, ..EXACT };
+            let mut model = open(&gpu, &golden::fixtures().join(name), options);
+            let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            let want = bits(logits(&mut model, &prompt.ids, usize::MAX));
+            for chunk in [1, 2, 5, 13] {
+                assert!(
+                    bits(logits(&mut model, &prompt.ids, chunk)) == want,
+                    "{name}, {ty:?}, in steps of {chunk}"
+                );
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ pub use stats::Stats;
 use crate::prepared::{Files, Weights};
 use crate::{DeviceInfo, FinishReason, Forms, GenerateError, GenerateOptions, OpenError, Pooling};
 use adapters::Adapters;
-use bitnet_core::{KV_BLOCK, Logits};
+use bitnet_core::{KV_BLOCK, Logits, OperationTime};
 use bitnet_memory::Need;
 use bitnet_model::{Decoder, ModelConfig};
 use bitnet_tokenizer::Tokenizer;
@@ -171,6 +171,15 @@ impl Engine {
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         self.cache.decoder.config()
+    }
+
+    /// What its devices have spent on each kind of operation since this was last called, the longest first. The first call begins to measure, and
+    /// from then on steps take longer.
+    ///
+    /// # Errors
+    /// A device does not measure its operations.
+    pub fn profile(&self) -> Result<Vec<OperationTime>, GenerateError> {
+        Ok(self.cache.decoder.profile()?)
     }
 
     /// The tokenizer.

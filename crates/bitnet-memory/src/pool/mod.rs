@@ -9,6 +9,7 @@
 pub(crate) mod class;
 mod config;
 mod depot;
+mod device;
 mod fence;
 mod home;
 mod learn;
@@ -26,6 +27,7 @@ mod thread;
 
 pub use class::Tier;
 pub use config::{Config, Profile, Release};
+pub use device::{DevicePool, DeviceSource};
 pub use learn::{Decision, Learned, LearnedClass};
 pub use piece::Piece;
 

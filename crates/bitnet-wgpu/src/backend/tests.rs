@@ -1,8 +1,10 @@
 //! A model's memory on an adapter: none is asked for in steps that are like others, and each request may be refused.
 
 use super::*;
-use bitnet_core::KvType;
+use crate::kernel::Fold;
+use bitnet_core::{KvType, LogitsNeed};
 use bitnet_model::{Decoder, LoadOptions, ModelError, Rows, StepOutput, Transformer, load};
+use bitnet_testkit::conformance::answers;
 use bitnet_testkit::golden::fixtures;
 
 /// The first adapter; says so where there is none.
@@ -22,14 +24,16 @@ fn open(gpu: &Arc<WgpuBackend>) -> Result<Transformer<WgpuBackend>, ModelError> 
     load(Arc::clone(gpu), &checkpoint, &options, &mut |_, _| {})
 }
 
-/// A prompt in steps of different lengths, and some tokens behind it: their logits.
+/// A prompt in steps of different lengths, and some tokens behind it: their logits, all of them or the largest.
 fn answer(model: &mut dyn Decoder) -> Result<Vec<u32>, ModelError> {
     model.rewind(0);
     let mut out = StepOutput { rows: Rows::Last, ..StepOutput::default() };
     let ids: Vec<u32> = (0..120).map(|id| 3 + id * 7 % 90).collect();
     let mut all = Vec::new();
     for step in [&ids[..100], &ids[100..103], &ids[103..104], &ids[104..105]] {
+        out.need = if step.len() == 1 { LogitsNeed::Top { k: 5, also: vec![7] } } else { LogitsNeed::All };
         model.step(step, &mut out)?;
+        all.extend_from_slice(&out.ids);
         all.extend(out.logits.iter().map(|logit| logit.to_bits()));
     }
     Ok(all)
@@ -42,6 +46,12 @@ fn a_step_like_others_asks_for_no_memory_and_is_one_submission() {
     let mut out = StepOutput { rows: Rows::Last, ..StepOutput::default() };
     let mut step = |position: usize| {
         model.rewind(position);
+        // All logits and a few of them by turns.
+        out.need = if position.is_multiple_of(2) {
+            LogitsNeed::All
+        } else {
+            LogitsNeed::Top { k: 5, also: vec![7] }
+        };
         model.step(&[5 + position as u32], &mut out).unwrap();
     };
     (0..4).for_each(&mut step);
@@ -50,13 +60,33 @@ fn a_step_like_others_asks_for_no_memory_and_is_one_submission() {
     assert_eq!(gpu.gpu.counts(), (requests, submissions + 36));
 }
 
+/// Where an adapter has subgroups, they change no bit of any operation.
+#[test]
+fn subgroups_change_nothing() {
+    let Some(gpu) = backend(Profile::Inference.into()) else { return };
+    if gpu.gpu.fold() == Fold::Tree {
+        println!("not run: the adapter has no subgroups");
+        return;
+    }
+    drop(gpu);
+    let of = |fold| {
+        let mut gpu = WgpuBackend::new(0).unwrap();
+        gpu.gpu.set_fold(fold);
+        answers(&gpu, &[KvType::F16, KvType::Q8_0])
+    };
+    for (tree, subgroups) in of(Fold::Tree).iter().zip(&of(Fold::Subgroups)) {
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&tree.values), bits(&subgroups.values), "{}", tree.name);
+    }
+}
+
 #[test]
 fn whatever_is_refused_is_an_error_and_the_next_steps_are_right() {
     // A pool that keeps nothing, so that as many requests as can be meet the driver.
     let keeps_nothing = Config { keep_bytes: 0, at_hand_bytes: 0, ..Profile::Inference.into() };
     let Some(gpu) = backend(keeps_nothing) else { return };
     let want = answer(&mut open(&gpu).unwrap()).unwrap();
-    let used = || gpu.gpu.memory().pool.snapshot().tags.iter().map(|tag| tag.asked_bytes).sum::<usize>();
+    let used = || gpu.gpu.memory().snapshot().tags.iter().map(|tag| tag.asked_bytes).sum::<usize>();
     *gpu.scratch() = Scratch::default();
     gpu.gpu.submit();
     let at_first = used();

@@ -128,7 +128,7 @@ fn a_request_that_is_refused_is_an_error_and_nothing_more() {
         matches!(refused, Some(BackendError::OutOfMemory { bytes: 9000, what: "a test" })),
         "{refused:?}"
     );
-    assert_eq!(gpu.storage.pool.snapshot().free_bytes, 0, "it was given up for the request");
+    assert_eq!(gpu.storage.snapshot().free_bytes, 0, "it was given up for the request");
     // What is read back needs memory too; so do gifts, which fail the step.
     assert!(matches!(gpu.read(&[(&kept, 0, 4096)], |_| {}), Err(BackendError::OutOfMemory { .. })));
     gpu.give(&[1; 16]);

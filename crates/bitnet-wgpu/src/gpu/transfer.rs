@@ -117,7 +117,7 @@ impl Gpu {
         state.written.reap();
         let staged = Buffer::new(self.take(state, &self.uploads, Tag::Scratch, size, GIFT)?);
         if state.gifts.room.is_none() {
-            let room = self.take(state, &self.storage.pool, Tag::Scratch, size, GIFT)?;
+            let room = self.take(state, &self.storage, Tag::Scratch, size, GIFT)?;
             state.gifts.room = Some(Arc::new(Buffer::new(room)));
         }
         state.gifts.staged = Some(staged);

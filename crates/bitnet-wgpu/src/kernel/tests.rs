@@ -12,7 +12,8 @@ fn each(test: impl Fn(Kernel, &Module, &ModuleInfo)) {
     for (kernel, source) in sources {
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
-        let capabilities = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        let mut capabilities = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        capabilities.set(Capabilities::SUBGROUP, kernel.has_subgroups());
         let info = Validator::new(ValidationFlags::all(), capabilities)
             .validate(&module)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
@@ -57,7 +58,9 @@ fn shaders_become_metal_s_language() {
 fn shaders_become_hlsl() {
     let target = |register| hlsl::BindTarget { register, ..hlsl::BindTarget::default() };
     each(|kernel, module, info| {
-        for shader_model in [hlsl::ShaderModel::V5_1, hlsl::ShaderModel::V6_4] {
+        // Before 6.0, HLSL has no operations of subgroups, and wgpu tells no adapter to have them.
+        let oldest = if kernel.has_subgroups() { hlsl::ShaderModel::V6_0 } else { hlsl::ShaderModel::V5_1 };
+        for shader_model in [oldest, hlsl::ShaderModel::V6_4] {
             let options = hlsl::Options {
                 shader_model,
                 special_constants_binding: Some(target(30)),

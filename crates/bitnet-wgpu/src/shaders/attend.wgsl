@@ -23,14 +23,13 @@ var<immediate> p: Params;
 // Of each token of the dispatch, head and segment: the largest score, the sum of weights, and the output, [head_dim].
 @group(0) @binding(4) var<storage, read_write> parts: array<f32>;
 
-const SIZE = 64u;
 const SEGMENT = 256u;
 // The score of a position that is not seen; less than any that is.
 const UNSEEN = -3.4028234e38;
 
 var<workgroup> query: array<f32, MAX_HEAD_DIM>;
 var<workgroup> weights: array<f32, SEGMENT>;
-var<workgroup> lanes: array<f32, SIZE>;
+var<workgroup> lanes: array<f32, 16>;
 
 // A workgroup a segment, head and token.
 @compute @workgroup_size(SIZE)
@@ -38,8 +37,10 @@ fn segment(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     let token = p.token + group.z;
     let head = group.y;
     let kv_head = head / (p.heads / p.kv_heads);
-    let key_words = p.head_dim / KEY_VALUES;
-    let value_words = p.head_dim / VALUE_VALUES;
+    let key_elements = p.head_dim / KEY_VALUES;
+    let value_elements = p.head_dim / VALUE_VALUES;
+    let key_row = key_words();
+    let value_row = value_words();
 
     let position = spans[2u * token];
     let table = spans[2u * token + 1u];
@@ -61,11 +62,24 @@ fn segment(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
         if at >= first && at < end {
             let block = spans[table + at / BLOCK] * p.kv_heads + kv_head;
             var sum = 0.0;
-            for (var word = 0u; word < key_words; word++) {
-                let pair = unpack_key(keys[key_at(block, key_words, word, at)]);
-                sum = fma(query[word * KEY_VALUES], pair.x, sum);
-                if KEY_VALUES == 2u {
-                    sum = fma(query[word * KEY_VALUES + 1u], pair.y, sum);
+            var scale = 1.0;
+            for (var word = 0u; word < key_elements; word++) {
+                var key = unpack_key(keys[key_at(block, key_row, word, at)]);
+                if KEY_SCALED {
+                    if word * KEY_VALUES % SCALE_BLOCK == 0u {
+                        let of_scale = key_elements + word * KEY_VALUES / SCALE_BLOCK;
+                        scale = bitcast<f32>(keys[key_at(block, key_row, of_scale, at)]);
+                    }
+                    key *= scale;
+                }
+                let e = word * KEY_VALUES;
+                sum = fma(query[e], key.x, sum);
+                if KEY_VALUES > 1u {
+                    sum = fma(query[e + 1u], key.y, sum);
+                }
+                if KEY_VALUES > 2u {
+                    sum = fma(query[e + 2u], key.z, sum);
+                    sum = fma(query[e + 3u], key.w, sum);
                 }
             }
             score = sum * p.scale;
@@ -73,15 +87,7 @@ fn segment(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
         weights[j] = score;
         most = max(most, score);
     }
-    lanes[i] = most;
-    workgroupBarrier();
-    for (var width = SIZE / 2u; width > 0u; width /= 2u) {
-        if i < width {
-            lanes[i] = max(lanes[i], lanes[i + width]);
-        }
-        workgroupBarrier();
-    }
-    let largest = lanes[0];
+    let largest = largest_of(most, i);
     for (var j = i; j < SEGMENT; j += SIZE) {
         weights[j] = select(0.0, exponential(weights[j] - largest), begin + j >= first && begin + j < end);
     }
@@ -108,16 +114,25 @@ fn segment(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
         parts[part] = largest;
         parts[part + 1u] = lanes[0];
     }
-    for (var word = i; word < value_words; word += SIZE) {
-        var sum = vec2<f32>();
+    for (var word = i; word < value_elements; word += SIZE) {
+        var sum = vec4<f32>();
         for (var at = first; at < end; at++) {
             let block = spans[table + at / BLOCK] * p.kv_heads + kv_head;
-            let pair = unpack_value(values[value_at(block, value_words, word, at)]);
-            sum = fma(vec2(weights[at - begin]), pair, sum);
+            var value = unpack_value(values[value_at(block, value_row, word, at)]);
+            if VALUE_SCALED {
+                let of_scale = value_elements + word * VALUE_VALUES / SCALE_BLOCK;
+                value *= bitcast<f32>(values[value_at(block, value_row, of_scale, at)]);
+            }
+            sum = fma(vec4(weights[at - begin]), value, sum);
         }
-        parts[part + 2u + word * VALUE_VALUES] = sum.x;
-        if VALUE_VALUES == 2u {
-            parts[part + 3u + word * VALUE_VALUES] = sum.y;
+        let e = part + 2u + word * VALUE_VALUES;
+        parts[e] = sum.x;
+        if VALUE_VALUES > 1u {
+            parts[e + 1u] = sum.y;
+        }
+        if VALUE_VALUES > 2u {
+            parts[e + 2u] = sum.z;
+            parts[e + 3u] = sum.w;
         }
     }
 }

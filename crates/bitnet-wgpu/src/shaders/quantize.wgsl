@@ -1,4 +1,4 @@
-// Rule 4 of docs/numerics.md: int8 activations of a token, a workgroup a token.
+// Rule 4 of docs/numerics.md: int8 activations of a token, a workgroup of SIZE threads a token.
 
 struct Params {
     // Columns of x, and words of q a token has: four columns each, rows padded with zeros.
@@ -24,9 +24,6 @@ struct Token {
 // [m]
 @group(0) @binding(2) var<storage, read_write> tokens: array<Token>;
 
-const SIZE = 256u;
-var<workgroup> largest: array<f32, SIZE>;
-var<workgroup> sums: array<i32, SIZE>;
 
 @compute @workgroup_size(SIZE)
 fn quantize(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) i: u32) {
@@ -35,38 +32,23 @@ fn quantize(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
     for (var c = i; c < p.cols; c += SIZE) {
         most = max(most, abs(x[row + c]));
     }
-    largest[i] = most;
-    workgroupBarrier();
-    for (var width = SIZE / 2u; width > 0u; width /= 2u) {
-        if i < width {
-            largest[i] = max(largest[i], largest[i + width]);
-        }
-        workgroupBarrier();
-    }
-    let s = 127.0 / largest[0];
+    let s = 127.0 / largest_of(most, i);
 
-    var sum = 0;
+    var own = 0;
     for (var word = i; word < p.words; word += SIZE) {
         var packed = 0u;
         for (var j = 0u; j < 4u; j++) {
             let c = word / 4u * 16u + word % 4u + 4u * j;
             if c < p.cols {
                 let v = i32(clamp(round(x[row + c] * s), -128.0, 127.0));
-                sum += v;
+                own += v;
                 packed |= (bitcast<u32>(v) & 0xffu) << (8u * j);
             }
         }
         q[group.x * p.words + word] = packed;
     }
-    sums[i] = sum;
-    workgroupBarrier();
-    for (var width = SIZE / 2u; width > 0u; width /= 2u) {
-        if i < width {
-            sums[i] += sums[i + width];
-        }
-        workgroupBarrier();
-    }
+    let sum = sum_of(own, i);
     if i == 0u {
-        tokens[group.x] = Token(1.0 / s, sums[0]);
+        tokens[group.x] = Token(1.0 / s, sum);
     }
 }

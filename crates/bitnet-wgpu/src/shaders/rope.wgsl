@@ -28,14 +28,32 @@ fn rotated(token: u32, at: u32, e: u32) -> f32 {
     return qkv[at + e] * cosines[pair] + qkv[at + e - half] * sines[pair];
 }
 
+// What a thread rounds.
+var<private> run: array<f32, SCALE_BLOCK>;
+
+// The scale of the first `n` elements of the run, and what they are multiplied by.
+fn scale_of_run(n: u32) -> vec2<f32> {
+    var most = 0.0;
+    for (var e = 0u; e < n; e++) {
+        most = max(most, abs(run[e]));
+    }
+    return q8_scale(most);
+}
+
+// The elements of the word that begins with `e`, multiplied; what a word of fewer has no place for is any.
+fn of_run(e: u32, count: u32, factor: f32) -> vec4<f32> {
+    let second = select(e, e + 1u, count > 1u);
+    let third = select(e, e + 2u, count > 2u);
+    let fourth = select(e, e + 3u, count > 2u);
+    return vec4(run[e], run[second], run[third], run[fourth]) * factor;
+}
+
 @compute @workgroup_size(64)
 fn append(@builtin(global_invocation_id) id: vec3<u32>) {
     let token = id.y;
     let half = p.head_dim / 2u;
     let row = token * (p.heads + 2u * p.kv_heads) * p.head_dim;
     let queries = p.heads * half;
-    let key_words = p.head_dim / KEY_VALUES;
-    let value_words = p.head_dim / VALUE_VALUES;
 
     var i = id.x;
     if i < queries {
@@ -50,21 +68,48 @@ fn append(@builtin(global_invocation_id) id: vec3<u32>) {
     i -= queries;
     let position = spans[2u * token];
     let block = spans[spans[2u * token + 1u] + position / BLOCK];
-    if i < p.kv_heads * key_words {
-        let head = i / key_words;
-        let word = i % key_words;
-        let at = row + (p.heads + head) * p.head_dim;
-        let e = word * KEY_VALUES;
-        let pair = vec2(rotated(token, at, e), rotated(token, at, e + KEY_VALUES - 1u));
-        keys[key_at(block * p.kv_heads + head, key_words, word, position)] = pack_key(pair);
+    let key_runs = (p.head_dim + KEY_RUN - 1u) / KEY_RUN;
+    if i < p.kv_heads * key_runs {
+        let head = i / key_runs;
+        let first = i % key_runs * KEY_RUN;
+        let n = min(KEY_RUN, p.head_dim - first);
+        for (var e = 0u; e < n; e++) {
+            run[e] = rotated(token, row + (p.heads + head) * p.head_dim, first + e);
+        }
+        let place = block * p.kv_heads + head;
+        var factor = 1.0;
+        if KEY_SCALED {
+            let scale = scale_of_run(n);
+            factor = scale.y;
+            let word = p.head_dim / KEY_VALUES + first / SCALE_BLOCK;
+            keys[key_at(place, key_words(), word, position)] = bitcast<u32>(scale.x);
+        }
+        for (var e = 0u; e < n; e += KEY_VALUES) {
+            let word = (first + e) / KEY_VALUES;
+            keys[key_at(place, key_words(), word, position)] = pack_key(of_run(e, KEY_VALUES, factor));
+        }
         return;
     }
-    i -= p.kv_heads * key_words;
-    if i < p.kv_heads * value_words {
-        let head = i / value_words;
-        let word = i % value_words;
-        let at = row + (p.heads + p.kv_heads + head) * p.head_dim + word * VALUE_VALUES;
-        let pair = vec2(qkv[at], qkv[at + VALUE_VALUES - 1u]);
-        values[value_at(block * p.kv_heads + head, value_words, word, position)] = pack_value(pair);
+    i -= p.kv_heads * key_runs;
+    let value_runs = (p.head_dim + VALUE_RUN - 1u) / VALUE_RUN;
+    if i < p.kv_heads * value_runs {
+        let head = i / value_runs;
+        let first = i % value_runs * VALUE_RUN;
+        let n = min(VALUE_RUN, p.head_dim - first);
+        for (var e = 0u; e < n; e++) {
+            run[e] = qkv[row + (p.heads + p.kv_heads + head) * p.head_dim + first + e];
+        }
+        let place = block * p.kv_heads + head;
+        var factor = 1.0;
+        if VALUE_SCALED {
+            let scale = scale_of_run(n);
+            factor = scale.y;
+            let word = p.head_dim / VALUE_VALUES + first / SCALE_BLOCK;
+            values[value_at(place, value_words(), word, position)] = bitcast<u32>(scale.x);
+        }
+        for (var e = 0u; e < n; e += VALUE_VALUES) {
+            let word = (first + e) / VALUE_VALUES;
+            values[value_at(place, value_words(), word, position)] = pack_value(of_run(e, VALUE_VALUES, factor));
+        }
     }
 }

@@ -46,7 +46,7 @@ impl WgpuTraining {
 
     /// What was counted of the adapter's memory: all buffers that shaders see are pieces of one pool.
     pub fn device_memory(&self) -> Snapshot {
-        self.gpu.memory().pool.snapshot()
+        self.gpu.memory().snapshot()
     }
 
     /// The adapter in use.

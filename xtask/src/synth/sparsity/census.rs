@@ -3,7 +3,7 @@
 use super::Sparsity;
 use bitnet_core::{
     Activation, ActivationPrecision, Backend, BackendError, KvSpan, KvSpec, Logits, LogitsNeed, Matrix,
-    Purpose, RopeRows,
+    OperationTime, Purpose, RopeRows,
 };
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_memory::Pool;
@@ -75,6 +75,10 @@ impl Backend for Census {
     type Vector = <CpuBackend as Backend>::Vector;
     type Weight = <CpuBackend as Backend>::Weight;
     type Kv = <CpuBackend as Backend>::Kv;
+
+    fn profile(&self) -> Result<Vec<OperationTime>, BackendError> {
+        self.inner.profile()
+    }
 
     fn linear(&self, x: &Self::Tensor, w: &Self::Weight, out: &mut Self::Tensor) {
         let cols = std::mem::take(&mut *self.gated.lock().unwrap_or_else(PoisonError::into_inner));

@@ -14,12 +14,12 @@ use crate::failure::Failure;
 use crate::shipped;
 use crate::terminal::Progress;
 use crate::tuning::TuningFlag;
-use bitnet_core::KV_BLOCK;
+use bitnet_core::{BackendError, KV_BLOCK, OperationTime};
 use bitnet_cpu::{Isa, Kernel};
 use bitnet_formats::Checkpoint;
 use bitnet_inference::engine::EngineOptions;
-use bitnet_inference::{Device, DeviceOptions, LoadOptions, Model, OpenOptions};
-use bitnet_model::ModelConfig;
+use bitnet_inference::{Device, DeviceOptions, GenerateError, LoadOptions, Model, OpenOptions};
+use bitnet_model::{ModelConfig, ModelError};
 use clap::Args;
 use counts::{Counts, Pair};
 use limit::Probes;
@@ -39,7 +39,8 @@ Examples:
   bitnet bench model.gguf -p 128,512 -n 64 -r 3 -t 1,2 -o json
   bitnet bench model.gguf -p 0 -n 64 -d 0,4096 --roofline
   bitnet bench model.gguf -p 128 -n 64 --concurrency 1,4,16
-  bitnet bench model.gguf -p 0 -n 64 --memory=detailed")]
+  bitnet bench model.gguf -p 0 -n 64 --memory=detailed
+  bitnet bench model.gguf -p 128 -n 16 -r 1 --device wgpu:0 --profile")]
 pub struct Bench {
     #[command(flatten)]
     model: ModelPath,
@@ -78,6 +79,10 @@ pub struct Bench {
     /// minimal, standard, detailed or debug [default: standard]. It is for the processor; of a GPU standard is counted
     #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_missing_value = "standard")]
     memory: Option<Level>,
+    /// Print what the device's time went to, by kind of operation, for devices that measure it (wgpu:N with timestamps); each operation is
+    /// waited for, so rows are slower than without
+    #[arg(long)]
+    profile: bool,
     /// Tokens of one prefill step are the smaller of this ...
     #[arg(
         short,
@@ -168,6 +173,7 @@ impl Bench {
             let begin = Instant::now();
             let (mut model, tuned) = args::load(path, &checkpoint, options.into(), &self.tuning, quiet)?;
             let start = Start { load: opening + begin.elapsed(), tuned };
+            self.spent(|| model.profile())?;
             let probes = if self.roofline { Some(Probes::new(&model)?) } else { None };
             let mut done = done * sizes.len() * tests.len() * self.repetitions as usize;
             for sizes in &sizes {
@@ -255,6 +261,7 @@ impl Bench {
                 let time = jiff::Timestamp::now();
                 let mut row =
                     Row::new((&model, start), (setup.clone(), *sizes, test), time, Vec::new(), None);
+                self.spent(|| model.profile())?;
                 let pools = model.pools();
                 let mut engine = model.into_engine(EngineOptions {
                     budget: sizes.step().max(load.requests),
@@ -266,6 +273,7 @@ impl Bench {
                 if !self.no_warmup {
                     Load { answer: 1, ..*load }.run(&mut engine, &mut Together::default())?;
                 }
+                self.spent(|| engine.profile())?;
                 let mut together = Together::default();
                 for _ in 0..self.repetitions {
                     let time = load.run(&mut engine, &mut together)?;
@@ -275,6 +283,7 @@ impl Bench {
                 }
                 row.answered(together);
                 row.memory = self.memory.map(|_| pools.snapshots());
+                row.spent = self.spent(|| engine.profile())?;
                 row.kernels = kernels.as_ref().map(|kernels| kernels.choices());
                 report.row(row)?;
             }
@@ -296,6 +305,7 @@ impl Bench {
         if !self.no_warmup {
             test.warm(model, sizes)?;
         }
+        self.spent(|| model.profile())?;
         let (mut samples, mut rates) = (Vec::new(), Vec::new());
         for _ in 0..self.repetitions {
             rates.extend(probes.map(Probes::measure));
@@ -303,7 +313,23 @@ impl Bench {
             done();
         }
         let limit = probes.map(|p| p.limit(model, test, sizes, setup, rates));
-        Ok(Row::new((model, start), (setup.clone(), sizes, test), begin, samples, limit))
+        let mut row = Row::new((model, start), (setup.clone(), sizes, test), begin, samples, limit);
+        row.spent = self.spent(|| model.profile())?;
+        Ok(row)
+    }
+
+    /// What was spent since this was last called, where that is asked for; the first call begins to measure.
+    fn spent(
+        &self,
+        profile: impl FnOnce() -> Result<Vec<OperationTime>, GenerateError>,
+    ) -> Result<Option<Vec<OperationTime>>, Failure> {
+        let spent = self.profile.then(profile).transpose();
+        spent.map_err(|e| match e {
+            GenerateError::Model(ModelError::Backend(e @ BackendError::Unsupported { .. })) => {
+                Failure::Usage(format!("--profile: {e}"))
+            }
+            e => e.into(),
+        })
     }
 
     fn form(&self) -> Form {

@@ -6,6 +6,7 @@ use super::together::Together;
 use super::{Setup, Start, memory, table};
 use crate::failure::Failure;
 use crate::tuning::products;
+use bitnet_core::OperationTime;
 use bitnet_cpu::processor_name;
 use bitnet_formats::Checkpoint;
 use bitnet_inference::cuda::Choices;
@@ -47,6 +48,8 @@ pub struct Row {
     pub(super) limit: Option<Limit>,
     /// What the model's pool had counted behind the row.
     pub(super) memory: Option<Vec<(String, Snapshot)>>,
+    /// What the device spent on the row's repetitions, the longest first.
+    pub(super) spent: Option<Vec<OperationTime>>,
     /// Of NVIDIA's GPUs, which kernels were taken where there are several.
     pub(super) kernels: Option<Choices>,
 }
@@ -84,6 +87,7 @@ impl Row {
             peak_bytes: memory::peak_bytes().map(|peak| peak.saturating_sub(probes)),
             limit,
             memory: None,
+            spent: None,
             kernels: None,
         }
     }
@@ -250,6 +254,10 @@ impl Report {
             let fixed: Vec<String> = kernels.fixed.iter().map(ToString::to_string).collect();
             let kernels = json!({"products": products(kernels), "fixed": fixed});
             object.insert("gpu_kernels".to_owned(), kernels);
+        }
+        if let Some(spent) = &row.spent {
+            let time = |o: &OperationTime| json!({"name": o.name, "count": o.count, "time_ns": o.time.as_nanos() as u64});
+            object.insert("operations".to_owned(), spent.iter().map(time).collect());
         }
         if let Some(memory) = &row.memory {
             let pools = memory.iter().map(|(whose, snapshot)| (whose.clone(), json!(snapshot)));

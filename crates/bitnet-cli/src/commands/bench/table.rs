@@ -4,6 +4,7 @@ use super::memory;
 use super::report::{Row, billions, statistics};
 use super::together::Together;
 use crate::tuning::products;
+use bitnet_core::OperationTime;
 use std::io::{Result, Write};
 use std::time::Duration;
 
@@ -75,6 +76,7 @@ pub(super) fn write(rows: &[Row], model: impl Fn(&Row) -> String, out: &mut impl
     lines(&columns, rows.len(), out)?;
     starts(rows, out)?;
     limits(rows, out)?;
+    rows.iter().try_for_each(|row| spent(row, out))?;
     // Each model's, once all of its rows are measured.
     let last = rows.chunk_by(|a, b| a.start == b.start).filter_map(|rows| rows.last()?.memory.as_ref());
     last.flatten().try_for_each(|(whose, pool)| memory::write(whose, pool, out))
@@ -164,6 +166,27 @@ fn limits(rows: &[Row], out: &mut impl Write) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What the device spent on a row's repetitions.
+fn spent(row: &Row, out: &mut impl Write) -> Result<()> {
+    let Some(spent) = &row.spent else { return Ok(()) };
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let all = ms(spent.iter().map(|o| o.time).sum());
+    writeln!(out, "\n{}: {all:.3} ms of the device", row.name())?;
+    let column = |title, right, cell: &dyn Fn(&OperationTime) -> String| Column {
+        title,
+        right,
+        cells: spent.iter().map(cell).collect(),
+    };
+    let columns = [
+        column("operation", false, &|o| o.name.clone()),
+        column("times", true, &|o| o.count.to_string()),
+        column("ms", true, &|o| format!("{:.3}", ms(o.time))),
+        column("ms each", true, &|o| format!("{:.4}", ms(o.time) / o.count as f64)),
+        column("share", true, &|o| format!("{:.1} %", 100.0 * ms(o.time) / all.max(f64::MIN_POSITIVE))),
+    ];
+    lines(&columns, spent.len(), out)
 }
 
 pub(super) fn size(bytes: u64) -> String {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{Device, ModelFiles, Placement, SessionError};
-use bitnet_core::BackendError;
+use bitnet_core::{BackendError, OperationTime};
 use bitnet_cpu::Isa;
 use bitnet_memory::{DeviceMemory, Pool};
 use bitnet_model::{Adapter, LoadReport, ModelError, Span, StepOutput};
@@ -48,6 +48,9 @@ impl Decoder for Breaking {
     }
     fn device_memory(&self) -> Vec<Arc<dyn DeviceMemory>> {
         self.memory.clone()
+    }
+    fn profile(&self) -> Result<Vec<OperationTime>, ModelError> {
+        self.inner.profile()
     }
     fn report(&self) -> &LoadReport {
         self.inner.report()
