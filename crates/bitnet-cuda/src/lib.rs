@@ -33,6 +33,7 @@ mod memory;
 #[allow(unsafe_code, reason = "calls the run-time compiler")]
 mod nvrtc;
 mod product;
+mod rows;
 mod tensor;
 mod training;
 mod tuning;
@@ -45,6 +46,7 @@ pub use error::{CompileError, CudaError};
 pub use fixed::{FixedKernel, UnknownKernel};
 pub use kv::CudaKv;
 pub use nvrtc::compiler;
+pub use rows::{CudaRows, CudaRowsKv, CudaRowsTensor, CudaRowsVector, CudaRowsWeight};
 pub use tensor::CudaTensor;
 pub use training::CudaTraining;
 pub use tuning::{Choices, ProductShape, Tuning};
