@@ -9,7 +9,6 @@ mod exchange;
 mod head;
 
 use crate::backend::{CudaBackend, CudaVector};
-use crate::error::CudaError;
 use crate::kv::CudaKv;
 use crate::tensor::CudaTensor;
 use crate::weight::CudaWeight;
@@ -88,16 +87,16 @@ impl CudaRows {
     ///
     /// # Panics
     /// There are none, or there are not as many shares.
-    pub fn new(mut devices: Vec<CudaBackend>, shares: Vec<f64>) -> Result<Self, CudaError> {
+    pub fn new(mut devices: Vec<CudaBackend>, shares: Vec<f64>) -> Result<Self, BackendError> {
         assert!(!devices.is_empty() && devices.len() == shares.len(), "each of several devices has a share");
         let failure = Arc::clone(devices[0].gpu.failure());
         for device in &mut devices {
             device.gpu.fail_with(&failure);
         }
         for (at, device) in devices.iter().enumerate() {
-            for other in devices.iter().skip(at + 1) {
-                device.gpu.driver.reach(&other.gpu.driver)?;
-                other.gpu.driver.reach(&device.gpu.driver)?;
+            for (_, other) in devices.iter().enumerate().filter(|(other, _)| *other != at) {
+                let reached = device.gpu.driver.reach(&other.gpu.driver);
+                reached.map_err(|e| device.gpu.error(e, 0, "a way to another GPU"))?;
             }
         }
         Ok(Self { devices, shares })

@@ -192,6 +192,7 @@ impl Bench {
         OpenOptions {
             device: DeviceOptions {
                 device: place.device.clone(),
+                split: place.split,
                 shares: place.shares.clone(),
                 isa,
                 threads: *threads,
