@@ -4,6 +4,8 @@
 //! and however a prompt is cut. The crate knows the driver, kernels and the layouts that they read; it knows no file format
 //! and no model.
 //!
+//! Several GPUs may share the rows of one model: [`CudaRows`].
+//!
 //! The kernels (`kernels/`) are compiled ahead, for Ampere (compute capability 8.0) and newer, and are part of the program
 //! (`generated/`): neither building nor running it needs a CUDA toolkit. The driver is looked for when [`devices`] or
 //! [`CudaBackend::new`] is called, and need not be there. So is NVRTC, NVIDIA's run-time compiler, which makes kernels for fixed sizes

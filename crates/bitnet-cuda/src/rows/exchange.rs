@@ -51,7 +51,9 @@ impl CudaRows {
         }
         let rows = tensor.rows();
         for (at, (device, piece)) in self.devices.iter().zip(self.each(&mut tensor.pieces)).enumerate() {
-            piece.shape(&device.gpu, rows, cut.width(at));
+            if cut.width(at) > 0 {
+                piece.shape(&device.gpu, rows, cut.width(at));
+            }
         }
         (tensor.cut, tensor.rows) = (Some(Arc::clone(cut)), rows);
         if !self.hand_over() {
