@@ -77,6 +77,9 @@ pub(crate) struct HeadScratch {
     best: CudaTensor,
 }
 
+/// An id, and the bits of its logit.
+pub(crate) type Pair = [u32; 2];
+
 /// The largest logits of some tokens, and some besides.
 pub(crate) struct Asked {
     /// For each token how many of the largest, and how many ids besides.
@@ -173,7 +176,7 @@ impl CudaBackend {
     ) -> Result<bool, BackendError> {
         self.find(x, w, asked, scratch);
         let mut entries = Vec::new();
-        self.found(asked, scratch, &mut |_, pairs| {
+        self.found(asked, scratch, |_, pairs| {
             entries.clear();
             entries.extend(pairs.iter().map(|[id, bits]| (*id, f32::from_bits(*bits))));
             self.push_list(&mut entries, out)
@@ -274,7 +277,7 @@ impl CudaBackend {
         &self,
         asked: &Asked,
         scratch: &HeadScratch,
-        take: &mut dyn FnMut(usize, &[[u32; 2]]) -> Result<(), BackendError>,
+        mut take: impl FnMut(usize, &[Pair]) -> Result<(), BackendError>,
     ) -> Result<bool, BackendError> {
         let Some(buffer) = scratch.best.buffer() else { return self.gpu.check().map(|()| false) };
         let (m, each) = (asked.wanted.len(), asked.each());

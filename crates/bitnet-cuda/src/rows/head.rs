@@ -2,7 +2,7 @@
 
 use super::{CudaRows, CudaRowsTensor, CudaRowsWeight};
 use crate::backend::put_floats;
-use crate::head::{Asked, HEAD_TOKENS};
+use crate::head::{Asked, HEAD_TOKENS, Pair};
 use bitnet_core::{BackendError, Logits};
 
 impl CudaRows {
@@ -28,9 +28,9 @@ impl CudaRows {
         self.hand_over();
         let mut tokens: Vec<Vec<(u32, f32)>> = vec![Vec::new(); x.rows()];
         for (at, device, asked) in &parts {
-            let found = device.found(asked, &device.scratch().head, &mut |token, pairs| {
+            let found = device.found(asked, &device.scratch().head, |token, pairs| {
                 let entry =
-                    |[row, bits]: &[u32; 2]| (cut.column(*at, *row as usize) as u32, f32::from_bits(*bits));
+                    |[row, bits]: &Pair| (cut.column(*at, *row as usize) as u32, f32::from_bits(*bits));
                 tokens[token].extend(pairs.iter().map(entry));
                 Ok(())
             })?;
