@@ -87,7 +87,8 @@ pub(super) fn load_rows(
     info: &mut DeviceInfo,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Box<dyn Stage>, OpenError> {
-    let gpus = opened.into_iter().zip(&info.device.devices().to_vec()).map(|(opened, device)| match opened {
+    let place = info.device.clone();
+    let gpus = opened.into_iter().zip(place.devices()).map(|(opened, device)| match opened {
         Opened::Cuda(backend) => Ok(backend),
         Opened::Cpu(_) | Opened::Wgpu(_) => Err(OpenError::NoRows { device: *device }),
     });
