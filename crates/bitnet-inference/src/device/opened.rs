@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// A device that weights can be prepared on.
 pub(super) enum Opened {
     Cpu(Arc<CpuBackend>),
-    Cuda(CudaBackend),
+    Cuda(Box<CudaBackend>),
     Wgpu(Arc<WgpuBackend>),
 }
 
@@ -28,7 +28,7 @@ impl Opened {
             }
             Device::Cuda(number) => {
                 let backend = CudaBackend::with(number, kernels.clone().unwrap_or_default());
-                Self::Cuda(backend.map_err(|source| OpenError::Cuda { number, source })?)
+                Self::Cuda(Box::new(backend.map_err(|source| OpenError::Cuda { number, source })?))
             }
             Device::Wgpu(number) => Self::Wgpu(Arc::new(WgpuBackend::new(number)?)),
         })
@@ -67,7 +67,7 @@ impl Opened {
             Self::Cuda(backend) => {
                 add(&mut info.isa, "cuda");
                 add(&mut info.kernel, &backend.device().name);
-                stage(Arc::new(backend), files, load, layers, progress)
+                stage(Arc::from(backend), files, load, layers, progress)
             }
             Self::Wgpu(backend) => {
                 add(&mut info.isa, backend.adapter().api);
@@ -89,7 +89,7 @@ pub(super) fn load_rows(
 ) -> Result<Box<dyn Stage>, OpenError> {
     let place = info.device.clone();
     let gpus = opened.into_iter().zip(place.devices()).map(|(opened, device)| match opened {
-        Opened::Cuda(backend) => Ok(backend),
+        Opened::Cuda(backend) => Ok(*backend),
         Opened::Cpu(_) | Opened::Wgpu(_) => Err(OpenError::NoRows { device: *device }),
     });
     let gpus = gpus.collect::<Result<Vec<_>, _>>()?;
