@@ -67,7 +67,7 @@ impl Opened {
             Self::Cuda(backend) => {
                 add(&mut info.isa, "cuda");
                 add(&mut info.kernel, &backend.device().name);
-                stage(Arc::from(backend), files, load, layers, progress)
+                stage(Arc::new(*backend), files, load, layers, progress)
             }
             Self::Wgpu(backend) => {
                 add(&mut info.isa, backend.adapter().api);
