@@ -1,3 +1,5 @@
+#![allow(clippy::single_range_in_vec_init, reason = "a device may have a single run")]
+
 use super::*;
 
 #[test]
