@@ -40,7 +40,32 @@ mv "$dir/answer" "$dir/adapted"
 answers --device cpu --lora tests/fixtures/lora/qvd-r4
 cmp -s "$dir/answer" "$dir/adapted" || fail "with an adapter: another answer"
 
+echo "== rows of every matrix on each"
+for devices in cuda:0,cuda:1 cuda:1,cuda:0 cuda:0,cuda:0; do
+    answers --device $devices --split-mode row
+    right "rows on $devices"
+    told "$devices (rows of all layers)" || fail "$devices: what is told of rows"
+done
+answers --device cuda:0,cuda:1 -sm row -ts 1,3 --lora tests/fixtures/lora/qvd-r4
+cmp -s "$dir/answer" "$dir/adapted" || fail "rows with an adapter: another answer"
+# There are two layers.
+BITNET_SHIM_DEVICES=3 answers --device cuda:0,cuda:1,cuda:2
+right "rows because there are too few layers"
+told "cuda:0,cuda:1,cuda:2 (rows of all layers)" || fail "rows are taken where layers do not do"
+
+echo "== sessions go from one device to rows and back"
+answers --device cuda:0 --session "$dir/of-one"
+answers --device cuda:0,cuda:1 -sm row --session "$dir/of-rows"
+cmp -s "$dir/of-one" "$dir/of-rows" || fail "a session of rows is another file"
+answers --device cuda:0,cuda:1 -sm row --session "$dir/of-one"
+right "rows with a session of one device"
+answers --device cuda:0 --session "$dir/of-rows"
+right "one device with a session of rows"
+
 echo "== what cannot be had"
+refused "NVIDIA GPUs alone, and cpu is none" --device cuda:0,cpu --split-mode row
+refused "too few layers (2) for 3 devices" --device cuda:0,cuda:1,cuda:0 --split-mode layer
+BITNET_SHIM_MEMORY=50000 refused "a share of all rows takes.*; there are cpu" --device cuda:0,cuda:1 --split-mode row
 refused "there are cpu.*; cuda:0 (shim.*; cuda:1 (shim" --device cuda:0,cuda:2
 refused "there are cpu.*; cuda:0 (shim" --device cuda:0,tpu
 refused "too few layers (2) for 3 devices" --device cuda:0,cuda:1,cpu
@@ -55,16 +80,24 @@ BITNET_SHIM_MEMORY=400000 answers --device auto
 right "auto"
 told "device: cuda:0,cuda:1 (cuda:0 with" && told "the cpu takes over from cuda:0,cuda:1" || fail "auto takes both"
 
+failing() { # variable, numbers, what is told, flags: the answer is right, or there is none and it is told why
+    local number code fails=0
+    for number in $2; do
+        code=0
+        export "$1=$number"
+        answers --device cuda:0,cuda:1 "${@:4}" || code=$?
+        unset "$1"
+        [ $code = 0 ] && right "$1=$number" && continue
+        [ $code = 1 ] && told "$3" || fail "$1=$number fails ($code)"
+        fails=$((fails + 1))
+    done
+    [ $fails -gt 5 ] || fail "$1: $fails failed"
+}
 echo "== a device of two that fails in the middle of an answer"
-fails=0
-for launch in $(seq 20 31 700); do
-    code=0
-    BITNET_SHIM_FAIL_LAUNCH=$launch answers --device cuda:0,cuda:1 || code=$?
-    [ $code = 0 ] && right "launch $launch" && continue
-    [ $code = 1 ] && told "cuda:[01] failed" || fail "launch $launch fails ($code)"
-    fails=$((fails + 1))
-done
-[ $fails -gt 5 ] || fail "$fails launches failed"
+failing BITNET_SHIM_FAIL_LAUNCH "$(seq 20 31 700)" "cuda:[01] failed"
+failing BITNET_SHIM_FAIL_LAUNCH "$(seq 20 61 1400)" "cuda:[01] failed" --split-mode row
+echo "== no more memory, from some request for it on"
+failing BITNET_SHIM_FAIL_ALLOC "$(seq 1 11 200)" "could not allocate" --split-mode row
 
 echo "== a server that moves a model to both"
 "$bitnet" serve "$model" --port 0 -c 256 --device cuda:0 2>"$dir/told" &

@@ -16,7 +16,7 @@ if [ "${1:-}" = --build ]; then
         sed -n "s|.*Executable.*(\\(.*/$1-[0-9a-f]*\\))|\\1|p" "$dir/build.log" | tail -n 1
     }
     cargo test --locked --no-run -p bitnet-cuda 2>&1 | tee "$dir/build.log"
-    for name in conformance models pipeline; do cp "$(built $name)" "$dir/$name"; done
+    for name in conformance models pipeline rows; do cp "$(built $name)" "$dir/$name"; done
     cp "$(built bitnet_cuda)" "$dir/choices"
     # The name of a test and of a benchmark.
     cp "$(built training)" "$dir/training-conformance"
@@ -24,7 +24,7 @@ if [ "${1:-}" = --build ]; then
     for name in kernels training; do cp "$(built $name)" "$dir/$name"; done
     cargo build --locked --release -p bitnet-cli -p xtask
     cp target/release/{bitnet,xtask} "$dir"
-    strip "$dir"/{conformance,models,pipeline,choices,training-conformance,kernels,training,bitnet,xtask}
+    strip "$dir"/{conformance,models,pipeline,rows,choices,training-conformance,kernels,training,bitnet,xtask}
     exit
 fi
 dir=$(realpath "${1:?the directory that --build filled}")
@@ -51,8 +51,9 @@ synth=$!
 export REQUIRE_DEVICE=1 CARGO_MANIFEST_DIR=$PWD/crates/bitnet-cuda
 timed conformance 100 "$dir/conformance" --test-threads 1
 timed models 100 "$dir/models" --test-threads 1
-# Two stages on one GPU, where there is but one.
+# Two stages, and two halves of all rows, on one GPU where there is but one.
 timed pipeline 60 "$dir/pipeline" --test-threads 1
+timed rows 100 "$dir/rows" --test-threads 1
 # Kernels that do the same: those for many tokens, and where NVRTC is found those that are compiled for fixed sizes.
 timed choices 100 "$dir/choices" --nocapture
 timed training-conformance 100 "$dir/training-conformance" --nocapture

@@ -61,12 +61,14 @@ fault "prohibited" BITNET_SHIM_COMPUTE_MODE=2
 fault "another process" BITNET_SHIM_MEMORY=$((64 << 20)) BITNET_SHIM_TAKEN=$((64 << 20)) BITNET_SHIM_TAKEN_FROM=4 BITNET_SHIM_TAKEN_UNTIL=9
 fault "failed launch" BITNET_SHIM_FAIL_LAUNCH=3
 fault "failed launch on another device" BITNET_SHIM_FAIL_LAUNCH=3 BITNET_SHIM_DEVICES=2
+fault "little memory on one of two" BITNET_SHIM_MEMORY=$((20 << 20)) BITNET_SHIM_DEVICES=2
+fault "failed launch of rows" BITNET_SHIM_FAIL_LAUNCH=12 BITNET_SHIM_DEVICES=2
 fault "failed launch of training" BITNET_SHIM_FAIL_LAUNCH=3
 fault "little memory for training" BITNET_SHIM_MEMORY=$((20 << 20))
 
 echo
 echo "== a model on two GPUs"
-BITNET_SHIM_DEVICES=2 REQUIRE_DEVICE=1 cargo test --quiet --locked -p bitnet-cuda --test pipeline
+BITNET_SHIM_DEVICES=2 REQUIRE_DEVICE=1 cargo test --quiet --locked -p bitnet-cuda --test pipeline --test rows
 
 echo
 echo "== a model moves between the processor and the GPU under threads that generate"

@@ -169,11 +169,12 @@ impl From<OpenError> for Failure {
                     | CudaError::Capability { .. }
                     | CudaError::Closed { .. }),
             } => Self::Usage(format!("--device cuda:{number}: {e}; there are {}; auto", Device::list())),
-            e @ OpenError::NoRoom { .. } => {
+            e @ (OpenError::NoRoom { .. } | OpenError::NoRoomForRows { .. }) => {
                 Self::Usage(format!("{}; there are {}; auto", chain(&e), Device::list()))
             }
             e @ (OpenError::DraftVocabulary { .. }
             | OpenError::MoreDevices { .. }
+            | OpenError::NoRows { .. }
             | OpenError::Shares { .. }) => Self::Usage(chain(&e)),
             e => Self::Runtime(chain(&e)),
         }

@@ -654,7 +654,8 @@ fn layers_lie_on_the_devices_of_a_list() {
     assert!(two.stderr.contains("cpu (1 of 2 layers), cpu (1 of 2 layers)"), "{two:?}");
     let bench =
         ["bench", &path, "-p", "4", "-n", "2", "-r", "1", "-t", "1", "-o", "jsonl", "--device", "cpu,cpu"];
-    assert!(output(&bench).lines().all(|row| parse(row)["backends"] == "CPU,CPU"));
+    let rows: Vec<_> = output(&bench).lines().map(parse).collect();
+    assert!(rows.iter().all(|row| row["backends"] == "CPU,CPU" && row["split_mode"] == "layer"), "{rows:?}");
 }
 
 #[test]

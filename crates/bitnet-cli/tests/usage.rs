@@ -29,6 +29,9 @@ fn flags_that_make_no_sense_are_usage() {
     run(&["--tensor-split", "1,1"], &["--tensor-split", "--device is cpu"]);
     run(&["--device", "cpu,cpu", "--tensor-split", "1"], &["--tensor-split", "--device is cpu,cpu"]);
     run(&["--device", "auto", "--tensor-split", "1"], &["--tensor-split", "--device is auto"]);
+    run(&["--split-mode", "row"], &["--split-mode", "--device is cpu"]);
+    run(&["--device", "auto", "-sm", "layer"], &["--split-mode", "--device is auto"]);
+    run(&["--device", "cpu,cpu", "-sm", "row"], &["NVIDIA GPUs alone", "cpu is none"]);
     run(&["--top-p", "2"], &["top-p"]);
     run(&["--temp", "NaN"], &["temp"]);
     run(&["-l", "3*1"], &["--logit-bias"]);

@@ -30,12 +30,20 @@ pub enum Activation {
 pub enum Purpose {
     /// A product like any other.
     Product,
+    /// The stacked projections q, k and v of so many key-value heads, `[qkv_cols, hidden]`. What they give goes through
+    /// [`Backend::add_low_rank`] and [`Backend::rms_norm_heads`] to [`Backend::rope_append`] and [`Backend::attend`], and nowhere else.
+    Attention {
+        /// Key-value heads.
+        kv_heads: usize,
+    },
     /// The stacked gate and up projections, `[2i, hidden]`, of [`Backend::gated`] with this activation.
     GateUp(Activation),
     /// The projection of what [`Backend::gated`] gave with this activation, normed or not.
     Down(Activation),
     /// Scores for every id of the vocabulary, `[vocab, hidden]`: [`Backend::head`].
     Head,
+    /// One of the two matrices of [`Backend::add_low_rank`].
+    Adapter,
 }
 
 /// Cosines and sines of the positions of one step, each `[m, head_dim/2]`, row-major.
@@ -201,7 +209,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// `out[m, n] = x[m, k] * w[n, k]^T`, with the activation precision the weight was prepared for.
     fn linear(&self, x: &Self::Tensor, w: &Self::Weight, out: &mut Self::Tensor);
     /// `y[t, first + j] = fma(b_j . (a x_t), scale, y[t, first + j])` for tokens `t` of `rows`: `a` is `[r, k]`, `b` is `[n, r]`, both
-    /// dense, `x [m, k]`, `y [m, cols]`, and `j` runs over `n`.
+    /// dense and prepared for [`Purpose::Adapter`], `x [m, k]`, `y [m, cols]`, and `j` runs over `n`.
     fn add_low_rank(
         &self,
         x: &Self::Tensor,

@@ -259,6 +259,46 @@ pub struct DenseMatrix {
     data: Bytes,
 }
 
+impl TernaryMatrix {
+    /// Some of its rows, over the same memory.
+    ///
+    /// # Panics
+    /// It has no such rows.
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        let part = |bytes: &Bytes| {
+            let row = bytes.len() / self.rows.max(1);
+            bytes.slice(rows.start * row..rows.end * row).expect("rows of the matrix")
+        };
+        let codes = match &self.codes {
+            Codes::Canonical(codes) => Codes::Canonical(part(codes)),
+            Codes::Packed(packed, _) => {
+                Codes::Packed(Packed { bytes: part(&packed.bytes), ..packed.clone() }, OnceLock::new())
+            }
+        };
+        let scale = match &self.scale {
+            Scale::Tensor(scale) => Scale::Tensor(*scale),
+            Scale::Rows(values) => Scale::Rows(values[rows.clone()].into()),
+            Scale::Groups { size, values } => {
+                let groups = self.cols.div_ceil(*size);
+                Scale::Groups { size: *size, values: values[rows.start * groups..rows.end * groups].into() }
+            }
+        };
+        Self { rows: rows.len(), cols: self.cols, codes, scale }
+    }
+}
+
+impl DenseMatrix {
+    /// Some of its rows, over the same memory.
+    ///
+    /// # Panics
+    /// It has no such rows.
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        let row = self.data.len() / self.rows.max(1);
+        let data = self.data.slice(rows.start * row..rows.end * row).expect("rows of the matrix");
+        Self { rows: rows.len(), data, ..*self }
+    }
+}
+
 impl DenseMatrix {
     /// Wraps little-endian data of `dtype`.
     pub fn new(rows: usize, cols: usize, dtype: DenseType, data: Bytes) -> Result<Self, ShapeError> {
@@ -307,6 +347,16 @@ pub enum Matrix {
 }
 
 impl Matrix {
+    /// Some of its rows, over the same memory.
+    ///
+    /// # Panics
+    /// It has no such rows.
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        match self {
+            Self::Ternary(m) => Self::Ternary(m.slice(rows)),
+            Self::Dense(m) => Self::Dense(m.slice(rows)),
+        }
+    }
     /// Output features, `n`.
     pub fn rows(&self) -> usize {
         match self {
@@ -338,6 +388,26 @@ mod tests {
             }
         }
         assert_eq!(m.row_codes(1)[63], 0b0101_0101);
+    }
+
+    #[test]
+    fn slices_have_the_rows_and_their_scales() {
+        let trits: Vec<i8> = (0..5 * 130).map(|i| (i % 3) as i8 - 1).collect();
+        let values = |n: usize| (0..n).map(|v| v as f32).collect();
+        for scale in
+            [Scale::Tensor(2.0), Scale::Rows(values(5)), Scale::Groups { size: 64, values: values(15) }]
+        {
+            let m = TernaryMatrix::from_trits(5, 130, &trits, scale).unwrap();
+            let part = m.slice(2..4);
+            assert_eq!((part.rows(), part.cols()), (2, 130));
+            for (own, row) in [(0, 2), (1, 3)] {
+                assert_eq!(part.row_codes(own), m.row_codes(row));
+                assert_eq!(part.scale_at(own, 129), m.scale_at(row, 129));
+            }
+            assert_eq!(m.slice(5..5).rows(), 0);
+        }
+        let m = DenseMatrix::new(3, 2, DenseType::BF16, (0..12u8).collect::<Vec<_>>().into()).unwrap();
+        assert_eq!(&m.slice(1..3).data()[..], &m.data()[4..]);
     }
 
     #[test]

@@ -393,6 +393,34 @@ CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr fro
         return on_device_memory(stream, to, bytes, [=](CUctx_st &) { memmove(to_host(to), to_host(from), bytes); });
     });
 }
+
+// Rows of device memory; offsets and layers beyond the first are not there.
+static CUresult copy_rows(auto copy, CUstream stream) {
+    if (copy.srcMemoryType != CU_MEMORYTYPE_DEVICE || copy.dstMemoryType != CU_MEMORYTYPE_DEVICE) return CUDA_ERROR_NOT_SUPPORTED;
+    if (copy.srcXInBytes || copy.srcY || copy.dstXInBytes || copy.dstY) return CUDA_ERROR_NOT_SUPPORTED;
+    if (copy.WidthInBytes > copy.srcPitch || copy.WidthInBytes > copy.dstPitch) return CUDA_ERROR_INVALID_VALUE;
+    if (!copy.WidthInBytes || !copy.Height) return CUDA_SUCCESS;
+    size_t from_bytes = copy.srcPitch * (copy.Height - 1) + copy.WidthInBytes;
+    size_t to_bytes = copy.dstPitch * (copy.Height - 1) + copy.WidthInBytes;
+    if (!is_inside(to_host(copy.srcDevice), from_bytes, false)) return CUDA_ERROR_INVALID_VALUE;
+    return on_device_memory(stream, copy.dstDevice, to_bytes, [=](CUctx_st &) {
+        for (size_t row = 0; row < copy.Height; row++)
+            memmove(to_host(copy.dstDevice) + row * copy.dstPitch, to_host(copy.srcDevice) + row * copy.srcPitch, copy.WidthInBytes);
+    });
+}
+CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *copy, CUstream stream) {
+    return in_context([&](CUctx_st &) { return copy_rows(*copy, stream); });
+}
+CUresult cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER *copy, CUstream stream) {
+    return in_context([&](CUctx_st &) {
+        for (CUcontext context : {copy->srcContext, copy->dstContext})
+            if (!context || !context->retained) return CUDA_ERROR_INVALID_CONTEXT;
+        if (!is_of(to_host(copy->dstDevice), copy->dstContext - contexts) || !is_of(to_host(copy->srcDevice), copy->srcContext - contexts))
+            return CUDA_ERROR_INVALID_VALUE;
+        if (copy->Depth != 1 || copy->srcZ || copy->dstZ || copy->srcLOD || copy->dstLOD) return CUDA_ERROR_NOT_SUPPORTED;
+        return copy_rows(*copy, stream);
+    });
+}
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, CUstream stream) {
     return in_context([&](CUctx_st &) {
         return on_device_memory(stream, to, count, [=](CUctx_st &) { memset(to_host(to), value, count); });

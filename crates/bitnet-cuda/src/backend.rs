@@ -32,8 +32,8 @@ pub struct CudaBackend {
 
 /// Memory that operations use and leave behind for the next one.
 #[derive(Default)]
-struct Scratch {
-    int8: Int8,
+pub(crate) struct Scratch {
+    pub(crate) int8: Int8,
     /// What was sent of the step's tokens.
     places: SentPlaces,
     rope: SentRope,
@@ -43,7 +43,7 @@ struct Scratch {
     low_rank: (CudaTensor, CudaTensor),
     /// What an operation makes of a tensor before it takes its place.
     next: CudaTensor,
-    head: HeadScratch,
+    pub(crate) head: HeadScratch,
 }
 
 impl CudaBackend {
@@ -94,7 +94,7 @@ impl CudaBackend {
     }
 
     /// Begins a step of so many tokens, and gives what went wrong in the one before, of which nobody has asked since.
-    fn begin(&self, tokens: usize) -> Result<usize, BackendError> {
+    pub(crate) fn begin(&self, tokens: usize) -> Result<usize, BackendError> {
         self.gpu.begin(tokens);
         self.gpu.check()?;
         if tokens > MAX_TOKENS {
@@ -107,8 +107,41 @@ impl CudaBackend {
         Ok(tokens)
     }
 
-    fn scratch(&self) -> MutexGuard<'_, Scratch> {
+    pub(crate) fn scratch(&self) -> MutexGuard<'_, Scratch> {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CudaBackend {
+    /// Rows of tensors, wherever these are, one behind the other.
+    pub(crate) fn join_all(&self, parts: &[&CudaTensor], out: &mut CudaTensor) {
+        let (m, cols) = (parts[0].rows, parts.iter().map(|p| p.cols).sum());
+        assert!(parts.iter().all(|p| p.rows == m), "parts of the same rows");
+        out.shape(&self.gpu, m, cols);
+        let mut first = 0;
+        for part in parts {
+            let sizes = [part.len(), part.cols, cols, first].map(|n| n as u64);
+            let params: Vec<u64> = [out.address(), part.address()].into_iter().chain(sizes).collect();
+            self.gpu.run(self.gpu.kernels.place, elements(part.len()), 256, 0, &params);
+            first += part.cols;
+        }
+    }
+
+    /// Gives a tensor the rows of these numbers, in this order.
+    pub(crate) fn take_rows(&self, x: &mut CudaTensor, rows: &[usize]) {
+        // Rows that stay where they are need no copy.
+        if !rows.iter().copied().eq(0..rows.len()) {
+            let next = &mut self.scratch().next;
+            next.shape(&self.gpu, rows.len(), x.cols);
+            let numbers = self.gpu.upload(&bytes_of(&rows.iter().copied().map(word).collect::<Vec<_>>()));
+            let params = [next.address(), x.address(), numbers, next.len() as u64, x.cols as u64];
+            self.gpu.run(self.gpu.kernels.gather, elements(next.len()), 256, 0, &params);
+            std::mem::swap(x, next);
+        } else if rows.len() != x.rows {
+            // A sum that was put off is of all rows.
+            self.gpu.settle_sum();
+        }
+        x.rows = rows.len();
     }
 }
 
@@ -384,16 +417,7 @@ impl Backend for CudaBackend {
     }
 
     fn join(&self, parts: &[CudaTensor], out: &mut CudaTensor) {
-        let (m, cols) = (parts[0].rows, parts.iter().map(|p| p.cols).sum());
-        assert!(parts.iter().all(|p| p.rows == m), "parts of the same rows");
-        out.shape(&self.gpu, m, cols);
-        let mut first = 0;
-        for part in parts {
-            let sizes = [part.len(), part.cols, cols, first].map(|n| n as u64);
-            let params: Vec<u64> = [out.address(), part.address()].into_iter().chain(sizes).collect();
-            self.gpu.run(self.gpu.kernels.place, elements(part.len()), 256, 0, &params);
-            first += part.cols;
-        }
+        self.join_all(&parts.iter().collect::<Vec<_>>(), out);
     }
 
     fn scale(&self, x: &mut CudaTensor, factor: f32) {
@@ -419,7 +443,7 @@ impl Backend for CudaBackend {
         assert_eq!((x.rows, x.cols), (needs.len(), w.cols), "tokens and input features");
         out.clear();
         let scratch = &mut self.scratch().head;
-        if let Some(asked) = Asked::new(needs) {
+        if let Some(asked) = Asked::new(needs, w.rows) {
             if self.largest(x, w, &asked, scratch, out)? {
                 return Ok(());
             }
@@ -429,19 +453,7 @@ impl Backend for CudaBackend {
     }
 
     fn keep_rows(&self, x: &mut CudaTensor, rows: &[usize]) {
-        // Rows that stay where they are need no copy.
-        if !rows.iter().copied().eq(0..rows.len()) {
-            let next = &mut self.scratch().next;
-            next.shape(&self.gpu, rows.len(), x.cols);
-            let numbers = self.gpu.upload(&bytes_of(&rows.iter().copied().map(word).collect::<Vec<_>>()));
-            let params = [next.address(), x.address(), numbers, next.len() as u64, x.cols as u64];
-            self.gpu.run(self.gpu.kernels.gather, elements(next.len()), 256, 0, &params);
-            std::mem::swap(x, next);
-        } else if rows.len() != x.rows {
-            // A sum that was put off is of all rows.
-            self.gpu.settle_sum();
-        }
-        x.rows = rows.len();
+        self.take_rows(x, rows);
     }
 
     fn upload(&self, values: &[f32], cols: usize, out: &mut CudaTensor) -> Result<(), BackendError> {

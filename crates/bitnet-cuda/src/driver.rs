@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, PoisonError};
 
+pub(crate) use peers::Rectangle;
 pub(crate) use staging::Staging;
 
 /// The version of the driver's interface that the kernels were compiled for: 1000 times its major number.

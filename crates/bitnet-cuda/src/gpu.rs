@@ -43,11 +43,15 @@ pub(crate) struct Gpu {
     pub(crate) tuning: Arc<Tuning>,
     pub(crate) memory: Arc<DevicePool<CudaSource>>,
     retired: Arc<Retired>,
-    failure: Mutex<Option<BackendError>>,
+    /// What went wrong since somebody asked. Devices that make steps together have one.
+    failure: Arc<Failure>,
     state: Mutex<State>,
     /// Devices whose work goes into what is read here next.
     peers: Mutex<Vec<Peer>>,
 }
+
+/// What made a step fail.
+pub(crate) type Failure = Mutex<Option<BackendError>>;
 
 /// Another device, by its name.
 #[derive(Clone)]
@@ -127,6 +131,25 @@ impl Gpu {
     /// Gives what went wrong, once.
     pub(crate) fn check(&self) -> Result<(), BackendError> {
         locked(&self.failure).take().map_or(Ok(()), Err)
+    }
+
+    /// Where it is kept that a step fails.
+    pub(crate) fn failure(&self) -> &Arc<Failure> {
+        &self.failure
+    }
+
+    /// Makes steps fail with those of another device, and those with these.
+    pub(crate) fn fail_with(&mut self, failure: &Arc<Failure>) {
+        self.failure = Arc::clone(failure);
+    }
+
+    /// Forgets what is recorded, and waits for what was sent off.
+    pub(crate) fn abandon(&self) {
+        let mut state = locked(&self.state);
+        state.launches.clear();
+        (state.sum, state.rope, state.done) = (None, None, None);
+        // A context that is broken gives its error again to whoever asks something of it.
+        let _ = self.synchronize();
     }
 
     fn has_failed(&self) -> bool {
@@ -538,7 +561,7 @@ impl Gpu {
             .driver
             .reach(&other.driver)
             .and_then(|()| self.driver.wait_for(&other.driver))
-            .and_then(|()| self.driver.copy_from(&other.driver, from, to, bytes))
+            .and_then(|()| self.driver.copy_from(&other.driver, (from, 0), (to, 0), bytes))
             .and_then(|()| self.driver.mark());
         copied.map_err(|e| self.error(e, bytes, "a copy"))?;
         other.driver.wait_for(&self.driver).map_err(|e| other.error(e, bytes, "a copy"))

@@ -13,7 +13,7 @@ use bitnet_core::{BackendError, Logits, LogitsNeed};
 use bitnet_memory::Tag;
 
 /// Tokens whose logits are computed at once.
-const HEAD_TOKENS: usize = 128;
+pub(crate) const HEAD_TOKENS: usize = 128;
 /// The most logits of a token that are looked for on the device; for more, all are copied.
 const MAX_TOP: usize = 1024;
 /// Logits of a token that there is room for.
@@ -64,8 +64,8 @@ impl Screen {
 /// Memory of the head.
 #[derive(Default)]
 pub(crate) struct HeadScratch {
-    int8: Int8,
-    logits: CudaTensor,
+    pub(crate) int8: Int8,
+    pub(crate) logits: CudaTensor,
     /// The least and the most that logits can be, and what is known of the tokens.
     lower: CudaTensor,
     upper: CudaTensor,
@@ -77,6 +77,9 @@ pub(crate) struct HeadScratch {
     best: CudaTensor,
 }
 
+/// An id, and the bits of its logit.
+pub(crate) type Pair = [u32; 2];
+
 /// The largest logits of some tokens, and some besides.
 pub(crate) struct Asked {
     /// For each token how many of the largest, and how many ids besides.
@@ -87,17 +90,50 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// `None`: a token needs all of them, or so many that all may as well be copied.
-    pub(crate) fn new(needs: &[LogitsNeed]) -> Option<Self> {
+    pub(crate) fn new(needs: &[LogitsNeed], vocab: usize) -> Option<Self> {
         let mut asked = Self { wanted: Vec::new(), also: Vec::new() };
         for (t, need) in needs.iter().enumerate() {
             let LogitsNeed::Top { k, also } = need else { return None };
-            if *k > MAX_TOP || also.len() > MAX_TOP {
+            if *k > MAX_TOP || also.len() > MAX_TOP || also.iter().any(|id| *id as usize >= vocab) {
                 return None;
             }
             asked.wanted.push([word(*k).max(1), word(also.len())]);
             asked.also.extend(also.iter().flat_map(|id| [word(t), *id]));
         }
         (needs.len() <= HEAD_TOKENS).then_some(asked)
+    }
+
+    /// What is asked of a device that has some of the rows: `own` gives the number that an id has there.
+    pub(crate) fn of(&self, own: impl Fn(u32) -> Option<u32>) -> Self {
+        let mut part = Self { wanted: self.wanted.iter().map(|[k, _]| [*k, 0]).collect(), also: Vec::new() };
+        for [token, id] in self.also.as_chunks::<2>().0 {
+            if let Some(id) = own(*id) {
+                part.also.extend([*token, id]);
+                part.wanted[*token as usize][1] += 1;
+            }
+        }
+        part
+    }
+
+    /// Keeps of a token's logits what was asked for: the largest, of equal ones the lower ids, and those besides.
+    pub(crate) fn keep(&self, token: usize, entries: &mut Vec<(u32, f32)>) {
+        let also: Vec<u32> = self
+            .also
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .filter(|[t, _]| *t as usize == token)
+            .map(|[_, id]| *id)
+            .collect();
+        let k = self.wanted[token][0] as usize;
+        // Both zeros are alike.
+        entries.sort_unstable_by(|a, b| (b.1 + 0.0).total_cmp(&(a.1 + 0.0)).then(a.0.cmp(&b.0)));
+        entries.dedup();
+        let mut rank = 0;
+        entries.retain(|(id, _)| {
+            rank += 1;
+            rank <= k || also.contains(id)
+        });
     }
 
     /// Logits that a token gets, at most.
@@ -138,10 +174,18 @@ impl CudaBackend {
         scratch: &mut HeadScratch,
         out: &mut Logits,
     ) -> Result<bool, BackendError> {
+        self.find(x, w, asked, scratch);
+        let mut entries = Vec::new();
+        self.found(asked, scratch, |_, pairs| {
+            entries.clear();
+            entries.extend(pairs.iter().map(|[id, bits]| (*id, f32::from_bits(*bits))));
+            self.push_list(&mut entries, out)
+        })
+    }
+
+    /// Has the logits found that were asked for.
+    pub(crate) fn find(&self, x: &CudaTensor, w: &CudaWeight, asked: &Asked, scratch: &mut HeadScratch) {
         let (gpu, m, vocab) = (&self.gpu, x.rows, w.rows);
-        if asked.also.as_chunks::<2>().0.iter().any(|[_, id]| *id as usize >= vocab) {
-            return Ok(false);
-        }
         let HeadScratch { int8, logits, lower, upper, queries, digits, bins, found, best } = scratch;
         bins.shape(gpu, m, BINS);
         // Counts and pairs; a word more where the number of tokens is odd.
@@ -225,12 +269,17 @@ impl CudaBackend {
         best.shape(gpu, m, 2 + 2 * each);
         let params = [found.address(), wanted, best.address(), ROOM as u64, each as u64];
         gpu.run(gpu.kernels.select_best, [ROOM / RANKED, m, 1], word(RANKED), 0, &params);
-        self.lists(best, asked, out)
     }
 
-    /// Reads the best of what was found of some tokens; `false` where there was no room for all of one.
-    fn lists(&self, best: &CudaTensor, asked: &Asked, out: &mut Logits) -> Result<bool, BackendError> {
-        let Some(buffer) = best.buffer() else { return self.gpu.check().map(|()| false) };
+    /// Reads what was found of some tokens: each one's number, and its pairs of an id and the bits of a logit, an id twice where it was asked
+    /// for and is among the largest. `false` where there was no room for all of one.
+    pub(crate) fn found(
+        &self,
+        asked: &Asked,
+        scratch: &HeadScratch,
+        mut take: impl FnMut(usize, &[Pair]) -> Result<(), BackendError>,
+    ) -> Result<bool, BackendError> {
+        let Some(buffer) = scratch.best.buffer() else { return self.gpu.check().map(|()| false) };
         let (m, each) = (asked.wanted.len(), asked.each());
         let head = m.next_multiple_of(2);
         let mut words = Vec::new();
@@ -241,21 +290,27 @@ impl CudaBackend {
         if counts[..m].iter().any(|count| *count as usize > ROOM) {
             return Ok(false);
         }
-        let pairs = pairs.as_chunks::<2>().0;
-        let mut entries = Vec::new();
-        for ((pairs, count), [k, also]) in pairs.chunks(each).zip(counts).zip(&asked.wanted) {
-            let own = &pairs[..(*count).min(k + also) as usize];
-            entries.clear();
-            entries.extend(own.iter().map(|[id, bits]| (*id, f32::from_bits(*bits))));
-            entries.sort_unstable_by_key(|(id, _)| *id);
-            entries.dedup_by_key(|(id, _)| *id);
-            let (ids, values) = (out.ids.len(), out.values.len());
-            self.memory.grow(&mut out.ids, ids + entries.len())?;
-            self.memory.grow(&mut out.values, values + entries.len())?;
-            let places = out.ids[ids..].iter_mut().zip(&mut out.values[values..]);
-            places.zip(&entries).for_each(|((id, value), entry)| (*id, *value) = *entry);
-            out.rows.push((ids..out.ids.len(), values..out.values.len()));
+        let tokens = pairs.as_chunks::<2>().0.chunks(each).zip(counts).zip(&asked.wanted);
+        for (token, ((pairs, count), [k, also])) in tokens.enumerate() {
+            take(token, &pairs[..(*count).min(k + also) as usize])?;
         }
         Ok(true)
+    }
+
+    /// Enters a token's logits.
+    pub(crate) fn push_list(
+        &self,
+        entries: &mut Vec<(u32, f32)>,
+        out: &mut Logits,
+    ) -> Result<(), BackendError> {
+        entries.sort_unstable_by_key(|(id, _)| *id);
+        entries.dedup_by_key(|(id, _)| *id);
+        let (ids, values) = (out.ids.len(), out.values.len());
+        self.memory.grow(&mut out.ids, ids + entries.len())?;
+        self.memory.grow(&mut out.values, values + entries.len())?;
+        let places = out.ids[ids..].iter_mut().zip(&mut out.values[values..]);
+        places.zip(entries).for_each(|((id, value), entry)| (*id, *value) = *entry);
+        out.rows.push((ids..out.ids.len(), values..out.values.len()));
+        Ok(())
     }
 }

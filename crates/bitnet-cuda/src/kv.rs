@@ -49,6 +49,11 @@ impl CudaKv {
         self.spec.layers * (self.block.0 + self.block.1)
     }
 
+    /// Bytes of a block in the buffer of this number, counted as [`CudaKv::buffers`] has them.
+    pub(crate) fn part_bytes(&self, number: usize) -> usize {
+        if number.is_multiple_of(2) { self.block.0 } else { self.block.1 }
+    }
+
     /// Each buffer, and the bytes that a block takes in it: keys and values of one layer after the other.
     pub(crate) fn buffers(&self) -> impl Iterator<Item = (&Buffer, usize)> {
         let (key_bytes, value_bytes) = self.block;

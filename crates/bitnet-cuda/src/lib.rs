@@ -4,6 +4,8 @@
 //! and however a prompt is cut. The crate knows the driver, kernels and the layouts that they read; it knows no file format
 //! and no model.
 //!
+//! Several GPUs may share the rows of one model: [`CudaRows`].
+//!
 //! The kernels (`kernels/`) are compiled ahead, for Ampere (compute capability 8.0) and newer, and are part of the program
 //! (`generated/`): neither building nor running it needs a CUDA toolkit. The driver is looked for when [`devices`] or
 //! [`CudaBackend::new`] is called, and need not be there. So is NVRTC, NVIDIA's run-time compiler, which makes kernels for fixed sizes
@@ -33,6 +35,7 @@ mod memory;
 #[allow(unsafe_code, reason = "calls the run-time compiler")]
 mod nvrtc;
 mod product;
+mod rows;
 mod tensor;
 mod training;
 mod tuning;
@@ -45,6 +48,7 @@ pub use error::{CompileError, CudaError};
 pub use fixed::{FixedKernel, UnknownKernel};
 pub use kv::CudaKv;
 pub use nvrtc::compiler;
+pub use rows::{CudaRows, CudaRowsKv, CudaRowsTensor, CudaRowsVector, CudaRowsWeight};
 pub use tensor::CudaTensor;
 pub use training::CudaTraining;
 pub use tuning::{Choices, ProductShape, Tuning};

@@ -7,10 +7,10 @@ use bitnet_core::{
     ActivationPrecision, At, AttentionShape, Backend, BackendError, DenseMatrix, DenseType, KvSpec, KvType,
     Matrix, Memory, Purpose, TrainingDevice,
 };
-use bitnet_cuda::{CudaBackend, CudaError, CudaTraining, devices, free_memory};
+use bitnet_cuda::{CudaBackend, CudaError, CudaRows, CudaTraining, devices, free_memory};
 use bitnet_memory::Tag;
 
-fn table(b: &CudaBackend) -> <CudaBackend as Backend>::Weight {
+fn table<B: Backend>(b: &B) -> B::Weight {
     let bytes: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
     let rows = DenseMatrix::new(1, 3, DenseType::F32, bytes.into()).unwrap();
     b.prepare(&[Matrix::Dense(rows)], ActivationPrecision::Float, Purpose::Product).unwrap()
@@ -23,7 +23,12 @@ fn kv_of(bytes: usize) -> KvSpec {
     KvSpec { layers: 1, shape, capacity: bytes / (2 * 2 * 4 * 128), key, value }
 }
 
-fn step(b: &CudaBackend, w: &<CudaBackend as Backend>::Weight) -> Result<Vec<f32>, BackendError> {
+/// Two devices that share rows.
+fn two_by_rows() -> CudaRows {
+    CudaRows::new([0, 1].map(|number| CudaBackend::new(number).unwrap()).into(), vec![1.0, 1.0]).unwrap()
+}
+
+fn step<B: Backend>(b: &B, w: &B::Weight) -> Result<Vec<f32>, BackendError> {
     let (mut x, mut out) = (b.tensor(), Vec::new());
     b.embed(w, &[0, 0], &mut x)?;
     b.download(&x, &mut out)?;
@@ -131,6 +136,40 @@ fn a_fault_is_an_error_that_says_what_it_is() {
             let Some(Err(BackendError::Device { device, .. })) = &outcome else { panic!("{outcome:?}") };
             assert_eq!(device, "cuda:0");
             assert!(step(&second, &table(&second)).is_ok(), "the other one goes on");
+        }
+        Ok("little memory on one of two") => {
+            let b = two_by_rows();
+            let (w, norm) = (table(&b), b.vector(&[1.0; 3]).unwrap());
+            // Somebody else fills the second one.
+            let other = CudaBackend::new(1).unwrap();
+            let mut held = Vec::new();
+            for bytes in [1 << 20, 1 << 17] {
+                held.extend(std::iter::from_fn(|| other.kv(kv_of(bytes)).ok()));
+            }
+            assert!(free_memory(1).unwrap() < 1 << 18 && free_memory(0).unwrap() > 8 << 20);
+            // One device has enough for this.
+            let (mut x, mut normed, mut out) = (b.tensor(), b.tensor(), Vec::new());
+            let outcome = b.embed(&w, &[0; 8000], &mut x).and_then(|()| {
+                b.rms_norm(&x, &norm, 1.0, &mut normed);
+                b.download(&normed, &mut out)
+            });
+            assert!(matches!(outcome, Err(BackendError::OutOfMemory { .. })), "{outcome:?}");
+            held.clear();
+            drop(other);
+            // The step was lost on both, and the next one is not.
+            assert_eq!(step(&b, &w).unwrap(), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+            b.embed(&w, &[0; 8000], &mut x).unwrap();
+            b.rms_norm(&x, &norm, 1.0, &mut normed);
+            b.download(&normed, &mut out).unwrap();
+            assert_eq!(out.len(), 24_000);
+        }
+        Ok("failed launch of rows") => {
+            let b = two_by_rows();
+            let w = table(&b);
+            let outcome = (0..24).map(|_| step(&b, &w)).find(Result::is_err).unwrap();
+            let Err(BackendError::Device { device, .. }) = &outcome else { panic!("{outcome:?}") };
+            assert!(device == "cuda:0" || device == "cuda:1", "{device}");
+            assert!(step(&b, &w).is_err(), "a driver gives the context up");
         }
         Ok("failed launch of training") => {
             let device = CudaTraining::new(0).unwrap();

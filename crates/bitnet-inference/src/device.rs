@@ -14,7 +14,8 @@ use bitnet_formats::Checkpoint;
 use bitnet_memory::Pool;
 use bitnet_model::{Decoder, LoadOptions, ModelConfig, Pipeline, Sizes};
 use bitnet_wgpu::AdapterKind;
-use opened::Opened;
+use opened::{Opened, load_rows};
+use split::Parts;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use bitnet_cpu::memory;
 pub use choice::{Candidate, choose};
 pub use placement::Placement;
 pub use speed::Speed;
+pub use split::Split;
 
 /// A device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,10 +142,12 @@ impl FromStr for Device {
 /// What a model is to run on.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
-    /// The device, or several that have some of the layers each.
+    /// The device, or several that have a part of the model each.
     pub device: Placement,
-    /// In which proportion several devices share the layers; when empty, what each holds goes by the memory it has free, and the processor
-    /// gets what does not fit on the others.
+    /// How several devices share the model; when `None`, each gets layers, or rows where whole layers cannot be had and rows can.
+    pub split: Option<Split>,
+    /// In which proportion they share it; when empty, what each holds goes by the memory it has free, and the processor gets the layers that
+    /// do not fit on the others.
     pub shares: Vec<f64>,
     /// Of the processor, the instruction set; the fastest one there is when `None`.
     pub isa: Option<Isa>,
@@ -162,7 +166,7 @@ pub struct DeviceOptions {
 impl DeviceOptions {
     /// The same on another device.
     pub fn on(&self, device: impl Into<Placement>) -> Self {
-        Self { device: device.into(), shares: Vec::new(), ..self.clone() }
+        Self { device: device.into(), split: None, shares: Vec::new(), ..self.clone() }
     }
 
     /// Where a model is best put that guesses for one here: whole, on the device that has the results.
@@ -176,8 +180,10 @@ impl DeviceOptions {
 pub struct DeviceInfo {
     /// The device, or several.
     pub device: Placement,
-    /// How many of the layers each of them has.
+    /// How many of the layers each of them has: all, where they share rows.
     pub layers: Vec<usize>,
+    /// How several devices share the model.
+    pub split: Split,
     /// Instruction set of its kernels; of a GPU, the interface that it is reached by; of several devices, each that they have.
     pub isa: String,
     /// Its ternary kernel; of a GPU, its name; of several devices, each that they have.
@@ -197,22 +203,33 @@ pub(crate) fn decoder(
 ) -> Result<(Box<dyn Decoder>, DeviceInfo), OpenError> {
     let devices = options.device.devices();
     let opened = devices.iter().map(|d| Opened::new(*d, options)).collect::<Result<Vec<_>, _>>()?;
-    let layers = match devices {
-        [_] => vec![load.layers_of(config)],
+    let all = load.layers_of(config);
+    let parts = match devices {
+        [_] => Parts::Layers(vec![all]),
         several => {
             let sizes = Sizes::of(checkpoint, config, load)?;
             let free: Vec<_> = several.iter().copied().zip(opened.iter().map(Opened::free)).collect();
-            split::layers(&sizes, &free, &options.shares)?
+            split::parts(&sizes, &free, (options.split, &options.shares))?
         }
     };
     let mut info = DeviceInfo {
         device: options.device.clone(),
-        layers: layers.clone(),
+        layers: vec![all; devices.len()],
+        split: Split::Rows,
         isa: String::new(),
         kernel: String::new(),
         skips: false,
         threads: 1,
     };
+    let layers = match parts {
+        Parts::Layers(layers) => layers,
+        Parts::Rows(shares) => {
+            let files = (checkpoint, config);
+            let decoder: Box<dyn Decoder> = load_rows(opened, shares, files, load, &mut info, progress)?;
+            return Ok((decoder, info));
+        }
+    };
+    (info.layers, info.split) = (layers.clone(), Split::Layers);
     let (mut stages, mut first) = (Vec::new(), 0);
     for (opened, layers) in opened.into_iter().zip(layers) {
         let range = first..first + layers;

@@ -52,7 +52,7 @@ pub enum OpenError {
         layers: usize,
     },
     /// Shares of devices that say nothing.
-    #[error("shares of the layers are {shares:?}; each of the {devices} devices has one, a positive number")]
+    #[error("shares of the model are {shares:?}; each of the {devices} devices has one, a positive number")]
     Shares {
         /// What was asked for.
         shares: Vec<f64>,
@@ -74,6 +74,25 @@ pub enum OpenError {
         /// Bytes that it has free.
         free: u64,
     },
+    /// One of several devices has not the memory for its rows.
+    #[error(
+        "a share of all rows takes {:.1} GB, and {device} has {:.1} GB free; a smaller share, a smaller cache or one more device would do",
+        *need as f64 / 1e9, *free as f64 / 1e9
+    )]
+    NoRoomForRows {
+        /// The device.
+        device: Device,
+        /// Bytes of its part of weights and cache.
+        need: u64,
+        /// Bytes that it has free.
+        free: u64,
+    },
+    /// A device that cannot have rows of matrices.
+    #[error("rows of matrices are shared by NVIDIA GPUs alone, and {device} is none; layers can be")]
+    NoRows {
+        /// The device.
+        device: Device,
+    },
     /// Weights that an engine is to go on with were made of other files than its own.
     #[error("the weights are those of another model")]
     OtherModel,
@@ -92,7 +111,7 @@ impl OpenError {
     /// Whether another device might do: this one is not there, fails, or has too little memory.
     pub fn is_of_device(&self) -> bool {
         match self {
-            Self::Cuda { .. } | Self::Gpu(_) | Self::NoRoom { .. } => true,
+            Self::Cuda { .. } | Self::Gpu(_) | Self::NoRoom { .. } | Self::NoRoomForRows { .. } => true,
             Self::Model(e) => e.is_of_device() || e.is_unsupported(),
             _ => false,
         }

@@ -41,7 +41,7 @@ pub use bitnet_model::{LoadOptions, ModelConfig};
 pub use bitnet_wgpu::AdapterKind;
 pub use bitnet_wgpu::WgpuError;
 pub use device::{
-    Candidate, Device, DeviceInfo, DeviceOptions, GpuDetails, Placement, Speed, UnknownDevice, choose,
+    Candidate, Device, DeviceInfo, DeviceOptions, GpuDetails, Placement, Speed, Split, UnknownDevice, choose,
     cuda_trouble, gpus, memory,
 };
 pub use embed::{EmbedOptions, Pooling};

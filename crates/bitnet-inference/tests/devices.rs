@@ -7,7 +7,7 @@ use bitnet_inference::engine::EngineOptions;
 use bitnet_inference::sample::SamplerOptions;
 use bitnet_inference::{
     Device, DeviceOptions, GenerateOptions, LoadOptions, Model, OpenError, OpenOptions, Placement,
-    SharedModel, gpus, memory,
+    SharedModel, Split, gpus, memory,
 };
 use bitnet_memory::{Profile, Snapshot, Tag};
 use bitnet_testkit::golden::fixtures;
@@ -136,7 +136,8 @@ fn threads_generate_while_the_model_moves_to_a_gpu_and_back() {
     };
     let several = |devices: &[Device]| on(Placement::of(devices.to_vec()).unwrap());
     // The same GPU twice, where there is but one.
-    moves_among(&[on(Device::Cpu), on(first), several(&[first, last]), several(&[last, Device::Cpu])]);
+    let rows = DeviceOptions { split: Some(Split::Rows), ..several(&[last, first]) };
+    moves_among(&[on(Device::Cpu), on(first), several(&[first, last]), several(&[last, Device::Cpu]), rows]);
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl<B: Backend> Adapters<B> {
         let mut held: Layers<B> = (0..layers.end).map(|_| Vec::new()).collect();
         for part in adapter.parts.iter().filter(|part| layers.contains(&part.layer)) {
             let prepare = |m: &bitnet_core::DenseMatrix| {
-                b.prepare(&[Matrix::Dense(m.clone())], ActivationPrecision::Float, Purpose::Product)
+                b.prepare(&[Matrix::Dense(m.clone())], ActivationPrecision::Float, Purpose::Adapter)
             };
             held[part.layer].push(Part {
                 role: part.role,

@@ -282,8 +282,8 @@ impl<B: Backend> Asked<'_, B> {
         let (m, n, k) = (6, 40, 77);
         for r in [1, 4] {
             let (a, c) = ([self.dense(r, k, DenseType::F32)], [self.dense(n, r, DenseType::BF16)]);
-            let a = self.prepare(&a, ActivationPrecision::Float, Purpose::Product);
-            let c = self.prepare(&c, ActivationPrecision::Float, Purpose::Product);
+            let a = self.prepare(&a, ActivationPrecision::Float, Purpose::Adapter);
+            let c = self.prepare(&c, ActivationPrecision::Float, Purpose::Adapter);
             let (x, y) = (self.floats(m * k), self.floats(m * 50));
             let (x, mut y) = (self.tensor(&x, m), self.tensor(&y, m));
             self.b.add_low_rank(&x, 2..5, (&a, &c), 0.3, &mut y, 7);

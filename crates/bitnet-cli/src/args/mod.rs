@@ -29,6 +29,7 @@ pub fn spell_out(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = O
             Some("-md") => "--draft-model".into(),
             // Elsewhere `-pg` is the prompt "g".
             Some("-pg") if bench => "--pg".into(),
+            Some("-sm") => "--split-mode".into(),
             Some("-ts") => "--tensor-split".into(),
             Some("-ub") => "--ubatch-size".into(),
             _ => arg,

@@ -11,7 +11,9 @@ use bitnet_core::{ActivationPrecision, KvType};
 use bitnet_cpu::{Isa, Kernel};
 use bitnet_formats::{Checkpoint, Header};
 use bitnet_inference::engine::Takeover;
-use bitnet_inference::{Device, DeviceInfo, DeviceOptions, LoadOptions, Model, OpenOptions, Placement};
+use bitnet_inference::{
+    Device, DeviceInfo, DeviceOptions, LoadOptions, Model, OpenOptions, Placement, Split,
+};
 use bitnet_model::ModelConfig;
 use clap::{Args, ValueEnum};
 use std::path::Path;
@@ -112,9 +114,9 @@ impl ModelFlags {
     pub fn options(&self, checkpoint: &Checkpoint, quiet: bool) -> Result<Opening, Failure> {
         let kernels = self.isa.is_some() || self.kernel.is_some();
         let load = self.load()?;
-        let Settled { device, shares, may_fall_back } =
+        let Settled { device, split, shares, may_fall_back } =
             self.device.settle(checkpoint, &load, &self.tuning, kernels, quiet)?;
-        let device = DeviceOptions { shares, ..self.on(device) };
+        let device = DeviceOptions { split, shares, ..self.on(device) };
         Ok(Opening { options: OpenOptions { device, load }, may_fall_back })
     }
 
@@ -268,13 +270,14 @@ fn start_line(path: &Path, checkpoint: &Checkpoint, model: &Model, tuned: bool) 
     )
 }
 
-/// The device with its kernels, or each of several with its layers.
+/// The device with its kernels, or each of several with its layers, or those that share rows.
 fn runs_on(info: &DeviceInfo) -> String {
-    let DeviceInfo { device, layers, isa, kernel, threads, .. } = info;
+    let DeviceInfo { device, layers, split, isa, kernel, threads, .. } = info;
     match device.devices() {
         [Device::Cpu] => format!("{device} {kernel}, {threads} threads"),
         [Device::Cuda(_)] => format!("{device} {kernel}"),
         [Device::Wgpu(_)] => format!("{device} {kernel} ({isa})"),
+        _ if *split == Split::Rows => format!("{device} (rows of all layers) {kernel}"),
         several => {
             let all: usize = layers.iter().sum();
             let each = several.iter().zip(layers);

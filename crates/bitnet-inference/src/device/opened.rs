@@ -4,9 +4,9 @@ use super::{Device, DeviceInfo, DeviceOptions};
 use crate::OpenError;
 use bitnet_core::{Activation, ActivationPrecision, Backend};
 use bitnet_cpu::{CpuBackend, CpuOptions};
-use bitnet_cuda::CudaBackend;
+use bitnet_cuda::{CudaBackend, CudaRows};
 use bitnet_formats::Checkpoint;
-use bitnet_model::{LoadOptions, LoadReport, ModelConfig, Stage, load_stage};
+use bitnet_model::{LoadOptions, LoadReport, ModelConfig, ModelError, Stage, load_stage};
 use bitnet_wgpu::WgpuBackend;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// A device that weights can be prepared on.
 pub(super) enum Opened {
     Cpu(Arc<CpuBackend>),
-    Cuda(Arc<CudaBackend>),
+    Cuda(Box<CudaBackend>),
     Wgpu(Arc<WgpuBackend>),
 }
 
@@ -28,7 +28,7 @@ impl Opened {
             }
             Device::Cuda(number) => {
                 let backend = CudaBackend::with(number, kernels.clone().unwrap_or_default());
-                Self::Cuda(Arc::new(backend.map_err(|source| OpenError::Cuda { number, source })?))
+                Self::Cuda(Box::new(backend.map_err(|source| OpenError::Cuda { number, source })?))
             }
             Device::Wgpu(number) => Self::Wgpu(Arc::new(WgpuBackend::new(number)?)),
         })
@@ -67,7 +67,7 @@ impl Opened {
             Self::Cuda(backend) => {
                 add(&mut info.isa, "cuda");
                 add(&mut info.kernel, &backend.device().name);
-                stage(backend, files, load, layers, progress)
+                stage(Arc::new(*backend), files, load, layers, progress)
             }
             Self::Wgpu(backend) => {
                 add(&mut info.isa, backend.adapter().api);
@@ -76,6 +76,27 @@ impl Opened {
             }
         }
     }
+}
+
+/// Prepares the rows of a model that NVIDIA's GPUs, with these shares, have of all matrices.
+pub(super) fn load_rows(
+    opened: Vec<Opened>,
+    shares: Vec<f64>,
+    (checkpoint, config): (&Checkpoint, &ModelConfig),
+    load: &LoadOptions,
+    info: &mut DeviceInfo,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Box<dyn Stage>, OpenError> {
+    let place = info.device.clone();
+    let gpus = opened.into_iter().zip(place.devices()).map(|(opened, device)| match opened {
+        Opened::Cuda(backend) => Ok(*backend),
+        Opened::Cpu(_) | Opened::Wgpu(_) => Err(OpenError::NoRows { device: *device }),
+    });
+    let gpus = gpus.collect::<Result<Vec<_>, _>>()?;
+    add(&mut info.isa, "cuda");
+    gpus.iter().for_each(|gpu| add(&mut info.kernel, &gpu.device().name));
+    let rows = CudaRows::new(gpus, shares).map_err(ModelError::from)?;
+    stage(Arc::new(rows), (checkpoint, config), load, 0..load.layers_of(config), progress)
 }
 
 fn stage<B: Backend>(

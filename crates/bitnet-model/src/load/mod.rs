@@ -200,10 +200,11 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn layer(&mut self, l: usize) -> Result<Layer<B>, ModelError> {
-        let (arch, activation) = (self.config.arch, self.config.activation);
+        let (arch, activation, kv_heads) =
+            (self.config.arch, self.config.activation, self.config.shape.kv_heads);
         Ok(Layer {
             attn_norm: self.norm(Role::AttnNorm, l)?,
-            qkv: self.projections(&[Role::Q, Role::K, Role::V], l, Purpose::Product)?,
+            qkv: self.projections(&[Role::Q, Role::K, Role::V], l, Purpose::Attention { kv_heads })?,
             qk_norms: match arch.qk_norms {
                 true => Some((self.norm(Role::QNorm, l)?, self.norm(Role::KNorm, l)?)),
                 false => None,

@@ -198,6 +198,7 @@ impl Bench {
         OpenOptions {
             device: DeviceOptions {
                 device: place.device.clone(),
+                split: place.split,
                 shares: place.shares.clone(),
                 isa,
                 threads: *threads,

@@ -10,7 +10,7 @@ use bitnet_core::OperationTime;
 use bitnet_cpu::processor_name;
 use bitnet_formats::Checkpoint;
 use bitnet_inference::cuda::Choices;
-use bitnet_inference::{DeviceInfo, Model};
+use bitnet_inference::{DeviceInfo, Model, Split};
 use bitnet_memory::Snapshot;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
@@ -187,6 +187,7 @@ impl Report {
             ("bitnet_version", json!(env!("CARGO_PKG_VERSION"))),
             ("cpu_info", json!(processor_name())),
             ("backends", json!(row.device.device.to_string().to_uppercase())),
+            ("split_mode", json!(split_mode(&row.device))),
             ("isa", json!(row.device.isa)),
             ("kernel", json!(row.device.kernel)),
             ("skips", json!(row.device.skips)),
@@ -315,5 +316,14 @@ pub(super) fn billions(n: u64) -> String {
     match n {
         1_000_000_000.. => format!("{:.2} B", n as f64 / 1e9),
         _ => format!("{:.2} M", n as f64 / 1e6),
+    }
+}
+
+/// How devices share the model, as llama-bench has it.
+fn split_mode(device: &DeviceInfo) -> &'static str {
+    match (device.device.devices(), device.split) {
+        ([_], _) => "none",
+        (_, Split::Layers) => "layer",
+        (_, Split::Rows) => "row",
     }
 }

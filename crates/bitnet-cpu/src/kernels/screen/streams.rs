@@ -57,7 +57,7 @@ pub(super) fn side_by_side(
             out[s * run + i] = score;
         }
     }
-    for at in run * STREAMS..out.len() {
-        [out[at]] = one([row(at, at + 1)]);
+    for (at, score) in out.iter_mut().enumerate().skip(run * STREAMS) {
+        [*score] = one([row(at, at + 1)]);
     }
 }

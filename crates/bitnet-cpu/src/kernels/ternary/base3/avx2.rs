@@ -57,11 +57,9 @@ fn gemv_tile(tile: &[u8], x: &[i8], out: &mut [i32; TILE]) {
         for (block, x) in blocks.iter().zip(x) {
             prefetch(block);
             let x = x.as_chunks::<4>().0;
-            for half in 0..2 {
-                let codes = digits(block, half);
-                for f in 0..5 {
-                    let pairs = _mm256_maddubs_epi16(codes[f], broadcast(&x[f]));
-                    narrow[half] = _mm256_add_epi16(narrow[half], pairs);
+            for (half, narrow) in narrow.iter_mut().enumerate() {
+                for (codes, x) in digits(block, half).into_iter().zip(x) {
+                    *narrow = _mm256_add_epi16(*narrow, _mm256_maddubs_epi16(codes, broadcast(x)));
                 }
             }
         }
