@@ -97,7 +97,7 @@ echo "== a device of two that fails in the middle of an answer"
 failing BITNET_SHIM_FAIL_LAUNCH "$(seq 20 31 700)" "cuda:[01] failed"
 failing BITNET_SHIM_FAIL_LAUNCH "$(seq 20 61 1400)" "cuda:[01] failed" --split-mode row
 echo "== no more memory, from some request for it on"
-failing BITNET_SHIM_FAIL_ALLOC "$(seq 1 11 200)" "could not allocate" --split-mode row
+failing BITNET_SHIM_FAIL_ALLOC "$(seq 1 5 80)" "could not allocate" --split-mode row
 
 echo "== a server that moves a model to both"
 "$bitnet" serve "$model" --port 0 -c 256 --device cuda:0 2>"$dir/told" &
