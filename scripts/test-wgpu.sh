@@ -37,7 +37,7 @@ cmp target/answer-cpu target/answer-wgpu
 
 echo
 echo "== what the device's memory is for"
-$bitnet bench $model -p 8 -n 8 -r 1 --device wgpu:0 --memory | sed -n '/memory of the device/,$p' | tee target/answer-memory
+$bitnet bench $model -p 8 -n 8 -r 1 --device wgpu:0 --memory | sed -n '/^memory of wgpu:0/,$p' | tee target/answer-memory
 grep -q '^| weights ' target/answer-memory
 grep -q '^| kv ' target/answer-memory
 
