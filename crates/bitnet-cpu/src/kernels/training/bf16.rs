@@ -208,6 +208,7 @@ impl<'a> Multiply<'a> {
     }
 
     /// Adds to `sums [2 of rows][2 of columns]`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "lanes have them widened"))]
     fn run(&self, left: [&[Pairs]; 2], right: [&[Pairs]; 2], sums: &mut [Sums; 4]) {
         match self {
             #[cfg(target_arch = "x86_64")]
