@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Lines that a thread reads at a time, 4 MiB.
+/// Lines that a thread reads at a time, at most: 4 MiB.
 const PIECE: usize = 1 << 16;
 
 /// Runs of the multiplying loop for each thread: some 20 ms.
@@ -83,8 +83,10 @@ impl Roofline {
     /// Bytes that all threads together read from memory in a second, by one pass.
     pub fn read_bytes(&self) -> f64 {
         let isa = Isa::detect();
+        // Also of few lines all threads have some.
+        let piece = (self.memory.len() / (4 * self.pool.threads())).clamp(1, PIECE);
         let begin = Instant::now();
-        self.pool.ranges(self.memory.len(), PIECE, &|lines| {
+        self.pool.ranges(self.memory.len(), piece, &|lines| {
             black_box(simd::dispatch(isa, Sum(&self.memory[lines])));
         });
         self.bytes() as f64 / begin.elapsed().as_secs_f64()
