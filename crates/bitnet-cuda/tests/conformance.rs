@@ -11,7 +11,7 @@ use bitnet_core::{
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_cuda::{CudaBackend, OneToken};
 use bitnet_memory::Tag;
-use bitnet_testkit::conformance::{Answer, answers};
+use bitnet_testkit::conformance::{Answer, answers, assert_same_bits};
 use bitnet_testkit::tensors::Noise;
 use std::collections::BTreeSet;
 
@@ -19,14 +19,6 @@ const CACHES: [KvType; 4] = [KvType::F32, KvType::F16, KvType::BF16, KvType::Q8_
 
 fn cpu() -> CpuBackend {
     CpuBackend::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap()
-}
-
-fn assert_same_bits(name: &str, got: &[f32], want: &[f32]) {
-    assert_eq!(got.len(), want.len(), "{name}");
-    let off = got.iter().zip(want).position(|(a, b)| a.to_bits() != b.to_bits());
-    if let Some(at) = off {
-        panic!("{name}, element {at} of {}: {:e} for {:e}", got.len(), got[at], want[at]);
-    }
 }
 
 #[test]

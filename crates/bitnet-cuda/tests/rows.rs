@@ -8,7 +8,7 @@ use bitnet_core::{ActivationPrecision, Backend, KvType, Logits, LogitsNeed};
 use bitnet_cpu::{CpuBackend, CpuOptions};
 use bitnet_cuda::{CudaBackend, CudaRows, devices};
 use bitnet_model::{Adapter, AdapterUse, Decoder, LoadOptions, Rows, Span, StepOutput, Transformer, load};
-use bitnet_testkit::conformance::{Answer, answers};
+use bitnet_testkit::conformance::{Answer, answers, assert_same_bits};
 use bitnet_testkit::golden::{self, MODELS, fixtures};
 use bitnet_testkit::synthetic::{Arch, Spec, Store};
 use bitnet_testkit::tensors::Float;
@@ -70,14 +70,6 @@ fn logits(model: &mut dyn Decoder, ids: &[u32], chunk: usize) -> Vec<f32> {
         all.extend_from_slice(&out.logits);
     }
     all
-}
-
-fn assert_same_bits(name: &str, got: &[f32], want: &[f32]) {
-    assert_eq!(got.len(), want.len(), "{name}");
-    let off = got.iter().zip(want).position(|(a, b)| a.to_bits() != b.to_bits());
-    if let Some(at) = off {
-        panic!("{name}, element {at} of {}: {:e} for {:e}", got.len(), got[at], want[at]);
-    }
 }
 
 #[test]

@@ -28,6 +28,18 @@ pub struct Answer {
     pub agreement: Agreement,
 }
 
+/// Requires the very same bits, and names the first element that has others.
+///
+/// # Panics
+/// One differs, or there are more of one than of the other.
+pub fn assert_same_bits(name: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{name}");
+    let off = got.iter().zip(want).position(|(a, b)| a.to_bits() != b.to_bits());
+    if let Some(at) = off {
+        panic!("{name}, element {at} of {}: {:e} for {:e}", got.len(), got[at], want[at]);
+    }
+}
+
 /// Rule 17 of `docs/numerics.md`: what floats of a backend without the defined order may be off, of the largest magnitude of a row.
 pub const NEAR: f32 = 1.0 / 131_072.0;
 

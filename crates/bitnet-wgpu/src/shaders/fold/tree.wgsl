@@ -1,5 +1,5 @@
 // Folds over the SIZE threads of a workgroup in the memory that they share: each step halves how many of them hold something. All threads
-// call them together, each with its own value and number.
+// call them together, each with its own value and number, and each of them once a workgroup: nobody waits until what it holds was read.
 
 var<workgroup> numbers: array<f32, SIZE>;
 var<workgroup> integers: array<i32, SIZE>;
